@@ -1,0 +1,21 @@
+"""What the user did wrong, told in one sentence: what, where, expected, remedy."""
+
+from __future__ import annotations
+
+__all__ = ["InputError", "LkcaError", "OutputError"]
+
+
+class LkcaError(Exception):
+    """Base of every error that lkca raises on purpose; the command line prints its message without a traceback."""
+
+    exit_code = 1
+
+
+class InputError(LkcaError):
+    """Bad input or wrong use (exit code 2): a file, option, model or configuration that cannot be used as given."""
+
+    exit_code = 2
+
+
+class OutputError(LkcaError):
+    """The result could not be written (exit code 1); nothing stands under the final name."""

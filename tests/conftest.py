@@ -1,0 +1,28 @@
+"""Fixtures shared by both test trees."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_DEFAULT_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+def real_data_root() -> Path | None:
+    """Folder of the real cubes: ``LKCA_DATA``, else ``../shared/data`` beside the repository."""
+    root = Path(os.environ.get("LKCA_DATA", _DEFAULT_DATA))
+    return root if root.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The real cubes; skips visibly where they are absent, fails where LKCA_REQUIRE_DATA=1 says they must be there."""
+    root = real_data_root()
+    if root is None:
+        reason = f"real cubes not found at {os.environ.get('LKCA_DATA', _DEFAULT_DATA)} (set LKCA_DATA)"
+        if os.environ.get("LKCA_REQUIRE_DATA") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return root
