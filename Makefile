@@ -1,0 +1,61 @@
+# Two commands do all the set-up: `make demo` and `make test`. The rest is for developers.
+PYTHON ?= python3
+VENV   ?= .venv
+# The CPU wheel of this release is small and is the one CI tests; see docs/install.md for CUDA and other sources.
+TORCH  ?= torch==2.13.0
+DEMO_MINUTES ?= 2
+DEMO_OUT     ?= demo
+
+PY  := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+NATIVE := $(shell find csrc -type f 2>/dev/null) setup.py $(wildcard build_tools/*.py)
+
+.DELETE_ON_ERROR:
+.PHONY: demo test lint format bench gpu-check clean
+
+$(VENV)/.torch:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "lkca needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet "$(TORCH)"
+	$(PIP) install --quiet "setuptools>=77" wheel ninja "pybind11>=2.13"
+	@touch $@
+
+# An editable install; remade when native sources or the dependencies change.
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml $(NATIVE)
+	$(PIP) install --quiet --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.tested-with: $(VENV)/.installed
+	$(PIP) install --quiet --no-build-isolation --editable ".[test,bench,lint]"
+	@touch $@
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/lkca doctor
+	$(VENV)/bin/lkca demo --minutes $(DEMO_MINUTES) -o $(DEMO_OUT) --overwrite
+
+# Each family in its own process: Triton decides at import whether it interprets.
+test: $(VENV)/.tested-with
+	$(PY) -m pytest
+	TRITON_INTERPRET=1 $(PY) -m pytest tests/lkca_kernels -k triton
+
+lint: $(VENV)/.tested-with
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.tested-with
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+bench: $(VENV)/.tested-with
+	$(PY) -m pytest bench --benchmark-only --benchmark-json=bench/results/last.json
+	$(PY) bench/table.py bench/results/last.json
+
+gpu-check:
+	$(PYTHON) bench/gpu_check.py
+
+clean:
+	rm -rf build dist *.egg-info $(VENV) $(DEMO_OUT)
+	find lkca_kernels -name '*.so' -delete

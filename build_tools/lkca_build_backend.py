@@ -1,0 +1,37 @@
+"""PEP 517 backend: setuptools, plus one question that a static requirement list cannot answer.
+
+The extension compiles against torch's headers. Under build isolation the environment has no torch, and listing
+torch as a build requirement would download a second copy (several gigabytes where it is a CUDA build), possibly of
+another release than the one that will load the extension. So: use the torch that is importable here, else the one
+in the environment that the package is being installed into, else, and only then, ask for torch.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from lkca_build_plan import expose_torch
+from setuptools import build_meta
+from setuptools.build_meta import (  # noqa: F401  (the hooks that pass through unchanged)
+    build_editable,
+    build_sdist,
+    build_wheel,
+    get_requires_for_build_sdist,
+    prepare_metadata_for_build_editable,
+    prepare_metadata_for_build_wheel,
+)
+
+
+def _torch_requirement() -> list[str]:
+    if os.environ.get("LKCA_BUILD_CPU", "auto") == "0" and os.environ.get("LKCA_BUILD_CUDA", "auto") in ("0", "auto"):
+        return []
+    return [] if expose_torch() else ["torch>=2.11,<2.15"]
+
+
+def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
+    return build_meta.get_requires_for_build_wheel(config_settings) + _torch_requirement()
+
+
+def get_requires_for_build_editable(config_settings: dict[str, Any] | None = None) -> list[str]:
+    return build_meta.get_requires_for_build_editable(config_settings) + _torch_requirement()

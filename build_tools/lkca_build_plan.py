@@ -1,0 +1,145 @@
+"""Decides which extensions are built, and says why one is not.
+
+Kept apart from setup.py so that tests can ask it about machines that are not at hand.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = [
+    "DEFAULT_CUDA_ARCHS",
+    "BuildError",
+    "Decision",
+    "cuda_arch_list",
+    "decide_cpu",
+    "decide_cuda",
+    "expose_torch",
+    "find_compiler",
+    "find_nvcc",
+    "nvcc_release",
+    "switch",
+]
+
+DEFAULT_CUDA_ARCHS = "8.0;9.0;10.0+PTX"
+
+
+class BuildError(RuntimeError):
+    """An extension was demanded (LKCA_BUILD_*=1) and cannot be built here."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether one extension is built; ``reason`` is a sentence for the user when it is not."""
+
+    build: bool
+    reason: str
+
+
+def switch(name: str) -> str:
+    """Value of ``LKCA_BUILD_CPU`` or ``LKCA_BUILD_CUDA``: "auto", "0" or "1"; empty means "auto"."""
+    value = os.environ.get(name, "").strip() or "auto"
+    if value not in ("auto", "0", "1"):
+        raise BuildError(f"{name}={value!r}: expected auto, 0 or 1")
+    return value
+
+
+def expose_torch() -> bool:
+    """True when ``import torch`` will work; extends sys.path by the install target's site-packages where need be.
+
+    An isolated build by pip runs the target's interpreter with its site-packages hidden; ``sysconfig`` still names
+    them. They go to the end of sys.path, so that the isolated setuptools stays the one in use.
+    """
+    if importlib.util.find_spec("torch") is not None:
+        return True
+    for key in ("purelib", "platlib"):
+        site = sysconfig.get_path(key)
+        if site and site not in sys.path and (Path(site) / "torch" / "include").is_dir():
+            sys.path.append(site)
+            importlib.invalidate_caches()
+            return importlib.util.find_spec("torch") is not None
+    return False
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler that torch's build will call (``CXX``, else c++/g++/clang++), or None."""
+    named = os.environ.get("CXX", "").split()
+    candidates = [named[-1]] if named else ["c++", "g++", "clang++"]
+    return next((found for name in candidates if (found := shutil.which(name))), None)
+
+
+def find_nvcc() -> str | None:
+    """nvcc of ``CUDA_HOME``/``CUDA_PATH``, else on PATH, else under /usr/local/cuda; None where there is none."""
+    for variable in ("CUDA_HOME", "CUDA_PATH"):
+        home = os.environ.get(variable)
+        if home and (nvcc := Path(home) / "bin" / "nvcc").is_file():
+            return str(nvcc)
+    default = Path("/usr/local/cuda/bin/nvcc")
+    return shutil.which("nvcc") or (str(default) if default.is_file() else None)
+
+
+def nvcc_release(nvcc: str) -> str | None:
+    """Release that ``nvcc --version`` names, e.g. 13.0; None where it cannot be run."""
+    try:
+        out = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r"release (\d+\.\d+)", out)
+    return found.group(1) if found else None
+
+
+def _decide(name: str, obstacle: str | None) -> Decision:
+    wanted = switch(name)
+    if wanted == "0":
+        return Decision(False, f"{name}=0")
+    if obstacle is None:
+        return Decision(True, "built")
+    if wanted == "1":
+        raise BuildError(f"{name}=1, but {obstacle}")
+    return Decision(False, obstacle)
+
+
+def decide_cpu(*, torch_found: bool, compiler: str | None) -> Decision:
+    """Whether the C++ CPU extension is built."""
+    obstacle = None
+    if not torch_found:
+        obstacle = "torch is not importable in the build environment (install torch first, then lkca)"
+    elif compiler is None:
+        obstacle = "no C++ compiler was found (set CXX, or install g++ 11 or newer)"
+    return _decide("LKCA_BUILD_CPU", obstacle)
+
+
+def decide_cuda(*, torch_cuda: str | None, compiler: str | None, nvcc: str | None, release: str | None) -> Decision:
+    """Whether the CUDA extension is built; ``torch_cuda`` is ``torch.version.cuda``, ``release`` that of nvcc."""
+    obstacle = None
+    if torch_cuda is None:
+        obstacle = "the torch found at build time is a CPU build (torch.version.cuda is None)"
+    elif compiler is None:
+        obstacle = "no C++ compiler was found (set CXX, or install g++ 11 or newer)"
+    elif nvcc is None:
+        obstacle = "nvcc was not found (set CUDA_HOME to a CUDA toolkit)"
+    elif release is None:
+        obstacle = f"{nvcc} --version could not be run"
+    elif release.split(".")[0] != torch_cuda.split(".")[0]:
+        obstacle = f"nvcc is CUDA {release} but torch was built with CUDA {torch_cuda}; their major versions must agree"
+    return _decide("LKCA_BUILD_CUDA", obstacle)
+
+
+def cuda_arch_list(value: str | None, *, visible_devices: int) -> str:
+    """The ``TORCH_CUDA_ARCH_LIST`` to build with.
+
+    torch turns an empty list, one of separators only, and "native" on a machine without a card into an IndexError;
+    all three mean the default here. Anything else is torch's own matter.
+    """
+    words = [word for word in re.split(r"[;,\s]+", value or "") if word]
+    if not words or (words == ["native"] and visible_devices == 0):
+        return DEFAULT_CUDA_ARCHS
+    return ";".join(words)
