@@ -1,0 +1,101 @@
+"""The build's decisions on machines that are not at hand: no compiler, no torch, no nvcc, odd architecture lists."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+PLAN = Path(__file__).resolve().parents[2] / "build_tools" / "lkca_build_plan.py"
+
+
+@pytest.fixture(scope="module")
+def plan():
+    spec = importlib.util.spec_from_file_location("lkca_build_plan", PLAN)
+    module = importlib.util.module_from_spec(spec)
+    import sys
+
+    sys.modules["lkca_build_plan"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch):
+    for name in ("LKCA_BUILD_CPU", "LKCA_BUILD_CUDA", "CXX", "CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+
+
+CARD = {"torch_cuda": "13.0", "compiler": "/usr/bin/c++", "nvcc": "/cuda/bin/nvcc", "release": "13.1"}
+
+
+def test_auto_builds_where_everything_is_there(plan):
+    assert plan.decide_cpu(torch_found=True, compiler="/usr/bin/c++").build
+    assert plan.decide_cuda(**CARD).build
+
+
+@pytest.mark.parametrize(
+    ("lacking", "word"),
+    [
+        ({"torch_cuda": None}, "CPU build"),
+        ({"compiler": None}, "C++ compiler"),
+        ({"nvcc": None}, "nvcc was not found"),
+        ({"release": None}, "could not be run"),
+        ({"release": "12.8"}, "major versions must agree"),
+    ],
+)
+def test_cuda_obstacles_are_named_and_fatal_only_on_demand(plan, monkeypatch, lacking, word):
+    decision = plan.decide_cuda(**{**CARD, **lacking})
+    assert not decision.build
+    assert word in decision.reason
+    monkeypatch.setenv("LKCA_BUILD_CUDA", "1")
+    with pytest.raises(plan.BuildError, match="LKCA_BUILD_CUDA=1, but"):
+        plan.decide_cuda(**{**CARD, **lacking})
+
+
+@pytest.mark.parametrize(("torch_found", "compiler", "word"), [(False, "c++", "torch"), (True, None, "C++ compiler")])
+def test_cpu_obstacles(plan, monkeypatch, torch_found, compiler, word):
+    assert word in plan.decide_cpu(torch_found=torch_found, compiler=compiler).reason
+    monkeypatch.setenv("LKCA_BUILD_CPU", "1")
+    with pytest.raises(plan.BuildError, match=r"LKCA_BUILD_CPU=1, but"):
+        plan.decide_cpu(torch_found=torch_found, compiler=compiler)
+
+
+def test_zero_switches_off_and_anything_else_is_refused(plan, monkeypatch):
+    monkeypatch.setenv("LKCA_BUILD_CPU", "0")
+    assert plan.decide_cpu(torch_found=True, compiler="c++") == plan.Decision(False, "LKCA_BUILD_CPU=0")
+    monkeypatch.setenv("LKCA_BUILD_CPU", "yes")
+    with pytest.raises(plan.BuildError, match="expected auto, 0 or 1"):
+        plan.decide_cpu(torch_found=True, compiler="c++")
+    monkeypatch.setenv("LKCA_BUILD_CPU", "")
+    assert plan.decide_cpu(torch_found=True, compiler="c++").build
+
+
+@pytest.mark.parametrize("value", [None, "", " ", ";", ";;, "])
+def test_an_empty_architecture_list_means_the_default(plan, value):
+    assert plan.cuda_arch_list(value, visible_devices=0) == plan.DEFAULT_CUDA_ARCHS
+
+
+def test_native_needs_a_card(plan):
+    assert plan.cuda_arch_list("native", visible_devices=0) == plan.DEFAULT_CUDA_ARCHS
+    assert plan.cuda_arch_list("native", visible_devices=1) == "native"
+    assert plan.cuda_arch_list("8.0 9.0+PTX", visible_devices=0) == "8.0;9.0+PTX"
+
+
+def test_the_compiler_named_by_cxx_must_exist(plan, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert plan.find_compiler() is None
+    monkeypatch.setenv("CXX", "ccache g++")
+    assert plan.find_compiler() is None or plan.find_compiler().endswith("g++")
+
+
+def test_nvcc_of_cuda_home_goes_first(plan, monkeypatch, tmp_path):
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 13.0, V13.0.88'\n")
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    assert plan.find_nvcc() == str(nvcc)
+    assert plan.nvcc_release(str(nvcc)) == "13.0"
+    assert plan.nvcc_release(str(tmp_path / "absent")) is None

@@ -1,0 +1,99 @@
+"""sdist → wheel → another environment: what a user's `pip install` leads to, with and without a compiler."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
+    done = subprocess.run(
+        [str(word) for word in command],
+        env={**os.environ, **(env or {})},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory) -> Path:
+    """The unpacked sdist, so that a file missing from it fails the build below."""
+    out = tmp_path_factory.mktemp("sdist")
+    run(sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", out, ROOT)
+    (archive,) = out.glob("*.tar.gz")
+    shutil.unpack_archive(archive, out)
+    (folder,) = (path for path in out.iterdir() if path.is_dir())
+    return folder
+
+
+def wheel_of(source: Path, out: Path, env: dict[str, str]) -> tuple[Path, str]:
+    log = run(
+        *(sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "-w", out, source), env=env
+    )
+    (wheel,) = out.glob("*.whl")
+    return wheel, log
+
+
+def environment_with(wheel: Path, folder: Path) -> Path:
+    """Python of a new venv that holds the wheel; its dependencies are borrowed from the running environment."""
+    run(sys.executable, "-m", "venv", folder)
+    python = folder / "bin" / "python"
+    run(python, "-m", "pip", "install", "--no-deps", "--no-index", wheel)
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python
+
+
+def test_the_wheel_holds_the_packages_and_nothing_else(sdist, tmp_path):
+    wheel, log = wheel_of(sdist, tmp_path, {"LKCA_BUILD_CPU": "0", "LKCA_BUILD_CUDA": "0"})
+    assert wheel.name.endswith("py3-none-any.whl")
+    assert "the C++ CPU extension is not built: LKCA_BUILD_CPU=0" in log
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {
+        "lkca",
+        "lkca_kernels",
+        wheel.name.split("-py3")[0] + ".dist-info",
+    }
+    assert not [name for name in names if name.endswith((".cpp", ".cu", ".so", ".npz", ".pyc"))]
+    for package in ("lkca", "lkca_kernels"):
+        shipped = {name for name in names if name.startswith(package + "/")}
+        expected = {
+            str(path.relative_to(ROOT))
+            for path in (ROOT / package).rglob("*")
+            if path.is_file() and path.suffix in {".py", ".typed", ".yaml"}
+        }
+        assert expected <= shipped
+
+
+@pytest.mark.parametrize("compiler", [True, False], ids=["compiler", "no-compiler"])
+def test_a_wheel_from_the_sdist_serves_in_a_clean_environment(sdist, tmp_path, compiler):
+    """With a compiler the C++ backend serves; without one the import works and doctor tells why it does not."""
+    if compiler and shutil.which(os.environ.get("CXX", "c++")) is None:
+        pytest.skip("no C++ compiler on this machine")
+    wheel, _ = wheel_of(sdist, tmp_path / "wheel", {} if compiler else {"CXX": "no-such-compiler"})
+    python = environment_with(wheel, tmp_path / "venv")
+    code = (
+        "import json, torch, lkca, lkca_kernels as k;"
+        "out = k.lowrank_pixel_shuffle(torch.ones(1, 2, 3, 3), torch.ones(8, 2), upscale_factor=2);"
+        "assert out.shape == (1, 2, 6, 6) and bool((out == 2).all());"
+        "print(json.dumps({'file': lkca.__file__, 'backends': list(k.available_backends())}))"
+    )
+    told = json.loads(run(python, "-c", code, cwd=tmp_path).splitlines()[-1])
+    assert Path(told["file"]).is_relative_to(tmp_path / "venv")
+    assert ("cpu" in told["backends"]) is compiler
+    doctor = run(python, "-m", "lkca", "doctor", "--json", cwd=tmp_path)
+    assert ("no C++ compiler was found" in doctor) is not compiler
