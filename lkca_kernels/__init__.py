@@ -1,0 +1,29 @@
+"""Operators of light hyperspectral super-resolution. Depends on torch (Triton where present), never on lkca.
+
+Importing asks no device and loads no library.
+"""
+
+from __future__ import annotations
+
+from lkca_kernels.backends import BackendError, Explanation, available_backends, use_backend
+from lkca_kernels.ops import (
+    channel_attention,
+    channel_gate,
+    lowrank_pixel_shuffle,
+    lowrank_upsample,
+    pixel_shuffle_epilogue,
+)
+from lkca_kernels.reference.bicubic import bicubic_upsample
+
+__all__ = [
+    "BackendError",
+    "Explanation",
+    "available_backends",
+    "bicubic_upsample",
+    "channel_attention",
+    "channel_gate",
+    "lowrank_pixel_shuffle",
+    "lowrank_upsample",
+    "pixel_shuffle_epilogue",
+    "use_backend",
+]

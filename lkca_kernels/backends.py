@@ -1,0 +1,224 @@
+"""Which backend serves a call, and why.
+
+**The contract of a backend module** (``lkca_kernels.cpu``, ``lkca_kernels.triton``, ``lkca_kernels.cuda``). It holds
+arithmetic and nothing else; schema, checks, fake, autograd, autocast and choice are done before it is called. ::
+
+    unavailable() -> str | None
+        None where this machine can run the backend, else the reason in one sentence. Called lazily, its answer kept.
+    can_run(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int) -> str | None
+        None where it serves such a call, else the reason. The answer is kept per argument tuple; shapes play no part:
+        a backend serves every shape. ``upscale_factor`` is 1 for the channel operators.
+
+    lowrank_pixel_shuffle_fwd(z, weight, bias, gate, skip, *, upscale_factor, skip_bicubic, out=None) -> Tensor
+    lowrank_pixel_shuffle_bwd(grad_out, z, weight, bias, gate, skip, *, upscale_factor, skip_bicubic, needs)
+        -> tuple of 5: gradients of z, weight, bias, gate, skip
+    pixel_shuffle_epilogue_fwd(y, gate, skip, *, upscale_factor, skip_bicubic, out=None) -> Tensor
+    pixel_shuffle_epilogue_bwd(grad_out, y, gate, skip, *, upscale_factor, skip_bicubic, needs)
+        -> tuple of 3: gradients of y, gate, skip
+    channel_gate_fwd(x, w1, b1, w2, b2) -> (gate (B, C), mean (B, C))
+    channel_gate_bwd(grad_gate, x, mean, w1, b1, w2, b2, *, needs) -> tuple of 5: gradients of x, w1, b1, w2, b2
+    channel_attention_fwd(x, w1, b1, w2, b2, residual, *, out=None) -> (output, mean (B, C))
+    channel_attention_bwd(grad_out, x, mean, w1, b1, w2, b2, *, needs)
+        -> tuple of 5: gradients of x, w1, b1, w2, b2 (that of residual is grad_out, given by the Python layer)
+
+What a backend may rely on: tensors are checked, share one device and one dtype of float16, bfloat16, float32 (or
+what ``can_run`` accepts), and none of them is empty. What it must expect: any strides, stride 0 and grad_out included;
+any alignment of data_ptr to its dtype; optional tensors None. ``skip`` is HR (B, C, h*s, w*s) or LR (B, C, h, w),
+told apart by shape. The gradient of an HR skip is grad_out itself and is never asked for: ``needs`` asks for that of an
+LR skip only (the adjoint of the bicubic upsampling). ``mean`` is the average of x over H and W, in float32 (float64
+for float64), so that no backward pass has to read x for it.
+
+What it must return: a fresh tensor per result, or ``out`` itself, fully written. Layouts: the outputs of the
+upsampling operators contiguous; the channel_attention output, and the gradients of x, y, z and an LR skip, in the layout
+of that input by ``lkca_kernels.memory_format.memory_format_of``; everything else contiguous. Gradients have the dtype and
+shape of their input; None where ``needs`` is False. ``out``, where given, has that layout too and overlaps no input.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cache
+from types import ModuleType
+
+import torch
+
+__all__ = [
+    "BACKENDS",
+    "BackendError",
+    "Explanation",
+    "available_backends",
+    "choose",
+    "function",
+    "unavailable",
+    "use_backend",
+]
+
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+ENVIRONMENT_VARIABLE = "LKCA_BACKEND"
+
+_NATIVE = BACKENDS[1:]
+_AUTO: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}  # then the reference
+_override: ContextVar[str | None] = ContextVar("lkca_backend", default=None)
+
+
+class BackendError(ValueError):
+    """A backend asked for by name does not exist, or cannot serve the call."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Answer of :func:`lkca_kernels.explain`.
+
+    ``chosen`` is the backend that would serve the call, None where the one asked for by name cannot and the call would
+    raise; ``reason`` says why; ``refusals`` has a sentence for every backend that cannot or would not serve it.
+    """
+
+    op: str
+    chosen: str | None
+    reason: str
+    refusals: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"{self.op}: {self.chosen or 'raises'} ({self.reason})"]
+        return "\n".join(lines + [f"  {name}: {why}" for name, why in self.refusals.items()])
+
+
+@cache
+def _module(name: str) -> ModuleType | str:
+    """The backend's module, or why it cannot be imported."""
+    try:
+        return importlib.import_module(f"lkca_kernels.{name}")
+    except ImportError as error:
+        return f"cannot be imported: {error}"
+
+
+@cache
+def unavailable(name: str) -> str | None:
+    """Why the backend cannot run on this machine at all; None where it can."""
+    if name == "reference":
+        return None
+    module = _module(name)
+    return module if isinstance(module, str) else module.unavailable()
+
+
+@cache
+def _refusal(name: str, op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int) -> str | None:
+    if name == "reference":
+        return None
+    reason = unavailable(name)
+    if reason is not None:
+        return reason
+    module = _module(name)
+    assert isinstance(module, ModuleType)
+    return module.can_run(op, device, dtype, upscale_factor)
+
+
+@cache
+def _automatic(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int) -> str:
+    for name in _AUTO.get(device.type, ()):
+        if _refusal(name, op, device, dtype, upscale_factor) is None:
+            return name
+    return "reference"
+
+
+@cache
+def function(name: str, op: str) -> Callable[..., object]:
+    """``<op>`` (with its _fwd or _bwd) of a native backend."""
+    found: Callable[..., object] = getattr(importlib.import_module(f"lkca_kernels.{name}"), op)
+    return found
+
+
+def available_backends() -> tuple[str, ...]:
+    """Names of the backends that can run on this machine; "reference" is always among them."""
+    return tuple(name for name in BACKENDS if unavailable(name) is None)
+
+
+def _checked(name: str, source: str) -> str | None:
+    """A backend's name as given by ``source``; None for "auto"."""
+    if name == "auto":
+        return None
+    if name not in BACKENDS:
+        raise BackendError(f"{source}: unknown backend {name!r}, expected auto, {', '.join(BACKENDS)}")
+    return name
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Serve the calls inside by backend ``name`` ("auto" undoes an outer choice); per thread and per async task.
+
+    A call's own ``backend=`` goes before it, ``LKCA_BACKEND`` after it. A function compiled by ``torch.compile`` keeps
+    the backend that was chosen when it was traced. Raises BackendError for an unknown name.
+    """
+    _checked(name, "use_backend")
+    token = _override.set(name)
+    try:
+        yield
+    finally:
+        _override.reset(token)
+
+
+def requested(backend: str | None) -> tuple[str | None, str]:
+    """The backend asked for by name (None = automatic), and who asked: argument, then context, then environment."""
+    if backend is not None:
+        return _checked(backend, "backend"), "the backend argument"
+    name = _override.get()
+    if name is not None:
+        return _checked(name, "use_backend"), "use_backend"
+    name = os.environ.get(ENVIRONMENT_VARIABLE)
+    if name:
+        return _checked(name, ENVIRONMENT_VARIABLE), ENVIRONMENT_VARIABLE
+    return None, "automatic"
+
+
+def only_reference() -> str | None:
+    """Why only plain PyTorch can serve here, whatever the tensors: inside torch.func, or while exporting."""
+    if torch._C._functorch.maybe_current_level() is not None:
+        return "cannot run inside torch.func transforms (vmap, grad, jvp)"
+    if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
+        return "is not used while exporting: an exported program holds plain PyTorch operations"
+    return None
+
+
+def choose(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int, backend: str | None) -> str:
+    """Name of the backend that serves the call.
+
+    Raises BackendError where the one asked for by name cannot: it never falls back silently.
+    """
+    name, source = requested(backend)
+    if name == "reference":
+        return name
+    if name is None:
+        return "reference" if only_reference() else _automatic(op, device, dtype, upscale_factor)
+    reason = _refusal(name, op, device, dtype, upscale_factor) or only_reference()
+    if reason is not None:
+        raise BackendError(f"{op}: backend {name!r}, asked for by {source}, cannot serve this call: it {_tail(reason)}")
+    return name
+
+
+def _tail(reason: str) -> str:
+    return reason
+
+
+def explain_call(
+    op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int, backend: str | None
+) -> Explanation:
+    """The same decision as :func:`choose`, told in words."""
+    name, source = requested(backend)
+    everywhere = only_reference()
+    refusals = {}
+    for native in _NATIVE:
+        reason = _refusal(native, op, device, dtype, upscale_factor) or everywhere
+        if reason is not None:
+            refusals[native] = reason
+    if name is None:
+        name = "reference" if everywhere else _automatic(op, device, dtype, upscale_factor)
+        reason = f"first that serves {dtype} on {device.type} in the order {' > '.join((*_AUTO.get(device.type, ()), 'reference'))}"
+        return Explanation(op, name, reason, refusals)
+    if name in refusals:
+        return Explanation(op, None, f"asked for by {source}, and cannot serve this call", refusals)
+    return Explanation(op, name, f"asked for by {source}", refusals)

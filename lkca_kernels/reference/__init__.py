@@ -1,0 +1,17 @@
+"""What each operator means, in plain PyTorch: any device, any floating dtype, differentiable any number of times."""
+
+from __future__ import annotations
+
+from lkca_kernels.reference.bicubic import Convention, bicubic_upsample
+from lkca_kernels.reference.channel import channel_attention, channel_gate, gate_from_mean
+from lkca_kernels.reference.upsample import lowrank_pixel_shuffle, pixel_shuffle_epilogue
+
+__all__ = [
+    "Convention",
+    "bicubic_upsample",
+    "channel_attention",
+    "channel_gate",
+    "gate_from_mean",
+    "lowrank_pixel_shuffle",
+    "pixel_shuffle_epilogue",
+]
