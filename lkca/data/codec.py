@@ -1,0 +1,123 @@
+"""Stored samples to physical values and back: the one place where scale, offset and nodata are applied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lkca.data.meta import CubeMeta
+
+__all__ = ["Encoder", "to_physical"]
+
+
+def to_physical(stored: np.ndarray, meta: CubeMeta) -> np.ndarray:
+    """Physical values of stored samples.
+
+    stored: (bands, rows, cols), any real dtype; ``meta`` describes exactly these bands.
+    Returns float32 of the same shape: stored * scale_factor + offset, rounded once from float64;
+    nodata and non-finite samples become NaN.
+    """
+    bands = stored.shape[0]
+    scale = np.broadcast_to(np.asarray(meta.scale_factor, dtype=np.float64), bands)
+    offset = np.broadcast_to(np.asarray(meta.offset, dtype=np.float64), bands)
+    missing = _nodata_in(stored.dtype, meta.nodata)
+    out = np.empty(stored.shape, dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for band in range(bands):
+            values = stored[band]
+            if scale[band] == 1.0 and offset[band] == 0.0:
+                out[band] = values
+            else:
+                out[band] = values.astype(np.float64) * scale[band] + offset[band]
+            if missing is not None:
+                out[band][values == missing] = np.nan
+    if stored.dtype.kind == "f":
+        out[~np.isfinite(out)] = np.nan
+    return out
+
+
+def _nodata_in(dtype: np.dtype, nodata: float | None) -> np.generic | None:
+    """The nodata value as a sample of ``dtype``; None where no sample of that dtype can equal it (or it is NaN)."""
+    if nodata is None or np.isnan(nodata):
+        return None
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return dtype.type(nodata)
+    if dtype.kind == "b" or nodata != int(nodata):
+        return None
+    info = np.iinfo(dtype)
+    return dtype.type(int(nodata)) if info.min <= nodata <= info.max else None
+
+
+@dataclass
+class Encoder:
+    """Physical values to stored samples, block by block, counting what did not fit.
+
+    meta: its scale_factor, offset, nodata and stored_dtype are those of the output.
+    clipped: samples beyond the range of an integer dtype; missing: NaN samples; low, high: the extreme codes.
+    """
+
+    meta: CubeMeta
+    clipped: int = 0
+    missing: int = 0
+    low: float = np.inf
+    high: float = -np.inf
+
+    def encode(self, physical: np.ndarray) -> np.ndarray:
+        """(bands, rows, cols) physical -> stored samples in ``meta.stored_dtype``.
+
+        Integers are rounded to nearest and clipped; a valid sample that would round to the nodata code
+        moves to the next code. ValueError where NaN samples meet an integer dtype without a nodata value.
+        """
+        meta = self.meta
+        assert meta.stored_dtype is not None
+        dtype = np.dtype(meta.stored_dtype)
+        bands = physical.shape[0]
+        scale = np.broadcast_to(np.asarray(meta.scale_factor, dtype=np.float64), bands)
+        offset = np.broadcast_to(np.asarray(meta.offset, dtype=np.float64), bands)
+        code = _nodata_in(dtype, meta.nodata)
+        out = np.empty(physical.shape, dtype=dtype)
+        for band in range(bands):
+            stored = (physical[band].astype(np.float64) - offset[band]) / scale[band]
+            invalid = ~np.isfinite(stored)
+            self.missing += int(np.count_nonzero(invalid))
+            if dtype.kind == "f":
+                if code is not None:
+                    stored[invalid] = code
+                    out[band] = stored
+                else:
+                    stored[invalid] = np.nan
+                    out[band] = stored
+                continue
+            out[band] = self._to_integer(stored, invalid, dtype, code)
+        return out
+
+    def _to_integer(
+        self, stored: np.ndarray, invalid: np.ndarray, dtype: np.dtype, code: np.generic | None
+    ) -> np.ndarray:
+        if code is None and invalid.any():
+            raise ValueError("missing (NaN) samples, but no nodata value to store them as")
+        info = np.iinfo(dtype)
+        stored[invalid] = 0
+        low, high = info.min, info.max
+        if code is not None:  # the nodata code at an end of the range is not a value
+            low, high = low + int(code == low), high - int(code == high)
+        rounded = np.rint(stored)
+        outside = (rounded < low) | (rounded > high)
+        self.clipped += int(np.count_nonzero(outside & ~invalid))
+        # float64 cannot hold the ends of 64-bit ranges: clip as float, then as integer
+        wide = np.clip(rounded, float(low), np.nextafter(float(high) + 1.0, 0.0)) if dtype.itemsize == 8 else rounded
+        samples = np.clip(wide, low, high).astype(dtype)
+        if code is not None:
+            hit = (samples == code) & ~invalid
+            if hit.any():
+                up = stored >= float(code)
+                samples[hit & up] = code + dtype.type(1)
+                samples[hit & ~up] = code - dtype.type(1)
+            samples[invalid] = code
+        valid = samples[~invalid]
+        if valid.size:
+            self.low = min(self.low, float(valid.min()))
+            self.high = max(self.high, float(valid.max()))
+        return samples

@@ -1,0 +1,43 @@
+"""Refuse what the machine cannot hold before asking for it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lkca.errors import InputError
+
+__all__ = ["available_memory", "check_memory"]
+
+
+def available_memory() -> int:
+    """Bytes that a new allocation may use: free memory of the machine, and of the control group if it has a limit."""
+    free = _meminfo_available()
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
+        if limit != "max":
+            free = min(free, max(0, int(limit) - int(used)))
+    except (OSError, ValueError):
+        pass
+    return free
+
+
+def check_memory(nbytes: int, what: str, remedy: str) -> None:
+    """Raise InputError where ``nbytes`` do not fit into the memory that is free now."""
+    free = available_memory()
+    if nbytes > free:
+        raise InputError(f"{what} needs {nbytes / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free; {remedy}")
+
+
+def _meminfo_available() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 62  # unknown platform: no limit of ours

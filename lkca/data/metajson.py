@@ -1,0 +1,70 @@
+"""CubeMeta as plain JSON values, for the containers that have no place of their own for it (.npz, .mat)."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+from affine import Affine
+
+from lkca.data.meta import CubeMeta
+from lkca.errors import InputError
+
+__all__ = ["meta_from_json", "meta_to_json"]
+
+
+def meta_to_json(meta: CubeMeta) -> str:
+    """Scale, offset, nodata, band names, CRS, transform and tags; the spectral lists are stored as arrays."""
+    entries: dict[str, Any] = {key: value for key, value in meta.tags.items() if key not in _OWN_KEYS}
+    entries |= {"axes": "rows,cols,bands", "scale_factor": _plain(meta.scale_factor), "offset": _plain(meta.offset)}
+    if meta.nodata is not None:
+        entries["nodata"] = meta.nodata if math.isfinite(meta.nodata) else str(meta.nodata)
+    if meta.band_names is not None:
+        entries["band_names"] = list(meta.band_names)
+    if meta.crs is not None:
+        entries["crs"] = meta.crs
+    if meta.transform is not None:
+        entries["transform"] = list(meta.transform)[:6]
+    return json.dumps(entries)
+
+
+def meta_from_json(text: str, source: str) -> tuple[CubeMeta, str | None]:
+    """The metadata in ``text`` and the axes it names ("rcb" letters); keys of no known meaning become tags."""
+    if not text.strip():
+        return CubeMeta(), None
+    try:
+        entries = json.loads(text)
+        if not isinstance(entries, dict):
+            raise ValueError("not an object")
+        names = entries.get("band_names")
+        transform = entries.get("transform")
+        meta = CubeMeta(
+            nodata=None if entries.get("nodata") is None else float(entries["nodata"]),
+            scale_factor=_number(entries.get("scale_factor", 1.0)),
+            offset=_number(entries.get("offset", 0.0)),
+            band_names=None if names is None else tuple(str(name) for name in names),
+            crs=entries.get("crs"),
+            transform=None if transform is None else Affine(*(float(value) for value in transform)),
+            tags={key: _text(value) for key, value in entries.items() if key not in _OWN_KEYS},
+        )
+        axes = "".join(word.strip()[:1] for word in str(entries.get("axes", "")).lower().split(","))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{source}: its JSON metadata cannot be read ({error}); correct or remove them") from error
+    return meta, axes if sorted(axes) == ["b", "c", "r"] else None
+
+
+_OWN_KEYS = {"axes", "scale_factor", "offset", "nodata", "band_names", "crs", "transform"}
+
+
+def _plain(value: float | np.ndarray) -> float | list[float]:
+    return [float(v) for v in value] if isinstance(value, np.ndarray) and value.ndim else float(value)
+
+
+def _number(value: Any) -> float | np.ndarray:
+    return np.array(value, dtype=np.float64) if isinstance(value, list) else float(value)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

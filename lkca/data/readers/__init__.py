@@ -1,0 +1,119 @@
+"""Opening cubes of every format that is read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lkca.data.cube import Cube
+from lkca.data.readers.envi import find_data, find_header, open_envi
+from lkca.data.readers.hdf5 import open_hdf5
+from lkca.data.readers.matlab import open_matlab
+from lkca.data.readers.numpy import open_npy, open_npz
+from lkca.data.readers.raster import open_raster
+from lkca.errors import InputError
+
+__all__ = ["open_cube"]
+
+_SUPPORTED = "ENVI (.hdr with its data file), GeoTIFF (.tif), MATLAB (.mat), HDF5/NetCDF4 (.h5, .nc), .npz, .npy"
+_CONTAINERS = {
+    ".tif", ".tiff", ".mat", ".h5", ".hdf5", ".he5", ".hdf", ".nc", ".nc4", ".npz", ".npy", ".vrt", ".jp2",
+}  # fmt: skip
+
+
+def open_cube(
+    path: str | os.PathLike[str],
+    *,
+    variable: str | None = None,
+    shape: tuple[int, int] | None = None,
+    axes: str | None = None,
+) -> Cube:
+    """Open a cube for windowed reading; the format is told by content and name.
+
+    path: a file; for ENVI the header or the data file; ``file.mat::name`` and ``file.h5::/path`` name a
+    variable (as does ``variable``). shape: (rows, cols) of a 2-D bands x pixels array. axes: order of the
+    array's axes, a permutation of "rcb" (rows, columns, bands), where a format does not fix it.
+    Bands without any valid sample are counted as bad. Raises InputError, one sentence with the remedy.
+    """
+    file, variable = _split(path, variable)
+    source = str(file) if variable is None else f"{file}::{variable}"
+    _check_file(file)
+    cube = _open(file, source, variable, shape, axes)
+    try:
+        if cube.meta.nodata is not None or (cube.meta.stored_dtype is not None and cube.meta.stored_dtype.kind == "f"):
+            cube.mark_empty_bands()
+    except BaseException:
+        cube.close()
+        raise
+    return cube
+
+
+def _open(file: Path, source: str, variable: str | None, shape: tuple[int, int] | None, axes: str | None) -> Cube:
+    suffix = file.suffix.lower()
+    if suffix == ".hdr":
+        _no_variable(variable, source, "ENVI")
+        data = find_data(file)
+        _check_file(data)
+        return open_envi(file, data, source)
+    header = find_header(file)
+    if header is not None and suffix not in _CONTAINERS:
+        _no_variable(variable, source, "ENVI")
+        return open_envi(header, file, source)
+    with file.open("rb") as stream:
+        magic = stream.read(520)
+    if magic.startswith(b"\x89HDF\r\n\x1a\n"):
+        return open_hdf5(file, source, variable, shape, axes)
+    if suffix == ".mat" or magic.startswith(b"MATLAB 5.0") or magic.startswith(b"MATLAB 7.3"):
+        return open_matlab(file, source, variable, shape, axes)
+    if magic.startswith(b"PK\x03\x04") or suffix == ".npz":
+        return open_npz(file, source, variable, shape, axes)
+    if magic.startswith(b"\x93NUMPY") or suffix == ".npy":
+        _no_variable(variable, source, ".npy")
+        return open_npy(file, source, shape, axes)
+    if magic.startswith(b"CDF"):
+        raise InputError(f"{source}: is classic NetCDF; convert it to NetCDF4 (nccopy -k nc4) and open that")
+    if suffix in (".h5", ".hdf5", ".he5", ".nc", ".nc4"):
+        raise InputError(f"{source}: is no HDF5 or NetCDF4 file (its signature is missing); it may be damaged")
+    _no_variable(variable, source, "raster")
+    try:
+        return open_raster(file, source)
+    except InputError as error:
+        if suffix in (".tif", ".tiff"):
+            raise
+        raise InputError(
+            f"{source}: has no ENVI header beside it ({file.stem}.hdr or {file.name}.hdr) and is no known raster; "
+            f"supported: {_SUPPORTED}"
+        ) from error
+
+
+def _split(path: str | os.PathLike[str], variable: str | None) -> tuple[Path, str | None]:
+    text = os.fspath(path)
+    if "::" in text and not Path(text).exists():
+        text, _, inner = text.partition("::")
+        if variable is not None and inner != variable:
+            raise InputError(f"{path}: names the variable {inner!r}, but {variable!r} was asked for; give one of them")
+        variable = inner
+    if variable == "":
+        raise InputError(f"{path}: has no variable name after ::; write FILE::NAME")
+    return Path(text), variable
+
+
+def _no_variable(variable: str | None, source: str, kind: str) -> None:
+    if variable is not None:
+        raise InputError(f"{source}: an {kind} file has no variables; leave out ::{variable}")
+
+
+def _check_file(file: Path) -> None:
+    try:
+        if file.is_dir():
+            raise InputError(f"{file}: is a directory; name the cube file inside it")
+        if not file.exists():
+            raise InputError(f"{file}: does not exist; check the path")
+        if not file.is_file():
+            raise InputError(f"{file}: is not a regular file; name a cube file")
+        if file.stat().st_size == 0:
+            raise InputError(f"{file}: is empty (0 bytes); a cube was expected, copy it again")
+        with file.open("rb"):
+            pass
+    except OSError as error:
+        raise InputError(f"{file}: cannot be opened ({error.strerror}); check its permissions") from error

@@ -1,0 +1,85 @@
+"""ENVI cubes: a header and a flat binary file, read through a memory map.
+
+GDAL is not used here because its ENVI driver ignores the reflectance scale factor.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from lkca.data.cube import Cube
+from lkca.data.readers.arrays import ArrayWindows
+from lkca.data.readers.envi_header import EnviLayout, parse_layout, parse_meta, read_header
+from lkca.errors import InputError
+
+__all__ = ["DATA_SUFFIXES", "find_data", "find_header", "open_envi"]
+
+DATA_SUFFIXES = (".img", ".dat", ".raw", ".bsq", ".bil", ".bip", ".bin")
+_AXES = {"bsq": "brc", "bil": "rbc", "bip": "rcb"}
+
+
+def find_header(data: Path) -> Path | None:
+    """The header of a data file: ``x.img.hdr`` or ``x.hdr`` beside ``x.img``; None where there is none."""
+    for suffix in (".hdr", ".HDR"):
+        for candidate in (data.with_name(data.name + suffix), data.with_suffix(suffix)):
+            if candidate != data and candidate.is_file():
+                return candidate
+    return None
+
+
+def find_data(header: Path) -> Path:
+    """The data file of a header ``x.hdr``: ``x``, ``x.img``, ``x.dat``, ... ; InputError where there is none."""
+    stem = header.with_suffix("")
+    names = [stem] + [
+        stem.with_name(stem.name + variant) for suffix in DATA_SUFFIXES for variant in (suffix, suffix.upper())
+    ]
+    for candidate in names:
+        if candidate.is_file():
+            return candidate
+    raise InputError(
+        f"{header}: its data file is missing: expected {stem.name} or {stem.name}{{{','.join(DATA_SUFFIXES)}}} beside "
+        "the header; put it there or name the data file itself"
+    )
+
+
+def open_envi(header: Path, data: Path, source: str) -> Cube:
+    """Open an ENVI cube from its two files."""
+    fields = read_header(header)
+    layout = parse_layout(fields, str(header))
+    meta, warnings = parse_meta(fields, layout, str(header))
+    _check_size(layout, data, header)
+    shape = {"bsq": (layout.bands, layout.rows, layout.cols), "bil": (layout.rows, layout.bands, layout.cols)}.get(
+        layout.interleave, (layout.rows, layout.cols, layout.bands)
+    )
+    try:
+        samples = np.memmap(data, dtype=layout.dtype, mode="r", offset=layout.offset, shape=shape)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{data}: cannot be mapped into memory ({error})") from error
+    return Cube(
+        source,
+        (layout.rows, layout.cols, layout.bands),
+        meta,
+        ArrayWindows(samples, _AXES[layout.interleave]),
+        format="ENVI",
+        files=(data, header),
+        warnings=warnings,
+    )
+
+
+def _check_size(layout: EnviLayout, data: Path, header: Path) -> None:
+    """The header's claim against the file, before any memory is asked for."""
+    found, expected = data.stat().st_size, layout.nbytes
+    row = layout.cols * layout.bands * layout.dtype.itemsize
+    if expected <= found < expected + row:
+        return  # a few trailing bytes do no harm
+    claim = (
+        f"{layout.rows} lines x {layout.cols} samples x {layout.bands} bands of {layout.dtype.itemsize}-byte samples"
+        f"{f' after {layout.offset} bytes' if layout.offset else ''}"
+    )
+    fault = "is truncated" if found < expected else "does not match its header"
+    raise InputError(
+        f"{data}: {fault}: holds {found} bytes, {header.name} claims {claim} = {expected} bytes; "
+        "copy the file again or correct lines, samples, bands, data type or header offset"
+    )

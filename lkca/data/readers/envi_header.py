@@ -1,0 +1,279 @@
+"""ENVI headers: text to fields, fields to metadata.
+
+Format: "ENVI Header Files", L3Harris ENVI documentation
+(https://www.nv5geospatialsoftware.com/docs/ENVIHeaderFiles.html).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from affine import Affine
+
+from lkca.data.meta import CubeMeta
+from lkca.data.spectral import good_band_mask, to_nanometers
+from lkca.errors import InputError
+
+__all__ = ["DTYPES", "EnviLayout", "parse_header", "parse_layout", "parse_map_info", "parse_meta", "read_header"]
+
+DTYPES = {1: "u1", 2: "i2", 3: "i4", 4: "f4", 5: "f8", 12: "u2", 13: "u4", 14: "i8", 15: "u8"}
+_MAX_HEADER_BYTES = 16 * 2**20
+_LAYOUT_KEYS = {
+    "samples", "lines", "bands", "header offset", "file type", "data type", "interleave", "byte order",
+}  # fmt: skip
+_META_KEYS = {
+    "wavelength", "wavelength units", "fwhm", "bbl", "band names", "data ignore value", "map info",
+    "coordinate system string", "reflectance scale factor", "data gain values", "data offset values",
+}  # fmt: skip
+_UTM_EPSG = {"wgs-84": 32600, "wgs84": 32600, "wgs 84": 32600, "wgs_1984": 32600}  # + 100 in the south
+_UTM_NORTH_EPSG = {"nad83": 26900, "north america 1983": 26900, "nad27": 26700, "north america 1927": 26700}
+_GEOGRAPHIC_EPSG = {"wgs-84": 4326, "wgs84": 4326, "wgs 84": 4326, "wgs_1984": 4326}
+
+
+@dataclass(frozen=True)
+class EnviLayout:
+    """How the samples lie in the data file. dtype includes the byte order; offset in bytes."""
+
+    rows: int
+    cols: int
+    bands: int
+    interleave: str
+    dtype: np.dtype
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the data file in bytes, as the header claims it."""
+        return self.offset + self.rows * self.cols * self.bands * self.dtype.itemsize
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """Fields of an ENVI header file; InputError where it is none."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_HEADER_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the ENVI header ({error.strerror})") from error
+    if len(raw) > _MAX_HEADER_BYTES:
+        raise InputError(f"{path}: is larger than {_MAX_HEADER_BYTES >> 20} MiB, too large for an ENVI header")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    return parse_header(text, str(path))
+
+
+def parse_header(text: str, source: str = "header") -> dict[str, str]:
+    """``key = value`` pairs of a header, keys in lower case, lists without their braces.
+
+    The last of repeated keys counts; lines that are no pair, and comments (``;``), are skipped.
+    """
+    lines = text.splitlines()
+    if not lines or not lines[0].strip().upper().startswith("ENVI"):
+        found = lines[0].strip()[:40] if lines else ""
+        raise InputError(f"{source}: is no ENVI header: its first line must be ENVI, found {found!r}")
+    fields: dict[str, str] = {}
+    rest = iter(lines[1:])
+    for line in rest:
+        if line.lstrip().startswith(";") or "=" not in line:
+            continue
+        key, _, value = line.partition("=")
+        key, value = " ".join(key.split()).lower(), value.strip()
+        if value.startswith("{"):
+            parts = [value]
+            while "}" not in parts[-1]:
+                following = next(rest, None)
+                if following is None:
+                    raise InputError(
+                        f"{source}: the list of {key!r} has no closing brace; the header is cut off or damaged"
+                    )
+                parts.append(following.strip())
+            value = "\n".join(parts).rpartition("}")[0][1:].strip()
+        if key:
+            fields[key] = value
+    return fields
+
+
+def parse_layout(fields: dict[str, str], source: str) -> EnviLayout:
+    """Layout of the data file; InputError naming the field that is missing, wrong or unsupported."""
+    kind = fields.get("file type", "").lower()
+    if "spectral library" in kind:
+        raise InputError(f"{source}: is an ENVI spectral library, not an image; an image cube is needed")
+    if fields.get("file compression", "0") not in ("0", ""):
+        raise InputError(f"{source}: its data are compressed (file compression = 1); write them uncompressed first")
+    rows, cols, bands = (_integer(fields, key, source, low=1) for key in ("lines", "samples", "bands"))
+    code = _integer(fields, "data type", source, low=0)
+    if code not in DTYPES:
+        what = "complex numbers" if code in (6, 9) else "unknown"
+        raise InputError(f"{source}: data type {code} ({what}) is not supported; expected one of {sorted(DTYPES)}")
+    interleave = fields.get("interleave", "bsq").lower()
+    if interleave not in ("bsq", "bil", "bip"):
+        raise InputError(f"{source}: interleave is {interleave!r}; expected bsq, bil or bip")
+    order = _integer(fields, "byte order", source, low=0, default=0)
+    if order > 1:
+        raise InputError(f"{source}: byte order is {order}; expected 0 (little-endian) or 1 (big-endian)")
+    offset = _integer(fields, "header offset", source, low=0, default=0)
+    return EnviLayout(rows, cols, bands, interleave, np.dtype("<>"[order] + DTYPES[code]), offset)
+
+
+def parse_meta(fields: dict[str, str], layout: EnviLayout, source: str) -> tuple[CubeMeta, list[str]]:
+    """Metadata of the image and warnings about what had to be repaired.
+
+    physical = stored / reflectance scale factor; where data gain and offset values are given, these count
+    instead. Wavelengths and fwhm in nm.
+    """
+    warnings: list[str] = []
+    bands = layout.bands
+    wavelengths = _numbers(fields, "wavelength", bands, source)
+    fwhm = _numbers(fields, "fwhm", bands, source)
+    if wavelengths is not None:
+        wavelengths, fwhm = to_nanometers(wavelengths, fwhm, fields.get("wavelength units"))
+    bbl = _numbers(fields, "bbl", bands, source)
+    scale, offset = _scaling(fields, bands, source)
+    transform = crs = None
+    if fields.get("map info"):
+        transform, crs = parse_map_info(fields["map info"], source)
+    crs, remark = _coordinate_system(crs, fields.get("coordinate system string", ""), source)
+    if remark:
+        warnings.append(remark)
+    meta = CubeMeta(
+        wavelengths=wavelengths,
+        fwhm=fwhm,
+        good_bands=None if bbl is None else good_band_mask(bbl),
+        nodata=_nodata(fields, source),
+        scale_factor=scale,
+        offset=offset,
+        band_names=_band_names(fields, bands),
+        crs=crs,
+        transform=transform,
+        interleave=layout.interleave,
+        stored_dtype=layout.dtype,
+        tags={
+            key: " ".join(value.split())
+            for key, value in fields.items()
+            if key not in _LAYOUT_KEYS | _META_KEYS and value
+        },
+    )
+    return meta, warnings
+
+
+def parse_map_info(text: str, source: str) -> tuple[Affine | None, str | None]:
+    """Transform and CRS (WKT; None where only a CRS string could tell) of an ENVI ``map info`` list.
+
+    projection, reference column and row (1-based, of the pixel's corner), easting, northing, pixel width
+    and height, [zone, hemisphere,] datum, units=..., rotation=degrees counter-clockwise.
+    """
+    items = [item.strip() for item in text.strip().strip("{}").split(",")]
+    try:
+        ref_col, ref_row, east, north, width, height = (float(item) for item in items[1:7])
+    except ValueError:
+        raise InputError(
+            f"{source}: map info {text!r} cannot be read; expected a projection name and six numbers, "
+            "or no map info at all"
+        ) from None
+    angle = 0.0
+    for item in items[7:]:
+        match = re.fullmatch(r"rotation\s*=\s*([-+.\deE]+)", item, flags=re.IGNORECASE)
+        if match:
+            try:
+                angle = math.radians(float(match[1]))
+            except ValueError:
+                raise InputError(f"{source}: map info has {item!r}; expected rotation=DEGREES") from None
+    cos, sin = math.cos(angle), math.sin(angle)
+    linear = Affine(width * cos, height * sin, 0.0, width * sin, -height * cos, 0.0)
+    transform = Affine.translation(east, north) * linear * Affine.translation(1 - ref_col, 1 - ref_row)
+    return transform, _map_info_crs(items)
+
+
+def _map_info_crs(items: list[str]) -> str | None:
+    from rasterio.crs import CRS
+
+    names = [item.lower() for item in items]
+    epsg: int | None = None
+    if names[0] == "utm" and len(names) > 9 and names[7].isdigit() and 1 <= int(names[7]) <= 60:
+        zone, south = int(names[7]), names[8].startswith("s")
+        if names[9] in _UTM_EPSG:
+            epsg = _UTM_EPSG[names[9]] + zone + (100 if south else 0)
+        elif names[9] in _UTM_NORTH_EPSG and not south and zone <= 23:
+            epsg = _UTM_NORTH_EPSG[names[9]] + zone
+    elif names[0].startswith("geographic") and len(names) > 7:
+        epsg = _GEOGRAPHIC_EPSG.get(names[7])
+    return None if epsg is None else str(CRS.from_epsg(epsg).to_wkt())
+
+
+def _coordinate_system(map_crs: str | None, text: str, source: str) -> tuple[str | None, str | None]:
+    """CRS as WKT. A UTM or geographic map info counts more than the string: damaged strings exist in use."""
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError
+
+    if map_crs is not None or not text.strip():
+        return map_crs, None
+    try:
+        return str(CRS.from_wkt(" ".join(text.split()), morph_from_esri_dialect=True).to_wkt()), None
+    except CRSError:
+        return None, f"{source}: the coordinate system string cannot be read; the cube has no CRS"
+
+
+def _scaling(fields: dict[str, str], bands: int, source: str) -> tuple[float | np.ndarray, float | np.ndarray]:
+    gains = _numbers(fields, "data gain values", bands, source)
+    offsets = _numbers(fields, "data offset values", bands, source)
+    if gains is not None or offsets is not None:
+        return _uniform(gains, 1.0), _uniform(offsets, 0.0)
+    text = fields.get("reflectance scale factor", "").strip()
+    if not text:
+        return 1.0, 0.0
+    factor = _number(text, "reflectance scale factor", source)
+    if not math.isfinite(factor) or factor <= 0:
+        raise InputError(f"{source}: reflectance scale factor is {text}; expected a positive number")
+    return 1.0 / factor, 0.0
+
+
+def _uniform(values: np.ndarray | None, default: float) -> float | np.ndarray:
+    if values is None:
+        return default
+    return float(values[0]) if np.all(values == values[0]) else values
+
+
+def _nodata(fields: dict[str, str], source: str) -> float | None:
+    text = fields.get("data ignore value", "").strip()
+    return _number(text, "data ignore value", source) if text else None
+
+
+def _band_names(fields: dict[str, str], bands: int) -> tuple[str, ...] | None:
+    names = [" ".join(name.split()) for name in fields.get("band names", "").split(",")]
+    return tuple(names) if len(names) == bands and any(names) else None
+
+
+def _number(text: str, key: str, source: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{source}: {key} is {text[:40]!r}; expected a number") from None
+
+
+def _numbers(fields: dict[str, str], key: str, count: int, source: str) -> np.ndarray | None:
+    items = [item for item in re.split(r"[,\s]+", fields.get(key, "")) if item]
+    if not items:
+        return None
+    if len(items) != count:
+        raise InputError(f"{source}: {key} lists {len(items)} values for {count} bands; correct the list or remove it")
+    return np.array([_number(item, key, source) for item in items])
+
+
+def _integer(fields: dict[str, str], key: str, source: str, *, low: int, default: int | None = None) -> int:
+    text = fields.get(key, "").strip()
+    if not text and default is not None:
+        return default
+    if not text:
+        raise InputError(f"{source}: has no {key!r}; add the line `{key} = ...`")
+    try:
+        value = int(text)
+    except ValueError:
+        raise InputError(f"{source}: {key} is {text[:40]!r}; expected a whole number") from None
+    if value < low:
+        raise InputError(f"{source}: {key} is {value}; expected at least {low}")
+    return value

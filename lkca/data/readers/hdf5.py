@@ -1,0 +1,266 @@
+"""HDF5 and NetCDF4 cubes through h5py, by windows.
+
+Conventions read: NEON AOP reflectance (Scale_Factor divides, Data_Ignore_Value, EPSG Code and Map_Info
+datasets), CF (scale_factor multiplies, add_offset, _FillValue, missing_value, grid_mapping, coordinate
+variables), EMIT (sensor_band_parameters/wavelengths, fwhm, good_wavelengths).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from affine import Affine
+
+from lkca.data.cube import Cube
+from lkca.data.memory import check_memory
+from lkca.data.meta import CubeMeta
+from lkca.data.readers.arrays import ArrayWindows
+from lkca.data.readers.envi_header import parse_map_info
+from lkca.data.readers.matlab import open_matlab73
+from lkca.data.readers.variables import (
+    FWHM_NAMES,
+    GOOD_NAMES,
+    WAVELENGTH_NAMES,
+    choose_cube,
+    choose_layout,
+    spectral_lists,
+)
+from lkca.errors import InputError
+
+__all__ = ["open_hdf5"]
+
+_DIM_NAMES = {
+    "r": {"y", "lat", "latitude", "northing", "row", "rows", "line", "lines", "downtrack", "along_track"},
+    "c": {"x", "lon", "longitude", "easting", "col", "cols", "column", "columns", "sample", "samples", "crosstrack"},
+    "b": {"band", "bands", "wavelength", "wavelengths", "channel", "channels", "spectral"},
+}  # fmt: skip
+_MAX_COMPANION = 65536  # elements
+
+
+def open_hdf5(file: Path, source: str, variable: str | None, shape: tuple[int, int] | None, axes: str | None) -> Cube:
+    """A cube in an HDF5 or NetCDF4 file: the only 3-D numeric dataset or ``FILE::/path``."""
+    try:
+        h5 = h5py.File(file, "r", rdcc_nbytes=2**26)
+    except OSError as error:
+        raise InputError(f"{source}: cannot be opened as HDF5 ({error}); it may be truncated or damaged") from error
+    try:
+        datasets = _datasets(h5)
+        if any("MATLAB_class" in dataset.attrs for dataset in datasets.values()) or file.suffix.lower() == ".mat":
+            h5.close()
+            return open_matlab73(file, source, variable, shape, axes)
+        arrays = {
+            name: dataset.shape
+            for name, dataset in datasets.items()
+            if dataset.shape is not None and len(dataset.shape) >= 2 and dataset.dtype.kind in "biuf"
+        }
+        kinds = {name: f"{dataset.dtype} dataset of shape {dataset.shape}" for name, dataset in datasets.items()}
+        wanted = None if variable is None else "/" + variable.strip("/")
+        name = choose_cube(arrays, wanted, source, others=kinds, pixels=shape)
+        return _cube(h5, name, datasets, shape, axes, file, source)
+    except BaseException:
+        h5.close()
+        raise
+
+
+def _datasets(h5: h5py.File) -> dict[str, h5py.Dataset]:
+    """Every dataset of the file itself by absolute path (soft and external links are not followed)."""
+    found: dict[str, h5py.Dataset] = {}
+
+    def visit(name: str, node: Any) -> None:
+        if isinstance(node, h5py.Dataset):
+            found["/" + name] = node
+
+    h5.visititems(visit)
+    return found
+
+
+def _cube(
+    h5: h5py.File,
+    name: str,
+    datasets: dict[str, h5py.Dataset],
+    pixels: tuple[int, int] | None,
+    axes: str | None,
+    file: Path,
+    source: str,
+) -> Cube:
+    dataset = datasets[name]
+    named = f"{file}::{name}"
+    companions, units = _companions(name, datasets)
+    counts = {value.size for key, value in companions.items() if key in WAVELENGTH_NAMES}
+    dims = [_dimension_name(dataset, axis) for axis in range(dataset.ndim)]
+    by_name = "".join(next((role for role, names in _DIM_NAMES.items() if dim in names), "?") for dim in dims)
+    if axes is None and sorted(by_name) == ["b", "c", "r"]:
+        axes = by_name
+    layout, order, warning = choose_layout(
+        dataset.shape, named, axes=axes, pixels=pixels, band_counts=counts, column_major=False
+    )
+    array: Any = dataset
+    if dataset.ndim == 2:
+        check_memory(dataset.size * dataset.dtype.itemsize, f"{named} (loaded whole)", "store it as a 3-D dataset")
+        array = dataset[()].reshape(layout)
+    windows = ArrayWindows(array, order)
+    wavelengths, fwhm, good = spectral_lists(companions, windows.shape[2], units)
+    scale, offset, nodata = _radiometry(dataset, named)
+    transform, crs = _georeference(h5, dataset, datasets, order, dims, named)
+    meta = CubeMeta(
+        wavelengths=wavelengths,
+        fwhm=fwhm,
+        good_bands=good,
+        nodata=nodata,
+        scale_factor=scale,
+        offset=offset,
+        crs=crs,
+        transform=transform,
+        stored_dtype=dataset.dtype,
+        tags=_tags(h5, dataset),
+    )
+    netcdf = file.suffix.lower() in (".nc", ".nc4") or "_NCProperties" in h5.attrs
+    return Cube(
+        named, windows.shape, meta, windows, format="NetCDF4" if netcdf else "HDF5", files=(file,),
+        warnings=[warning] if warning else [], close=h5.close,
+    )  # fmt: skip
+
+
+def _companions(name: str, datasets: dict[str, h5py.Dataset]) -> tuple[dict[str, np.ndarray], str | None]:
+    """Spectral vectors by lower-case name, the ones nearest to the cube in the tree, and the wavelengths' units."""
+    vectors: dict[str, np.ndarray] = {}
+    depth: dict[str, int] = {}
+    units = None
+    home = name.split("/")[:-1]
+    for path, dataset in datasets.items():
+        key = path.rpartition("/")[2].lower()
+        if key not in WAVELENGTH_NAMES + FWHM_NAMES + GOOD_NAMES or dataset.dtype.kind not in "biuf":
+            continue
+        if dataset.shape is None or not 0 < dataset.size <= _MAX_COMPANION:
+            continue
+        shared = sum(1 for a, b in zip(home, path.split("/"), strict=False) if a == b)
+        if shared > depth.get(key, -1):
+            vectors[key], depth[key] = dataset[()].ravel(), shared
+            if key in WAVELENGTH_NAMES:
+                units = _text_attr(dataset, "units", "Units", "unit")
+    return vectors, units
+
+
+def _dimension_name(dataset: h5py.Dataset, axis: int) -> str:
+    dimension = dataset.dims[axis]
+    path = dimension[0].name if len(dimension) else dimension.label
+    return str(path or "").rpartition("/")[2].lower()
+
+
+def _radiometry(dataset: h5py.Dataset, source: str) -> tuple[float, float, float | None]:
+    scale, offset = _number_attr(dataset, "scale_factor"), _number_attr(dataset, "add_offset")
+    divisor = _number_attr(dataset, "Scale_Factor", "Scale Factor")
+    if scale is None and divisor is not None:
+        if divisor == 0:
+            raise InputError(f"{source}: Scale_Factor is 0; expected another number")
+        scale = 1.0 / divisor
+    nodata = _number_attr(dataset, "_FillValue", "missing_value", "Data_Ignore_Value", "Data Ignore Value", "nodata")
+    return 1.0 if scale is None else scale, offset or 0.0, nodata
+
+
+def _georeference(
+    h5: h5py.File,
+    dataset: h5py.Dataset,
+    datasets: dict[str, h5py.Dataset],
+    order: str,
+    dims: list[str],
+    source: str,
+) -> tuple[Affine | None, str | None]:
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError
+
+    transform: Affine | None = None
+    crs: str | None = None
+    for path, candidate in datasets.items():
+        key = path.rpartition("/")[2].lower().replace("_", " ")
+        if key not in ("epsg code", "map info"):
+            continue
+        text = _text(candidate[()])
+        if key == "map info":
+            transform, by_name = parse_map_info(text, f"{source} ({path})")
+            crs = crs or by_name
+        elif text.isdigit():
+            with contextlib.suppress(CRSError):
+                crs = str(CRS.from_epsg(int(text)).to_wkt())
+    mapping = _text_attr(dataset, "grid_mapping")
+    if mapping and mapping in (dataset.parent or h5):
+        node = dataset.parent[mapping]
+        wkt = _text_attr(node, "crs_wkt", "spatial_ref")
+        if wkt:
+            with contextlib.suppress(CRSError):
+                crs = str(CRS.from_wkt(wkt).to_wkt())
+    return transform or _coordinate_transform(dataset, order), crs
+
+
+def _coordinate_transform(dataset: h5py.Dataset, order: str) -> Affine | None:
+    """From regular 1-D coordinate variables (pixel centres) attached to the row and column axes."""
+    if dataset.ndim != 3:
+        return None
+    ends = []
+    for role in "cr":
+        dimension = dataset.dims[order.index(role)]
+        if (
+            not len(dimension)
+            or dimension[0].ndim != 1
+            or dimension[0].size < 2
+            or dimension[0].dtype.kind not in "iuf"
+        ):
+            return None
+        name = dimension[0].name.rpartition("/")[2].lower()
+        if name not in ("x", "y", "lon", "lat", "longitude", "latitude", "easting", "northing"):
+            return None
+        values = dimension[0][()].astype(np.float64)
+        step = (values[-1] - values[0]) / (len(values) - 1)
+        if step == 0 or np.abs(np.diff(values) - step).max() > 1e-3 * abs(step):
+            return None
+        ends.append((step, values[0] - step / 2))
+    (dx, x0), (dy, y0) = ends
+    return Affine(dx, 0.0, x0, 0.0, dy, y0)
+
+
+def _tags(h5: h5py.File, dataset: h5py.Dataset) -> dict[str, str]:
+    tags: dict[str, str] = {}
+    for node in (h5, dataset):
+        for key in node.attrs:
+            if key.isupper() or key.startswith("_") or key in _HANDLED_ATTRS:
+                continue
+            try:
+                text = _text(node.attrs[key])
+            except (OSError, TypeError, ValueError):
+                continue
+            if text and len(text) < 1000:
+                tags[key] = text
+    return tags
+
+
+_HANDLED_ATTRS = {"scale_factor", "add_offset", "Scale_Factor", "Data_Ignore_Value", "missing_value", "grid_mapping"}
+
+
+def _number_attr(node: Any, *names: str) -> float | None:
+    for name in names:
+        if name in node.attrs:
+            value = np.asarray(node.attrs[name]).ravel()
+            try:
+                number = float(value[0])
+            except (ValueError, TypeError, IndexError):
+                continue
+            return number if not math.isinf(number) else None
+    return None
+
+
+def _text_attr(node: Any, *names: str) -> str | None:
+    return next((_text(node.attrs[name]) for name in names if name in node.attrs), None)
+
+
+def _text(value: Any) -> str:
+    """Text of an attribute or dataset: bytes, str, numbers or arrays of one of them."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "OSUbiuf" or array.size == 0:
+        return ""
+    items = [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in array.ravel()[:64]]
+    return ", ".join(items).strip()

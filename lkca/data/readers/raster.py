@@ -1,0 +1,162 @@
+"""GeoTIFF, COG and other rasters that GDAL opens, through rasterio, by windows."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.windows
+from affine import Affine
+from rasterio.enums import MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from lkca.data.cube import Cube
+from lkca.data.meta import CubeMeta
+from lkca.data.spectral import good_band_mask, to_nanometers
+from lkca.data.window import Window
+from lkca.errors import InputError
+
+__all__ = ["open_raster"]
+
+_IN_DESCRIPTION = re.compile(
+    r"\(?\b(\d+(?:\.\d+)?)\s*(nanomet(?:er|re)s?|nm|micromet(?:er|re)s?|microns?|um|µm)\b\)?", re.I
+)
+
+
+def open_raster(file: Path, source: str) -> Cube:
+    """A cube of all bands of a raster.
+
+    Wavelengths, fwhm and bad bands come from band tags (``wavelength``, ``wavelength_units``, ``fwhm``,
+    ``bbl``), else GDAL's IMAGERY domain (µm), else the dataset's ENVI domain, else the band descriptions.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            dataset = rasterio.open(file)
+    except RasterioError as error:
+        raise InputError(f"{source}: cannot be opened as a raster ({error}); it may be damaged") from error
+    try:
+        if dataset.count == 0:
+            names = ", ".join(dataset.subdatasets[:8]) or "none"
+            raise InputError(f"{source}: is a container without bands of its own; its parts are: {names}; extract one")
+        dtypes = set(dataset.dtypes)
+        if any(np.dtype(dtype).kind not in "biuf" for dtype in dtypes):
+            raise InputError(f"{source}: holds {', '.join(sorted(dtypes))} samples; expected real numbers")
+        reader = _RasterWindows(dataset)
+        return Cube(
+            source,
+            (dataset.height, dataset.width, dataset.count),
+            _meta(dataset, reader.nodata),
+            reader,
+            format="GeoTIFF" if dataset.driver == "GTiff" else dataset.driver,
+            files=(file,),
+            close=dataset.close,
+        )
+    except BaseException:
+        dataset.close()
+        raise
+
+
+class _RasterWindows:
+    """Reads blocks; bands with another nodata value than the first, and masked pixels, are brought to one rule."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self.nodatavals = dataset.nodatavals
+        known = [value for value in self.nodatavals if value is not None]
+        self.nodata = float(known[0]) if known else None
+        self.mixed = any(value is not None and value != self.nodata and value == value for value in known)
+        flags = dataset.mask_flag_enums[0]
+        self.masked = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+
+    def __call__(self, window: Window, bands: np.ndarray) -> np.ndarray:
+        part = rasterio.windows.Window(window.col, window.row, window.width, window.height)
+        indexes = [int(band) + 1 for band in bands]
+        try:
+            block = self.dataset.read(indexes, window=part)
+            mask = self.dataset.dataset_mask(window=part) if self.masked else None
+        except RasterioError as error:
+            # rasterio hides GDAL's own words in the cause
+            raise OSError(str(error.__cause__ or error)) from error
+        if self.mixed:
+            for position, band in enumerate(bands):
+                own = self.nodatavals[band]
+                if own is not None and own != self.nodata:
+                    block[position][block[position] == own] = self.nodata
+        if mask is not None:
+            block = block.astype(np.float64 if block.dtype.itemsize > 2 else np.float32)
+            block[:, mask == 0] = np.nan
+        return block
+
+
+def _meta(dataset: Any, nodata: float | None) -> CubeMeta:
+    tags = [dataset.tags(band) for band in dataset.indexes]
+    wavelengths, fwhm = _wavelengths(dataset, tags)
+    interleave = {"BAND": "bsq", "PIXEL": "bip", "LINE": "bil"}.get(
+        dataset.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE", "").upper()
+    )
+    return CubeMeta(
+        wavelengths=wavelengths,
+        fwhm=fwhm,
+        good_bands=_good_bands(dataset, tags),
+        nodata=nodata,
+        scale_factor=_uniform(dataset.scales, 1.0),
+        offset=_uniform(dataset.offsets, 0.0),
+        band_names=tuple(name or "" for name in dataset.descriptions) if any(dataset.descriptions) else None,
+        crs=dataset.crs.to_wkt() if dataset.crs else None,
+        transform=None if dataset.transform == Affine.identity() else dataset.transform,
+        interleave=interleave,
+        stored_dtype=np.result_type(*dataset.dtypes),
+        tags={key: value for key, value in dataset.tags().items() if key != "AREA_OR_POINT"},
+    )
+
+
+def _wavelengths(dataset: Any, tags: list[dict[str, str]]) -> tuple[np.ndarray | None, np.ndarray | None]:
+    lower = [{key.lower(): value for key, value in band.items()} for band in tags]
+    centres = _floats([band.get("wavelength", band.get("wavelengths")) for band in lower])
+    if centres is not None:
+        return to_nanometers(centres, _floats([band.get("fwhm") for band in lower]), lower[0].get("wavelength_units"))
+    imagery = [dataset.tags(band, ns="IMAGERY") for band in dataset.indexes]
+    centres = _floats([band.get("CENTRAL_WAVELENGTH_UM") for band in imagery])
+    if centres is not None:
+        return to_nanometers(centres, _floats([band.get("FWHM_UM") for band in imagery]), "um")
+    envi = {key.lower().replace(" ", "_"): value for key, value in dataset.tags(ns="ENVI").items()}
+    centres = _float_list(envi.get("wavelength"), dataset.count)
+    if centres is not None:
+        return to_nanometers(centres, _float_list(envi.get("fwhm"), dataset.count), envi.get("wavelength_units"))
+    matches = [_IN_DESCRIPTION.search(name or "") for name in dataset.descriptions]
+    if all(matches) and len({match[2].lower() for match in matches if match}) == 1:
+        values = np.array([float(match[1]) for match in matches if match])
+        unit = next(match[2] for match in matches if match)
+        return to_nanometers(values, None, unit)
+    return None, None
+
+
+def _good_bands(dataset: Any, tags: list[dict[str, str]]) -> np.ndarray | None:
+    values = _floats([band.get("bbl") for band in tags])
+    if values is None:
+        values = _float_list(dataset.tags(ns="ENVI").get("bbl"), dataset.count)
+    return None if values is None else good_band_mask(values)
+
+
+def _floats(texts: list[str | None]) -> np.ndarray | None:
+    try:
+        return np.array([float(text) for text in texts if text is not None]) if None not in texts else None
+    except ValueError:
+        return None
+
+
+def _float_list(text: str | None, count: int) -> np.ndarray | None:
+    values = _floats(list((text or "").strip("{} ").split(",")))
+    return values if values is not None and len(values) == count else None
+
+
+def _uniform(values: tuple[float, ...], default: float) -> float | np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0:
+        return default
+    return float(array[0]) if np.all(array == array[0]) else array

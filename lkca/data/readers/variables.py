@@ -1,0 +1,135 @@
+"""Choosing the cube among the named arrays of a container, and its companions (wavelengths, sizes)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from lkca.data.readers.arrays import check_axes, guess_axes, unfold_axes
+from lkca.data.spectral import good_band_mask, to_nanometers
+from lkca.errors import InputError
+
+__all__ = ["choose_cube", "choose_layout", "find_pixels", "spectral_lists"]
+
+WAVELENGTH_NAMES = (
+    "wavelength", "wavelengths", "wavelengths_nm", "wavelength_nm", "wavelength_um", "center_wavelength",
+    "center_wavelengths", "central_wavelength", "lambda", "wl", "wvl", "waves", "bands_nm",
+)  # fmt: skip
+FWHM_NAMES = ("fwhm", "fwhm_nm", "bandwidth")
+GOOD_NAMES = ("bbl", "good_bands", "good_wavelengths")
+_ROW_NAMES = ("nrow", "nrows", "rows", "lines", "height")
+_COL_NAMES = ("ncol", "ncols", "cols", "samples", "width")
+_BAND_NAMES = ("nband", "nbands", "bands")
+
+
+def choose_cube(
+    arrays: Mapping[str, tuple[int, ...]],
+    variable: str | None,
+    source: str,
+    *,
+    others: Mapping[str, str] | None = None,
+    preferred: str | None = None,
+    pixels: tuple[int, int] | None = None,
+    bands: int | None = None,
+) -> str:
+    """Name of the cube among numeric ``arrays`` (name -> shape).
+
+    The named ``variable``, else ``preferred``, else the only 3-D array, else (with ``pixels``, rows and
+    cols) the only 2-D array of which one side counts the pixels; ``bands`` settles it where several do.
+    ``others`` (name -> what it is) are named where someone asks for them. InputError lists the choices.
+    """
+    listing = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in arrays.items()) or "none"
+    if variable is not None:
+        name = variable if variable in arrays else _case_insensitive(variable, arrays)
+        if name is None:
+            kind = (others or {}).get(variable)
+            fault = f"{variable!r} is a {kind}, not a numeric array" if kind else f"has no variable {variable!r}"
+            raise InputError(f"{source}: {fault}; its numeric arrays are: {listing}")
+        return name
+    if preferred is not None and preferred in arrays:
+        return preferred
+    cubes = [name for name, shape in arrays.items() if len(shape) == 3 and min(shape) > 0]
+    if not cubes and pixels is not None:
+        count = pixels[0] * pixels[1]
+        cubes = [name for name, shape in arrays.items() if len(shape) == 2 and shape.count(count) == 1]
+        if bands is not None and len(cubes) > 1:
+            cubes = [name for name in cubes if bands in arrays[name]] or cubes
+    if len(cubes) == 1:
+        return cubes[0]
+    if cubes:
+        choices = ", ".join(f"{name} {'x'.join(map(str, arrays[name]))}" for name in cubes)
+        raise InputError(f"{source}: holds several arrays that may be the cube ({choices}); name one: FILE::NAME")
+    raise InputError(
+        f"{source}: holds no 3-D numeric array; its arrays are: {listing}; name a 2-D bands x pixels array with "
+        "FILE::NAME and give its picture size with --shape ROWS,COLS"
+    )
+
+
+def choose_layout(
+    shape: tuple[int, ...],
+    source: str,
+    *,
+    axes: str | None,
+    pixels: tuple[int, int] | None,
+    band_counts: set[int],
+    column_major: bool,
+) -> tuple[tuple[int, ...], str, str | None]:
+    """(3-D shape to reshape to in C order, its axes, warning) of a 3-D or 2-D array. InputError if undecidable."""
+    if len(shape) == 3:
+        if axes is not None:
+            return shape, check_axes(axes, source), None
+        order, warning = guess_axes(shape, source, band_counts)
+        return shape, order, None if warning is None else f"{source}: {warning}"
+    if len(shape) != 2:
+        raise InputError(
+            f"{source}: has {len(shape)} axes ({'x'.join(map(str, shape))}); a cube has 3 (or 2 with --shape)"
+        )
+    if pixels is None:
+        raise InputError(
+            f"{source}: is 2-D ({shape[0]} x {shape[1]}), bands x pixels or the reverse; give the picture size "
+            "with --shape ROWS,COLS"
+        )
+    if axes is not None:
+        order = check_axes(axes, source)
+        column_major = order.index("c") < order.index("r")
+    unfolded, found = unfold_axes(shape, pixels, source, column_major=column_major)
+    if axes is not None and order != found:
+        raise InputError(
+            f"{source}: --axes {order} does not fit {shape[0]} x {shape[1]} with this --shape; try {found}"
+        )
+    return unfolded, found, None
+
+
+def find_pixels(scalars: Mapping[str, float]) -> tuple[tuple[int, int] | None, int | None]:
+    """((rows, cols), bands) that accompanying scalars such as nRow, nCol, nBand tell; None where absent."""
+    lower = {name.lower(): value for name, value in scalars.items()}
+
+    def pick(names: tuple[str, ...]) -> int | None:
+        values = [lower[name] for name in names if name in lower]
+        value = values[0] if values else math.nan
+        return int(value) if math.isfinite(value) and value >= 1 and value == int(value) else None
+
+    rows, cols = pick(_ROW_NAMES), pick(_COL_NAMES)
+    return (None if rows is None or cols is None else (rows, cols)), pick(_BAND_NAMES)
+
+
+def spectral_lists(
+    vectors: Mapping[str, np.ndarray], bands: int, units: str | None = None
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """(wavelengths nm, fwhm nm, good bands) among named vectors with ``bands`` entries."""
+    lower = {name.lower(): np.asarray(value).ravel() for name, value in vectors.items() if np.size(value) == bands}
+
+    def pick(names: tuple[str, ...]) -> np.ndarray | None:
+        return next((lower[name] for name in names if name in lower), None)
+
+    wavelengths, fwhm, good = pick(WAVELENGTH_NAMES), pick(FWHM_NAMES), pick(GOOD_NAMES)
+    if wavelengths is not None:
+        wavelengths, fwhm = to_nanometers(wavelengths, fwhm, units)
+    return wavelengths, fwhm, None if good is None else good_band_mask(good)
+
+
+def _case_insensitive(variable: str, arrays: Mapping[str, tuple[int, ...]]) -> str | None:
+    matches = [name for name in arrays if name.lower() == variable.lower()]
+    return matches[0] if len(matches) == 1 else None

@@ -1,0 +1,69 @@
+"""Spectral metadata in nanometres, whatever the file calls its units."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["good_band_mask", "to_nanometers"]
+
+_NM_PER_UNIT = {
+    "nanometers": 1.0,
+    "nanometer": 1.0,
+    "nanometres": 1.0,
+    "nanometre": 1.0,
+    "nm": 1.0,
+    "micrometers": 1e3,
+    "micrometer": 1e3,
+    "micrometres": 1e3,
+    "micrometre": 1e3,
+    "microns": 1e3,
+    "micron": 1e3,
+    "um": 1e3,
+    "µm": 1e3,
+    "μm": 1e3,
+    "angstroms": 0.1,
+    "angstrom": 0.1,
+    "millimeters": 1e6,
+    "mm": 1e6,
+    "centimeters": 1e7,
+    "cm": 1e7,
+    "meters": 1e9,
+    "m": 1e9,
+}
+
+
+def to_nanometers(
+    wavelengths: np.ndarray, fwhm: np.ndarray | None, units: str | None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Wavelengths and fwhm in nm.
+
+    Units are those of ENVI headers and CF attributes, any case. Missing or contradicting units are
+    decided by the values: a list whose largest value is below 100 is in micrometres, one that starts at
+    100 or more is in nanometres (files labelled "Nanometers" with 0.4..2.5, and the reverse, exist).
+    Wavenumbers (1/cm) are converted; "Index" and other units that are no wavelength give (None, None).
+    """
+    wavelengths = np.asarray(wavelengths, dtype=np.float64)
+    fwhm = None if fwhm is None else np.asarray(fwhm, dtype=np.float64)
+    if wavelengths.size == 0 or not np.all(np.isfinite(wavelengths)) or wavelengths.max() <= 0:
+        return None, None
+    name = (units or "unknown").strip().lower()
+    if name in ("wavenumber", "wavenumbers", "cm-1", "1/cm", "cm^-1"):
+        if wavelengths.min() <= 0:
+            return None, None
+        nm = 1e7 / wavelengths
+        return nm, None if fwhm is None else fwhm * nm / wavelengths
+    factor = _NM_PER_UNIT.get(name)
+    if name in ("unknown", "", "none"):
+        factor = 1.0 if wavelengths.max() >= 100 else 1e3
+    if factor is None:
+        return None, None
+    if factor == 1.0 and wavelengths.max() < 100:
+        factor = 1e3
+    elif factor == 1e3 and wavelengths.min() >= 100:
+        factor = 1.0
+    return wavelengths * factor, None if fwhm is None else fwhm * factor
+
+
+def good_band_mask(values: np.ndarray) -> np.ndarray:
+    """A bad-band list (1 good, 0 bad; ENVI ``bbl``) as bool."""
+    return np.asarray(values, dtype=np.float64) > 0

@@ -1,0 +1,150 @@
+"""Writing cubes: whole (``write_cube``) or by windows (``create_writer``)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from lkca.data.meta import CubeMeta
+from lkca.data.window import Window
+from lkca.data.writers.base import Backend, CubeWriter, WriteReport, check_target, write_error
+from lkca.data.writers.containers import MatBackend, NpzBackend
+from lkca.data.writers.envi import EnviBackend, envi_paths
+from lkca.data.writers.geotiff import GeoTiffBackend
+from lkca.errors import InputError
+
+__all__ = ["CubeWriter", "WriteReport", "create_writer", "output_meta", "write_cube"]
+
+_DRIVER_OF = {
+    ".tif": "GTiff", ".tiff": "GTiff", ".hdr": "ENVI", ".img": "ENVI", ".dat": "ENVI", ".raw": "ENVI",
+    ".bsq": "ENVI", ".bil": "ENVI", ".bip": "ENVI", ".npz": "npz", ".mat": "mat",
+}  # fmt: skip
+_DRIVERS = {"gtiff": "GTiff", "geotiff": "GTiff", "cog": "COG", "envi": "ENVI", "npz": "npz", "mat": "mat"}
+
+
+def create_writer(
+    path: str | os.PathLike[str],
+    shape: tuple[int, int, int],
+    meta: CubeMeta,
+    *,
+    overwrite: bool = False,
+    dtype: DTypeLike | None = None,
+    driver: str | None = None,
+    interleave: str | None = None,
+    compress: str | None = None,
+    inputs: Sequence[str | os.PathLike[str]] = (),
+) -> CubeWriter:
+    """Start a cube of ``shape`` (rows, cols, bands) that is written by windows.
+
+    The driver follows the suffix (.tif: tiled GeoTIFF; .hdr, .img, .dat, .raw, .bsq, .bil, .bip: ENVI; .npz;
+    .mat) unless named: GTiff, COG, ENVI, npz or mat. dtype: of the stored samples, see :func:`output_meta`.
+    interleave: "bsq", "bil" or "bip"; by default the suffix, then (ENVI) ``meta.interleave``, then bsq.
+    compress: "deflate", "lzw", "zstd", ... or "none" (the default; .npz and .mat deflate by default).
+    inputs: files that the output must not be. InputError for wrong use, OutputError where nothing can be written.
+    """
+    path = Path(path)
+    name = _driver(path, driver)
+    if interleave is not None and interleave.lower() not in ("bsq", "bil", "bip"):
+        raise InputError(f"{path}: interleave {interleave!r} is unknown; choose bsq, bil or bip")
+    finals = envi_paths(path) if name == "ENVI" else (path,)
+    check_target(path, finals, overwrite, inputs)
+    if min(shape) < 1:
+        raise InputError(f"{path}: a cube of {shape[0]} rows x {shape[1]} columns x {shape[2]} bands cannot be written")
+    meta.check(shape[2], str(path))
+    meta = output_meta(meta, dtype, str(path))
+    backend: Backend
+    try:
+        if name == "ENVI":
+            order = interleave or (path.suffix[1:].lower() if path.suffix.lower() in (".bsq", ".bil", ".bip") else None)
+            order = (order or meta.interleave or "bsq").lower()
+            meta = meta.replace(interleave=order)
+            backend = EnviBackend(path, shape, meta, interleave=order, compress=compress)
+        elif name in ("GTiff", "COG"):
+            order = None if interleave is None else interleave.lower()
+            backend = GeoTiffBackend(path, shape, meta, interleave=order, compress=compress, cog=name == "COG")
+        else:
+            backend = (NpzBackend if name == "npz" else MatBackend)(path, shape, meta, compress)
+    except OSError as error:
+        raise write_error(path, error) from error
+    return CubeWriter(path, shape, meta, backend, name)
+
+
+def write_cube(
+    path: str | os.PathLike[str],
+    array: np.ndarray,
+    meta: CubeMeta,
+    *,
+    overwrite: bool = False,
+    dtype: DTypeLike | None = None,
+    driver: str | None = None,
+    interleave: str | None = None,
+    compress: str | None = None,
+    inputs: Sequence[str | os.PathLike[str]] = (),
+) -> WriteReport:
+    """Write a whole cube, (bands, rows, cols) physical values, NaN = missing; options as in :func:`create_writer`."""
+    if array.ndim != 3:
+        raise ValueError(f"{path}: expected an array of shape (bands, rows, cols), found {array.shape}")
+    bands, rows, cols = array.shape
+    writer = create_writer(
+        path, (rows, cols, bands), meta, overwrite=overwrite, dtype=dtype, driver=driver,
+        interleave=interleave, compress=compress, inputs=inputs,
+    )  # fmt: skip
+    with writer:
+        step = max(1, 2**22 // (bands * cols))
+        step = max(writer.block[0], step - step % writer.block[0])
+        for row in range(0, rows, step):
+            window = Window(row, 0, min(step, rows - row), cols)
+            writer.write(window, array[(slice(None), *window.slices)])
+    assert writer.report is not None
+    return writer.report
+
+
+def output_meta(meta: CubeMeta, dtype: DTypeLike | None, source: str = "output") -> CubeMeta:
+    """The description of the samples to be written.
+
+    Without ``dtype`` the stored dtype, scale and nodata of the source are kept (float64 and half become
+    float32; nothing known: float32). An integer source written as float holds physical values, its nodata as NaN. An
+    integer output keeps scale and offset; where the source's nodata value does not fit (or a float source
+    may hold NaN), one code is set aside for missing samples: the lowest of a signed, the highest of an unsigned dtype.
+    """
+    stored = None if meta.stored_dtype is None else np.dtype(meta.stored_dtype).newbyteorder("=")
+    try:
+        target = np.dtype(dtype).newbyteorder("=") if dtype is not None else (stored or np.dtype(np.float32))
+    except TypeError as error:
+        raise InputError(
+            f"{source}: dtype {dtype!r} is unknown; choose for example float32, int16 or uint16"
+        ) from error
+    if dtype is None and target.kind == "f":
+        target = np.dtype(np.float32)
+    if target.kind == "b":
+        target = np.dtype(np.uint8)
+    if target.kind not in "iuf" or (target.itemsize < 4 and target.kind == "f"):
+        raise InputError(f"{source}: dtype {target} cannot be written; choose float32, float64 or an integer dtype")
+    nodata, scale, offset = meta.nodata, meta.scale_factor, meta.offset
+    if target.kind == "f":
+        if stored is not None and stored.kind != "f":
+            scale, offset, nodata = 1.0, 0.0, None if nodata is None else float("nan")
+    elif target != stored:
+        info = np.iinfo(target)
+        fits = nodata is not None and np.isfinite(nodata) and nodata == int(nodata) and info.min <= nodata <= info.max
+        if not fits and (nodata is not None or stored is None or stored.kind == "f"):
+            nodata = float(info.min if target.kind == "i" else info.max)
+    return meta.replace(stored_dtype=target, nodata=nodata, scale_factor=scale, offset=offset)
+
+
+def _driver(path: Path, driver: str | None) -> str:
+    if driver is not None:
+        name = _DRIVERS.get(driver.lower())
+        if name is None:
+            raise InputError(f"{path}: driver {driver!r} is unknown; choose GTiff, COG, ENVI, npz or mat")
+        return name
+    name = _DRIVER_OF.get(path.suffix.lower())
+    if name is None:
+        raise InputError(
+            f"{path}: the suffix {path.suffix!r} names no output format; use one of {', '.join(_DRIVER_OF)}"
+        )
+    return name

@@ -1,0 +1,251 @@
+"""Writing a cube window by window, aside, and putting it under its name only when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from lkca.data.codec import Encoder
+from lkca.data.meta import CubeMeta
+from lkca.data.window import Window
+from lkca.errors import InputError, LkcaError, OutputError
+
+__all__ = ["Backend", "CubeWriter", "WriteReport", "check_disk_space", "check_target", "temporary_beside"]
+
+_FEW_LEVELS = 32
+_SIDECARS = (".aux.xml", ".ovr", ".msk")  # of GDAL; those of a replaced file describe the old samples
+
+
+@dataclass(frozen=True)
+class WriteReport:
+    """What was written. files: all files, the named one first. clipped, missing: samples beyond the range of an
+    integer dtype, samples stored as nodata. warnings: sentences for the user."""
+
+    path: Path
+    files: tuple[Path, ...]
+    driver: str
+    shape: tuple[int, int, int]
+    meta: CubeMeta
+    clipped: int
+    missing: int
+    warnings: tuple[str, ...] = ()
+
+
+class Backend(ABC):
+    """One file format. ``meta`` is the output's description; stored blocks come as (bands, height, width).
+
+    pairs: (temporary, final) paths in the order in which they are put in place, the data first.
+    block: (rows, cols) of a storage block; windows aligned to it are written fastest.
+    """
+
+    pairs: list[tuple[Path, Path]]
+    block: tuple[int, int] = (1, 1)
+
+    @abstractmethod
+    def write(self, window: Window, stored: np.ndarray) -> None: ...
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Complete the temporary files; raise OSError where they are not whole."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Release the temporary files; they are removed by the writer."""
+
+
+class CubeWriter:
+    """Writes windows of physical values; a context manager that keeps nothing if an exception passes.
+
+    Made by ``create_writer``. The file appears under its name when :meth:`close` commits; until then, and
+    after :meth:`abort`, nothing is there (or the file that was there before).
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, int, int], meta: CubeMeta, backend: Backend, driver: str) -> None:
+        self.path = path
+        self.shape = shape
+        self.meta = meta
+        self.driver = driver
+        self.block = backend.block
+        self.report: WriteReport | None = None
+        self._backend = backend
+        self._encoder = Encoder(meta)
+        self._pixels = 0
+        self._open = True
+
+    def write(self, window: Window, array: np.ndarray) -> None:
+        """Write (bands, height, width) physical samples; NaN and inf become nodata.
+
+        OutputError where the disk is full or the file cannot be written, and for missing samples in an
+        integer file that has no nodata value; the writer is then aborted.
+        """
+        if not self._open:
+            raise OutputError(f"{self.path}: is closed; nothing more can be written")
+        rows, cols, bands = self.shape
+        window.check(rows, cols, str(self.path))
+        if array.shape != (bands, window.height, window.width):
+            raise ValueError(
+                f"{self.path}: expected samples of shape {(bands, window.height, window.width)} for {window}, "
+                f"found {array.shape}"
+            )
+        try:
+            self._backend.write(window, self._encoder.encode(array))
+        except ValueError as error:
+            self.abort()
+            raise OutputError(
+                f"{self.path}: {error}; write a float dtype or set a nodata value in the metadata"
+            ) from error
+        except OSError as error:
+            self.abort()
+            raise write_error(self.path, error) from error
+        except BaseException:
+            self.abort()
+            raise
+        self._pixels += window.height * window.width
+
+    def close(self, commit: bool = True) -> WriteReport | None:
+        """Put the file in place (``commit``) and report; OutputError if windows are missing or writing fails."""
+        if not self._open:
+            return self.report
+        if not commit:
+            self.abort()
+            return None
+        rows, cols, _ = self.shape
+        if self._pixels < rows * cols:
+            self.abort()
+            raise OutputError(
+                f"{self.path}: only {self._pixels} of {rows * cols} pixels were written; nothing was kept"
+            )
+        try:
+            self._backend.finish()
+            self._put_in_place()
+        except OSError as error:
+            self.abort()
+            raise write_error(self.path, error) from error
+        except BaseException:
+            self.abort()
+            raise
+        self._open = False
+        finals = [final for _, final in self._backend.pairs]
+        self.report = WriteReport(
+            self.path,
+            (self.path, *(final for final in finals if final != self.path)),
+            self.driver,
+            self.shape,
+            self.meta,
+            self._encoder.clipped,
+            self._encoder.missing,
+            tuple(self._remarks()),
+        )
+        return self.report
+
+    def abort(self) -> None:
+        """Keep nothing: remove the temporary files. An earlier file under the name stays. Repeating is fine."""
+        if self._open:
+            self._open = False
+            with contextlib.suppress(Exception):
+                self._backend.discard()
+            for temporary, _ in self._backend.pairs:
+                for name in (temporary, *(temporary.with_name(temporary.name + end) for end in _SIDECARS)):
+                    with contextlib.suppress(OSError):
+                        name.unlink()
+
+    def __enter__(self) -> CubeWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(commit=kind is None)
+
+    def _put_in_place(self) -> None:
+        fresh: list[Path] = []
+        try:
+            for temporary, final in self._backend.pairs:
+                existed = final.exists()
+                os.replace(temporary, final)
+                if not existed:
+                    fresh.append(final)
+        except OSError:
+            for final in fresh:  # half a pair is a partial output
+                with contextlib.suppress(OSError):
+                    final.unlink()
+            raise
+        for temporary, final in self._backend.pairs:
+            for end in _SIDECARS:
+                temporary.with_name(temporary.name + end).unlink(missing_ok=True)
+                final.with_name(final.name + end).unlink(missing_ok=True)
+
+    def _remarks(self) -> list[str]:
+        encoder, dtype = self._encoder, self.meta.stored_dtype
+        remarks = []
+        if encoder.clipped:
+            remarks.append(f"{self.path}: {encoder.clipped} samples were beyond the range of {dtype} and were clipped")
+        if encoder.high - encoder.low < _FEW_LEVELS and encoder.high >= encoder.low:
+            remarks.append(
+                f"{self.path}: the samples fill only {int(encoder.high - encoder.low) + 1} levels of {dtype}; "
+                "use a smaller scale factor or a float dtype"
+            )
+        return remarks
+
+
+def check_target(path: Path, finals: Sequence[Path], overwrite: bool, inputs: Sequence[str | os.PathLike[str]]) -> None:
+    """InputError where the output is one of the inputs, exists without ``overwrite``, or has no directory."""
+    sources = [Path(os.fspath(item).partition("::")[0]) for item in inputs]
+    for final in finals:
+        if any(_same_file(final, source) for source in sources):
+            raise InputError(f"{path}: is an input of the same command; choose another output name")
+        if final.is_dir():
+            raise InputError(f"{final}: is a directory; name the output file")
+        if final.exists() and not overwrite:
+            raise InputError(f"{final}: exists already; choose another name or pass --overwrite")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: its directory {path.parent} does not exist; create it first")
+
+
+def temporary_beside(final: Path) -> Path:
+    """A new, empty file beside ``final`` (so that a rename is atomic); OutputError where none can be made."""
+    temporary = final.with_name(f".{final.stem}.{secrets.token_hex(4)}.tmp{final.suffix}")
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        raise OutputError(
+            f"{final}: cannot be written into {final.parent} ({error.strerror}); choose a directory you may write to"
+        ) from error
+    return temporary
+
+
+def check_disk_space(path: Path, nbytes: int) -> None:
+    """OutputError where the file system has less than ``nbytes`` free."""
+    free = shutil.disk_usage(path.parent).free
+    if nbytes > free:
+        raise OutputError(
+            f"{path}: needs {nbytes / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free in {path.parent}; free some "
+            "space or choose another directory"
+        )
+
+
+def write_error(path: Path, error: OSError) -> LkcaError:
+    """The sentence for a failed write."""
+    reason = error.strerror or str(error.__cause__ or error)
+    if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        reason = f"the disk is full or a size limit is reached: {reason}"
+    return OutputError(
+        f"{path}: could not be written ({reason}); nothing was kept, free some space or choose another place"
+    )
+
+
+def _same_file(first: Path, second: Path) -> bool:
+    try:
+        return first.samefile(second)
+    except OSError:
+        return first.absolute() == second.absolute()

@@ -1,0 +1,183 @@
+"""ENVI: flat binary data with a text header that GDAL, SPy, EnMAP-Box and ENVI read."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+from affine import Affine
+
+from lkca.data.meta import CubeMeta
+from lkca.data.readers.envi_header import DTYPES
+from lkca.data.window import Window
+from lkca.data.writers.base import Backend, temporary_beside
+from lkca.errors import InputError
+
+__all__ = ["EnviBackend", "envi_paths", "header_text"]
+
+_CODES = {np.dtype("<" + name): code for code, name in DTYPES.items()}
+# keys that describe the file itself or that are written from CubeMeta
+_OWN_KEYS = {
+    "samples", "lines", "bands", "header offset", "file type", "data type", "interleave", "byte order",
+    "wavelength", "wavelength units", "fwhm", "bbl", "band names", "data ignore value", "map info",
+    "coordinate system string", "reflectance scale factor", "data gain values", "data offset values",
+    "file compression", "major frame offsets", "minor frame offsets", "pixel size", "projection info", "rpc info",
+    "geo points",
+}  # fmt: skip
+
+
+def envi_paths(path: Path) -> tuple[Path, Path]:
+    """(data file, header) for an output name: ``x.hdr`` -> x.img and x.hdr; ``x.img`` -> x.img and x.hdr."""
+    if path.suffix.lower() == ".hdr":
+        return path.with_suffix(".img"), path
+    return path, path.with_suffix(".hdr")
+
+
+class EnviBackend(Backend):
+    """Data through a memory map over space that is reserved first, so that a full disk is an error and not a crash."""
+
+    def __init__(
+        self, path: Path, shape: tuple[int, int, int], meta: CubeMeta, *, interleave: str, compress: str | None
+    ) -> None:
+        if (compress or "none").lower() != "none":
+            raise InputError(f"{path}: an ENVI file is not compressed; leave out compress={compress} or write .tif")
+        rows, cols, bands = shape
+        dtype = meta.stored_dtype
+        if dtype not in _CODES:
+            raise InputError(f"{path}: ENVI has no data type for {dtype}; choose one of {', '.join(map(str, _CODES))}")
+        data, header = envi_paths(path)
+        self._header_text = header_text(shape, meta.replace(interleave=interleave))
+        self.pairs = [(temporary_beside(data), data)]
+        self._samples: np.memmap | None = None
+        try:
+            self.pairs.append((temporary_beside(header), header))
+            _reserve(self.pairs[0][0], rows * cols * bands * dtype.itemsize)
+            order = {"bsq": (bands, rows, cols), "bil": (rows, bands, cols), "bip": (rows, cols, bands)}[interleave]
+            self._samples = np.memmap(self.pairs[0][0], dtype=dtype, mode="r+", shape=order)
+        except BaseException:
+            for temporary, _ in self.pairs:
+                temporary.unlink(missing_ok=True)
+            raise
+        self._to_bands_first = {"bsq": (0, 1, 2), "bil": (1, 0, 2), "bip": (2, 0, 1)}[interleave]
+
+    def write(self, window: Window, stored: np.ndarray) -> None:
+        assert self._samples is not None
+        self._samples.transpose(self._to_bands_first)[(slice(None), *window.slices)] = stored
+
+    def finish(self) -> None:
+        assert self._samples is not None
+        self._samples.flush()
+        self._samples = None
+        with self.pairs[1][0].open("w", encoding="utf-8") as file:
+            file.write(self._header_text)
+
+    def discard(self) -> None:
+        self._samples = None
+
+
+def header_text(shape: tuple[int, int, int], meta: CubeMeta) -> str:
+    """The header of little-endian data of ``shape`` (rows, cols, bands) described by ``meta``."""
+    rows, cols, bands = shape
+    assert meta.stored_dtype is not None
+    fields: dict[str, str] = {
+        "samples": str(cols),
+        "lines": str(rows),
+        "bands": str(bands),
+        "header offset": "0",
+        "file type": "ENVI Standard",
+        "data type": str(_CODES[meta.stored_dtype]),
+        "interleave": meta.interleave or "bsq",
+        "byte order": "0",
+    }
+    if meta.nodata is not None:
+        fields["data ignore value"] = f"{meta.nodata:.17g}"
+    fields |= _scaling(meta, bands)
+    fields |= _map_info(meta)
+    if meta.band_names is not None:
+        fields["band names"] = "{" + ", ".join(_plain(name).replace(",", ";") for name in meta.band_names) + "}"
+    if meta.wavelengths is not None:
+        fields |= {"wavelength units": "Nanometers", "wavelength": _list(meta.wavelengths)}
+    if meta.fwhm is not None:
+        fields["fwhm"] = _list(meta.fwhm)
+    if meta.good_bands is not None:
+        fields["bbl"] = _list(meta.good_bands.astype(int))
+    for key, value in meta.tags.items():
+        name = " ".join(key.split()).lower()
+        if name and name not in _OWN_KEYS and "=" not in name and name not in fields:
+            text = _plain(value)
+            fields[name] = "{" + text + "}" if "," in text or name == "description" else text
+    return "ENVI\n" + "".join(f"{key} = {value}\n" for key, value in fields.items())
+
+
+def _scaling(meta: CubeMeta, bands: int) -> dict[str, str]:
+    scale, offset = np.asarray(meta.scale_factor, dtype=np.float64), np.asarray(meta.offset, dtype=np.float64)
+    if np.all(scale == 1) and np.all(offset == 0):
+        return {}
+    if scale.ndim == 0 and scale > 0 and np.all(offset == 0):
+        return {"reflectance scale factor": f"{1.0 / float(scale):.15g}"}
+    return {
+        "data gain values": _list(np.broadcast_to(scale, bands)),
+        "data offset values": _list(np.broadcast_to(offset, bands)),
+    }
+
+
+def _map_info(meta: CubeMeta) -> dict[str, str]:
+    from rasterio.crs import CRS
+
+    if meta.transform is None:
+        return {}
+    transform = meta.transform
+    crs = None if meta.crs is None else CRS.from_wkt(meta.crs)
+    parts = _pixel_grid(transform)
+    if parts is None:
+        return {}  # sheared or mirrored grids have no map info
+    epsg = None if crs is None else crs.to_epsg()
+    if epsg is not None and (32601 <= epsg <= 32660 or 32701 <= epsg <= 32760):
+        text = ["UTM", *parts[:6], str(epsg % 100), "North" if epsg < 32700 else "South", "WGS-84", "units=Meters"]
+    elif epsg == 4326:
+        text = ["Geographic Lat/Lon", *parts[:6], "WGS-84", "units=Degrees"]
+    else:
+        text = ["Arbitrary" if crs is None else _crs_title(crs), *parts[:6]]
+    fields = {"map info": "{" + ", ".join([*text, *parts[6:]]) + "}"}
+    if crs is not None:
+        fields["coordinate system string"] = "{" + crs.to_wkt(version="WKT1_ESRI") + "}"
+    return fields
+
+
+def _pixel_grid(transform: Affine) -> list[str] | None:
+    """Reference pixel 1, 1 (its upper-left corner), easting, northing, pixel size, and the rotation if there is one."""
+    width, height = math.hypot(transform.a, transform.d), math.hypot(transform.b, transform.e)
+    if width == 0 or height == 0:
+        return None
+    cos, sin = transform.a / width, transform.d / width
+    if not (math.isclose(transform.b, height * sin, abs_tol=1e-9 * height)
+            and math.isclose(transform.e, -height * cos, abs_tol=1e-9 * height)):  # fmt: skip
+        return None
+    numbers = [f"{value:.15g}" for value in (1, 1, transform.c, transform.f, width, height)]
+    angle = math.degrees(math.atan2(sin, cos))
+    return numbers if abs(angle) < 1e-12 else [*numbers, f"rotation={angle:.12g}"]
+
+
+def _crs_title(crs: object) -> str:
+    text = str(crs.to_wkt())  # type: ignore[attr-defined]
+    return _plain(text.partition('"')[2].partition('"')[0]).replace(",", " ") or "Arbitrary"
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.replace("{", "(").replace("}", ")").split())
+
+
+def _list(values: np.ndarray) -> str:
+    return "{" + ", ".join(f"{value:.10g}" for value in values) + "}"
+
+
+def _reserve(path: Path, nbytes: int) -> None:
+    with path.open("r+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, nbytes)
+            return
+        zeros = bytes(2**20)
+        for start in range(0, nbytes, len(zeros)):
+            file.write(zeros[: nbytes - start])
