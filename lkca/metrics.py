@@ -8,7 +8,7 @@ Families of metrics differ by decibels on the same image: print the protocol bes
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ class Metrics:
     cc: float
     rmse: float
     ergas: float
-    psnr_per_band: tuple[float, ...]
+    psnr_per_band: tuple[float, ...] = field(repr=False)
     scale: int
     peak: float
     pixels: int
