@@ -100,22 +100,21 @@ class Encoder:
             raise ValueError("missing (NaN) samples, but no nodata value to store them as")
         info = np.iinfo(dtype)
         stored[invalid] = 0
-        low, high = info.min, info.max
-        if code is not None:  # the nodata code at an end of the range is not a value
-            low, high = low + int(code == low), high - int(code == high)
+        low, high = int(info.min), int(info.max)
+        reserved = None if code is None else int(code)
+        if reserved is not None:  # the nodata code at an end of the range is not a value
+            low, high = low + (reserved == low), high - (reserved == high)
         rounded = np.rint(stored)
-        outside = (rounded < low) | (rounded > high)
-        self.clipped += int(np.count_nonzero(outside & ~invalid))
-        # float64 cannot hold the ends of 64-bit ranges: clip as float, then as integer
-        wide = np.clip(rounded, float(low), np.nextafter(float(high) + 1.0, 0.0)) if dtype.itemsize == 8 else rounded
-        samples = np.clip(wide, low, high).astype(dtype)
-        if code is not None:
-            hit = (samples == code) & ~invalid
-            if hit.any():
-                up = stored >= float(code)
-                samples[hit & up] = code + dtype.type(1)
-                samples[hit & ~up] = code - dtype.type(1)
-            samples[invalid] = code
+        below, above = rounded < low, rounded > high
+        self.clipped += int(np.count_nonzero((below | above) & ~invalid))
+        samples = np.where(below | above, 0.0, rounded).astype(dtype)
+        samples[below], samples[above] = low, high
+        if reserved is not None:
+            hit = (samples == reserved) & ~invalid
+            up = stored >= reserved
+            if hit.any():  # never at an end of the range, see above
+                samples[hit & up], samples[hit & ~up] = reserved + 1, reserved - 1
+            samples[invalid] = reserved
         valid = samples[~invalid]
         if valid.size:
             self.low = min(self.low, float(valid.min()))

@@ -160,8 +160,8 @@ class Cube:
             )
         if not self.good_bands.any():
             raise InputError(
-                f"{self.source}: every band is marked bad or holds only nodata (nodata value {self.meta.nodata}); "
-                "check the nodata value and the bad-band list"
+                f"{self.source}: holds no valid sample: every band is marked bad, or is nodata ({self.meta.nodata}), "
+                "NaN or infinite; check the nodata value and the bad-band list"
             )
 
     def empty_bands(self) -> np.ndarray:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from lkca.data.cube import Cube
-from lkca.data.readers.envi import find_data, find_header, open_envi
+from lkca.data.readers.envi import find_data, find_header, is_header, open_envi
 from lkca.data.readers.hdf5 import open_hdf5
 from lkca.data.readers.matlab import open_matlab
 from lkca.data.readers.numpy import open_npy, open_npz
@@ -50,15 +50,12 @@ def open_cube(
 
 def _open(file: Path, source: str, variable: str | None, shape: tuple[int, int] | None, axes: str | None) -> Cube:
     suffix = file.suffix.lower()
-    if suffix == ".hdr":
-        _no_variable(variable, source, "ENVI")
-        data = find_data(file)
+    header = file if suffix == ".hdr" else find_header(file)
+    if header is not None and suffix not in _CONTAINERS and (suffix == ".hdr" or is_header(header)):
+        _no_array_options(variable, shape, axes, source, "ENVI")
+        data = file if header != file else find_data(header)
         _check_file(data)
-        return open_envi(file, data, source)
-    header = find_header(file)
-    if header is not None and suffix not in _CONTAINERS:
-        _no_variable(variable, source, "ENVI")
-        return open_envi(header, file, source)
+        return open_envi(header, data, source)
     with file.open("rb") as stream:
         magic = stream.read(520)
     if magic.startswith(b"\x89HDF\r\n\x1a\n"):
@@ -68,13 +65,14 @@ def _open(file: Path, source: str, variable: str | None, shape: tuple[int, int] 
     if magic.startswith(b"PK\x03\x04") or suffix == ".npz":
         return open_npz(file, source, variable, shape, axes)
     if magic.startswith(b"\x93NUMPY") or suffix == ".npy":
-        _no_variable(variable, source, ".npy")
+        if variable is not None:
+            raise InputError(f"{source}: an .npy file holds one array without a name; leave out ::{variable}")
         return open_npy(file, source, shape, axes)
     if magic.startswith(b"CDF"):
         raise InputError(f"{source}: is classic NetCDF; convert it to NetCDF4 (nccopy -k nc4) and open that")
     if suffix in (".h5", ".hdf5", ".he5", ".nc", ".nc4"):
         raise InputError(f"{source}: is no HDF5 or NetCDF4 file (its signature is missing); it may be damaged")
-    _no_variable(variable, source, "raster")
+    _no_array_options(variable, shape, axes, source, "raster")
     try:
         return open_raster(file, source)
     except InputError as error:
@@ -98,9 +96,14 @@ def _split(path: str | os.PathLike[str], variable: str | None) -> tuple[Path, st
     return Path(text), variable
 
 
-def _no_variable(variable: str | None, source: str, kind: str) -> None:
-    if variable is not None:
-        raise InputError(f"{source}: an {kind} file has no variables; leave out ::{variable}")
+def _no_array_options(
+    variable: str | None, shape: tuple[int, int] | None, axes: str | None, source: str, kind: str
+) -> None:
+    """These files name no variables and fix their own shape and axes: an option for them is a mistake."""
+    given = [("::" + str(variable), variable), ("--shape", shape), ("--axes", axes)]
+    names = [name for name, value in given if value is not None]
+    if names:
+        raise InputError(f"{source}: {', '.join(names)} does not apply to {kind} files; leave it out")
 
 
 def _check_file(file: Path) -> None:

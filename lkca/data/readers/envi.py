@@ -14,7 +14,7 @@ from lkca.data.readers.arrays import ArrayWindows
 from lkca.data.readers.envi_header import EnviLayout, parse_layout, parse_meta, read_header
 from lkca.errors import InputError
 
-__all__ = ["DATA_SUFFIXES", "find_data", "find_header", "open_envi"]
+__all__ = ["DATA_SUFFIXES", "find_data", "find_header", "is_header", "open_envi"]
 
 DATA_SUFFIXES = (".img", ".dat", ".raw", ".bsq", ".bil", ".bip", ".bin")
 _AXES = {"bsq": "brc", "bil": "rbc", "bip": "rcb"}
@@ -42,6 +42,12 @@ def find_data(header: Path) -> Path:
         f"{header}: its data file is missing: expected {stem.name} or {stem.name}{{{','.join(DATA_SUFFIXES)}}} beside "
         "the header; put it there or name the data file itself"
     )
+
+
+def is_header(file: Path) -> bool:
+    """Whether a .hdr file is ENVI's (ESRI and others use the suffix too)."""
+    with file.open("rb") as stream:
+        return stream.read(16).lstrip(b"\xef\xbb\xbf \t").upper().startswith(b"ENVI")
 
 
 def open_envi(header: Path, data: Path, source: str) -> Cube:

@@ -169,11 +169,13 @@ def parse_map_info(text: str, source: str) -> tuple[Affine | None, str | None]:
     """
     items = [item.strip() for item in text.strip().strip("{}").split(",")]
     try:
-        ref_col, ref_row, east, north, width, height = (float(item) for item in items[1:7])
+        ref_col, ref_row, east, north, width, height = numbers = [float(item) for item in items[1:7]]
+        if not all(map(math.isfinite, numbers)) or width <= 0 or height <= 0:
+            raise ValueError
     except ValueError:
         raise InputError(
-            f"{source}: map info {text!r} cannot be read; expected a projection name and six numbers, "
-            "or no map info at all"
+            f"{source}: map info {text!r} cannot be read; expected a projection name and six numbers "
+            "(reference pixel, easting, northing, pixel size), or no map info at all"
         ) from None
     angle = 0.0
     for item in items[7:]:

@@ -39,6 +39,7 @@ _DIM_NAMES = {
     "c": {"x", "lon", "longitude", "easting", "col", "cols", "column", "columns", "sample", "samples", "crosstrack"},
     "b": {"band", "bands", "wavelength", "wavelengths", "channel", "channels", "spectral"},
 }  # fmt: skip
+_MAX_RATIO = 100_000  # claimed bytes per byte of file; the best compressors reach some thousands
 _MAX_COMPANION = 65536  # elements
 
 
@@ -90,6 +91,7 @@ def _cube(
 ) -> Cube:
     dataset = datasets[name]
     named = f"{file}::{name}"
+    _check_storage(dataset, file, named)
     companions, units = _companions(name, datasets)
     counts = {value.size for key, value in companions.items() if key in WAVELENGTH_NAMES}
     dims = [_dimension_name(dataset, axis) for axis in range(dataset.ndim)]
@@ -124,6 +126,18 @@ def _cube(
         named, windows.shape, meta, windows, format="NetCDF4" if netcdf else "HDF5", files=(file,),
         warnings=[warning] if warning else [], close=h5.close,
     )  # fmt: skip
+
+
+def _check_storage(dataset: h5py.Dataset, file: Path, source: str) -> None:
+    """Refuse datasets that were declared and never filled, or claim what no compression could hold."""
+    if dataset.is_virtual or dataset.external:
+        return
+    claimed, stored = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
+    if stored == 0 or claimed > _MAX_RATIO * file.stat().st_size:
+        raise InputError(
+            f"{source}: claims {'x'.join(map(str, dataset.shape))} samples ({claimed} bytes), but holds {stored} bytes "
+            "of data; it is incomplete or damaged"
+        )
 
 
 def _companions(name: str, datasets: dict[str, h5py.Dataset]) -> tuple[dict[str, np.ndarray], str | None]:

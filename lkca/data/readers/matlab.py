@@ -117,6 +117,8 @@ def _cube(
     source: str,
     h5: h5py.File | None = None,
 ) -> Cube:
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{source}: variable {name} holds {array.dtype} samples; expected real numbers")
     dims = tuple(array.shape) if h5 is None else tuple(array.shape[::-1])
     named = source if "::" in source else f"{source}::{name}"
     counts = {value.size for key, value in small.items() if key.lower() in WAVELENGTH_NAMES and value.size > 1}

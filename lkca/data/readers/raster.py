@@ -25,6 +25,7 @@ __all__ = ["open_raster"]
 _IN_DESCRIPTION = re.compile(
     r"\(?\b(\d+(?:\.\d+)?)\s*(nanomet(?:er|re)s?|nm|micromet(?:er|re)s?|microns?|um|µm)\b\)?", re.I
 )
+_MAX_RATIO = 100_000  # claimed bytes per byte of file; the best compressors reach some thousands
 
 
 def open_raster(file: Path, source: str) -> Cube:
@@ -46,6 +47,12 @@ def open_raster(file: Path, source: str) -> Cube:
         dtypes = set(dataset.dtypes)
         if any(np.dtype(dtype).kind not in "biuf" for dtype in dtypes):
             raise InputError(f"{source}: holds {', '.join(sorted(dtypes))} samples; expected real numbers")
+        claimed = dataset.height * dataset.width * dataset.count * max(np.dtype(d).itemsize for d in dtypes)
+        if dataset.driver == "GTiff" and claimed > _MAX_RATIO * file.stat().st_size:
+            raise InputError(
+                f"{source}: claims {dataset.height} x {dataset.width} x {dataset.count} samples ({claimed} bytes), "
+                f"more than a file of {file.stat().st_size} bytes can hold; it is damaged"
+            )
         reader = _RasterWindows(dataset)
         return Cube(
             source,

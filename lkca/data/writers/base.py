@@ -170,6 +170,8 @@ class CubeWriter:
     def _put_in_place(self) -> None:
         fresh: list[Path] = []
         try:
+            for temporary, _ in self._backend.pairs:
+                _flush(temporary)
             for temporary, final in self._backend.pairs:
                 existed = final.exists()
                 os.replace(temporary, final)
@@ -242,6 +244,12 @@ def write_error(path: Path, error: OSError) -> LkcaError:
     return OutputError(
         f"{path}: could not be written ({reason}); nothing was kept, free some space or choose another place"
     )
+
+
+def _flush(file: Path) -> None:
+    """The samples reach the disk before the name does."""
+    with file.open("rb+") as stream:
+        os.fsync(stream.fileno())
 
 
 def _same_file(first: Path, second: Path) -> bool:

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lkca.data import CubeMeta
+from lkca.data.codec import Encoder, to_physical
+
+
+def test_scale_is_one_rounding_of_the_exact_product() -> None:
+    stored = np.arange(-500, 10000, 7, dtype=np.int16).reshape(1, 1, -1)
+    physical = to_physical(stored, CubeMeta(scale_factor=1 / 10000))
+    assert physical.dtype == np.float32
+    assert np.array_equal(physical, (stored / 10000).astype(np.float32))
+
+
+def test_nodata_is_compared_in_stored_units_and_nonfinite_is_missing() -> None:
+    stored = np.array([[[0, 10, 20]], [[10, 0, 30]]], dtype=np.uint16)
+    physical = to_physical(stored, CubeMeta(nodata=0, scale_factor=np.array([0.1, 1.0]), offset=np.array([1.0, 0.0])))
+    assert np.array_equal(physical, np.float32([[[np.nan, 2, 3]], [[10, np.nan, 30]]]), equal_nan=True)
+    floats = np.array([[[1.0, np.inf, -np.inf, np.nan, 1e300, -9999.0]]])
+    assert np.array_equal(np.isnan(to_physical(floats, CubeMeta(nodata=-9999.0)))[0, 0], [False] + [True] * 5)
+
+
+@pytest.mark.parametrize("nodata", [-9999.0, 0.5, np.nan, 1e30])
+def test_nodata_that_no_sample_can_hold_matches_nothing(nodata: float) -> None:
+    stored = np.array([[[0, 1, 55537]]], dtype=np.uint16)  # 55537 is -9999 in 16 bits
+    assert np.isfinite(to_physical(stored, CubeMeta(nodata=nodata))).all()
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8"])
+def test_integers_round_clip_and_count(dtype: str) -> None:
+    info = np.iinfo(dtype)
+    meta = CubeMeta(stored_dtype=np.dtype(dtype), nodata=float(info.min))
+    encoder = Encoder(meta)
+    values = np.array([[[2.5, 3.4999, 1e30, -1e30, np.nan, np.inf]]])
+    stored = encoder.encode(values)
+    assert stored.dtype == dtype
+    assert stored[0, 0].tolist() == [2, 3, info.max, info.min + 1, info.min, info.min]
+    assert (encoder.clipped, encoder.missing) == (2, 2)
+
+
+def test_a_valid_sample_never_becomes_nodata() -> None:
+    encoder = Encoder(CubeMeta(stored_dtype=np.dtype("i2"), nodata=0.0, scale_factor=0.5))
+    stored = encoder.encode(np.array([[[0.1, -0.1, 0.0, 7.0, np.nan]]]))
+    assert stored[0, 0].tolist() == [1, -1, 1, 14, 0]
+
+
+def test_missing_samples_without_a_code_are_refused() -> None:
+    with pytest.raises(ValueError, match="no nodata value"):
+        Encoder(CubeMeta(stored_dtype=np.dtype("i2"))).encode(np.full((1, 1, 1), np.nan))
+
+
+def test_decode_after_encode_is_identity_on_codes() -> None:
+    codes = np.arange(-32767, 32768, dtype=np.int16).reshape(3, 5, -1)
+    meta = CubeMeta(stored_dtype=codes.dtype, scale_factor=1.5259021896696422e-05, offset=0.125, nodata=-32768.0)
+    assert np.array_equal(Encoder(meta).encode(to_physical(codes, meta)), codes)

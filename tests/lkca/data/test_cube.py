@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from affine import Affine
+
+from lkca.data import Cube, CubeMeta, Window
+from lkca.data.spectral import to_nanometers
+from lkca.errors import InputError
+
+
+def scene(bands: int = 5, rows: int = 12, cols: int = 9) -> np.ndarray:
+    return np.random.default_rng(0).uniform(0, 1, (bands, rows, cols)).astype(np.float32)
+
+
+def test_array_is_physical_whatever_the_metadata_scale() -> None:
+    array = scene()
+    cube = Cube.from_array(array, CubeMeta(scale_factor=1e-4, nodata=0.0))
+    assert cube.shape == (12, 9, 5)
+    assert np.array_equal(cube.read(), array)
+
+
+def test_windows_and_bands_in_any_order() -> None:
+    array = scene()
+    cube = Cube.from_array(array)
+    window = Window(2, 3, 4, 5)
+    assert np.array_equal(cube.read(window, [4, 0, 0, 2]), array[[4, 0, 0, 2], 2:6, 3:8])
+    view = cube.region(window).select([3, 1])
+    assert view.shape == (4, 5, 2)
+    assert np.array_equal(view.read(Window(1, 1, 2, 2)), array[[3, 1], 3:5, 4:6])
+
+
+@pytest.mark.parametrize("bands", [[], [5], [-1], [0.5], [[0]], np.ones(4, dtype=bool)])
+def test_bands_that_do_not_exist(bands: list) -> None:
+    with pytest.raises(InputError, match="band"):
+        Cube.from_array(scene()).read(bands=bands)
+
+
+def test_valid_mask_looks_at_good_bands_only() -> None:
+    array = scene()
+    array[1] = np.nan
+    array[2, 3, 4] = np.inf
+    cube = Cube.from_array(array)
+    assert not cube.valid_mask().any()
+    cube.mark_empty_bands()
+    assert cube.good_bands.tolist() == [True, False, True, True, True]
+    mask = cube.valid_mask(Window(3, 0, 2, 9))
+    assert np.argwhere(~mask).tolist() == [[0, 4]]
+
+
+def test_a_band_with_one_valid_sample_far_from_the_middle_is_not_empty() -> None:
+    array = np.full((3, 600, 40), np.nan, dtype=np.float32)
+    array[0] = 1.0
+    array[1, 599, 39] = 1.0
+    assert Cube.from_array(array).empty_bands().tolist() == [False, False, True]
+
+
+def test_check_usable_says_what_is_wrong() -> None:
+    cube = Cube.from_array(np.full((1, 6, 7), np.nan, dtype=np.float32), source="x.npz")
+    with pytest.raises(InputError, match=r"x\.npz: has 6 rows x 7 columns, at least 8 x 8"):
+        cube.check_usable(min_rows=8, min_cols=8)
+    with pytest.raises(InputError, match="has 1 band, at least 3"):
+        cube.check_usable(min_bands=3)
+    cube.mark_empty_bands()
+    with pytest.raises(InputError, match="holds no valid sample"):
+        cube.check_usable()
+    Cube.from_array(scene()).check_usable(min_rows=12, min_cols=9, min_bands=5)
+
+
+def test_closed_cube_and_closed_region() -> None:
+    cube = Cube.from_array(scene())
+    region = cube.region(Window(0, 0, 2, 2))
+    region.close()
+    for closed in (cube, region):
+        with pytest.raises(InputError, match="closed"):
+            closed.read()
+
+
+@pytest.mark.parametrize("array", [np.zeros((3, 4)), np.zeros((0, 4, 4)), np.zeros((2, 2, 2), dtype=complex)])
+def test_arrays_that_are_no_cube(array: np.ndarray) -> None:
+    with pytest.raises(InputError, match="expected"):
+        Cube.from_array(array)
+
+
+def test_lists_of_wrong_length() -> None:
+    with pytest.raises(InputError, match="4 wavelengths for 5 bands"):
+        Cube.from_array(scene(), CubeMeta(wavelengths=np.arange(4.0)))
+    with pytest.raises(InputError, match="scale factor is 0"):
+        Cube.from_array(scene(), CubeMeta(scale_factor=0.0))
+
+
+def test_memory_is_asked_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lkca.data.memory.available_memory", lambda: 1000)
+    with pytest.raises(InputError, match="read a smaller region"):
+        Cube.from_array(scene()).read()
+
+
+def test_transform_keeps_the_corner() -> None:
+    transform = Affine(30.0, 0.0, 364095.0, 0.0, -30.0, 5809965.0)
+    meta = CubeMeta(transform=transform, tags={"x start": "247", "sensor": "EnMAP"})
+    fine = meta.upsampled(4)
+    assert fine.transform == Affine(7.5, 0.0, 364095.0, 0.0, -7.5, 5809965.0)
+    assert fine.gsd == 7.5
+    assert fine.transform * (128, 128) == transform * (32, 32)
+    assert fine.degraded(4).transform == transform
+    assert dict(fine.tags) == {"sensor": "EnMAP"}
+    assert meta.window(Window(2, 3, 4, 4)).transform * (0, 0) == transform * (3, 2)
+
+
+def test_summary_is_json() -> None:
+    meta = CubeMeta(
+        wavelengths=np.linspace(400, 800, 5),
+        good_bands=np.array([1, 1, 0, 1, 1], dtype=bool),
+        nodata=float("nan"),
+        scale_factor=np.full(5, 0.1),
+        stored_dtype=np.dtype("i2"),
+        transform=Affine.scale(2.0),
+    )
+    summary = Cube.from_array(scene(), meta, source="x").summary()
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert summary["wavelengths_nm"] == [400.0, 800.0]
+    assert (summary["bad_bands"], summary["gsd"], summary["nodata"]) == (1, 2.0, "nan")
+
+
+@pytest.mark.parametrize(
+    ("values", "units", "expected"),
+    [
+        ([0.4, 2.5], "Micrometers", [400, 2500]),
+        ([0.4, 2.5], "µm", [400, 2500]),
+        ([400, 2500], "Nanometers", [400, 2500]),
+        ([0.4, 2.5], None, [400, 2500]),
+        ([400, 2500], "Unknown", [400, 2500]),
+        ([0.4, 2.5], "Nanometers", [400, 2500]),
+        ([400, 2500], "Micrometers", [400, 2500]),
+        ([7.5, 12.0], "um", [7500, 12000]),
+        ([25000.0, 4000.0], "Wavenumber", [400, 2500]),
+        ([1, 2], "Index", None),
+        ([], "nm", None),
+        ([np.nan, 500], "nm", None),
+    ],
+)
+def test_wavelength_units(values: list[float], units: str | None, expected: list[float] | None) -> None:
+    found, _ = to_nanometers(np.array(values), None, units)
+    assert found is None if expected is None else np.allclose(found, expected)
+    if expected is not None and units != "Wavenumber":
+        assert np.allclose(to_nanometers(np.array(values), np.array(values) / 100, units)[1], np.array(expected) / 100)

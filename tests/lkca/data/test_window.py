@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lkca.data import Window
+from lkca.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0:68,0:90", Window(0, 0, 68, 90)),
+        ("0:68,:", Window(0, 0, 68, 90)),
+        (",", Window(0, 0, 80, 90)),
+        ("-12:,10:-10", Window(68, 10, 12, 70)),
+        (" 5 : 7 , 3 : 4 ", Window(5, 3, 2, 1)),
+    ],
+)
+def test_parse_means_what_python_slices_mean(text: str, expected: Window) -> None:
+    window = Window.parse(text, (80, 90))
+    assert window == expected
+    scene = np.arange(80 * 90).reshape(80, 90)
+    rows, cols = (
+        slice(*(int(end) if end.strip() else None for end in part.split(":"))) if part.strip() else slice(None)
+        for part in text.split(",")
+    )
+    assert np.array_equal(scene[window.slices], scene[rows, cols])
+
+
+@pytest.mark.parametrize(
+    "text", ["0:10", "0:10,0:10,0:10", "a:b,:", "0:10:2,:", "5:5,:", "8:3,:", "0:81,:", "-90:,:", "3,4"]
+)
+def test_parse_refuses_with_a_sentence(text: str) -> None:
+    with pytest.raises(InputError, match="region"):
+        Window.parse(text, (80, 90))
+
+
+def test_parse_without_a_shape_needs_both_ends() -> None:
+    assert Window.parse("0:68,2:100") == Window(0, 2, 68, 98)
+    with pytest.raises(InputError, match="open or negative"):
+        Window.parse("0:68,:")
+
+
+def test_check_names_the_scene() -> None:
+    Window(0, 0, 4, 5).check(4, 5, "x.tif")
+    with pytest.raises(InputError, match=r"x\.tif.*4 rows x 5 columns"):
+        Window(1, 0, 4, 5).check(4, 5, "x.tif")
+    with pytest.raises(InputError, match="holds no pixel"):
+        Window(0, 0, 0, 5).check(4, 5, "x.tif")
