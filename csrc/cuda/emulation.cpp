@@ -1,0 +1,258 @@
+#include "emulation.h"
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "platform.h"
+
+namespace lkca::cuda::emulation {
+namespace {
+
+constexpr int kLanes = 32;
+constexpr size_t kStack = 128 * 1024;
+constexpr size_t kGuard = 256;
+constexpr unsigned char kGuardByte = 0xa5;
+
+struct Range {
+  const unsigned char* begin;
+  int64_t bytes;
+  bool writable;
+  int64_t read = 0, written = 0, vector = 0;
+};
+
+struct Barrier {
+  int arrived = 0;
+  int64_t generation = 0;
+};
+
+struct Fibre {
+  ucontext_t context;
+  bool done = false;
+};
+
+struct Lane {  // what a lane shows to its warp
+  float value;
+  const uint32_t *a, *b;
+};
+
+int thread_order = 0;
+int64_t max_blocks = 0, only_last = 0;
+std::vector<Range> ranges;
+std::string fault;
+
+ucontext_t scheduler;
+std::vector<Fibre> fibres;
+std::vector<Lane> lanes;
+std::vector<Barrier> warp_barriers;
+Barrier block_barrier;
+int current = 0;
+std::function<void()> entry;
+
+struct Abandon {};  // unwinds a fibre after a fault
+
+void fail(const std::string& message) {
+  if (fault.empty()) fault = message;
+}
+
+void pause() {
+  swapcontext(&fibres[current].context, &scheduler);
+  if (!fault.empty()) throw Abandon{};
+}
+
+void wait(Barrier& barrier, int parties) {
+  const int64_t generation = barrier.generation;
+  if (++barrier.arrived == parties) {
+    barrier.arrived = 0;
+    ++barrier.generation;
+  } else {
+    while (barrier.generation == generation) pause();
+  }
+}
+
+void fibre_main() {
+  try {
+    entry();
+  } catch (const Abandon&) {
+  }
+  fibres[current].done = true;
+  swapcontext(&fibres[current].context, &scheduler);
+}
+
+void run_block(int threads, const std::vector<int>& order) {
+  static std::unique_ptr<unsigned char[]> stacks;
+  static size_t stack_count = 0;
+  if (stack_count < static_cast<size_t>(threads)) {
+    stacks.reset(new unsigned char[kStack * threads]);
+    stack_count = threads;
+  }
+  fibres.assign(threads, Fibre());
+  lanes.assign(threads, Lane());
+  warp_barriers.assign((threads + kLanes - 1) / kLanes, Barrier());
+  block_barrier = Barrier();
+  for (int t = 0; t < threads; ++t) {
+    getcontext(&fibres[t].context);
+    fibres[t].context.uc_stack.ss_sp = stacks.get() + kStack * t;
+    fibres[t].context.uc_stack.ss_size = kStack;
+    fibres[t].context.uc_link = nullptr;
+    makecontext(&fibres[t].context, fibre_main, 0);
+  }
+  // A thread runs until it waits. A round in which no barrier opened and none ended is a deadlock:
+  // some thread left, or waits at another barrier than the rest.
+  for (int left = threads; left > 0;) {
+    int64_t before = block_barrier.generation + left;
+    for (const Barrier& barrier : warp_barriers) before += barrier.generation;
+    int64_t ended = 0;
+    for (int t : order) {
+      if (fibres[t].done) continue;
+      current = t;
+      swapcontext(&scheduler, &fibres[t].context);
+      if (fibres[t].done) {
+        --left;
+        ++ended;
+      }
+    }
+    int64_t after = block_barrier.generation + left + 2 * ended;
+    for (const Barrier& barrier : warp_barriers) after += barrier.generation;
+    if (after == before && left > 0) fail("threads of a block wait at different barriers");
+  }
+  if (block_barrier.arrived != 0) fail("a barrier was not reached by every thread");
+}
+
+Range* find(const void* p, size_t bytes, bool write) {
+  const auto* address = static_cast<const unsigned char*>(p);
+  for (Range& range : ranges) {
+    if (address >= range.begin && address + bytes <= range.begin + range.bytes && (range.writable || !write)) {
+      return &range;
+    }
+  }
+  return nullptr;
+}
+
+void check(const void* p, size_t bytes, bool write) {
+  const std::string what = write ? "write" : "read";
+  if (reinterpret_cast<uintptr_t>(p) % bytes != 0) {
+    fail("misaligned " + what + " of " + std::to_string(bytes) + " bytes");
+  }
+  Range* range = find(p, bytes, write);
+  if (range == nullptr) {
+    fail(what + " of " + std::to_string(bytes) + " bytes outside the tensors of the call");
+    throw Abandon{};  // the access itself must not happen
+  }
+  (write ? range->written : range->read) += static_cast<int64_t>(bytes);
+  if (write && bytes == 16) range->vector += 16;
+}
+
+const Range* nth(int i, bool writable) {
+  for (const Range& range : ranges) {
+    if (range.writable == writable && i-- == 0) return &range;
+  }
+  return nullptr;
+}
+
+// PTX ISA, "Matrix fragments for mma.m16n8k16 with floating point type": group = lane / 4, t = lane % 4.
+//   A register 0: row group,     k 2t, 2t+1      register 1: row group + 8, same k
+//   register 2: row group,       k 2t+8, 2t+9    register 3: row group + 8, same k
+//   B register 0: k 2t, 2t+1     register 1: k 2t+8, 2t+9      both: column group
+//   D 0, 1: row group, columns 2t, 2t+1          D 2, 3: row group + 8, same columns
+template <class T>
+void mma_from_tables(float (&d)[4], const uint32_t* a_mine, const uint32_t* b_mine) {
+  const int warp = current / kLanes, lane = current % kLanes, first = warp * kLanes;
+  lanes[current].a = a_mine;
+  lanes[current].b = b_mine;
+  wait(warp_barriers[warp], kLanes);
+  const auto element = [](uint32_t word, int k) {
+    return to_float(T{static_cast<uint16_t>(k % 2 == 0 ? word & 0xffffu : word >> 16)});
+  };
+  float sum[4];
+  for (int e = 0; e < 4; ++e) {
+    const int row = lane / 4 + (e >= 2 ? 8 : 0), column = 2 * (lane % 4) + e % 2;
+    float total = 0.0f;
+    for (int k = 0; k < 16; ++k) {
+      const Lane& a = lanes[first + (row % 8) * 4 + (k % 8) / 2];
+      const Lane& b = lanes[first + column * 4 + (k % 8) / 2];
+      total += element(a.a[(row >= 8 ? 1 : 0) + (k >= 8 ? 2 : 0)], k) * element(b.b[k >= 8 ? 1 : 0], k);
+    }
+    sum[e] = d[e] + total;
+  }
+  wait(warp_barriers[warp], kLanes);
+  for (int e = 0; e < 4; ++e) d[e] = sum[e];
+}
+
+}  // namespace
+
+int HostGrid::thread() const { return current; }
+
+void HostGrid::sync() const { wait(block_barrier, static_cast<int>(fibres.size())); }
+
+float HostGrid::warp_sum(float value) const {
+  const int warp = current / kLanes, first = warp * kLanes, lane = current % kLanes;
+  for (int mask = 16; mask > 0; mask >>= 1) {
+    lanes[current].value = value;
+    wait(warp_barriers[warp], kLanes);
+    const float other = lanes[first + (lane ^ mask)].value;
+    wait(warp_barriers[warp], kLanes);
+    value += other;
+  }
+  return value;
+}
+
+void HostGrid::mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], half_t) const {
+  mma_from_tables<half_t>(d, a, b);
+}
+
+void HostGrid::mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bfloat_t) const {
+  mma_from_tables<bfloat_t>(d, a, b);
+}
+
+const char* run_grid(int64_t blocks, int threads, int64_t shared_bytes, const Body& body) {
+  if (max_blocks > 0) blocks = std::min(blocks, max_blocks);
+  std::vector<int> order(threads);
+  std::iota(order.begin(), order.end(), 0);
+  if (thread_order == 1) std::reverse(order.begin(), order.end());
+  if (thread_order > 1) std::shuffle(order.begin(), order.end(), std::mt19937(thread_order));
+
+  const size_t room = static_cast<size_t>(shared_bytes) + kGuard;
+  std::unique_ptr<Vec16[]> memory(new Vec16[room / 16 + 1]);
+  auto* shared = reinterpret_cast<unsigned char*>(memory.get());
+  fault.clear();
+  const int64_t first = only_last > 0 ? std::max<int64_t>(0, blocks - only_last) : 0;
+  for (int64_t block = first; block < blocks && fault.empty(); ++block) {
+    std::memset(shared, 0xff, shared_bytes);  // NaN in all three types
+    std::memset(shared + shared_bytes, kGuardByte, kGuard);
+    const HostGrid grid{block, blocks};
+    entry = [&] { body(grid, shared); };
+    run_block(threads, order);
+    for (size_t i = 0; i < kGuard; ++i) {
+      if (shared[shared_bytes + i] != kGuardByte) fail("shared memory written past its end");
+    }
+  }
+  return fault.empty() ? nullptr : fault.c_str();
+}
+
+void on_read(const void* p, size_t bytes) { check(p, bytes, false); }
+void on_write(const void* p, size_t bytes) { check(p, bytes, true); }
+
+void begin_call() { ranges.clear(); }
+void add_range(const void* p, int64_t bytes, bool writable) {
+  if (p != nullptr) ranges.push_back({static_cast<const unsigned char*>(p), bytes, writable});
+}
+
+}  // namespace lkca::cuda::emulation
+
+using namespace lkca::cuda::emulation;
+
+extern "C" {
+void lkca_emulation_thread_order(int order) { thread_order = order; }
+void lkca_emulation_max_blocks(int64_t blocks) { max_blocks = blocks; }
+void lkca_emulation_only_last(int64_t blocks) { only_last = blocks; }
+int64_t lkca_emulation_bytes_written(int i) { return nth(i, true) == nullptr ? -1 : nth(i, true)->written; }
+int64_t lkca_emulation_bytes_read(int i) { return nth(i, false) == nullptr ? -1 : nth(i, false)->read; }
+int64_t lkca_emulation_vector_bytes(int i) { return nth(i, true) == nullptr ? -1 : nth(i, true)->vector; }
+}

@@ -1,0 +1,85 @@
+// A grid of blocks of threads, on the card (DeviceGrid) or emulated (emulation::HostGrid), and the launch.
+// A kernel is a struct K with
+//   Args, threads, min_blocks (per multiprocessor), static blocks(args), static shared_bytes(args),
+//   template <class Grid> static run(const Grid&, const Args&, unsigned char* shared).
+// run() loops over its work from grid.block() in steps of grid.blocks(), so any number of blocks is right.
+#pragma once
+
+#include "api.h"
+#include "platform.h"
+
+#if defined(__CUDACC__)
+#include <cuda_runtime.h>
+#endif
+
+namespace lkca::cuda {
+
+constexpr int64_t kMaxBlocks = 0x7fffffff;  // gridDim.x; the loop in run() takes what is beyond
+
+#if defined(__CUDACC__)
+
+struct DeviceGrid {
+  LKCA_BODY int thread() const { return static_cast<int>(threadIdx.x); }
+  LKCA_BODY int64_t block() const { return blockIdx.x; }
+  LKCA_BODY int64_t blocks() const { return gridDim.x; }
+  LKCA_BODY void sync() const { __syncthreads(); }
+
+  /// Sum over the 32 lanes, the same in each; a butterfly, so the order never changes.
+  LKCA_BODY float warp_sum(float value) const {
+    LKCA_UNROLL
+    for (int mask = 16; mask > 0; mask >>= 1) value += __shfl_xor_sync(0xffffffffu, value, mask);
+    return value;
+  }
+
+  /// d += a (16x16) * b (16x8), PTX mma.sync.m16n8k16: 16-bit operands, float accumulators.
+  LKCA_BODY void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], half_t) const {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  }
+  LKCA_BODY void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bfloat_t) const {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  }
+};
+
+template <class K>
+__global__ void __launch_bounds__(K::threads, K::min_blocks) grid_kernel(const typename K::Args args) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  K::run(DeviceGrid(), args, shared);
+}
+
+/// Launches K; the error as text, or nullptr. Neither synchronises nor allocates: safe in a CUDA graph.
+template <class K>
+const char* launch(const typename K::Args& args, Stream stream) {
+  const int64_t blocks = K::blocks(args);
+  if (blocks == 0) return nullptr;
+  const int64_t bytes = K::shared_bytes(args);
+  cudaError_t error = cudaSuccess;
+  if (bytes > 48 * 1024) {
+    error = cudaFuncSetAttribute(grid_kernel<K>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+    if (error != cudaSuccess) return cudaGetErrorString(error);
+  }
+  grid_kernel<K><<<static_cast<unsigned>(smaller(blocks, kMaxBlocks)), K::threads, static_cast<size_t>(bytes),
+                   static_cast<cudaStream_t>(stream)>>>(args);
+  error = cudaGetLastError();
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+#else
+
+template <class K>
+const char* launch(const typename K::Args& args, Stream) {
+  const int64_t blocks = K::blocks(args);
+  if (blocks == 0) return nullptr;
+  return emulation::run_grid(
+      smaller(blocks, kMaxBlocks), K::threads, K::shared_bytes(args),
+      [&](const emulation::HostGrid& grid, unsigned char* shared) { K::run(grid, args, shared); });
+}
+
+#endif
+
+}  // namespace lkca::cuda
