@@ -1,0 +1,176 @@
+"""LKCA-Net: I_SR = H_UP(F_N) + Bicubic↑s(I_LR), F_N = LKB_N(…LKB_1(F_0)), F_0 = Conv3×3(I_LR). docs/model.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lkca.nn import LargeKernelBlock, LowRankUpsample, PixelShuffleUpsample
+from lkca.nn.upsample import dense_kernel
+
+__all__ = ["PRESETS", "LKCANet", "LKCANetConfig", "lift"]
+
+PRESETS: dict[str, dict[str, int]] = {
+    "tiny": {"width": 32, "blocks": 3},
+    "base": {"width": 64, "blocks": 6},
+    "large": {"width": 96, "blocks": 10},
+}
+
+_BICUBIC_REACH = 2
+
+
+@dataclass(frozen=True)
+class LKCANetConfig:
+    """What an :class:`LKCANet` is made of. ValueError for values that make no network.
+
+    - bands: spectral bands of input and output. scale: integer factor >= 2.
+    - width, blocks: feature channels and number of large-kernel blocks.
+    - kernel_size: side of the depthwise kernels (odd). expansion: hidden channels of a block / width.
+    - window: side of the attention's window (odd; 0: no attention).
+    - components: None, or the number of spectral components onto which the input is projected first (1×1 convolution).
+    - shared: one body of ``width`` channels serves every component (or band) in turn, as a grouped network with tied
+      weights would; F_N then has width × components channels. Otherwise all components enter one body.
+    - rank: None for the full-rank upsampler, else the rank of its factors (a multiple of the components if shared).
+    """
+
+    bands: int
+    scale: int
+    width: int = 32
+    blocks: int = 3
+    kernel_size: int = 7
+    expansion: int = 2
+    window: int = 9
+    components: int | None = None
+    shared: bool = False
+    rank: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("bands", 1), ("scale", 2), ("width", 1), ("blocks", 0), ("expansion", 1)):
+            _at_least(name, getattr(self, name), least)
+        for name in ("components", "rank"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size: expected an odd number, got {self.kernel_size}")
+        if self.window < 0 or (self.window and self.window % 2 == 0):
+            raise ValueError(f"window: expected 0 or an odd number, got {self.window}")
+        if self.shared and self.rank is not None and self.rank % self.groups:
+            raise ValueError(f"rank: a shared body needs a multiple of its {self.groups} groups, got {self.rank}")
+
+    @classmethod
+    def preset(cls, name: str, *, bands: int, scale: int, **changes: Any) -> LKCANetConfig:
+        """The named size ("tiny", "base", "large") for these bands and scale; ``changes`` override fields."""
+        if name not in PRESETS:
+            raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
+        return cls(bands=bands, scale=scale, **{**PRESETS[name], **changes})
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LKCANetConfig:
+        """The configuration that ``dataclasses.asdict`` gave; ValueError names unknown or missing keys."""
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"network configuration: unknown keys {', '.join(unknown)}")
+        if missing := sorted({"bands", "scale"} - set(values)):
+            raise ValueError(f"network configuration: missing keys {', '.join(missing)}")
+        return cls(**values)
+
+    @property
+    def groups(self) -> int:
+        """How often the body runs per image: once, or for every component."""
+        return (self.components or self.bands) if self.shared else 1
+
+
+def _at_least(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
+
+
+class LKCANet(nn.Module):
+    """(B, bands, h, w), normalised, any h, w >= 1 -> (B, bands, s*h, s*w); floating dtypes.
+
+    A new network's output is exactly the bicubic upsampling of its input (Keys, a = -0.5, symmetric border).
+    Every output pixel depends on input pixels at most :attr:`halo` away from the one it lies in, and on nothing else.
+    """
+
+    band_mean: Tensor
+
+    def __init__(self, config: LKCANetConfig) -> None:
+        super().__init__()
+        self.config = config
+        inputs = config.components or config.bands
+        self.register_buffer("band_mean", torch.zeros(config.bands))
+        self.project = nn.Identity() if config.components is None else nn.Conv2d(config.bands, inputs, 1, bias=False)
+        self.head = nn.Conv2d(1 if config.shared else inputs, config.width, 3, padding=1, bias=False)
+        self.body = nn.Sequential(
+            *(
+                LargeKernelBlock(config.width, config.kernel_size, config.expansion, config.window)
+                for _ in range(config.blocks)
+            )
+        )
+        channels = config.groups * config.width
+        self.upsample: PixelShuffleUpsample | LowRankUpsample
+        if config.rank is None:
+            groups = config.groups if config.components is None else 1
+            self.upsample = PixelShuffleUpsample(channels, config.bands, config.scale, bias=False, groups=groups)
+            nn.init.zeros_(self.upsample.conv.weight)
+        else:
+            self.upsample = LowRankUpsample(
+                channels, config.bands, config.scale, config.rank, bias=False, groups=config.groups
+            )
+            nn.init.zeros_(self.upsample.weight)
+
+    @property
+    def halo(self) -> int:
+        """Receptive-field radius in low-resolution pixels: a tile padded by this much gives the scene's own result."""
+        blocks = sum(block.halo for block in self.body if isinstance(block, LargeKernelBlock))
+        return max(_BICUBIC_REACH, 2 + blocks)
+
+    def features(self, x: Tensor) -> Tensor:
+        """F_N: (B, bands, h, w) -> (B, width × groups, h, w)."""
+        if x.ndim != 4 or x.shape[1] != self.config.bands:
+            raise ValueError(f"x: expected (B, {self.config.bands}, h, w), got {tuple(x.shape)}")
+        x = self.project(x - self.band_mean[:, None, None])
+        batch, _, h, w = x.shape
+        if self.config.shared:
+            x = x.reshape(batch * self.config.groups, 1, h, w)
+        shallow = self.head(x)
+        return (shallow + self.body(shallow)).reshape(batch, -1, h, w)
+
+    def residual(self, x: Tensor) -> Tensor:
+        """What the network adds to bicubic upsampling, (B, bands, s*h, s*w)."""
+        return self.upsample(self.features(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.upsample(self.features(x), skip=x)
+
+
+@torch.no_grad()
+def lift(net: LKCANet, mean: Tensor, analysis: Tensor, synthesis: Tensor) -> LKCANet:
+    """The network over bands that equals ``net``, a network over spectral components, between two linear maps.
+
+    lifted(x) = Bicubic↑s(x) + synthesis · net.residual(analysis · (x - mean)), exactly: ``analysis`` (K, bands) becomes
+    the projection, ``synthesis`` (bands, K) is multiplied into the upsampler's last factor. mean: (bands,).
+    """
+    bands, components = synthesis.shape
+    if net.config.components is not None or net.config.bands != components:
+        raise ValueError(f"net: expected a network over {components} components, got {net.config}")
+    config = replace(net.config, bands=bands, components=components)
+    lifted = LKCANet(config).to(synthesis)
+    lifted.head.load_state_dict(net.head.state_dict())
+    lifted.body.load_state_dict(net.body.state_dict())
+    lifted.band_mean.copy_(mean)
+    assert isinstance(lifted.project, nn.Conv2d)
+    lifted.project.weight.copy_(analysis[:, :, None, None])
+    old, new = net.upsample, lifted.upsample
+    if isinstance(old, LowRankUpsample) and isinstance(new, LowRankUpsample):
+        new.reduce.load_state_dict(old.reduce.state_dict())
+        new.weight.copy_(
+            torch.einsum("ck,kpr->cpr", synthesis, old.weight.unflatten(0, (components, -1))).flatten(0, 1)
+        )
+    elif isinstance(old, PixelShuffleUpsample) and isinstance(new, PixelShuffleUpsample):
+        kernel = dense_kernel(old.conv).unflatten(0, (components, -1))
+        new.conv.weight.copy_(torch.einsum("ck,kpiab->cpiab", synthesis, kernel).flatten(0, 1))
+    return lifted.train(net.training)

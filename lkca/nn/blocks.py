@@ -1,0 +1,41 @@
+"""The large-kernel block of LKCA-Net."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from lkca.nn.attention import LocalChannelAttention
+
+__all__ = ["LargeKernelBlock"]
+
+
+class LargeKernelBlock(nn.Module):
+    """Large depthwise kernel, pointwise expansion, local channel attention, residual; (B, C, H, W) -> same.
+
+    x + P2 CA(relu(P1 D(x))): D is a ``kernel_size``² depthwise convolution, P1 and P2 are 1×1 convolutions to
+    ``expansion * channels`` and back, CA is :class:`~lkca.nn.LocalChannelAttention` (left out with ``window=0``).
+    No bias anywhere: the block is positively homogeneous, block(a x) = a block(x) for a > 0.
+    """
+
+    def __init__(self, channels: int, kernel_size: int = 7, expansion: int = 2, window: int = 9) -> None:
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size: expected an odd number, got {kernel_size}")
+        hidden = expansion * channels
+        self.depthwise = nn.Conv2d(
+            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=False
+        )
+        self.expand = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.activation = nn.ReLU()
+        self.attention = LocalChannelAttention(hidden, window) if window else nn.Identity()
+        self.contract = nn.Conv2d(hidden, channels, 1, bias=False)
+        nn.init.normal_(self.contract.weight, std=0.2 / hidden**0.5)  # near the identity: depth starts harmless
+
+    @property
+    def halo(self) -> int:
+        """Pixels on each side that a result depends on."""
+        attention = self.attention.halo if isinstance(self.attention, LocalChannelAttention) else 0
+        return self.depthwise.kernel_size[0] // 2 + attention
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.contract(self.attention(self.activation(self.expand(self.depthwise(x)))))

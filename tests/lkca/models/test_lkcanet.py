@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from lkca.models import LKCANet, LKCANetConfig
+from lkca.models.lkcanet import lift
+from lkca_kernels import bicubic_upsample
+
+VARIANTS = [
+    {},
+    {"rank": 5},
+    {"components": 3},
+    {"components": 3, "rank": 4},
+    {"shared": True},
+    {"components": 2, "shared": True, "rank": 6},
+    {"window": 0, "blocks": 1},
+]
+
+
+def randomised(net: LKCANet) -> LKCANet:
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn_like(p) * 0.2)
+        net.band_mean.copy_(torch.rand_like(net.band_mean))
+    return net.eval()
+
+
+def small(bands: int, scale: int, **changes: object) -> LKCANetConfig:
+    return LKCANetConfig(bands=bands, scale=scale, **{"width": 8, "blocks": 2, "window": 3, **changes})
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+@pytest.mark.parametrize(("bands", "scale", "h", "w"), [(7, 2, 5, 6), (4, 3, 1, 1), (6, 5, 2, 1)])
+def test_a_new_network_is_exactly_bicubic(changes: dict, bands: int, scale: int, h: int, w: int) -> None:
+    x = torch.rand(2, bands, h, w)
+    out = LKCANet(small(bands, scale, **changes))(x)
+    assert out.shape == (2, bands, scale * h, scale * w)
+    torch.testing.assert_close(out, bicubic_upsample(x, scale), rtol=0, atol=1e-6)
+
+
+def test_one_band() -> None:
+    net = randomised(LKCANet(small(1, 4)))
+    assert net(torch.rand(1, 1, 3, 2)).shape == (1, 1, 12, 8)
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_a_tile_with_its_halo_gives_the_scenes_result(changes: dict) -> None:
+    net = randomised(LKCANet(small(5, 2, **changes))).double()
+    halo, tile = net.halo, 4
+    x = torch.rand(1, 5, 2 * halo + tile + 7, 2 * halo + tile + 5, dtype=torch.float64)
+    whole = net(x)[..., 2 * (halo + 3) : 2 * (halo + 3 + tile), 2 * (halo + 2) : 2 * (halo + 2 + tile)]
+    part = net(x[..., 3 : 3 + 2 * halo + tile, 2 : 2 + 2 * halo + tile])
+    torch.testing.assert_close(part[..., 2 * halo : -2 * halo, 2 * halo : -2 * halo], whole)
+
+
+def test_the_halo_is_no_larger_than_it_must_be() -> None:
+    net = randomised(LKCANet(small(2, 2)))
+    size = 2 * net.halo + 1
+    x = torch.rand(1, 2, size, size, requires_grad=True)
+    net(x)[0, 0, size - 1 : size + 1, size - 1 : size + 1].sum().backward()
+    assert (x.grad[0, :, 0].abs().max() > 0) and (x.grad[0, :, :, -1].abs().max() > 0)
+
+
+@pytest.mark.parametrize("rank", [None, 6])
+@pytest.mark.parametrize("shared", [False, True])
+def test_lift_is_exact(rank: int | None, shared: bool) -> None:
+    net = randomised(LKCANet(small(3, 2, rank=rank, shared=shared))).double()
+    net.band_mean.zero_()
+    mean, analysis, synthesis = torch.rand(7).double(), torch.randn(3, 7).double(), torch.randn(7, 3).double()
+    x = torch.rand(2, 7, 4, 5).double()
+    encoded = torch.einsum("kc,bchw->bkhw", analysis, x - mean[:, None, None])
+    expected = bicubic_upsample(x, 2) + torch.einsum("ck,bkhw->bchw", synthesis, net.residual(encoded))
+    torch.testing.assert_close(lift(net, mean, analysis, synthesis)(x), expected)
+
+
+def test_configuration_round_trip_and_refusals() -> None:
+    config = LKCANetConfig.preset("base", bands=10, scale=4, rank=16)
+    assert (config.width, config.blocks) == (64, 6)
+    assert LKCANetConfig.from_dict(asdict(config)) == config
+    with pytest.raises(ValueError, match="unknown keys colour"):
+        LKCANetConfig.from_dict({**asdict(config), "colour": 1})
+    for name, value in {"bands": 0, "scale": 1, "kernel_size": 4, "rank": 0, "window": 2}.items():
+        with pytest.raises(ValueError, match=name):
+            LKCANetConfig(**{"bands": 2, "scale": 2, name: value})
+    with pytest.raises(ValueError, match="multiple of its 2 groups"):
+        LKCANetConfig(bands=2, scale=2, shared=True, rank=3)
+    with pytest.raises(ValueError, match="expected \\(B, 2, h, w\\)"):
+        LKCANet(small(2, 2))(torch.rand(1, 3, 4, 4))

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lkca.nn import ChannelAttention, LargeKernelBlock, LocalChannelAttention, LowRankUpsample, PixelShuffleUpsample
+from lkca_kernels import bicubic_upsample
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_low_rank_upsample_equals_its_merged_convolution(groups: int) -> None:
+    torch.manual_seed(0)
+    low = LowRankUpsample(6, 4, 3, rank=9, groups=groups).double()
+    x, gate, lr = torch.rand(2, 6, 4, 5).double(), torch.rand(2, 4).double(), torch.rand(2, 4, 4, 5).double()
+    plain = F.pixel_shuffle(F.conv2d(x, low.merged_weight(), low.bias, padding=1), 3)
+    torch.testing.assert_close(low(x), plain)
+    expected = gate[:, :, None, None] * plain + bicubic_upsample(lr, 3)
+    torch.testing.assert_close(low(x, skip=lr, gate=gate), expected)
+
+    full = PixelShuffleUpsample(6, 4, 3).double()
+    with torch.no_grad():
+        full.conv.weight.copy_(low.merged_weight())
+        full.conv.bias.copy_(low.bias)
+    torch.testing.assert_close(full(x, skip=lr, gate=gate), expected)
+
+
+def test_channel_attention_is_squeeze_and_excitation() -> None:
+    torch.manual_seed(0)
+    se = ChannelAttention(8, reduction=2)
+    x, residual = torch.randn(2, 8, 5, 3), torch.randn(2, 8, 5, 3)
+    gate = torch.sigmoid(se.fc2(F.relu(se.fc1(x.mean((2, 3), keepdim=True)))))
+    torch.testing.assert_close(se(x), x * gate)
+    torch.testing.assert_close(se(x, residual), x * gate + residual)
+
+
+def test_local_attention_starts_as_identity_and_ignores_the_scale() -> None:
+    torch.manual_seed(0)
+    attention = LocalChannelAttention(8, window=5)
+    x = torch.randn(1, 8, 6, 7)
+    torch.testing.assert_close(attention(x), x)
+    torch.nn.init.normal_(attention.fc2.weight)
+    assert (attention(x) - x).abs().max() > 0.01
+    torch.testing.assert_close(attention(1000 * x), 1000 * attention(x))
+    assert attention(torch.zeros_like(x)).eq(0).all()
+    with pytest.raises(ValueError, match="window"):
+        LocalChannelAttention(8, window=4)
+
+
+def test_block_is_homogeneous_and_copies() -> None:
+    torch.manual_seed(0)
+    block = LargeKernelBlock(4, kernel_size=5, window=3)
+    torch.nn.init.normal_(block.attention.fc2.weight)
+    x = torch.randn(2, 4, 6, 5)
+    torch.testing.assert_close(block(7 * x), 7 * block(x))
+    torch.testing.assert_close(copy.deepcopy(block)(x), block(x))
+    assert block.halo == 2 + 1
+    with pytest.raises(ValueError, match="kernel_size"):
+        LargeKernelBlock(4, kernel_size=4)
