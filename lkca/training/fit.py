@@ -1,0 +1,336 @@
+"""``lkca fit``: from a user's own scenes to a low-rank network, within a time budget. docs/fit.md explains each choice.
+
+Wald's protocol: the scenes are degraded by the scale, and the network learns to restore them. Teacher → factorise →
+distil, all of it over a few spectral components; the network that comes out works on bands and equals it exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lkca.data.degradation import Degradation, DegradationMethod, crop_to_multiple
+from lkca.errors import InputError
+from lkca.lowrank import energy_curve, factorize, spectrum
+from lkca.metrics import evaluate
+from lkca.models import LKCANet, LKCANetConfig
+from lkca.models.lkcanet import lift
+from lkca.nn import LowRankUpsample, PixelShuffleUpsample
+from lkca.training.distillation import distillation_loss, teacher_weight
+from lkca.training.patches import PatchSampler, Scene, fill_invalid
+from lkca.training.progress import Budget, Progress, ProgressCallback
+from lkca.training.subspace import SpectralSubspace
+from lkca.training.supervised import Schedule, train
+from lkca_kernels import bicubic_upsample
+
+__all__ = ["FitResult", "Recipe", "fit"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The knobs of :func:`fit`; the defaults were chosen on training scenes (docs/fit.md has the ablation).
+
+    components: spectral components that the network restores; the rest of the spectrum stays bicubic. energy: share of
+    the upsampling kernels' squared norm that the factors keep. teacher_share: of the budget; the student gets the rest.
+    """
+
+    components: int = 12
+    width: int = 32
+    blocks: int = 3
+    kernel_size: int = 7
+    window: int = 9
+    energy: float = 0.99
+    teacher_share: float = 0.65
+    student_share: float = 0.3
+    patch: int = 14
+    batch: int = 4
+    teacher_lr: float = 1e-3
+    student_lr: float = 3e-4
+    weight_decay: float = 1e-2
+    holdout: float = 0.2
+    calibrate: bool = True
+
+
+@dataclass
+class FitResult:
+    """net: eval mode, on the CPU, input and output normalised as the given cubes. config: its configuration.
+
+    history: every report that the callback got. metrics: {"bicubic", "teacher", "student"} -> {"mpsnr" dB, "sam"
+    degrees, "rmse", "ergas"} on ``split``, the pixels that these were measured on. rank, energy: of the upsampler's
+    factors. steps, seconds: spent. interrupted: by Ctrl-C; the network is the best until then. description: how it was
+    made.
+    """
+
+    net: LKCANet
+    config: LKCANetConfig
+    metrics: dict[str, dict[str, float]]
+    split: str
+    rank: int
+    energy: float
+    steps: int
+    seconds: float
+    interrupted: bool
+    history: list[Progress] = field(default_factory=list)
+    description: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Cube:
+    """One cube, filled: sharp (C, H, W), its valid pixels, and whether it may be trained on."""
+
+    sharp: Tensor
+    valid: Tensor
+
+
+def fit(
+    cubes: Sequence[Tensor],
+    scale: int,
+    *,
+    minutes: float | None = 5.0,
+    max_steps: int | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    degradation: Degradation | DegradationMethod = "bicubic",
+    callback: ProgressCallback | None = None,
+    recipe: Recipe | None = None,
+) -> FitResult:
+    """Fit a network that restores ``cubes`` degraded by ``scale``; see :class:`FitResult`.
+
+    cubes: normalised (bands, H, W) float tensors or arrays, one band count, any sizes; values that are not finite are
+    missing. minutes: wall-clock budget. max_steps: bound on optimiser steps; with minutes=None the result depends on
+    the seed alone (on one machine and thread count). KeyboardInterrupt ends the fit early with the best network so far.
+
+    Raises InputError where the cubes leave nothing to learn from.
+    """
+    recipe = recipe or Recipe()
+    if isinstance(degradation, str):
+        degradation = Degradation(method=degradation, scale=scale)
+    if degradation.scale != scale:
+        raise InputError(f"degradation: its scale is {degradation.scale}, expected the fit's own scale {scale}")
+    run = _Run(cubes, scale, degradation, recipe, Budget(minutes and 60 * minutes, max_steps), seed, device, callback)
+    return run.result()
+
+
+class _Run:
+    def __init__(
+        self,
+        cubes: Sequence[Tensor],
+        scale: int,
+        degradation: Degradation,
+        recipe: Recipe,
+        budget: Budget,
+        seed: int,
+        device: torch.device | str,
+        callback: ProgressCallback | None,
+    ) -> None:
+        self.scale, self.degradation, self.recipe, self.budget = scale, degradation, recipe, budget
+        self.seed, self.device, self.callback = seed, torch.device(device), callback
+        self.history: list[Progress] = []
+        self.stage = "prepare"
+        self.report(None, None)
+        sharp = _checked(cubes, scale)
+        self.bands = sharp[0].sharp.shape[0]
+        self.train_cubes, self.test_cubes, self.split = _hold_out(sharp, scale, recipe.holdout)
+        self.subspace = self._subspace()
+        self.scenes = [
+            Scene(self.subspace.encode(c.sharp).to(self.device), c.valid.to(self.device)) for c in self.train_cubes
+        ]
+        self.generator = torch.Generator().manual_seed(seed)
+        self.sampler = PatchSampler(
+            self.scenes, scale, degradation.apply, patch=recipe.patch, batch=recipe.batch, generator=self.generator
+        )
+        self.power = self._detail_power()
+
+    def report(self, loss: float | None, gain: float | None) -> None:
+        progress = Progress(self.stage, self.budget.taken, self.budget.elapsed, self.budget.fraction, loss, gain)
+        self.history.append(progress)
+        if self.callback is not None:
+            self.callback(progress)
+
+    def _subspace(self) -> SpectralSubspace:
+        details, total, pixels = [], torch.zeros(self.bands, dtype=torch.float64), 0
+        for cube in self.train_cubes:
+            detail = cube.sharp - bicubic_upsample(self.degradation.apply(cube.sharp)[None], self.scale)[0]
+            details.append(detail[:, cube.valid])
+            total += cube.sharp[:, cube.valid].double().sum(1)
+            pixels += int(cube.valid.sum())
+        components = min(self.recipe.components, self.bands)
+        return SpectralSubspace.of(torch.cat(details, 1), total / pixels, components)
+
+    def _detail_power(self) -> Tensor:
+        """Mean square of the detail of each component, (1, K, 1, 1)."""
+        power = [
+            (s.image - bicubic_upsample(self.degradation.apply(s.image)[None], self.scale)[0])[:, s.valid].square()
+            for s in self.scenes
+        ]
+        return torch.cat(power, 1).mean(1).reshape(1, -1, 1, 1)
+
+    def criterion(self, valid: Tensor) -> Any:
+        """Squared error over the valid pixels, as a share of the detail's power."""
+        norm = self.power.sum() * valid.sum().clamp_min(1)
+
+        def loss(prediction: Tensor, target: Tensor) -> Tensor:
+            return ((prediction - target).square() * valid).sum() / norm
+
+        return loss
+
+    def draw(self) -> tuple[Tensor, Tensor, Any]:
+        degraded, sharp, valid = self.sampler.draw()
+        return degraded, sharp - bicubic_upsample(degraded, self.scale), self.criterion(valid)
+
+    def new_teacher(self) -> LKCANet:
+        torch.manual_seed(self.seed)
+        r = self.recipe
+        config = LKCANetConfig(
+            bands=self.subspace.synthesis.shape[1],
+            scale=self.scale,
+            width=r.width,
+            blocks=r.blocks,
+            kernel_size=r.kernel_size,
+            window=r.window,
+            shared=True,
+        )
+        return LKCANet(config).to(self.device)
+
+    def score(self, net: LKCANet) -> float:
+        """Mean over components' bands of the held-out PSNR gain over bicubic, dB."""
+        gains = []
+        with torch.no_grad():
+            for cube in self.test_cubes:
+                degraded = self.degradation.apply(cube.sharp)
+                base = bicubic_upsample(degraded[None], self.scale)[0]
+                detail = net.residual(self.subspace.encode(degraded)[None].to(self.device))[0].cpu()
+                restored = base + self.subspace.decode_detail(detail)
+                before = (cube.sharp - base)[:, cube.valid].square().mean(1)
+                after = (cube.sharp - restored)[:, cube.valid].square().mean(1)
+                alive = (before > 0) & (after > 0)
+                gains.append(10 * torch.log10(before[alive] / after[alive]).mean())
+        return float(torch.stack(gains).mean())
+
+    def result(self) -> FitResult:
+        r = self.recipe
+        teacher = self.new_teacher()
+        scoring = bool(self.split)
+        self.stage = "teacher"
+
+        def supervised(position: float) -> Tensor:
+            degraded, target, criterion = self.draw()
+            return criterion(teacher.residual(degraded), target)
+
+        first = train(
+            teacher,
+            supervised,
+            Schedule(self.budget.fraction, r.teacher_share, r.teacher_lr, r.weight_decay),
+            self.budget,
+            score=(lambda: self.score(teacher)) if scoring else None,
+            report=self.report,
+        )
+        student = factorize(teacher, energy=r.energy)
+        interrupted, steps = first.interrupted, first.steps
+        if not interrupted:
+            self.stage = "distil"
+
+            def distil(position: float) -> Tensor:
+                degraded, target, criterion = self.draw()
+                return distillation_loss(student, teacher, degraded, target, criterion, weight=teacher_weight(position))
+
+            second = train(
+                student,
+                distil,
+                Schedule(self.budget.fraction, r.teacher_share + r.student_share, r.student_lr, r.weight_decay),
+                self.budget,
+                score=(lambda: self.score(student)) if scoring else None,
+                report=self.report,
+            )
+            interrupted, steps = second.interrupted, steps + second.steps
+        return self._finish(teacher, student, steps, interrupted)
+
+    def _finish(self, teacher: LKCANet, student: LKCANet, steps: int, interrupted: bool) -> FitResult:
+        layer, low = teacher.upsample, student.upsample
+        assert isinstance(layer, PixelShuffleUpsample) and isinstance(low, LowRankUpsample)
+        curve = energy_curve(spectrum(layer, teacher.config.groups).singular_values)
+        per_group = low.rank // student.config.groups
+        space = self.subspace
+        net = lift(student.cpu(), space.mean, space.analysis, space.synthesis).eval()
+        return FitResult(
+            net=net,
+            config=net.config,
+            metrics=self._metrics(teacher.cpu(), student),
+            split=self.split or "the training pixels (too few to hold some out)",
+            rank=low.rank,
+            energy=float(curve[per_group - 1]),
+            steps=steps,
+            seconds=self.budget.elapsed,
+            interrupted=interrupted,
+            history=self.history,
+            description={
+                "components": student.config.bands,
+                "training_pixels": sum(int(c.valid.sum()) for c in self.train_cubes),
+                "scenes": len(self.train_cubes),
+            },
+        )
+
+    @torch.no_grad()
+    def _metrics(self, teacher: LKCANet, student: LKCANet) -> dict[str, dict[str, float]]:
+        """Means over the held-out (or else the training) cubes."""
+        cubes = self.test_cubes if self.split else self.train_cubes
+        sums: dict[str, dict[str, float]] = {}
+        for cube in cubes:
+            degraded = self.degradation.apply(cube.sharp)
+            base = bicubic_upsample(degraded[None], self.scale)[0]
+            encoded = self.subspace.encode(degraded)[None]
+            restored = {"bicubic": base}
+            for name, net in (("teacher", teacher), ("student", student)):
+                restored[name] = base + self.subspace.decode_detail(net.eval().residual(encoded)[0])
+            for name, image in restored.items():
+                measured = evaluate(cube.sharp, image, scale=self.scale, peak=1.0, mask=cube.valid)
+                for key in ("mpsnr", "sam", "rmse", "ergas"):
+                    into = sums.setdefault(name, {})
+                    into[key] = into.get(key, 0.0) + getattr(measured, key) / len(cubes)
+        return sums
+
+
+def _checked(cubes: Sequence[Tensor], scale: int) -> list[_Cube]:
+    if not cubes:
+        raise InputError("cubes: expected at least one, got none")
+    result = []
+    for index, given in enumerate(cubes):
+        cube = torch.as_tensor(given).float()
+        if cube.ndim != 3 or cube.shape[0] < 1:
+            raise InputError(f"cube {index}: expected (bands, rows, cols), got shape {tuple(cube.shape)}")
+        if cube.shape[0] != cubes[0].shape[0]:
+            raise InputError(f"cube {index}: has {cube.shape[0]} bands, cube 0 has {cubes[0].shape[0]}")
+        if min(cube.shape[1:]) < scale:
+            raise InputError(
+                f"cube {index}: {cube.shape[1]} x {cube.shape[2]} pixels hold no {scale} x {scale} block; "
+                "give a larger scene or a smaller scale"
+            )
+        sharp, valid = fill_invalid(crop_to_multiple(cube, scale))
+        if valid.any():
+            result.append(_Cube(sharp.contiguous(), valid))
+    if not result:
+        raise InputError("cubes: no pixel has a finite value in every band that has any; nothing to learn from")
+    return result
+
+
+def _hold_out(cubes: list[_Cube], scale: int, share: float) -> tuple[list[_Cube], list[_Cube], str]:
+    """Cut the last rows off every cube that is tall enough; the text says which, empty where none is."""
+    least_held, least_kept = 4, 10  # coarse rows
+    kept, held = [], []
+    for cube in cubes:
+        rows = cube.sharp.shape[1] // scale
+        count = max(least_held, math.floor(rows * share))
+        if share <= 0 or rows - count < least_kept:
+            kept.append(cube)
+            continue
+        edge = (rows - count) * scale
+        test = replace(cube, sharp=cube.sharp[:, edge:], valid=cube.valid[edge:])
+        kept.append(replace(cube, sharp=cube.sharp[:, :edge], valid=cube.valid[:edge]))
+        if test.valid.any():
+            held.append(test)
+    return kept, held, f"last {share:.0%} of the rows of {len(held)} of {len(cubes)} training regions" if held else ""

@@ -1,0 +1,84 @@
+"""Pairs of degraded and sharp patches, drawn at random from scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["PatchSampler", "Scene", "dihedral", "fill_invalid"]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """image: (channels, H, W) without NaN. valid: (H, W) bool, False where the samples were filled in."""
+
+    image: Tensor
+    valid: Tensor
+
+
+def fill_invalid(cube: Tensor) -> tuple[Tensor, Tensor]:
+    """Replace what is not finite in (bands, H, W) by the band's mean; also (H, W) bool: every band was finite there.
+
+    A band without any finite sample becomes 0 and does not count in the mask.
+    """
+    finite = cube.isfinite()
+    alive = finite.flatten(1).any(1)
+    count = finite.flatten(1).sum(1).clamp_min(1)
+    mean = torch.where(finite, cube, 0).flatten(1).double().sum(1).div(count).to(cube.dtype)
+    filled = torch.where(finite, cube, mean[:, None, None])
+    return filled, finite[alive].all(0) if alive.any() else torch.zeros_like(finite[0])
+
+
+def dihedral(image: Tensor, element: int) -> Tensor:
+    """One of the square's eight symmetries (0..7) of (..., H, W)."""
+    image = torch.rot90(image, element % 4, (-2, -1))
+    return image.flip(-1) if element >= 4 else image
+
+
+class PatchSampler:
+    """Draws batches (degraded, sharp, valid) of patches at any pixel offset, in any of the eight orientations.
+
+    Each patch is cropped first and degraded then: offsets that are no multiple of the scale give new sub-pixel phases,
+    and the patch's border is a scene's border. A batch comes from one scene, chosen by its number of pixels; patches
+    are ``patch`` low-resolution pixels wide, or as wide as the scene allows.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[Scene],
+        scale: int,
+        degrade: Callable[[Tensor], Tensor],
+        *,
+        patch: int,
+        batch: int,
+        generator: torch.Generator,
+    ) -> None:
+        self._scenes = [s for s in scenes if min(s.image.shape[1:]) >= scale and s.valid.any()]
+        if not self._scenes:
+            raise ValueError(f"no scene holds a valid {scale} x {scale} block")
+        self._scale = scale
+        self._degrade = degrade
+        self._patch = patch
+        self._batch = batch
+        self._generator = generator
+        self._pixels = torch.tensor([float(s.valid.sum()) for s in self._scenes])
+
+    def _integer(self, end: int) -> int:
+        return int(torch.randint(end, (1,), generator=self._generator))
+
+    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, p, p), (B, C, s*p, s*p), (B, 1, s*p, s*p) bool."""
+        scene = self._scenes[int(torch.multinomial(self._pixels, 1, generator=self._generator))]
+        height, width = scene.image.shape[1:]
+        side = self._scale * min(self._patch, height // self._scale, width // self._scale)
+        images, masks = [], []
+        for _ in range(self._batch):
+            row, col = self._integer(height - side + 1), self._integer(width - side + 1)
+            element = self._integer(8)
+            images.append(dihedral(scene.image[:, row : row + side, col : col + side], element))
+            masks.append(dihedral(scene.valid[None, row : row + side, col : col + side], element))
+        sharp = torch.stack(images)
+        return self._degrade(sharp), sharp, torch.stack(masks)

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lkca.data.degradation import crop_to_multiple, degrade
+from lkca.errors import InputError
+from lkca.metrics import evaluate
+from lkca.training import Progress, fit
+from lkca.training.fit import Recipe
+from lkca_kernels import bicubic_upsample
+
+SMALL = Recipe(components=3, width=8, blocks=1, batch=2, patch=8)
+
+
+def scene(rows: int = 48, cols: int = 40, bands: int = 6, seed: int = 0) -> torch.Tensor:
+    """Sharp-edged patches of a few spectra: bicubic loses, and what it loses can be learned."""
+    rng = np.random.default_rng(seed)
+    labels = np.kron(rng.integers(0, 4, (rows // 4 + 2, cols // 4 + 2)), np.ones((5, 4), int))[:rows, :cols]
+    spectra = np.random.default_rng(99).uniform(0.1, 0.9, (4, bands))
+    noise = rng.normal(0, 0.002, (rows, cols, bands))
+    return torch.from_numpy(np.moveaxis(spectra[labels] + noise, 2, 0).astype(np.float32))
+
+
+def gain(net: torch.nn.Module, cube: torch.Tensor, scale: int) -> float:
+    cube = crop_to_multiple(cube, scale)
+    lr = degrade(cube, scale)[None]
+    with torch.no_grad():
+        ours, base = net(lr)[0], bicubic_upsample(lr, scale)[0]
+    return evaluate(cube, ours, scale=scale).mpsnr - evaluate(cube, base, scale=scale).mpsnr
+
+
+def test_fit_beats_bicubic_on_unseen_pixels_and_reports() -> None:
+    seen: list[Progress] = []
+    result = fit([scene()], 2, minutes=None, max_steps=60, recipe=SMALL, callback=seen.append)
+    assert gain(result.net, scene(seed=7), 2) > 0.3
+    assert result.steps == seen[-1].step and 50 < result.steps <= 60
+    assert [s for s in dict.fromkeys(p.stage for p in seen)] == ["prepare", "teacher", "distil"]
+    assert result.metrics["student"]["mpsnr"] > result.metrics["bicubic"]["mpsnr"]
+    assert "rows" in result.split and not result.interrupted and not result.net.training
+    assert result.config.rank == result.rank and result.config.bands == 6
+
+
+def test_same_seed_same_network() -> None:
+    cubes = [scene(24, 24), scene(33, 21, seed=1)]
+    one, two, other = (fit(cubes, 2, minutes=None, max_steps=6, seed=s, recipe=SMALL) for s in (3, 3, 4))
+    for a, b in zip(one.net.state_dict().values(), two.net.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert (one.net.head.weight != other.net.head.weight).any()
+
+
+@pytest.mark.parametrize("size", [(30, 30, 6, 4), (9, 12, 3, 3), (4, 4, 1, 4), (8, 40, 2, 8)])
+def test_small_scenes_do_no_harm(size: tuple[int, int, int, int]) -> None:
+    rows, cols, bands, scale = size
+    cube = scene(rows, cols, bands)
+    result = fit([cube], scale, minutes=None, max_steps=6, recipe=SMALL)
+    assert result.net(degrade(crop_to_multiple(cube, scale), scale)[None]).isfinite().all()
+    assert gain(result.net, cube, scale) > -0.2
+
+
+def test_missing_values_are_not_learned_from() -> None:
+    cube = scene()
+    cube[:, 10:14, 5:30] = float("nan")
+    cube[2] = 0.5  # a constant band
+    cube[4, 20, 20] = float("inf")
+    result = fit([cube], 2, minutes=None, max_steps=30, recipe=SMALL)
+    assert result.net(torch.rand(1, 6, 5, 5)).isfinite().all()
+    assert result.metrics["student"]["mpsnr"] >= result.metrics["bicubic"]["mpsnr"]
+
+
+@pytest.mark.parametrize("at", [3, 45])
+def test_interrupt_leaves_the_best_so_far(at: int) -> None:
+    def callback(progress: Progress) -> None:
+        if progress.step == at:
+            raise KeyboardInterrupt
+
+    result = fit([scene()], 2, minutes=None, max_steps=60, recipe=SMALL, callback=callback)
+    assert result.interrupted and result.steps == at
+    assert gain(result.net, scene(seed=7), 2) > -0.05
+
+
+def test_time_budget_is_kept() -> None:
+    result = fit([scene()], 2, minutes=0.04, recipe=SMALL)
+    assert result.seconds < 6
+
+
+def test_bad_input() -> None:
+    for cubes, words in (
+        ([], "at least one"),
+        ([torch.rand(8, 8)], r"cube 0: expected \(bands, rows, cols\)"),
+        ([torch.rand(2, 8, 8), torch.rand(3, 8, 8)], "cube 1: has 3 bands, cube 0 has 2"),
+        ([torch.rand(2, 8, 3)], "hold no 4 x 4 block"),
+        ([torch.full((2, 8, 8), float("nan"))], "no pixel"),
+    ):
+        with pytest.raises(InputError, match=words):
+            fit(cubes, 4, max_steps=2)
