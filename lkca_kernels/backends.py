@@ -4,7 +4,8 @@
 arithmetic and nothing else; schema, checks, fake, autograd, autocast and choice are done before it is called. ::
 
     unavailable() -> str | None
-        None where this machine can run the backend, else the reason in one sentence. Called lazily, its answer kept.
+        None where this machine can run the backend, else the reason, worded to follow "it" ("was not built: …",
+        "needs a CUDA device"). Called lazily, its answer kept.
     can_run(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int) -> str | None
         None where it serves such a call, else the reason. The answer is kept per argument tuple; shapes play no part:
         a backend serves every shape. ``upscale_factor`` is 1 for the channel operators.
@@ -29,9 +30,10 @@ LR skip only (the adjoint of the bicubic upsampling). ``mean`` is the average of
 for float64), so that no backward pass has to read x for it.
 
 What it must return: a fresh tensor per result, or ``out`` itself, fully written. Layouts: the outputs of the
-upsampling operators contiguous; the channel_attention output, and the gradients of x, y, z and an LR skip, in the layout
-of that input by ``lkca_kernels.memory_format.memory_format_of``; everything else contiguous. Gradients have the dtype and
-shape of their input; None where ``needs`` is False. ``out``, where given, has that layout too and overlaps no input.
+upsampling operators contiguous; the channel_attention output, and the gradients of x, y, z and an LR skip, in the
+layout of that input by ``lkca_kernels.memory_format.memory_format_of``; everything else contiguous. Gradients have the
+dtype and shape of their input; None where ``needs`` is False. ``out``, where given, has that layout too and overlaps
+no input.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ __all__ = [
     "Explanation",
     "available_backends",
     "choose",
+    "explain_call",
     "function",
     "unavailable",
     "use_backend",
@@ -162,7 +165,7 @@ def use_backend(name: str) -> Iterator[None]:
         _override.reset(token)
 
 
-def requested(backend: str | None) -> tuple[str | None, str]:
+def _requested(backend: str | None) -> tuple[str | None, str]:
     """The backend asked for by name (None = automatic), and who asked: argument, then context, then environment."""
     if backend is not None:
         return _checked(backend, "backend"), "the backend argument"
@@ -175,7 +178,7 @@ def requested(backend: str | None) -> tuple[str | None, str]:
     return None, "automatic"
 
 
-def only_reference() -> str | None:
+def _only_reference() -> str | None:
     """Why only plain PyTorch can serve here, whatever the tensors: inside torch.func, or while exporting."""
     if torch._C._functorch.maybe_current_level() is not None:
         return "cannot run inside torch.func transforms (vmap, grad, jvp)"
@@ -189,27 +192,23 @@ def choose(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: in
 
     Raises BackendError where the one asked for by name cannot: it never falls back silently.
     """
-    name, source = requested(backend)
+    name, source = _requested(backend)
     if name == "reference":
         return name
     if name is None:
-        return "reference" if only_reference() else _automatic(op, device, dtype, upscale_factor)
-    reason = _refusal(name, op, device, dtype, upscale_factor) or only_reference()
+        return "reference" if _only_reference() else _automatic(op, device, dtype, upscale_factor)
+    reason = _refusal(name, op, device, dtype, upscale_factor) or _only_reference()
     if reason is not None:
-        raise BackendError(f"{op}: backend {name!r}, asked for by {source}, cannot serve this call: it {_tail(reason)}")
+        raise BackendError(f"{op}: backend {name!r}, asked for by {source}, cannot serve this call: it {reason}")
     return name
-
-
-def _tail(reason: str) -> str:
-    return reason
 
 
 def explain_call(
     op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int, backend: str | None
 ) -> Explanation:
     """The same decision as :func:`choose`, told in words."""
-    name, source = requested(backend)
-    everywhere = only_reference()
+    name, source = _requested(backend)
+    everywhere = _only_reference()
     refusals = {}
     for native in _NATIVE:
         reason = _refusal(native, op, device, dtype, upscale_factor) or everywhere
@@ -217,7 +216,8 @@ def explain_call(
             refusals[native] = reason
     if name is None:
         name = "reference" if everywhere else _automatic(op, device, dtype, upscale_factor)
-        reason = f"first that serves {dtype} on {device.type} in the order {' > '.join((*_AUTO.get(device.type, ()), 'reference'))}"
+        order = ", ".join((*_AUTO.get(device.type, ()), "reference"))
+        reason = everywhere or f"the first that serves {dtype} on {device.type}, in the order {order}"
         return Explanation(op, name, reason, refusals)
     if name in refusals:
         return Explanation(op, None, f"asked for by {source}, and cannot serve this call", refusals)

@@ -1,13 +1,16 @@
-"""The operators: one file each, with signature, checks, schema, fake version, autograd and autocast."""
+"""The operators: signature, checks, schema, fake version, autograd and autocast."""
 
 from __future__ import annotations
 
 from lkca_kernels.ops.channel import channel_attention, channel_gate
-from lkca_kernels.ops.upsample import lowrank_pixel_shuffle, lowrank_upsample, pixel_shuffle_epilogue
+from lkca_kernels.ops.epilogue import pixel_shuffle_epilogue
+from lkca_kernels.ops.explain import explain
+from lkca_kernels.ops.lowrank import lowrank_pixel_shuffle, lowrank_upsample
 
 __all__ = [
     "channel_attention",
     "channel_gate",
+    "explain",
     "lowrank_pixel_shuffle",
     "lowrank_upsample",
     "pixel_shuffle_epilogue",

@@ -1,16 +1,69 @@
-"""The channel gate and channel attention."""
+"""The channel gate (squeeze-excite) and the attention that applies it."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from lkca_kernels import reference
+from lkca_kernels.memory_format import memory_format_of
+from lkca_kernels.ops import _checks
+from lkca_kernels.ops._operator import Operator, autocast
 
 __all__ = ["channel_attention", "channel_gate"]
 
+_gate = Operator(
+    "channel_gate",
+    tensors="Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2",
+    reference=reference.channel_gate,
+    result=lambda x, *_: x.new_empty(x.shape[:2]),
+    with_mean=True,
+    takes_out=False,
+)
+_attention = Operator(
+    "channel_attention",
+    tensors="Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2, Tensor? residual",
+    reference=reference.channel_attention,
+    result=lambda x, *_: torch.empty_like(x, memory_format=memory_format_of(x)),
+    passes=5,
+    with_mean=True,
+)
+
+
+def _check(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> None:
+    _checks.check_first("x", x, "(B, C, H, W)")
+    for name, tensor in (("w1", w1), ("b1", b1), ("w2", w2), ("b2", b2)):
+        _checks.check_kind(name, tensor, "x", x)
+    channels = x.shape[1]
+    if w1.ndim != 2 or w1.shape[1] != channels:
+        raise ValueError(f"w1: expected (Cr, C) with C = {channels}, the channels of x, got {tuple(w1.shape)}")
+    reduced = w1.shape[0]
+    _checks.check_shape("b1", b1, "(Cr,)", (reduced,))
+    _checks.check_shape("w2", w2, "(C, Cr)", (channels, reduced))
+    _checks.check_shape("b2", b2, "(C,)", (channels,))
+
 
 def channel_gate(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, *, backend: str | None = None) -> Tensor:
-    return reference.channel_gate(x, w1, b1, w2, b2)
+    """``sigmoid(w2 · relu(w1 · mean_HW(x) + b1) + b2)``: the squeeze-excite gate of Hu et al. (CVPR 2018).
+
+    Args:
+        x: (B, C, H, W), float16, bfloat16, float32 or float64, any strides. All tensors share its dtype and device;
+            under autocast they are cast to the autocast dtype (float64 is not).
+        w1, b1: (Cr, C) and (Cr,), to Cr hidden channels.
+        w2, b2: (C, Cr) and (C,), back to C.
+        backend: see :func:`lkca_kernels.use_backend`.
+
+    Returns:
+        (B, C) in (0, 1), contiguous; fits the ``gate`` of the upsampling operators. 16-bit tensors are computed in
+        float32 and rounded once. Differentiable in every tensor; twice too, then through the reference.
+
+    Raises:
+        TypeError, ValueError: an argument that does not fit, named. BackendError (a ValueError): the backend asked for
+            cannot serve the call.
+    """
+    x, w1, b1, w2, b2 = autocast(x, w1, b1, w2, b2)
+    _check(x, w1, b1, w2, b2)
+    return _gate((x, w1, b1, w2, b2), {}, None, backend)
 
 
 def channel_attention(
@@ -24,5 +77,18 @@ def channel_attention(
     out: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    result = reference.channel_attention(x, w1, b1, w2, b2, residual)
-    return result if out is None else out.copy_(result)
+    """``x * channel_gate(x, w1, b1, w2, b2)[:, :, None, None] + residual``.
+
+    ``residual`` is (B, C, H, W) like ``x``; ``out``, dense in the layout of the result, takes it (not while a gradient
+    is needed). The result (B, C, H, W) is channels_last where ``x`` is, else contiguous. Everything else is as for
+    :func:`channel_gate`; 16-bit tensors are rounded once, the gate inside stays float32.
+    """
+    x, w1, b1, w2, b2, residual = autocast(x, w1, b1, w2, b2, residual)
+    _check(x, w1, b1, w2, b2)
+    if residual is not None:
+        _checks.check_kind("residual", residual, "x", x)
+        _checks.check_shape("residual", residual, "the shape of x", tuple(x.shape))
+    if out is not None:
+        inputs = {"x": x, "w1": w1, "b1": b1, "w2": w2, "b2": b2, "residual": residual}
+        _checks.check_out(out, "x", x, tuple(x.shape), memory_format_of(x), inputs)
+    return _attention((x, w1, b1, w2, b2, residual), {}, out, backend)

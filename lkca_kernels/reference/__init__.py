@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lkca_kernels.reference.bicubic import Convention, bicubic_upsample
-from lkca_kernels.reference.channel import channel_attention, channel_gate, gate_from_mean
+from lkca_kernels.reference.channel import channel_attention, channel_gate, channel_mean
 from lkca_kernels.reference.upsample import lowrank_pixel_shuffle, pixel_shuffle_epilogue
 
 __all__ = [
@@ -11,7 +11,7 @@ __all__ = [
     "bicubic_upsample",
     "channel_attention",
     "channel_gate",
-    "gate_from_mean",
+    "channel_mean",
     "lowrank_pixel_shuffle",
     "pixel_shuffle_epilogue",
 ]

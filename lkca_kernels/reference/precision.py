@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import overload
+
 import torch
 from torch import Tensor
 
 __all__ = ["widen"]
 
 
-def widen(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """float16 and bfloat16 tensors as float32; others as they are."""
-    return tuple(
-        t.float() if t is not None and t.dtype in (torch.float16, torch.bfloat16) else t  # fmt: skip
-        for t in tensors
-    )
+@overload
+def widen(tensor: Tensor) -> Tensor: ...
+@overload
+def widen(tensor: None) -> None: ...
+@overload
+def widen(tensor: Tensor | None) -> Tensor | None: ...
+def widen(tensor: Tensor | None) -> Tensor | None:
+    """A float16 or bfloat16 tensor as float32; any other as it is."""
+    if tensor is None or tensor.dtype not in (torch.float16, torch.bfloat16):
+        return tensor
+    return tensor.float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,8 +22,7 @@ def pixel_shuffle_epilogue(
 ) -> Tensor:
     """``gate * pixel_shuffle(y) + skip``; 16-bit inputs are computed in float32 and rounded once."""
     dtype = y.dtype
-    y, gate, skip = widen(y, gate, skip)
-    assert y is not None
+    y, gate, skip = widen(y), widen(gate), widen(skip)
     out = F.pixel_shuffle(y, upscale_factor)
     if skip is not None and skip.shape[2:] != out.shape[2:]:
         skip = bicubic_upsample(skip, upscale_factor, skip_bicubic)
@@ -44,10 +44,14 @@ def lowrank_pixel_shuffle(
     upscale_factor: int,
     skip_bicubic: Convention = "matlab",
 ) -> Tensor:
-    """``pixel_shuffle_epilogue(weight · z + bias, gate, skip)``; 16-bit inputs are computed in float32, rounded once."""
-    dtype = z.dtype
-    z, weight, bias, gate, skip = widen(z, weight, bias, gate, skip)
-    assert z is not None and weight is not None
-    y = F.conv2d(z, weight[:, :, None, None], bias)
-    out = pixel_shuffle_epilogue(y, gate, skip, upscale_factor=upscale_factor, skip_bicubic=skip_bicubic)
-    return out.to(dtype)
+    """``pixel_shuffle_epilogue(weight · z + bias, gate, skip)``, 16-bit inputs in float32 up to the one rounding."""
+    batch, _, h, w = z.shape
+    pixels = widen(z).flatten(2)
+    spread = widen(weight).expand(batch, -1, -1)
+    if bias is None:
+        y = torch.bmm(spread, pixels)
+    else:
+        y = torch.baddbmm(widen(bias)[:, None], spread, pixels)
+    y = y.reshape(batch, weight.shape[0], h, w)
+    out = pixel_shuffle_epilogue(y, widen(gate), widen(skip), upscale_factor=upscale_factor, skip_bicubic=skip_bicubic)
+    return out.to(z.dtype)

@@ -1,0 +1,260 @@
+"""What every operator shares: schema, fake, autograd, autocast, and the road from a checked call to its backend.
+
+A call goes one of three ways. The reference is plain PyTorch: it is traced, differentiated and mapped like any other
+code. A native backend is called directly where nothing watches (no gradient, no tracing). Otherwise the call goes
+through an opaque operator ``lkca_kernels::<op>`` whose ``backend`` argument is the name already chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lkca_kernels import backends, reference
+from lkca_kernels.memory_format import memory_format_of
+
+Tensors = Sequence[Tensor | None]
+
+_library = torch.library.Library("lkca_kernels", "DEF")
+_choose_while_tracing = torch.compiler.assume_constant_result(backends.choose)
+_AUTOCAST_FROM = frozenset({torch.float16, torch.bfloat16, torch.float32})
+
+
+def autocast(first: object, *others: object) -> tuple[Any, ...]:
+    """The tensors in the autocast dtype of the first one's device where autocast is on; float64 stays."""
+    tensors = (first, *others)
+    if not isinstance(first, Tensor):
+        return tensors
+    device = first.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t.to(dtype) if isinstance(t, Tensor) and t.dtype in _AUTOCAST_FROM else t for t in tensors)
+
+
+def _watched(tensors: Tensors) -> bool:
+    """Whether autograd, a tracer, a mode or a tensor subclass has to see the call."""
+    if torch._C._len_torch_dispatch_stack() or torch._C._functorch.maybe_current_level() is not None:
+        return True
+    grad = torch.is_grad_enabled()
+    for tensor in tensors:
+        if tensor is not None:
+            if grad and tensor.requires_grad:
+                return True
+            if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
+                return True
+    return False
+
+
+def _empty(tensors: Tensors) -> bool:
+    return any(t is not None and t.numel() == 0 for t in tensors)
+
+
+class Operator:
+    """One operator, as its file describes it.
+
+    ``tensors`` and ``options`` (type, name) are its schema; ``reference(*tensors, **options)`` defines it, and
+    ``result`` of the same arguments is an empty tensor in the shape and layout of what it returns. ``passes`` is the
+    position of the tensor that is added to the result: where shapes agree its gradient is grad_out itself.
+    ``with_mean`` marks the channel operators, whose forward also returns the mean of the first tensor, for backward.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        tensors: str,
+        reference: Callable[..., Tensor],
+        result: Callable[..., Tensor],
+        options: tuple[tuple[str, str], ...] = (),
+        passes: int | None = None,
+        with_mean: bool = False,
+        takes_out: bool = True,
+    ) -> None:
+        self.name = name
+        self.count = tensors.count("Tensor")
+        self.option_names = tuple(option for _, option in options)
+        self.reference = reference
+        self.result = result  # (*tensors, **options) -> an empty tensor like the result
+        self.passes = passes
+        self.with_mean = with_mean
+        tail = "".join(f", {kind} {option}" for kind, option in options)
+        returns = "(Tensor, Tensor)" if with_mean else "Tensor"
+        _library.define(f"{name}({tensors}{tail}, str backend) -> {returns}")
+        mean = ", Tensor mean" if with_mean else ""
+        _library.define(f"{name}_backward(Tensor grad, {tensors}{mean}{tail}, bool[] needs, str backend) -> Tensor[]")
+        self._register(name, self._forward, self._fake_forward)
+        self._register(f"{name}_backward", self._backward, self._fake_backward)
+        torch.library.register_autograd(
+            f"lkca_kernels::{name}", self._autograd, setup_context=self._setup_context, lib=_library
+        )
+        if takes_out:
+            _library.define(f"{name}_out({tensors}{tail}, str backend, *, Tensor(a!) out) -> ()")
+            self._register(f"{name}_out", self._forward_out, lambda *_, **__: None)
+        self._op = getattr(torch.ops.lkca_kernels, name).default
+        self._op_backward = getattr(torch.ops.lkca_kernels, f"{name}_backward").default
+        self._op_out = getattr(torch.ops.lkca_kernels, f"{name}_out").default if takes_out else None
+
+    @staticmethod
+    def _register(name: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> None:
+        _library.impl(name, implementation, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"lkca_kernels::{name}", fake, lib=_library)
+
+    # ---- the call --------------------------------------------------------------------------------------------------
+
+    def __call__(self, tensors: Tensors, options: dict[str, Any], out: Tensor | None, backend: str | None) -> Tensor:
+        """Serve a checked call."""
+        first = tensors[0]
+        assert first is not None
+        tracing = torch.compiler.is_compiling()
+        choose = _choose_while_tracing if tracing else backends.choose
+        name = choose(self.name, first.device, first.dtype, options.get("upscale_factor", 1), backend)
+        if name == "reference":
+            result = self._plain(tensors, options)
+            return result if out is None else out.copy_(result)
+        if tracing or _watched(tensors):
+            if out is not None:
+                assert self._op_out is not None
+                self._op_out(*tensors, *options.values(), name, out=out)
+                return out
+            served = self._op(*tensors, *options.values(), name)
+        elif out is not None:
+            self._forward_out(*tensors, *options.values(), name, out=out)
+            return out
+        else:
+            served = self._forward(*tensors, *options.values(), name)
+        result = served[0] if self.with_mean else served
+        return result
+
+    def _plain(self, tensors: Tensors, options: dict[str, Any]) -> Tensor:
+        first = tensors[0]
+        assert first is not None
+        device = first.device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):  # the tensors are cast; float32 inside stays float32
+                return self.reference(*tensors, **options)
+        return self.reference(*tensors, **options)
+
+    # ---- implementation: tensors, options, backend -> the backend's function ---------------------------------------
+
+    def _split(self, arguments: tuple[Any, ...]) -> tuple[Tensors, dict[str, Any], tuple[Any, ...]]:
+        end = self.count + len(self.option_names)
+        options = dict(zip(self.option_names, arguments[self.count : end], strict=True))
+        return arguments[: self.count], options, arguments[end:]
+
+    def _forward(self, *arguments: Any) -> Any:
+        tensors, options, (backend,) = self._split(arguments)
+        if _empty(tensors) or backend == "reference":
+            with torch.no_grad():
+                result = self._plain(tensors, options)
+                return (result, reference.channel_mean(tensors[0])) if self.with_mean else result  # type: ignore[arg-type]
+        return backends.function(backend, f"{self.name}_fwd")(*tensors, **options)
+
+    def _forward_out(self, *arguments: Any, out: Tensor) -> None:
+        tensors, options, (backend,) = self._split(arguments)
+        if _empty(tensors) or backend == "reference":
+            with torch.no_grad():
+                out.copy_(self._plain(tensors, options))
+        else:
+            backends.function(backend, f"{self.name}_fwd")(*tensors, **options, out=out)
+
+    def _backward(self, grad: Tensor, *arguments: Any) -> list[Tensor]:
+        tensors = arguments[: self.count]
+        mean = arguments[self.count : self.count + self.with_mean]
+        _, options, (needs, backend) = self._split(tensors + arguments[self.count + self.with_mean :])
+        if grad.numel() == 0 or _empty(tensors) or backend == "reference":
+            grads = self._reference_gradients(grad, tensors, options, needs)
+        else:
+            inputs = (tensors[0], *mean, *tensors[1:5]) if self.with_mean else tensors
+            asked = tuple(needs[:5] if self.with_mean else needs)
+            found = backends.function(backend, f"{self.name}_bwd")(grad, *inputs, **options, needs=asked)
+            grads = tuple(found)  # type: ignore[arg-type]
+        return [
+            gradient.contiguous(memory_format=self._gradient_format(tensors, i))
+            for i, gradient in enumerate(grads)
+            if gradient is not None
+        ]
+
+    def _reference_gradients(
+        self, grad: Tensor, tensors: Tensors, options: dict[str, Any], needs: Sequence[bool]
+    ) -> tuple[Tensor | None, ...]:
+        with torch.enable_grad():
+            leaves = [t if t is None else t.detach().requires_grad_(n) for t, n in zip(tensors, needs, strict=True)]
+            result = self._plain(leaves, options)
+        return _gradients(result, leaves, needs, grad, create_graph=False)
+
+    def _gradient_format(self, tensors: Tensors, position: int) -> torch.memory_format:
+        tensor = tensors[position]
+        assert tensor is not None
+        return memory_format_of(tensor) if tensor.ndim == 4 else torch.contiguous_format
+
+    # ---- fake --------------------------------------------------------------------------------------------------------
+
+    def _fake_forward(self, *arguments: Any) -> Any:
+        tensors, options, _ = self._split(arguments)
+        result = self.result(*tensors, **options)
+        if not self.with_mean:
+            return result
+        first = tensors[0]
+        assert first is not None
+        wide = torch.float64 if first.dtype == torch.float64 else torch.float32
+        return result, first.new_empty(first.shape[:2], dtype=wide)
+
+    def _fake_backward(self, grad: Tensor, *arguments: Any) -> list[Tensor]:
+        tensors, needs = arguments[: self.count], arguments[-2]
+        return [
+            torch.empty_like(tensor, memory_format=self._gradient_format(tensors, i))
+            for i, tensor in enumerate(tensors)
+            if needs[i]
+        ]
+
+    # ---- autograd ----------------------------------------------------------------------------------------------------
+
+    def _setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        tensors, options, (backend,) = self._split(inputs)
+        mean = (output[1],) if self.with_mean else ()
+        if self.with_mean:
+            ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*tensors, *mean)
+        ctx.options, ctx.backend = options, backend
+
+    def _autograd(self, ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors
+        tensors, mean = saved[: self.count], saved[self.count :]
+        needs = list(ctx.needs_input_grad[: self.count])
+        rest = (None,) * (len(self.option_names) + 1)
+        if torch.is_grad_enabled():  # create_graph=True: the reference can be differentiated again
+            return (*self._reference_graph(grad, tensors, ctx.options, needs), *rest)
+        passed = self.passes
+        skip = tensors[passed] if passed is not None else None
+        passes = passed is not None and needs[passed] and skip is not None and skip.shape == grad.shape
+        asked = [n and not (passes and i == passed) for i, n in enumerate(needs)]
+        grads: list[Tensor | None] = [None] * self.count
+        if any(asked):
+            found = self._op_backward(grad, *tensors, *mean, *ctx.options.values(), asked, ctx.backend)
+            for i, gradient in zip((i for i, n in enumerate(asked) if n), found, strict=True):
+                grads[i] = gradient
+        if passes:
+            assert passed is not None
+            grads[passed] = grad
+        return (*grads, *rest)
+
+    def _reference_graph(
+        self, grad: Tensor, tensors: Tensors, options: dict[str, Any], needs: Sequence[bool]
+    ) -> tuple[Tensor | None, ...]:
+        # A view of each input, so that one tensor given twice gets two gradients.
+        views = [t if t is None else t.view_as(t) for t in tensors]
+        return _gradients(self._plain(views, options), views, needs, grad, create_graph=True)
+
+
+def _gradients(
+    result: Tensor, tensors: Tensors, needs: Sequence[bool], grad: Tensor, *, create_graph: bool
+) -> tuple[Tensor | None, ...]:
+    wanted = [t for t, n in zip(tensors, needs, strict=True) if n and t is not None]
+    found = iter(
+        torch.autograd.grad(result, wanted, grad, create_graph=create_graph, allow_unused=True, materialize_grads=True)
+    )
+    return tuple(next(found) if n and t is not None else None for t, n in zip(tensors, needs, strict=True))
