@@ -105,7 +105,7 @@ class Encoder:
         if reserved is not None:  # the nodata code at an end of the range is not a value
             low, high = low + (reserved == low), high - (reserved == high)
         rounded = np.rint(stored)
-        below, above = rounded < low, rounded > high
+        below, above = rounded < low, rounded >= high + 1  # float64 cannot hold the ends of 64 bits
         self.clipped += int(np.count_nonzero((below | above) & ~invalid))
         samples = np.where(below | above, 0.0, rounded).astype(dtype)
         samples[below], samples[above] = low, high

@@ -104,6 +104,6 @@ class CubeMeta:
         return float(np.hypot(self.transform.a, self.transform.d))
 
     def _regridded(self, change: Affine) -> CubeMeta:
-        transform = None if self.transform is None else self.transform * change
+        transform = None if self.transform is None else self.transform @ change
         tags = {key: value for key, value in self.tags.items() if key not in _GRID_TAGS}
         return self.replace(transform=transform, tags=tags)

@@ -187,7 +187,7 @@ def parse_map_info(text: str, source: str) -> tuple[Affine | None, str | None]:
                 raise InputError(f"{source}: map info has {item!r}; expected rotation=DEGREES") from None
     cos, sin = math.cos(angle), math.sin(angle)
     linear = Affine(width * cos, height * sin, 0.0, width * sin, -height * cos, 0.0)
-    transform = Affine.translation(east, north) * linear * Affine.translation(1 - ref_col, 1 - ref_row)
+    transform = Affine.translation(east, north) @ linear @ Affine.translation(1 - ref_col, 1 - ref_row)
     return transform, _map_info_crs(items)
 
 

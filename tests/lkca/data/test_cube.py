@@ -103,10 +103,10 @@ def test_transform_keeps_the_corner() -> None:
     fine = meta.upsampled(4)
     assert fine.transform == Affine(7.5, 0.0, 364095.0, 0.0, -7.5, 5809965.0)
     assert fine.gsd == 7.5
-    assert fine.transform * (128, 128) == transform * (32, 32)
+    assert fine.transform @ (128, 128) == transform @ (32, 32)
     assert fine.degraded(4).transform == transform
     assert dict(fine.tags) == {"sensor": "EnMAP"}
-    assert meta.window(Window(2, 3, 4, 4)).transform * (0, 0) == transform * (3, 2)
+    assert meta.window(Window(2, 3, 4, 4)).transform @ (0, 0) == transform @ (3, 2)
 
 
 def test_summary_is_json() -> None:

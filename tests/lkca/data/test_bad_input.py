@@ -1,0 +1,268 @@
+"""Every bad input is one sentence that names the file, what was found and what to do."""
+
+from __future__ import annotations
+
+import io
+import os
+import resource
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import rasterio
+import scipy.io
+
+from lkca.data import open_cube
+from lkca.errors import InputError
+
+HEADER = "ENVI\nsamples = 4\nlines = 3\nbands = 2\ndata type = 2\ninterleave = bsq\nbyte order = 0\n"
+CUBE = np.random.default_rng(0).integers(0, 1000, (12, 9, 5)).astype(np.uint16)
+
+RUBBISH = [b"no cube at all, just a text\n" * 40, bytes(5000), b"\x89HDF\r\n\x1a\n" + bytes(600), b"PK\x03\x04junk"]
+
+
+def envi(folder: Path, data: int = 48, header: str = HEADER) -> Path:
+    (folder / "x.img").write_bytes(bytes(data))
+    (folder / "x.hdr").write_text(header)
+    return folder / "x.img"
+
+
+def refused(path: Path | str, message: str, **options: object) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        open_cube(path, **options)  # type: ignore[arg-type]
+    text = str(caught.value)
+    assert "\n" not in text and len(text) < 600
+    assert Path(str(path).partition("::")[0]).name.split(".")[0] in text
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    refused(tmp_path / "no.tif", "does not exist; check the path")
+    refused(f"{tmp_path / 'no.mat'}::cube", "does not exist")
+
+
+def test_directory(tmp_path: Path) -> None:
+    refused(tmp_path, "is a directory; name the cube file inside it")
+
+
+def test_device(tmp_path: Path) -> None:
+    refused("/dev/null", "not a regular file")
+
+
+@pytest.mark.parametrize("name", ["x.tif", "x.mat", "x.h5", "x.npz", "x.npy", "x.hdr", "x.img"])
+def test_empty_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    refused(tmp_path / name, "is empty")
+
+
+@pytest.mark.parametrize("name", ["x.tif", "x.mat", "x.h5", "x.nc", "x.npz", "x.npy", "x.hdr", "x.img", "x.xyz", "x"])
+@pytest.mark.parametrize("content", RUBBISH, ids=["text", "zeros", "hdf5", "zip"])
+def test_rubbish(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    refused(tmp_path / name, ".")
+
+
+def test_unknown_suffix_lists_what_is_supported(tmp_path: Path) -> None:
+    (tmp_path / "x.xyz").write_bytes(bytes(100))
+    refused(tmp_path / "x.xyz", r"no ENVI header beside it.*supported: ENVI .*GeoTIFF .*MATLAB .*HDF5.*\.npz")
+
+
+def test_permission_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = envi(tmp_path)
+    if os.geteuid() == 0:  # root may read everything: refuse in its place
+
+        def denied(self: Path, *args: object, **options: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "open", denied)
+    else:
+        file.chmod(0)
+    refused(file, "Permission denied.*permissions")
+
+
+def test_header_without_data(tmp_path: Path) -> None:
+    (tmp_path / "x.hdr").write_text(HEADER)
+    refused(tmp_path / "x.hdr", r"data file is missing: expected x or x\{\.img")
+
+
+def test_data_without_header(tmp_path: Path) -> None:
+    (tmp_path / "x.bil").write_bytes(bytes(48))
+    refused(tmp_path / "x.bil", r"no ENVI header beside it \(x\.hdr or x\.bil\.hdr\)")
+
+
+def test_truncated_envi(tmp_path: Path) -> None:
+    refused(
+        envi(tmp_path, 47), r"is truncated: holds 47 bytes, x\.hdr claims 3 lines x 4 samples x 2 bands.* = 48 bytes"
+    )
+
+
+def test_envi_data_of_another_size(tmp_path: Path) -> None:
+    refused(envi(tmp_path, 96), "does not match its header.*data type")
+    assert open_cube(envi(tmp_path, 50)).shape == (3, 4, 2)  # trailing bytes below one row
+
+
+def test_wrong_interleave(tmp_path: Path) -> None:
+    refused(envi(tmp_path, header=HEADER.replace("bsq", "bsp")), "interleave is 'bsp'; expected bsq, bil or bip")
+
+
+def test_not_an_envi_header(tmp_path: Path) -> None:
+    refused(envi(tmp_path, header="hello\n"), "no ENVI header beside it")
+    refused(tmp_path / "x.hdr", "first line must be ENVI")
+
+
+def header_bomb(folder: Path) -> Path:
+    return envi(
+        folder, header=HEADER.replace("samples = 4", "samples = 1000000").replace("lines = 3", "lines = 1000000")
+    )
+
+
+def npy_bomb(folder: Path) -> Path:
+    np.save(folder / "x.npy", np.zeros((2, 2, 2)))
+    raw = (folder / "x.npy").read_bytes().replace(b"(2, 2, 2)", b"(9999999, 9999, 99)")
+    (folder / "x.npy").write_bytes(raw)
+    return folder / "x.npy"
+
+
+def npz_bomb(folder: Path) -> Path:
+    npy = npy_bomb(folder).read_bytes()
+    with zipfile.ZipFile(folder / "x.npz", "w") as archive:
+        archive.writestr("cube.npy", npy)
+    return folder / "x.npz"
+
+
+def mat_bomb(folder: Path) -> Path:
+    scipy.io.savemat(folder / "x.mat", {"cube": CUBE})
+    raw = (folder / "x.mat").read_bytes()
+    dims = np.array(CUBE.shape, dtype="<i4").tobytes()
+    assert dims in raw
+    (folder / "x.mat").write_bytes(raw.replace(dims, np.array([100000, 100000, 90], dtype="<i4").tobytes()))
+    return folder / "x.mat"
+
+
+def hdf5_bomb(folder: Path) -> Path:
+    with h5py.File(folder / "x.h5", "w") as h5:
+        h5.create_dataset("cube", shape=(10**6, 10**6, 400), dtype="f4", chunks=(8, 8, 8), fillvalue=-9999)
+        h5["cube"].attrs["_FillValue"] = -9999.0
+    return folder / "x.h5"
+
+
+def hdf5_one_chunk_bomb(folder: Path) -> Path:
+    hdf5_bomb(folder)
+    with h5py.File(folder / "x.h5", "r+") as h5:
+        h5["cube"][0, 0, 0] = 1
+    return folder / "x.h5"
+
+
+def tiff_bomb(folder: Path) -> Path:
+    with rasterio.open(
+        folder / "x.tif", "w", driver="GTiff", height=200000, width=200000, count=100, dtype="float32", nodata=0,
+        tiled=True, blockxsize=16384, blockysize=16384, SPARSE_OK=True, BIGTIFF="YES",
+    ):  # fmt: skip
+        pass
+    return folder / "x.tif"
+
+
+BOMBS = [header_bomb, npy_bomb, npz_bomb, mat_bomb, hdf5_bomb, hdf5_one_chunk_bomb, tiff_bomb]
+
+
+@pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: bomb.__name__)
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_bombs_are_refused_before_memory_is_taken(tmp_path: Path, bomb: Callable[[Path], Path]) -> None:
+    path = bomb(tmp_path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(path, "claims|needs .* GiB")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".mat", ".h5", ".npz", ".npy"])
+@pytest.mark.parametrize("keep", [0.02, 0.3, 0.9])
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_truncated_containers(tmp_path: Path, suffix: str, keep: float) -> None:
+    file = tmp_path / f"x{suffix}"
+    cube = np.random.default_rng(0).integers(0, 60000, (40, 30, 20)).astype(np.uint16)
+    if suffix == ".tif":
+        with rasterio.open(
+            file, "w", driver="GTiff", height=40, width=30, count=20, dtype="uint16", compress="deflate"
+        ) as dataset:
+            dataset.write(cube.transpose(2, 0, 1))
+    elif suffix == ".mat":
+        scipy.io.savemat(file, {"cube": cube}, do_compression=True)
+    elif suffix == ".h5":
+        with h5py.File(file, "w") as h5:
+            h5.create_dataset("cube", data=cube, compression="gzip")
+    elif suffix == ".npz":
+        np.savez_compressed(file, cube=cube)
+    else:
+        np.save(file, cube)
+    raw = file.read_bytes()
+    file.write_bytes(raw[: int(len(raw) * keep)])
+    with pytest.raises(InputError, match="x\\" + suffix), open_cube(file) as opened:
+        opened.read()
+
+
+def test_corrupt_npz_stream(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, cube=CUBE)
+    raw = bytearray(buffer.getvalue())
+    raw[200:400] = bytes(200)
+    (tmp_path / "x.npz").write_bytes(raw)
+    refused(tmp_path / "x.npz", "damaged")
+
+
+def test_memory_limit_of_what_is_loaded_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "x.npz", cube=CUBE)
+    scipy.io.savemat(tmp_path / "x.mat", {"cube": CUBE})
+    monkeypatch.setattr("lkca.data.memory.available_memory", lambda: 100)
+    refused(tmp_path / "x.npz", r"loaded whole\) needs .*; save it as \.npy")
+    refused(tmp_path / "x.mat", r"loaded whole\) needs .*; save it with -v7\.3")
+
+
+def test_unknown_variable(tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "x.mat", {"cube": CUBE, "gt": np.zeros((12, 9))})
+    refused(f"{tmp_path / 'x.mat'}::hsi", "has no variable 'hsi'; its numeric arrays are: cube 12x9x5, gt 12x9")
+    with h5py.File(tmp_path / "x.h5", "w") as h5:
+        h5["a/cube"] = CUBE
+    refused(f"{tmp_path / 'x.h5'}::/cube", "has no variable '/cube'; its numeric arrays are: /a/cube 12x9x5")
+    np.savez(tmp_path / "x.npz", cube=CUBE)
+    refused(f"{tmp_path / 'x.npz'}::a", "has no variable 'a'; its numeric arrays are: cube")
+    refused(f"{tmp_path / 'x.npz'}::", "no variable name after ::")
+
+
+@pytest.mark.parametrize("options", [{"variable": "a"}, {"axes": "brc"}, {"shape": (3, 4)}])
+def test_options_that_do_not_apply(tmp_path: Path, options: dict) -> None:
+    with pytest.raises(InputError, match="does not apply to ENVI files"):
+        open_cube(envi(tmp_path), **options)
+
+
+@pytest.mark.parametrize("axes", ["rc", "rcx", "rrb", "", "rcbb"])
+def test_axes_that_are_none(tmp_path: Path, axes: str) -> None:
+    np.save(tmp_path / "x.npy", CUBE)
+    refused(tmp_path / "x.npy", "must hold r", axes=axes)
+
+
+def test_external_links_are_not_followed(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "secret.h5", "w") as h5:
+        h5["cube"] = CUBE
+    with h5py.File(tmp_path / "x.h5", "w") as h5:
+        h5["cube"] = h5py.ExternalLink("secret.h5", "/cube")
+    refused(f"{tmp_path / 'x.h5'}::/cube", "has no variable")
+
+
+def test_classic_netcdf(tmp_path: Path) -> None:
+    (tmp_path / "x.nc").write_bytes(b"CDF\x01" + bytes(200))
+    refused(tmp_path / "x.nc", "classic NetCDF; convert it")
+
+
+def test_bad_json_metadata(tmp_path: Path) -> None:
+    for text in ("{broken", "[1]", '{"nodata": "x"}', '{"transform": [1, 2]}', '{"scale_factor": 0}'):
+        np.savez(tmp_path / "x.npz", cube=CUBE, meta=np.array(text))
+        refused(tmp_path / "x.npz", "JSON metadata|scale factor")
+
+
+def test_complex_raster(tmp_path: Path) -> None:
+    with rasterio.open(tmp_path / "x.tif", "w", driver="GTiff", height=3, width=3, count=1, dtype="complex64",
+                       transform=rasterio.Affine.scale(2)):  # fmt: skip
+        pass
+    refused(tmp_path / "x.tif", "complex64 samples; expected real")

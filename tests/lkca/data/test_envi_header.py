@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from spectral.io import envi as spy_envi
+
+from lkca.data import CubeMeta, Window, open_cube, write_cube
+from lkca.data.readers.envi_header import DTYPES, parse_header, parse_layout, parse_map_info, parse_meta
+from lkca.data.writers.envi import header_text
+from lkca.errors import InputError, LkcaError
+
+MINIMAL = "ENVI\nsamples = 4\nlines = 3\nbands = 2\ndata type = 2\ninterleave = bip\nbyte order = 0\n"
+
+
+def parse(text: str) -> tuple:
+    fields = parse_header(text, "x.hdr")
+    layout = parse_layout(fields, "x.hdr")
+    return layout, *parse_meta(fields, layout, "x.hdr")
+
+
+def test_spacing_case_comments_and_multi_line_lists() -> None:
+    text = (
+        "ENVI \r\n; a comment = 5\r\nSAMPLES=4\r\n  lines   =  3\r\nBands = 2\r\nData Type = 2\r\n"
+        "wavelength  units = Nanometers\r\n"
+        "wavelength = {\r\n 500.5,\r\n 600}\r\ndescription = {\n A = B;\n second line }\nnonsense\nBBL={1, 0}\n"
+    )
+    layout, meta, warnings = parse(text)
+    assert (layout.rows, layout.cols, layout.bands, layout.interleave, layout.dtype) == (
+        3,
+        4,
+        2,
+        "bsq",
+        np.dtype("<i2"),
+    )
+    assert meta.wavelengths.tolist() == [500.5, 600.0]
+    assert meta.good_bands.tolist() == [True, False]
+    assert meta.tags == {"description": "A = B; second line"}
+    assert not warnings
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("lines = 0", "lines is 0; expected at least 1"),
+        ("samples = -4", "samples is -4"),
+        ("bands = many", "bands is 'many'"),
+        ("bands =", "has no 'bands'"),
+        ("data type = 6", "complex"),
+        ("data type = 7", "data type 7"),
+        ("interleave = bsp", "interleave is 'bsp'; expected bsq, bil or bip"),
+        ("byte order = 2", "byte order is 2"),
+        ("header offset = -1", "header offset is -1"),
+        ("file type = ENVI Spectral Library", "spectral library"),
+        ("file compression = 1", "compressed"),
+        ("wavelength = {1, 2, 3}", "lists 3 values for 2 bands"),
+        ("wavelength = {500, green}", "'green'; expected a number"),
+        ("bbl = {1}", "bbl lists 1 values"),
+        ("wavelength = {500, 600", "no closing brace"),
+        ("reflectance scale factor = 0", "positive number"),
+        ("reflectance scale factor = nan", "positive number"),
+        ("data ignore value = none", "data ignore value is 'none'"),
+        ("map info = {UTM, 1, 1}", "map info"),
+        ("map info = {UTM, 1, 1, 0, nan, 1, 1}", "map info"),
+    ],
+)
+def test_faults_are_named(line: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse(MINIMAL + line + "\n")
+
+
+@pytest.mark.parametrize("text", ["", "NCOLS 4\nNROWS 3\n", "\n"])
+def test_other_headers_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="first line must be ENVI"):
+        parse_header(text)
+
+
+def test_gains_count_instead_of_the_reflectance_factor() -> None:
+    _, meta, _ = parse(
+        MINIMAL + "data gain values = {0.1, 0.2}\ndata offset values = {1, 1}\nreflectance scale factor = 10\n"
+    )
+    assert meta.scale_factor.tolist() == [0.1, 0.2] and meta.offset == 1.0
+
+
+@pytest.mark.parametrize(
+    ("map_info", "epsg"),
+    [
+        ("UTM, 1, 1, 500000, 4000000, 30, 30, 10, North, WGS-84, units=Meters", 32610),
+        ("UTM, 1, 1, 500000, 4000000, 30, 30, 10, South, WGS-84, units=Meters", 32710),
+        ("UTM, 2.5, 3.5, 500000, 4000000, 2, 2, 17, North, North America 1983", 26917),
+        ("Geographic Lat/Lon, 1, 1, -120.5, 37.25, 0.001, 0.001, WGS-84, units=Degrees", 4326),
+        ("Arbitrary, 1, 1, 0, 0, 1, 1, 0, North", None),
+    ],
+)
+def test_map_info_agrees_with_gdal(tmp_path: Path, map_info: str, epsg: int | None) -> None:
+    (tmp_path / "x.img").write_bytes(bytes(4 * 3 * 2 * 2))
+    (tmp_path / "x.hdr").write_text(MINIMAL + f"map info = {{{map_info}}}\n")
+    with open_cube(tmp_path / "x.img") as cube, rasterio.open(tmp_path / "x.img") as dataset:
+        if epsg is not None:
+            assert dataset.crs.to_epsg() == epsg
+            assert cube.summary()["crs"] == f"EPSG:{epsg}"
+        assert np.allclose(list(cube.meta.transform), list(dataset.transform), rtol=1e-12)
+
+
+def test_rotation_turns_the_grid_about_the_reference_pixel() -> None:
+    transform, _ = parse_map_info("UTM, 3, 2, 1000, 2000, 2, 5, 10, North, WGS-84, rotation=30", "x")
+    assert np.allclose(transform @ (2, 1), (1000, 2000))  # the corner of the reference pixel
+    along_row = np.subtract(transform @ (1, 0), transform @ (0, 0))
+    down = np.subtract(transform @ (0, 1), transform @ (0, 0))
+    assert np.allclose(along_row, 2 * np.array([math.cos(math.pi / 6), math.sin(math.pi / 6)]))
+    assert np.allclose(down, 5 * np.array([math.sin(math.pi / 6), -math.cos(math.pi / 6)]))
+
+
+def test_esri_string_where_map_info_does_not_know_the_projection() -> None:
+    from rasterio.crs import CRS
+
+    wkt = CRS.from_epsg(3035).to_wkt(version="WKT1_ESRI")
+    _, meta, _ = parse(MINIMAL + f"map info = {{Europe, 1, 1, 0, 0, 10, 10}}\ncoordinate system string = {{{wkt}}}\n")
+    assert CRS.from_wkt(meta.crs).to_epsg() == 3035
+    _, meta, warnings = parse(MINIMAL + "coordinate system string = {PROJCS[rubbish}\n")
+    assert meta.crs is None and "cannot be read" in warnings[0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=400))
+def test_no_text_breaks_the_parser(text: str) -> None:
+    for candidate in (text, "ENVI\n" + text, MINIMAL + text):
+        try:
+            fields = parse_header(candidate)
+            layout = parse_layout(fields, "x")
+            parse_meta(fields, layout, "x")[0].check(layout.bands, "x")
+        except LkcaError:
+            pass
+
+
+KEYS = st.text(st.characters(codec="ascii", categories=["Ll", "Nd"]), min_size=1, max_size=12).map(
+    lambda key: "t " + key
+)
+VALUES = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=30)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(KEYS, VALUES, max_size=5), st.integers(1, 4), st.sampled_from(sorted(DTYPES)), st.data())
+def test_written_headers_read_back(tags: dict[str, str], bands: int, code: int, data: st.DataObject) -> None:
+    finite = st.floats(-1e6, 1e6, allow_subnormal=False)
+    meta = CubeMeta(
+        wavelengths=np.sort(data.draw(st.lists(st.floats(300, 2500), min_size=bands, max_size=bands))),
+        good_bands=np.array(data.draw(st.lists(st.booleans(), min_size=bands, max_size=bands))),
+        nodata=data.draw(st.none() | finite),
+        scale_factor=data.draw(st.floats(1e-6, 1e3)),
+        offset=data.draw(st.sampled_from([0.0, -0.5])),
+        interleave=data.draw(st.sampled_from(["bsq", "bil", "bip"])),
+        stored_dtype=np.dtype("<" + DTYPES[code]),
+        tags=tags,
+    )
+    text = header_text((7, 8, bands), meta)
+    layout, found, _ = parse(text)
+    assert (layout.rows, layout.cols, layout.bands) == (7, 8, bands)
+    assert (layout.dtype, layout.interleave) == (meta.stored_dtype, meta.interleave)
+    assert np.allclose(found.wavelengths, meta.wavelengths, rtol=1e-9)
+    assert np.array_equal(found.good_bands, meta.good_bands)
+    assert found.nodata == meta.nodata
+    assert np.allclose([found.scale_factor, found.offset], [meta.scale_factor, meta.offset], rtol=1e-9)
+    plain = {key: " ".join(value.replace("{", "(").replace("}", ")").split()) for key, value in tags.items()}
+    assert {" ".join(key.split()): value for key, value in plain.items() if value} == dict(found.tags)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.tuples(st.integers(1, 7), st.integers(1, 6), st.integers(1, 5)),
+    st.sampled_from(["bsq", "bil", "bip"]),
+    st.sampled_from(["u1", "i2", "u2", "i4", "u4", "f4"]),
+    st.integers(0, 2**32 - 1),
+    st.data(),
+)
+def test_random_cubes_survive_a_round_trip(
+    tmp_path: Path, size: tuple[int, int, int], interleave: str, dtype: str, seed: int, data: st.DataObject
+) -> None:
+    bands, rows, cols = size
+    rng = np.random.default_rng(seed)
+    array = rng.integers(0, 200, (bands, rows, cols)).astype(np.float32)
+    array[rng.uniform(size=array.shape) < 0.1] = np.nan
+    meta = CubeMeta(stored_dtype=np.dtype(dtype), nodata=255.0, scale_factor=1.0)
+    path = tmp_path / "x.img"
+    write_cube(path, array, meta, interleave=interleave, overwrite=True)
+    with open_cube(path) as cube:
+        assert np.array_equal(cube.read(), array, equal_nan=True)
+        row, col = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, cols - 1))
+        window = Window(row, col, data.draw(st.integers(1, rows - row)), data.draw(st.integers(1, cols - col)))
+        picked = data.draw(st.lists(st.integers(0, bands - 1), min_size=1, max_size=6))
+        assert np.array_equal(cube.read(window, picked), array[picked][(slice(None), *window.slices)], equal_nan=True)
+    if array.shape[0] > 1:  # an independent reader
+        other = spy_envi.open(str(tmp_path / "x.hdr"), str(path)).open_memmap()
+        assert np.array_equal(np.nan_to_num(array.transpose(1, 2, 0), nan=255.0), other)
+
+
+@pytest.mark.parametrize("code", sorted(DTYPES))
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("interleave", ["bsq", "bil", "bip"])
+def test_every_layout(tmp_path: Path, code: int, order: int, interleave: str) -> None:
+    dtype = np.dtype("<>"[order] + DTYPES[code])
+    cube = np.arange(2 * 3 * 4).reshape(2, 3, 4)  # bands, rows, cols
+    axes = {"bsq": (0, 1, 2), "bil": (1, 0, 2), "bip": (1, 2, 0)}[interleave]
+    (tmp_path / "x.raw").write_bytes(b"head!" + np.ascontiguousarray(cube.transpose(axes)).astype(dtype).tobytes())
+    (tmp_path / "x.raw.hdr").write_text(
+        f"ENVI\nsamples=4\nlines=3\nbands=2\nheader offset=5\ndata type={code}\n"
+        f"interleave={interleave.upper()}\nbyte order={order}\n"
+    )
+    with open_cube(tmp_path / "x.raw") as opened:
+        assert np.array_equal(opened.read(), cube)
+        assert np.array_equal(opened.read(Window(1, 2, 2, 1), [1]), cube[1:, 1:, 2:3])
+
+
+@pytest.mark.parametrize(
+    ("data", "header"),
+    [
+        ("x.img", "x.hdr"), ("x.img", "x.img.hdr"), ("x", "x.hdr"), ("x.dat", "x.HDR"), ("x.bsq", "x.hdr"),
+        ("x.y.raw", "x.y.hdr"), ("x.IMG", "x.hdr"), ("x_unknown.ext", "x_unknown.ext.hdr"),
+    ],
+)  # fmt: skip
+def test_header_names(tmp_path: Path, data: str, header: str) -> None:
+    (tmp_path / data).write_bytes(bytes(range(48)))
+    (tmp_path / header).write_text(MINIMAL)
+    for name in (data, header):
+        with open_cube(tmp_path / name) as cube:
+            assert cube.shape == (3, 4, 2)
+            assert {file.name for file in cube.files} == {data, header}

@@ -1,0 +1,258 @@
+"""Axes, companions and conventions of the containers, on files made here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import rasterio
+import scipy.io
+from affine import Affine
+
+from lkca.data import Window, open_cube
+from lkca.data.readers.arrays import guess_axes
+from lkca.errors import InputError
+
+CUBE = np.random.default_rng(0).integers(1, 4000, (5, 12, 9)).astype(np.uint16)  # bands, rows, cols
+RCB = CUBE.transpose(1, 2, 0)
+NM = np.linspace(400, 800, 5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "counts", "axes"),
+    [
+        ((100, 100, 191), set(), "rcb"),
+        ((191, 100, 100), set(), "brc"),
+        ((100, 191, 100), set(), "rbc"),
+        ((610, 340, 103), set(), "rcb"),
+        ((64, 64, 64), {64}, None),
+        ((64, 64, 64), set(), None),
+        ((64, 96, 218), set(), "rcb"),
+        ((103, 610, 340), set(), None),
+        ((103, 610, 340), {103}, "brc"),
+        ((64, 700, 900), set(), None),
+        ((218, 64, 96), set(), "rcb"),
+    ],
+)
+def test_axes_by_the_stated_rule(shape: tuple[int, ...], counts: set[int], axes: str | None) -> None:
+    if axes is None:
+        with pytest.raises(InputError, match="--axes"):
+            guess_axes(shape, "x.mat", counts)
+    else:
+        assert guess_axes(shape, "x.mat", counts)[0] == axes
+
+
+def test_a_guess_is_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((4, 6, 9), dtype=np.uint8))
+    with open_cube(tmp_path / "x.npy") as cube:
+        assert cube.shape == (4, 6, 9)
+        assert "--axes" in cube.warnings[0]
+    assert open_cube(tmp_path / "x.npy", axes="brc").shape == (6, 9, 4)
+    assert not open_cube(tmp_path / "x.npy", axes="rcb").warnings
+
+
+@pytest.mark.parametrize("axes", ["rcb", "brc", "rbc", "crb", "bcr", "cbr"])
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".mat", ".h5", ".v73.mat"])
+def test_axes_override(tmp_path: Path, axes: str, suffix: str) -> None:
+    file = tmp_path / f"x{suffix}"
+    array = np.ascontiguousarray(CUBE.transpose(["brc".index(axis) for axis in axes]))
+    if suffix == ".npy":
+        np.save(file, array)
+    elif suffix == ".npz":
+        np.savez(file, cube=array)
+    elif suffix == ".mat":
+        scipy.io.savemat(file, {"cube": array})
+    elif suffix == ".h5":
+        with h5py.File(file, "w") as h5:
+            h5["cube"] = array
+    else:
+        write_v73(file, {"cube": array})
+    with open_cube(file, axes=axes.upper()) as cube:
+        assert cube.shape == (12, 9, 5)
+        assert np.array_equal(cube.read(), CUBE)
+        assert np.array_equal(cube.read(Window(2, 1, 3, 4), [4, 1]), CUBE[[4, 1], 2:5, 1:5])
+
+
+def write_v73(file: Path, variables: dict[str, np.ndarray]) -> None:
+    names = {"f8": "double", "f4": "single", "u2": "uint16", "u1": "uint8"}
+    with h5py.File(file, "w", userblock_size=512) as h5:
+        for name, value in variables.items():
+            h5[name] = value.T  # MATLAB stores columns first, HDF5 shows the axes reversed
+            h5[name].attrs["MATLAB_class"] = np.bytes_(names[value.dtype.str[1:]])
+    with file.open("r+b") as stream:
+        stream.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM")
+
+
+@pytest.mark.parametrize("write", [write_v73, scipy.io.savemat])
+def test_matlab_companions_and_choice(tmp_path: Path, write) -> None:
+    file = tmp_path / "x.mat"
+    write(file, {
+        "HSI": RCB, "gt": np.ones((12, 9)), "Wavelength": NM[:, None] / 1000, "bbl": np.uint8([[1, 1, 0, 1, 1]]),
+        "other": np.ones((4, 3)),
+    })  # fmt: skip
+    with open_cube(file) as cube:
+        assert cube.source.endswith("::HSI")
+        assert np.allclose(cube.meta.wavelengths, NM)
+        assert cube.good_bands.tolist() == [True, True, False, True, True]
+        assert np.array_equal(cube.read(), CUBE)
+    with pytest.raises(InputError, match="HSI 12x9x5, gt 12x9"):
+        open_cube(f"{file}::nothing")
+    assert open_cube(file, variable="hsi").shape == (12, 9, 5)
+    with pytest.raises(InputError, match="give the picture size"):
+        open_cube(f"{file}::gt")
+
+
+@pytest.mark.parametrize("write", [write_v73, scipy.io.savemat])
+def test_matlab_2d(tmp_path: Path, write) -> None:
+    file = tmp_path / "x.mat"
+    pixels = CUBE.transpose(0, 2, 1).reshape(5, 108)  # columns first
+    write(file, {"Y": pixels.astype(np.float64)})
+    assert np.array_equal(open_cube(file, shape=(12, 9)).read(), CUBE)
+    write(file, {"Y": np.ascontiguousarray(pixels.T).astype(np.float64)})
+    assert np.array_equal(open_cube(file, shape=(12, 9)).read(), CUBE)
+    with pytest.raises(InputError, match="--shape ROWS,COLS"):
+        open_cube(file)
+    with pytest.raises(InputError, match="10 rows x 10 columns are 100 pixels"):
+        open_cube(f"{file}::Y", shape=(10, 10))
+    write(file, {"Y": pixels.astype(np.float64), "nRow": np.array([[12.0]]), "nCol": np.array([[9.0]])})
+    assert np.array_equal(open_cube(file).read(), CUBE)
+
+
+def test_two_cubes_are_not_guessed(tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "x.mat", {"a": RCB, "b": RCB})
+    with h5py.File(tmp_path / "x.h5", "w") as h5:
+        h5["vnir/cube"], h5["swir/cube"] = RCB, RCB
+    np.savez(tmp_path / "x.npz", a=RCB, b=RCB)
+    for name, choices in (("x.mat", "a 12x9x5, b"), ("x.h5", "/swir/cube 12x9x5, /vnir"), ("x.npz", "a 12x9x5, b")):
+        with pytest.raises(InputError, match=choices):
+            open_cube(tmp_path / name)
+    assert open_cube(f"{tmp_path / 'x.mat'}::b").shape == (12, 9, 5)
+    assert open_cube(f"{tmp_path / 'x.h5'}::/swir/cube").shape == (12, 9, 5)
+    assert open_cube(tmp_path / "x.npz", variable="a").shape == (12, 9, 5)
+
+
+def test_matlab_objects_and_complex_are_refused(tmp_path: Path) -> None:
+    cells = np.empty((2, 2), dtype=object)
+    cells[:] = "x"
+    scipy.io.savemat(tmp_path / "x.mat", {"cells": cells, "z": RCB.astype(complex), "s": {"a": 1}})
+    with pytest.raises(InputError, match="'cells' is a cell, not a numeric array"):
+        open_cube(tmp_path / "x.mat", variable="cells")
+    with pytest.raises(InputError, match="complex128"):
+        open_cube(tmp_path / "x.mat")
+
+
+def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
+    objects = np.array([{"a": 1}, None], dtype=object)
+    np.save(tmp_path / "x.npy", objects, allow_pickle=True)
+    np.savez(tmp_path / "x.npz", cube=objects)
+    with pytest.raises(InputError, match=r"x\.npy"):
+        open_cube(tmp_path / "x.npy")
+    with pytest.raises(InputError, match="no 3-D numeric array"):
+        open_cube(tmp_path / "x.npz")
+
+
+def test_netcdf_conventions(tmp_path: Path) -> None:
+    from rasterio.crs import CRS
+
+    file = tmp_path / "x.nc"
+    stored = CUBE.astype(np.int16)
+    stored[1, 2, 3] = -32768
+    with h5py.File(file, "w") as h5:
+        data = h5.create_dataset("reflectance", data=stored, chunks=(2, 5, 5), compression="gzip")
+        data.attrs.update(
+            {"scale_factor": 0.5, "add_offset": 1.0, "_FillValue": np.int16(-32768), "grid_mapping": "crs"}
+        )
+        h5["wavelength"] = NM / 1000
+        h5["wavelength"].attrs["units"] = "um"
+        h5["y"] = 4000000 - 30 * (np.arange(12) + 0.5)
+        h5["x"] = 500000 + 30 * (np.arange(9) + 0.5)
+        for axis, name in enumerate(("wavelength", "y", "x")):
+            h5[name].make_scale(name)
+            data.dims[axis].attach_scale(h5[name])
+        h5["crs"] = 0
+        h5["crs"].attrs["crs_wkt"] = CRS.from_epsg(32610).to_wkt()
+        h5.attrs["title"] = "a test"
+    with open_cube(file) as cube:
+        expected = np.where(stored == -32768, np.nan, stored * 0.5 + 1)
+        assert np.array_equal(cube.read(), expected.astype(np.float32), equal_nan=True)
+        assert np.allclose(cube.meta.wavelengths, NM)
+        assert np.allclose(list(cube.meta.transform)[:6], [30, 0, 500000, 0, -30, 4000000])
+        assert (cube.format, cube.summary()["crs"]) == ("NetCDF4", "EPSG:32610")
+        assert cube.meta.tags["title"] == "a test" and not cube.warnings
+
+
+def test_emit_layout(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.nc", "w") as h5:
+        h5["reflectance"] = RCB.astype(np.float32)
+        h5["sensor_band_parameters/wavelengths"] = NM
+        h5["sensor_band_parameters/fwhm"] = np.full(5, 8.5)
+        h5["sensor_band_parameters/good_wavelengths"] = np.array([1, 1, 1, 0, 1.0])
+        h5["location/glt_x"] = np.zeros((12, 9))
+    with open_cube(tmp_path / "x.nc") as cube:
+        assert np.array_equal(cube.meta.wavelengths, NM) and cube.meta.fwhm[0] == 8.5
+        assert np.flatnonzero(~cube.good_bands).tolist() == [3]
+        assert np.array_equal(cube.read(), CUBE)
+
+
+def write_tiff(file: Path, array: np.ndarray, **options) -> rasterio.io.DatasetWriter:
+    return rasterio.open(
+        file, "w", driver="GTiff", count=array.shape[0], height=array.shape[1], width=array.shape[2],
+        dtype=array.dtype, transform=Affine(2, 0, 100, 0, -2, 200), **options,
+    )  # fmt: skip
+
+
+def test_geotiff_spectral_places(tmp_path: Path) -> None:
+    with write_tiff(tmp_path / "imagery.tif", CUBE) as dataset:
+        dataset.write(CUBE)
+        for band in range(5):
+            dataset.update_tags(band + 1, ns="IMAGERY", CENTRAL_WAVELENGTH_UM=str(NM[band] / 1000), FWHM_UM=str(0.01))
+    with write_tiff(tmp_path / "envi.tif", CUBE) as dataset:
+        dataset.write(CUBE)
+        lists = {"wavelength": "{" + ",".join(map(str, NM / 1000)) + "}", "bbl": "{1,0,1,1,1}"}
+        dataset.update_tags(ns="ENVI", wavelength_units="Micrometers", **lists)
+    with write_tiff(tmp_path / "description.tif", CUBE) as dataset:
+        dataset.write(CUBE)
+        for band in range(5):
+            dataset.set_band_description(band + 1, f"{NM[band]} nm")
+    with write_tiff(tmp_path / "none.tif", CUBE) as dataset:
+        dataset.write(CUBE)
+    for name in ("imagery", "envi", "description"):
+        with open_cube(tmp_path / f"{name}.tif") as cube:
+            assert np.allclose(cube.meta.wavelengths, NM), name
+            assert cube.meta.transform == Affine(2, 0, 100, 0, -2, 200)
+            assert cube.good_bands.all() == (name != "envi")
+    assert np.allclose(open_cube(tmp_path / "imagery.tif").meta.fwhm, 10)
+    assert open_cube(tmp_path / "none.tif").meta.wavelengths is None
+
+
+def test_geotiff_scales_mask_and_nodata_per_band(tmp_path: Path) -> None:
+    with write_tiff(tmp_path / "x.tif", CUBE, nodata=65535) as dataset:
+        dataset.write(CUBE)
+        dataset.scales, dataset.offsets = (0.1, 0.2, 0.3, 0.4, 0.5), (1.0,) * 5
+        mask = np.full((12, 9), 255, dtype=np.uint8)
+        mask[3, 4] = 0
+    with open_cube(tmp_path / "x.tif") as cube:
+        expected = CUBE * np.array([0.1, 0.2, 0.3, 0.4, 0.5])[:, None, None] + 1
+        assert np.allclose(cube.read(), expected, rtol=1e-6)
+        assert np.allclose(cube.select([3, 1]).read(), expected[[3, 1]], rtol=1e-6)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), write_tiff(tmp_path / "m.tif", CUBE) as dataset:
+        dataset.write(CUBE)
+        dataset.write_mask(mask)
+    with open_cube(tmp_path / "m.tif") as cube:
+        assert np.argwhere(~cube.valid_mask()).tolist() == [[3, 4]]
+
+
+def test_all_nodata_bands_are_bad(tmp_path: Path) -> None:
+    array = CUBE.copy()
+    array[2] = 0
+    with write_tiff(tmp_path / "x.tif", array, nodata=0) as dataset:
+        dataset.write(array)
+    with open_cube(tmp_path / "x.tif") as cube:
+        assert cube.good_bands.tolist() == [True, True, False, True, True]
+        cube.check_usable()
+    with write_tiff(tmp_path / "y.tif", array, nodata=0) as dataset:
+        dataset.write(np.zeros_like(array))
+    with open_cube(tmp_path / "y.tif") as cube, pytest.raises(InputError, match="no valid sample"):
+        cube.check_usable()
