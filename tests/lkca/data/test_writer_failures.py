@@ -1,0 +1,186 @@
+"""Nothing partial ever stands under the final name, whatever goes wrong."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lkca.data import CubeMeta, Window, create_writer, open_cube, write_cube
+from lkca.errors import InputError, OutputError
+
+NAMES = ["x.tif", "x.hdr", "x.bil", "x.npz", "x.mat"]
+CUBE = np.random.default_rng(0).uniform(0, 1, (8, 90, 80)).astype(np.float32)
+META = CubeMeta(wavelengths=np.linspace(400, 900, 8))
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """A full disk: no file may grow beyond 50 kB."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize(
+    ("name", "compress"),
+    [*((name, None) for name in [*NAMES, "cog.tif"]), *((name, "deflate") for name in ["x.tif", "cog.tif", "x.npz"])],
+)
+@pytest.mark.usefixtures("small_files")
+def test_full_disk(tmp_path: Path, name: str, compress: str | None) -> None:
+    (tmp_path / "keep.txt").write_text("mine")
+    with pytest.raises(OutputError, match=f"{name}: could not be written .*nothing was kept"):
+        write_cube(tmp_path / name, CUBE, META, compress=compress, driver="COG" if name == "cog.tif" else None)
+    assert [file.name for file in tmp_path.iterdir()] == ["keep.txt"]
+
+
+@pytest.mark.usefixtures("small_files")
+@pytest.mark.parametrize("rows", [1, 5, 9, 16])
+def test_full_disk_that_shows_only_when_gdal_flushes(tmp_path: Path, rows: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    with pytest.raises(OutputError, match="could not be written"):
+        write_cube(tmp_path / "x.tif", CUBE[:, :rows], META)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_earlier_file_survives_a_failure(tmp_path: Path, name: str) -> None:
+    write_cube(tmp_path / name, CUBE, META)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with (
+        pytest.raises(RuntimeError, match="model"),
+        create_writer(tmp_path / name, (90, 80, 8), META, overwrite=True) as writer,
+    ):
+        writer.write(Window(0, 0, 10, 80), CUBE[:, :10])
+        raise RuntimeError("the model failed")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_existing_target(tmp_path: Path, name: str) -> None:
+    write_cube(tmp_path / name, CUBE, META)
+    with pytest.raises(InputError, match="exists already; choose another name or pass --overwrite"):
+        write_cube(tmp_path / name, CUBE, META)
+    write_cube(tmp_path / name, CUBE[:, :20, :20], META, overwrite=True)
+    assert open_cube(tmp_path / name).shape == (20, 20, 8)
+
+
+def test_existing_header_of_another_file(tmp_path: Path) -> None:
+    (tmp_path / "x.hdr").write_text("mine")
+    with pytest.raises(InputError, match=r"x\.hdr: exists already"):
+        write_cube(tmp_path / "x.img", CUBE, META)
+    assert (tmp_path / "x.hdr").read_text() == "mine"
+
+
+def test_sidecars_of_the_replaced_file_go(tmp_path: Path) -> None:
+    write_cube(tmp_path / "x.tif", CUBE, META)
+    (tmp_path / "x.tif.aux.xml").write_text("<PAMDataset/>")
+    write_cube(tmp_path / "x.tif", CUBE, META, overwrite=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["x.tif"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_output_is_the_input(tmp_path: Path, name: str) -> None:
+    write_cube(tmp_path / name, CUBE, META)
+    (tmp_path / "link").symlink_to(tmp_path / name)
+    with open_cube(tmp_path / name) as cube:
+        for inputs in (cube.files, [f"{tmp_path / name}::cube"], [tmp_path / "link"]):
+            with pytest.raises(InputError, match="is an input of the same command"):
+                create_writer(tmp_path / name, (90, 80, 8), META, overwrite=True, inputs=inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no/such/x.tif", "directory .* does not exist; create it first"),
+        ("folder.tif", "is a directory"),
+        ("x.xyz", "suffix '.xyz' names no output format"),
+        ("x", "suffix '' names no output format"),
+    ],
+)
+def test_impossible_names(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "folder.tif").mkdir()
+    with pytest.raises(InputError, match=message):
+        write_cube(tmp_path / name, CUBE, META)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("x.tif", {"driver": "JPEG"}, "driver 'JPEG' is unknown"),
+        ("x.tif", {"interleave": "bil"}, "cannot be bil"),
+        ("x.tif", {"compress": "jpeg"}, "compression 'jpeg' is unknown"),
+        ("x.img", {"interleave": "bsp"}, "interleave 'bsp'"),
+        ("x.img", {"compress": "deflate"}, "not compressed"),
+        ("x.img", {"dtype": "int8"}, "no data type for int8"),
+        ("x.npz", {"compress": "zstd"}, "not possible"),
+    ],
+)
+def test_impossible_options(tmp_path: Path, name: str, options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        write_cube(tmp_path / name, CUBE, META, **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unwritable_directory(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() == 0:  # root may write everywhere: refuse in its place
+
+        def denied(*args: object) -> int:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(os, "open", denied)
+    else:
+        tmp_path.chmod(0o555)
+    with pytest.raises(OutputError, match=r"Permission denied.*choose a directory you may write to"):
+        write_cube(tmp_path / name, CUBE, META)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_space_is_told_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(OutputError, match=r"needs 0\.2 MiB, 0\.0 MiB are free"):
+        write_cube(tmp_path / "x.tif", CUBE, META)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("broken", [1, 2])
+def test_a_failing_rename_leaves_no_half_pair(tmp_path: Path, broken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, replace = [], os.replace
+
+    def failing(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == broken:
+            raise OSError(errno.EIO, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OutputError, match="Input/output error"):
+        write_cube(tmp_path / "x.img", CUBE, META)
+    assert not list(tmp_path.iterdir())
+
+
+def test_mat5_limit_is_told_before_memory_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="do not fit into a MATLAB v5 variable"):
+        create_writer(tmp_path / "x.mat", (30000, 30000, 200), META.replace(wavelengths=None))
+
+
+def test_files_have_the_users_permissions(tmp_path: Path) -> None:
+    previous = os.umask(0o022)
+    try:
+        for name in NAMES:
+            (tmp_path / name).unlink(missing_ok=True)
+            write_cube(tmp_path / name, CUBE, META, overwrite=True)
+            assert (tmp_path / name).stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(previous)

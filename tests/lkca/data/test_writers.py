@@ -1,0 +1,256 @@
+"""What is written is read back by us and by independent readers: rasterio, SPy, scipy, numpy, GDAL's raw tags."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import scipy.io
+import spectral
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning
+
+from lkca.data import CubeMeta, Window, create_writer, open_cube, write_cube
+from lkca.data.writers import output_meta
+from lkca.errors import InputError, OutputError
+
+BANDS, ROWS, COLS = 6, 37, 41
+STORED = np.random.default_rng(0).integers(1, 9000, (BANDS, ROWS, COLS)).astype(np.int16)
+META = CubeMeta(
+    wavelengths=np.linspace(420.5, 2445.53, BANDS),
+    fwhm=np.linspace(6, 11, BANDS),
+    good_bands=np.array([1, 1, 0, 1, 1, 1], dtype=bool),
+    nodata=-32768.0,
+    scale_factor=1e-4,
+    crs=CRS.from_epsg(32633).to_wkt(),
+    transform=Affine(30, 0, 364095, 0, -30, 5809965),
+    stored_dtype=np.dtype("int16"),
+    tags={"start_time": "2022-07-24T10:45:26", "description": "a {test}, with\ncommas"},
+)
+PHYSICAL = (STORED * 1e-4).astype(np.float32)
+PHYSICAL[:, 3, 4] = np.nan
+STORED[:, 3, 4] = -32768
+OUTPUTS = [
+    ("x.tif", {}),
+    ("x.tif", {"driver": "COG"}),
+    ("x.tif", {"compress": "deflate"}),
+    ("x.tif", {"driver": "COG", "compress": "zstd"}),
+    ("x.tif", {"interleave": "bip"}),
+    ("x.hdr", {}),
+    ("x.img", {"interleave": "bil"}),
+    ("x.bip", {}),
+    ("x", {"driver": "ENVI"}),
+    ("x.npz", {}),
+    ("x.npz", {"compress": "none"}),
+    ("x.mat", {}),
+]
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [file.name for file in folder.iterdir() if file.name.startswith(".") or "aux" in file.name]
+
+
+@pytest.mark.parametrize(("name", "options"), OUTPUTS, ids=str)
+def test_everything_survives(tmp_path: Path, name: str, options: dict) -> None:
+    report = write_cube(tmp_path / name, PHYSICAL, META, **options)
+    assert report.shape == (ROWS, COLS, BANDS)
+    assert (report.clipped, report.missing, report.warnings) == (0, BANDS, ())
+    assert {file.name for file in tmp_path.iterdir()} == {file.name for file in report.files}
+    with open_cube(tmp_path / name) as cube:
+        assert np.array_equal(cube.read(), PHYSICAL, equal_nan=True)
+        meta = cube.meta
+        assert meta.stored_dtype == np.int16 and meta.nodata == -32768
+        assert meta.scale_factor == pytest.approx(1e-4, rel=1e-12)
+        assert np.allclose(meta.wavelengths, META.wavelengths, rtol=1e-9)
+        assert np.allclose(meta.fwhm, META.fwhm, rtol=1e-9)
+        assert np.array_equal(meta.good_bands, META.good_bands)
+        assert meta.transform == META.transform
+        assert CRS.from_wkt(meta.crs).to_epsg() == 32633
+        assert meta.tags["start_time"] == META.tags["start_time"]
+
+
+def test_gdal_tags_of_a_geotiff(tmp_path: Path) -> None:
+    write_cube(tmp_path / "x.tif", PHYSICAL, META)
+    with rasterio.open(tmp_path / "x.tif") as dataset:
+        assert np.array_equal(dataset.read(), STORED)
+        assert dataset.profile["tiled"] and dataset.block_shapes[0] == (48, 48)
+        assert (dataset.nodata, dataset.scales[0], dataset.crs.to_epsg()) == (-32768, 1e-4, 32633)
+        assert dataset.transform == META.transform
+        assert dataset.tags(1) == {
+            "wavelength": "420.5", "wavelength_units": "Nanometers", "fwhm": "6", "bbl": "1",
+        }  # fmt: skip
+        assert dataset.tags(3)["bbl"] == "0"
+        assert dataset.tags(1, ns="IMAGERY") == {"CENTRAL_WAVELENGTH_UM": "0.4205", "FWHM_UM": "0.006"}
+        assert dataset.tags(ns="ENVI")["wavelength"].startswith("{420.5, ")
+        assert dataset.descriptions[0] == "band 1 (420.5 Nanometers)"
+        assert dataset.tags()["start_time"] == META.tags["start_time"]
+
+
+def test_cog_layout(tmp_path: Path) -> None:
+    big = np.broadcast_to(np.linspace(0, 0.5, 700, dtype=np.float32), (2, 700, 700)).copy()
+    meta = CubeMeta(wavelengths=np.array([500.0, 600.0]), transform=META.transform, crs=META.crs)
+    write_cube(tmp_path / "x.tif", big, meta, driver="COG", compress="deflate")
+    with rasterio.open(tmp_path / "x.tif") as dataset:
+        assert dataset.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+        assert dataset.overviews(1)[0] == 2
+        assert np.array_equal(dataset.read(), big)
+        assert dataset.tags(2)["wavelength"] == "600"
+        assert dataset.tags(2, ns="IMAGERY")["CENTRAL_WAVELENGTH_UM"] == "0.6"
+
+
+@pytest.mark.parametrize("interleave", ["bsq", "bil", "bip"])
+def test_spy_reads_the_envi_output(tmp_path: Path, interleave: str) -> None:
+    write_cube(tmp_path / "x.hdr", PHYSICAL, META, interleave=interleave)
+    image = spectral.open_image(str(tmp_path / "x.hdr"))
+    assert image.metadata["interleave"] == interleave
+    assert np.array_equal(image.open_memmap(), STORED.transpose(1, 2, 0))
+    assert np.allclose(image.load()[5:9, 5:9], PHYSICAL[:, 5:9, 5:9].transpose(1, 2, 0), atol=1e-6)
+    assert image.bands.band_unit == "Nanometers"
+    assert np.allclose(image.bands.centers, META.wavelengths) and np.allclose(image.bands.bandwidths, META.fwhm)
+    assert [float(good) for good in image.metadata["bbl"]] == META.good_bands.tolist()
+    assert image.metadata["description"] == "a (test), with commas"
+
+
+def test_gdal_reads_the_envi_output(tmp_path: Path) -> None:
+    write_cube(tmp_path / "x.img", PHYSICAL, META.upsampled(4), interleave="bil")
+    with rasterio.open(tmp_path / "x.img") as dataset:
+        assert np.array_equal(dataset.read(), STORED)
+        assert (dataset.crs.to_epsg(), dataset.nodata) == (32633, -32768)
+        assert dataset.transform == Affine(7.5, 0, 364095, 0, -7.5, 5809965)
+
+
+@pytest.mark.parametrize("epsg", [32633, 32733, 4326, 3035])
+@pytest.mark.parametrize("angle", [0.0, 25.0])
+def test_envi_map_info_reads_back(tmp_path: Path, epsg: int, angle: float) -> None:
+    transform = Affine.translation(500000, 40) @ Affine.rotation(angle) @ Affine.scale(0.25, -0.25)
+    meta = CubeMeta(crs=CRS.from_epsg(epsg).to_wkt(), transform=transform)
+    write_cube(tmp_path / "x.img", PHYSICAL, meta)
+    with open_cube(tmp_path / "x.img") as cube, rasterio.open(tmp_path / "x.img") as dataset:
+        assert np.allclose(list(cube.meta.transform), list(transform))
+        assert np.allclose(list(dataset.transform), list(transform))
+        assert CRS.from_wkt(cube.meta.crs).to_epsg() == epsg
+        # GDAL reads geographic coordinates in the order longitude, latitude, which EPSG:4326 is not
+        assert dataset.crs.to_epsg() == epsg or (epsg == 4326 and dataset.crs.is_geographic)
+
+
+def test_containers_hold_what_they_say(tmp_path: Path) -> None:
+    write_cube(tmp_path / "x.npz", PHYSICAL, META)
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as archive:
+        assert np.array_equal(archive["cube"], STORED.transpose(1, 2, 0))
+        assert np.array_equal(archive["wavelengths_nm"], META.wavelengths)
+    write_cube(tmp_path / "x.mat", PHYSICAL, META)
+    variables = scipy.io.loadmat(tmp_path / "x.mat")
+    assert np.array_equal(variables["cube"], STORED.transpose(1, 2, 0))
+    assert np.array_equal(variables["wavelength"][:, 0], META.wavelengths)
+
+
+@pytest.mark.parametrize(("name", "options"), OUTPUTS, ids=str)
+def test_window_by_window_is_the_same_file(tmp_path: Path, name: str, options: dict) -> None:
+    with create_writer(tmp_path / name, (ROWS, COLS, BANDS), META, **options) as writer:
+        for row in range(0, ROWS, 16):
+            for col in range(0, COLS, 20):
+                window = Window(row, col, min(16, ROWS - row), min(20, COLS - col))
+                writer.write(window, PHYSICAL[(slice(None), *window.slices)])
+        assert not (tmp_path / name).exists()
+    assert np.array_equal(open_cube(tmp_path / name).read(), PHYSICAL, equal_nan=True)
+    assert writer.report is not None and writer.report.missing == BANDS
+    assert not leftovers(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "options"), OUTPUTS, ids=str)
+def test_an_exception_leaves_nothing(tmp_path: Path, name: str, options: dict) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        create_writer(tmp_path / name, (ROWS, COLS, BANDS), META, **options) as writer,
+    ):
+        writer.write(Window(0, 0, 5, COLS), PHYSICAL[:, :5])
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_windows_are_an_error(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match=f"only {5 * COLS} of {ROWS * COLS} pixels"),
+        create_writer(tmp_path / "x.tif", (ROWS, COLS, BANDS), META) as writer,
+    ):
+        writer.write(Window(0, 0, 5, COLS), PHYSICAL[:, :5])
+    assert not list(tmp_path.iterdir())
+
+
+def test_closing_twice_and_writing_afterwards(tmp_path: Path) -> None:
+    writer = create_writer(tmp_path / "x.tif", (ROWS, COLS, BANDS), META)
+    writer.write(Window.full(ROWS, COLS), PHYSICAL)
+    assert writer.close() is writer.close() is writer.report
+    with pytest.raises(OutputError, match="closed"):
+        writer.write(Window.full(ROWS, COLS), PHYSICAL)
+    writer.abort()
+    assert (tmp_path / "x.tif").exists()
+
+
+def test_wrong_block_shape(tmp_path: Path) -> None:
+    with create_writer(tmp_path / "x.tif", (ROWS, COLS, BANDS), META) as writer:
+        with pytest.raises(ValueError, match="expected samples of shape"):
+            writer.write(Window(0, 0, 5, 5), PHYSICAL)
+        with pytest.raises(InputError, match="outside the scene"):
+            writer.write(Window(0, 40, 5, 5), PHYSICAL[:, :5, :5])
+        writer.write(Window.full(ROWS, COLS), PHYSICAL)
+
+
+def test_dtype_choices() -> None:
+    as_float = output_meta(META, "float32")
+    assert (as_float.scale_factor, as_float.stored_dtype) == (1.0, np.float32) and np.isnan(as_float.nodata)
+    kept = output_meta(META, None)
+    assert (kept.scale_factor, kept.nodata, kept.stored_dtype) == (1e-4, -32768, np.int16)
+    unsigned = output_meta(META, "uint16")
+    assert (unsigned.nodata, unsigned.scale_factor) == (65535, 1e-4)
+    assert output_meta(CubeMeta(), None).stored_dtype == np.float32
+    assert output_meta(CubeMeta(stored_dtype=np.dtype(">f8")), None).stored_dtype == np.float32
+    assert output_meta(CubeMeta(stored_dtype=np.dtype(">i2")), None).stored_dtype == np.dtype("<i2")
+    assert output_meta(CubeMeta(stored_dtype=np.dtype("f4")), "int16").nodata == -32768
+    assert output_meta(CubeMeta(stored_dtype=np.dtype("u1")), None).nodata is None
+    for wrong in ("complex64", "float16", "S3", "nonsense"):
+        with pytest.raises(InputError, match="choose"):
+            output_meta(META, wrong)
+
+
+def test_clipping_is_counted_and_told(tmp_path: Path) -> None:
+    array = PHYSICAL.copy()
+    array[0, 0, :7] = 5.0  # 50000 counts
+    report = write_cube(tmp_path / "x.tif", array, META)
+    assert report.clipped == 7
+    assert "7 samples were beyond the range of int16" in report.warnings[0]
+    assert np.allclose(open_cube(tmp_path / "x.tif").read()[0, 0, :7], 3.2767)
+
+
+def test_reflectance_as_integers_without_a_scale_is_told(tmp_path: Path) -> None:
+    report = write_cube(tmp_path / "x.tif", PHYSICAL, CubeMeta(), dtype="int16")
+    assert "only 2 levels of int16" in report.warnings[0]
+
+
+def test_missing_samples_need_a_nodata_value(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"no nodata value.*write a float dtype"):
+        write_cube(tmp_path / "x.tif", PHYSICAL, CubeMeta(stored_dtype=np.dtype("int16")))
+    assert not list(tmp_path.iterdir())
+
+
+def test_plain_cube_without_any_metadata(tmp_path: Path) -> None:
+    for name in ("x.tif", "x.bsq", "x.npz", "x.mat"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", NotGeoreferencedWarning)
+            write_cube(tmp_path / name, PHYSICAL[:, :20, :30], CubeMeta())
+        with open_cube(tmp_path / name) as cube:
+            assert np.array_equal(cube.read(), PHYSICAL[:, :20, :30], equal_nan=True)
+            assert cube.meta.transform is None and cube.meta.wavelengths is None
+
+
+def test_per_band_scale(tmp_path: Path) -> None:
+    meta = META.replace(scale_factor=np.linspace(1e-4, 2e-4, BANDS), offset=0.5)
+    for name in ("x.tif", "x.bsq", "x.npz", "x.mat"):
+        write_cube(tmp_path / name, PHYSICAL, meta)
+        with open_cube(tmp_path / name) as cube:
+            assert np.nanmax(np.abs(cube.read() - PHYSICAL)) <= 1.01e-4
+            assert np.allclose(cube.meta.scale_factor, meta.scale_factor)
