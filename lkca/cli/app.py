@@ -1,0 +1,88 @@
+"""The command group: what each error becomes, and which file holds which command."""
+
+from __future__ import annotations
+
+import errno
+import os
+import traceback
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from lkca.cli import degrade, doctor, evaluate, fit, inspect, schema, upscale
+from lkca.cli.console import complain
+from lkca.errors import LkcaError
+
+__all__ = ["app"]
+
+
+class ErrorGroup(TyperGroup):
+    """Turns exceptions into one sentence on stderr and the exit code that goes with it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LkcaError as error:
+            complain(str(error))
+            raise typer.Exit(error.exit_code) from error
+        except Exception as error:
+            usage_error = hasattr(error, "format_message")  # typer's own, whichever click it is built on
+            broken_pipe = isinstance(error, OSError) and error.errno == errno.EPIPE
+            if usage_error or broken_pipe or isinstance(error, (typer.Exit, typer.Abort)):
+                raise
+            if type(error).__name__ == "BackendError":  # by name: importing it would import torch for every command
+                complain(f"{error}; 'lkca doctor' tells which backends are here")
+                raise typer.Exit(2) from error
+            if os.environ.get("LKCA_DEBUG") == "1":
+                traceback.print_exc()
+            if isinstance(error, MemoryError):
+                complain("not enough memory; use a smaller --region or input, or close other programs")
+            else:
+                detail = str(error).strip().splitlines()
+                complain(
+                    f"unexpected failure ({type(error).__name__}: {detail[0] if detail else 'no message'}); "
+                    "set LKCA_DEBUG=1 for the traceback"
+                )
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    name="lkca",
+    cls=ErrorGroup,
+    help="Hyperspectral super-resolution: train on your own scenes, make them sharper, measure it.",
+    epilog="First steps: 'lkca fit FILE -s 4 -o model', then 'lkca upscale -i FILE -o OUT -m model'.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import lkca
+
+        typer.echo(f"lkca {lkca.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+for _name, _module, _command in (
+    ("fit", fit, fit.fit_command),
+    ("upscale", upscale, upscale.upscale_command),
+    ("evaluate", evaluate, evaluate.evaluate_command),
+    ("degrade", degrade, degrade.degrade_command),
+    ("inspect", inspect, inspect.inspect_command),
+    ("doctor", doctor, doctor.doctor_command),
+    ("schema", schema, schema.schema_command),
+):
+    app.command(_name, epilog=_module.EXAMPLES)(_command)

@@ -1,0 +1,46 @@
+"""``lkca degrade``: the blurry cube that a sensor with s times larger pixels would have seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lkca.cli.console import note, print_line
+from lkca.cli.options import Axes, BandShape, DegradationMethod, Overwrite, Scale, Variable, examples, parse_shape
+
+__all__ = ["EXAMPLES", "degrade_command"]
+
+EXAMPLES = examples(
+    "lkca degrade -i scene.tif -o coarse.tif -s 4",
+    "lkca degrade -i scene.hdr -o coarse.img -s 2 --method gaussian",
+)
+
+
+def degrade_command(
+    source: Annotated[str, typer.Option("--input", "-i", help="Cube to degrade.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Cube to write.", show_default=False)],
+    scale: Scale,
+    method: Annotated[
+        DegradationMethod, typer.Option("--method", help="bicubic (MATLAB's, antialiased), gaussian or area.")
+    ] = "bicubic",
+    overwrite: Overwrite = False,
+    variable: Variable = None,
+    shape: BandShape = None,
+    axes: Axes = None,
+) -> None:
+    """Makes a cube s times coarser, as Wald's protocol does, and keeps its metadata."""
+    from lkca.data import open_cube, write_cube
+    from lkca.data.degradation import Degradation
+    from lkca.inference.scene import degrade_scene
+
+    with open_cube(source, variable=variable, shape=parse_shape(shape), axes=axes) as cube:
+        low, meta, notes = degrade_scene(cube, Degradation(method=method, scale=scale))
+        write_cube(output, low, meta, overwrite=overwrite, inputs=cube.files)
+        for remark in notes:
+            note(remark)
+        print_line(
+            f"{output}: {low.shape[1]} × {low.shape[2]} pixels, {low.shape[0]} bands "
+            f"({method} ×1/{scale} of {cube.rows} × {cube.cols})"
+        )

@@ -1,0 +1,139 @@
+"""``lkca evaluate``: how good a model is on cubes whose truth is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lkca.cli.console import note, print_json, print_line, print_table
+from lkca.cli.options import (
+    Axes,
+    BandShape,
+    DegradationOption,
+    Device,
+    Json,
+    Region,
+    Threads,
+    Variable,
+    examples,
+    parse_shape,
+    set_threads,
+)
+from lkca.errors import InputError
+
+if TYPE_CHECKING:
+    from lkca.evaluation import Evaluation
+
+__all__ = ["EXAMPLES", "SCORES", "evaluate_command", "print_evaluation"]
+
+EXAMPLES = examples(
+    'lkca evaluate -m model scene.tif --region "68:,:"',
+    "lkca evaluate -m model *.mat --json > scores.json",
+    "lkca evaluate scene.tif -s 4",
+    "lkca evaluate --reference truth.tif --prediction sharp.tif -s 4",
+)
+
+# name, heading, digits, whether more is better
+SCORES = (
+    ("mpsnr", "MPSNR dB", 2, True),
+    ("mssim", "MSSIM", 4, True),
+    ("sam", "SAM °", 3, False),
+    ("cc", "CC", 4, True),
+    ("rmse", "RMSE", 5, False),
+    ("ergas", "ERGAS", 3, False),
+)
+
+
+def evaluate_command(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILES]...", help="Sharp cubes to degrade and restore.", show_default=False),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", "-m", help="Model directory; without it, bicubic alone is scored.", show_default=False),
+    ] = None,
+    scale: Annotated[
+        int | None, typer.Option("--scale", "-s", min=2, max=64, help="Scale factor.", show_default="the model's")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="True cube, to score a finished --prediction.", show_default=False)
+    ] = None,
+    prediction: Annotated[str | None, typer.Option("--prediction", help="Finished cube.", show_default=False)] = None,
+    region: Region = None,
+    degradation: DegradationOption = None,
+    json: Json = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on though wavelengths or values are not like the model's.")
+    ] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    variable: Variable = None,
+    shape: BandShape = None,
+    axes: Axes = None,
+) -> None:
+    """Degrades cubes, restores them by the model and by bicubic, and compares both with the truth.
+
+    Or scores a finished prediction against its reference. Metrics follow the SSPSR family's protocol, with the
+    largest valid sample of the reference as peak; bad bands are not scored.
+    """
+    from lkca.data import open_cube
+    from lkca.data.degradation import Degradation
+    from lkca.evaluation import evaluate_model, evaluate_prediction
+    from lkca.inference.array import resolve_device
+    from lkca.models.directory import load_model
+
+    how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes}
+    set_threads(threads)
+    results: list[Evaluation] = []
+    if reference is not None or prediction is not None:
+        if reference is None or prediction is None or files or model is not None:
+            raise InputError("--reference and --prediction go together, without files and without -m")
+        if scale is None:
+            raise InputError("--reference and --prediction need the scale factor for ERGAS; give -s, for example -s 4")
+        with open_cube(reference, **how) as truth, open_cube(prediction, **how) as guess:
+            results.append(evaluate_prediction(truth, guess, scale))
+    else:
+        if not files:
+            raise InputError("give cubes to degrade and restore, or --reference and --prediction")
+        loaded = None if model is None else load_model(model)
+        factor = scale if scale is not None else loaded.config.scale if loaded is not None else None
+        if factor is None:
+            raise InputError("without a model, give the scale factor with -s, for example -s 4")
+        blur = None if degradation is None else Degradation(method=degradation, scale=factor)
+        where = resolve_device(device)
+        for file in files:
+            with open_cube(file, **how) as cube:
+                results.append(
+                    evaluate_model(cube, loaded, factor, region=region, degradation=blur, device=where, force=force)
+                )
+    for result in results:
+        for remark in result.notes:
+            note(remark)
+    if json:
+        print_json({"results": [result.summary() for result in results]})
+    else:
+        for result in results:
+            print_evaluation(result)
+
+
+def print_evaluation(result: Evaluation) -> None:
+    """The table of one scene and the line that says how it was measured."""
+    rows = [
+        [name, *(f"{getattr(metrics, key):.{digits}f}" for key, _, digits, _ in SCORES)]
+        for name, metrics in result.scores.items()
+    ]
+    if {"bicubic", "model"} <= result.scores.keys():
+        ours, base = result.scores["model"], result.scores["bicubic"]
+        rows.append(
+            ["difference", *(f"{getattr(ours, key) - getattr(base, key):+.{digits}f}" for key, _, digits, _ in SCORES)]
+        )
+    title = f"{result.source}  ×{result.scale}  region {result.window}"
+    print_table(title, ["", *(heading for _, heading, _, _ in SCORES)], rows)
+    blur = "" if result.degradation is None else f"degradation {result.degradation.method}, "
+    print_line(
+        f"protocol {result.protocol}; {blur}peak {result.peak:.6g} (largest valid sample of the reference), "
+        f"{result.bands.size} bands scored; more is better for MPSNR, MSSIM, CC"
+    )

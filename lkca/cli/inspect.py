@@ -1,0 +1,80 @@
+"""``lkca inspect``: what lkca understands of a file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from lkca.cli.console import print_json, print_table
+from lkca.cli.options import Axes, BandShape, Json, Variable, examples, parse_shape
+
+__all__ = ["EXAMPLES", "inspect_command"]
+
+EXAMPLES = examples(
+    "lkca inspect scene.tif",
+    "lkca inspect cube.mat::paviaU --json",
+    "lkca inspect matrix.mat --shape 100x100",
+)
+
+
+def inspect_command(
+    file: Annotated[str, typer.Argument(help="Cube to look at.", show_default=False)],
+    json: Json = False,
+    variable: Variable = None,
+    shape: BandShape = None,
+    axes: Axes = None,
+) -> None:
+    """Shows size, bands, wavelengths, no-data, scaling and georeference of a cube, and its value range."""
+    from lkca.data import open_cube
+
+    with open_cube(file, variable=variable, shape=parse_shape(shape), axes=axes) as cube:
+        facts = _facts(cube)
+    if json:
+        print_json(facts)
+    else:
+        print_table(
+            file, ["property", "value"], [(name, _text(value)) for name, value in facts.items()], text_columns=2
+        )
+
+
+def _facts(cube: Any) -> dict[str, Any]:
+    return {**cube.summary(), **_value_facts(cube)}
+
+
+def _value_facts(cube: Any) -> dict[str, Any]:
+    """Range and validity, read in bounded row strips so that a large scene never fills the memory."""
+    import numpy as np
+
+    from lkca.inference.windows import row_strips
+
+    low, high, valid, total = np.inf, -np.inf, 0, cube.rows * cube.cols * cube.bands
+    band_has_data = np.zeros(cube.bands, dtype=bool)
+    for window in row_strips(cube.rows, cube.cols, cube.bands):
+        values = cube.read(window)
+        finite = np.isfinite(values)
+        valid += int(np.count_nonzero(finite))
+        band_has_data |= finite.any(axis=(1, 2))
+        if finite.any():
+            low = min(low, float(np.min(values, where=finite, initial=np.inf)))
+            high = max(high, float(np.max(values, where=finite, initial=-np.inf)))
+    return {
+        "minimum": low if valid else None,
+        "maximum": high if valid else None,
+        "valid_share": valid / total,
+        "empty_bands": np.flatnonzero(~band_has_data).tolist(),
+    }
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.8g}"
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {_text(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list):
+        if len(value) > 12:
+            return f"{_text(value[0])} … {_text(value[-1])} ({len(value)} values)"
+        return ", ".join(_text(item) for item in value) or "none"
+    return str(value)

@@ -1,0 +1,110 @@
+"""Options that several commands share, each with one wording."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from lkca.errors import InputError
+
+__all__ = [
+    "Axes",
+    "BandShape",
+    "DegradationMethod",
+    "DegradationOption",
+    "Device",
+    "InputFiles",
+    "Json",
+    "Overwrite",
+    "Region",
+    "Scale",
+    "Threads",
+    "Variable",
+    "examples",
+    "parse_shape",
+    "set_threads",
+]
+
+DegradationMethod = Literal["bicubic", "gaussian", "area"]
+
+_PANEL = "How to read the file"
+_RUN = "Where to run"
+
+InputFiles = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FILES...",
+        help="Cubes: ENVI, GeoTIFF, .mat, HDF5, NetCDF, .npz, .npy. "
+        "'file.mat::name' and 'file.h5::/path' pick a variable.",
+        show_default=False,
+    ),
+]
+Scale = Annotated[int, typer.Option("--scale", "-s", min=2, max=64, help="Scale factor.", show_default=False)]
+Region = Annotated[
+    str | None,
+    typer.Option(
+        "--region",
+        help="Rows and columns of the scene to use, as Python slices: '0:68,:' is the first 68 rows.",
+        show_default="the whole scene",
+    ),
+]
+DegradationOption = Annotated[
+    DegradationMethod | None,
+    typer.Option(
+        "--degradation",
+        help="How a sharp cube is made blurry: MATLAB's antialiased bicubic, Gaussian blur, or area mean.",
+        show_default=False,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option("--device", rich_help_panel=_RUN, help="auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, max=4096, rich_help_panel=_RUN, help="CPU threads.", show_default="all cores"),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Variable = Annotated[
+    str | None,
+    typer.Option(
+        "--variable", rich_help_panel=_PANEL, help="Variable or dataset in a .mat, HDF5, NetCDF or .npz file."
+    ),
+]
+BandShape = Annotated[
+    str | None,
+    typer.Option(
+        "--shape", rich_help_panel=_PANEL, help="'ROWSxCOLS' of a 2-D (bands × pixels) matrix, such as 100x100."
+    ),
+]
+Axes = Annotated[
+    str | None,
+    typer.Option(
+        "--axes", rich_help_panel=_PANEL, help="Order of the array's axes: a permutation of r, c, b, such as 'brc'."
+    ),
+]
+
+
+def examples(*commands: str) -> str:
+    """The examples that end a command's help."""
+    return "[bold]Examples[/bold]\n\n" + "\n\n".join(f"  [cyan]{command}[/cyan]" for command in commands)
+
+
+def parse_shape(text: str | None) -> tuple[int, int] | None:
+    """``'100x80'`` → (100, 80)."""
+    if text is None:
+        return None
+    rows, separator, cols = text.lower().replace(",", "x").partition("x")
+    if not separator or not rows.strip().isdigit() or not cols.strip().isdigit() or int(rows) * int(cols) == 0:
+        raise InputError(f"--shape is '{text}'; give rows and columns as 100x80")
+    return int(rows), int(cols)
+
+
+def set_threads(threads: int | None) -> None:
+    """Limits torch to so many CPU threads (None: leave torch's choice)."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)

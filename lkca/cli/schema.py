@@ -1,0 +1,34 @@
+"""``lkca schema``: the JSON schema of the files that lkca reads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from lkca.cli.console import print_json
+from lkca.cli.options import examples
+
+__all__ = ["EXAMPLES", "schema_command"]
+
+EXAMPLES = examples(
+    "lkca schema fit > fit.schema.json",
+    "lkca schema model",
+)
+
+
+def schema_command(
+    kind: Annotated[
+        Literal["fit", "model"],
+        typer.Argument(help="fit: what --config of 'lkca fit' takes; model: config.json of a model directory."),
+    ] = "fit",
+) -> None:
+    """Prints a JSON schema, for editors and for checking files."""
+    if kind == "fit":
+        from lkca.fitting import FitConfig
+
+        print_json(FitConfig.model_json_schema())
+    else:
+        from lkca.models.config import ModelConfig
+
+        print_json(ModelConfig.model_json_schema())

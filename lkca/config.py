@@ -1,0 +1,101 @@
+"""Configuration files: YAML read safely, checked by pydantic, refused with a sentence that names the key."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lkca.errors import InputError
+
+__all__ = ["StrictModel", "read_yaml", "validated"]
+
+_MAX_BYTES = 1 << 20  # no honest configuration is larger; refuse before parsing
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class StrictModel(BaseModel):
+    """A record whose unknown keys are errors and whose numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def read_yaml(path: Path, kind: type[Model]) -> Model:
+    """Reads a YAML file into ``kind``; InputError names the file, the key and what was expected."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: the configuration cannot be read ({error.strerror}); check the path") from error
+    if len(text) > _MAX_BYTES:
+        raise InputError(f"{path}: is larger than 1 MiB, which no configuration is; check the path")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or type(error).__name__
+        raise InputError(f"{path}: is not plain YAML{where} ({problem}); see 'lkca schema' for the keys") from error
+    if value is None:
+        value = {}
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds a {type(value).__name__}; expected 'key: value' lines, see 'lkca schema'")
+    return validated(kind, value, str(path))
+
+
+def validated(kind: type[Model], value: Any, source: str) -> Model:
+    """``value`` (a mapping, or JSON as bytes) as ``kind``; InputError with one sentence where it does not fit."""
+    try:
+        if isinstance(value, bytes):
+            return kind.model_validate_json(value)
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise InputError(f"{source}: {_sentence(error, kind)}") from error
+
+
+def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = sorted(_fields_at(kind, first["loc"][:-1]))
+        key = str(first["loc"][-1])
+        close = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
+        text = f"unknown key '{where}'; {hint}"
+    elif first["type"] == "missing":
+        text = f"the key '{where}' is missing; add it"
+    elif first["type"] == "json_invalid":
+        text = f"is not valid JSON ({first['msg'].removeprefix('Invalid JSON: ')}); the file is damaged"
+    else:
+        found = repr(first["input"])
+        found = found if len(found) <= 60 else found[:57] + "..."
+        message = first["msg"][0].lower() + first["msg"][1:]
+        text = f"'{where}' is {found}; {message.replace('input should', 'it should').replace('value error, ', '')}"
+    more = len(problems) - 1
+    return text + (f" (and {more} more problem{'s'[: more != 1]})" if more else "")
+
+
+def _fields_at(kind: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the record that stands at ``loc`` inside ``kind``."""
+    current: Any = kind
+    for part in loc:
+        current = _record_in(current.model_fields[part].annotation) if isinstance(part, str) else current
+    return list(current.model_fields)
+
+
+def _record_in(annotation: Any) -> Any:
+    """The pydantic class inside ``X``, ``X | None``, ``list[X]`` or ``dict[str, X]``."""
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return annotation
+    for inner in typing.get_args(annotation):
+        found = _record_in(inner)
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            return found
+    return annotation

@@ -1,0 +1,106 @@
+"""Scenes through ``lkca.training.fit`` to what a model directory records."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+import lkca
+from lkca.data import Cube
+from lkca.data.degradation import Degradation
+from lkca.errors import InputError
+from lkca.fitting.config import FitConfig
+from lkca.fitting.scenes import prepare_scenes
+from lkca.inference.array import resolve_device
+from lkca.metrics import PROTOCOL
+from lkca.models.config import ModelConfig, TrainingRecord, ValidationRecord
+from lkca.models.directory import describe_architecture
+from lkca.training import FitResult, fit
+from lkca.training.fit import Recipe
+from lkca.training.progress import ProgressCallback
+
+__all__ = ["FittedModel", "fit_scenes"]
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """What a fit gave: the network with its scores and history, the entry for its directory, remarks."""
+
+    result: FitResult
+    config: ModelConfig
+    notes: tuple[str, ...]
+
+
+def fit_scenes(
+    sources: Sequence[str | Cube],
+    config: FitConfig,
+    *,
+    how: Mapping[str, Any] | None = None,
+    callback: ProgressCallback | None = None,
+    command: str = "",
+) -> FittedModel:
+    """Fits a model to scenes by Wald's protocol, as ``config`` says; Ctrl-C returns the best so far.
+
+    ``how``: keyword arguments for :func:`lkca.data.open_cube`. ``command``: kept in the model's records. Raises
+    InputError for scenes or a configuration that leave nothing to train; ``config.scale`` must be set.
+    """
+    if config.scale is None:
+        raise InputError("the scale factor is missing; give -s, for example -s 4")
+    if config.minutes is None and config.max_steps is None:
+        raise InputError("the fit has no end; give minutes, max_steps or both")
+    if config.sigma is not None and config.degradation != "gaussian":
+        raise InputError(f"sigma belongs to the gaussian degradation, not to {config.degradation}; leave it out")
+    device = resolve_device(config.device)
+    degradation = Degradation(method=config.degradation, scale=config.scale, sigma=config.sigma)
+    scenes = prepare_scenes(sources, config.scale, region=config.region, how=how)
+    try:
+        result = fit(
+            [torch.from_numpy(cube) for cube in scenes.cubes],
+            config.scale,
+            minutes=config.minutes,
+            max_steps=config.max_steps,
+            seed=config.seed,
+            device=device,
+            degradation=degradation,
+            callback=callback,
+            recipe=Recipe(**config.recipe.model_dump()),
+        )
+    except ValueError as error:  # a network or patch size that the recipe asks for and that cannot be
+        raise InputError(f"the recipe makes no network ({error}); see 'lkca schema' and docs/fit.md") from error
+    record = TrainingRecord(
+        data=scenes.data,
+        seed=config.seed,
+        seconds=round(result.seconds, 1),
+        steps=result.steps,
+        interrupted=result.interrupted,
+        device=str(device),
+        threads=torch.get_num_threads(),
+        command=command,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        recipe=config.recipe.model_dump(),
+    )
+    entry = ModelConfig(
+        architecture=describe_architecture(result.net),
+        scale=config.scale,
+        bands=scenes.bands,
+        degradation=degradation,
+        normalisation=scenes.normalisation,
+        training=record,
+        validation=ValidationRecord(
+            protocol=f"{PROTOCOL}, peak 1 = normalised 1", split=result.split, scores=result.metrics
+        ),
+        versions={"lkca": lkca.__version__, **{name: _version(name) for name in ("torch", "numpy")}},
+    )
+    return FittedModel(result, entry, tuple(scenes.notes))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,113 @@
+"""Does a file suit a model: scale, band count, wavelengths?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lkca.data import Cube, Window
+from lkca.errors import InputError
+from lkca.models.config import ModelConfig
+from lkca.models.directory import LoadedModel
+
+__all__ = ["check_scale", "match_bands", "match_range", "suits", "wavelength_gap"]
+
+_SILENT, _REFUSED = 0.1, 0.5  # in units of the model's band spacing
+_OTHER_UNITS = 30.0
+_SAMPLE = 128  # pixels per side
+
+
+def check_scale(model: LoadedModel, scale: int | None) -> None:
+    """Raises InputError where a scale was asked for that is not the model's."""
+    if scale is not None and scale != model.config.scale:
+        raise InputError(
+            f"{model.path}: the model upscales ×{model.config.scale}, but -s asks for ×{scale}; "
+            f"use -s {model.config.scale} or fit a model for ×{scale}"
+        )
+
+
+def suits(cube: Cube, model: LoadedModel, *, force: bool = False) -> list[str]:
+    """Remarks on how the cube's bands and values differ from the model's; InputError where they are others."""
+    return match_bands(cube, model.config, force=force) + match_range(cube, model.config, force=force)
+
+
+def match_bands(cube: Cube, config: ModelConfig, *, force: bool = False) -> list[str]:
+    """Compares band count and wavelengths; returns remarks, or raises InputError where the bands are others.
+
+    A wavelength that is off by more than half the model's band spacing is nearer to another band: refused unless
+    ``force``. More than a tenth is remarked on.
+    """
+    wanted, source, bands, meta = config.bands, cube.source, cube.bands, cube.meta
+    if bands != wanted.count:
+        raise InputError(
+            f"{source}: has {bands} bands, but the model was made for {wanted.count}{_span(wanted.wavelengths_nm)}; "
+            "give a cube of that sensor, or fit a model to this one with 'lkca fit'"
+        )
+    if wanted.wavelengths_nm is None:
+        return []
+    if meta.wavelengths is None:
+        return [f"{source} names no wavelengths; its {bands} bands are taken to be the model's, in the same order"]
+    expected, found = np.asarray(wanted.wavelengths_nm), np.asarray(meta.wavelengths, dtype=float)
+    gap, worst = wavelength_gap(expected, found, np.asarray(wanted.used))
+    what = f"band {worst} of {source} lies at {found[worst]:.1f} nm, the model's at {expected[worst]:.1f} nm"
+    if gap > _REFUSED:
+        same_set = wavelength_gap(np.sort(expected), np.sort(found))[0] <= _REFUSED
+        remedy = (
+            "reorder the bands as the model has them"
+            if same_set
+            else "fit a model to this sensor with 'lkca fit', or use --force if the bands do correspond"
+        )
+        if not force:
+            raise InputError(f"{what}; {remedy}")
+        return [f"{what}; used all the same because of --force"]
+    if gap > _SILENT:
+        return [f"{what}: close, but not the sensor that the model learned from"]
+    return []
+
+
+def match_range(cube: Cube, config: ModelConfig, *, force: bool = False) -> list[str]:
+    """Compares the cube's values, from a part in its middle, with those that the model learned from.
+
+    Reflectances and the counts that stand for them differ by a factor of thousands, ground by a factor of ten: beyond
+    thirty the units are others, refused unless ``force``.
+    """
+    height, width = min(cube.rows, _SAMPLE), min(cube.cols, _SAMPLE)
+    window = Window((cube.rows - height) // 2, (cube.cols - width) // 2, height, width)
+    values = cube.read(window, config.bands.used)
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return []
+    top, peak = float(np.percentile(values, 99.9)), config.normalisation.peak
+    if peak / _OTHER_UNITS <= top <= peak * _OTHER_UNITS:
+        return []
+    what = f"{cube.source}: the values reach {top:.4g}, those that the model learned from {peak:.4g}"
+    if not force:
+        raise InputError(
+            f"{what}; give a cube in the same units (see its scale factor with 'lkca inspect'), or --force"
+        )
+    return [f"{what}; used all the same because of --force"]
+
+
+def wavelength_gap(expected: np.ndarray, found: np.ndarray, used: np.ndarray | None = None) -> tuple[float, int]:
+    """Largest |found - expected| over the bands ``used``, in units of the local band spacing, and its band index."""
+    index = np.arange(expected.size) if used is None else used
+    gap = np.abs(np.asarray(found, dtype=float) - expected)[index] / _spacing(expected)[index]
+    worst = int(np.argmax(gap))
+    return float(gap[worst]), int(index[worst])
+
+
+def _spacing(wavelengths: np.ndarray) -> np.ndarray:
+    """Distance in nm from each band to its nearest neighbour; 10 nm for a lone band."""
+    if wavelengths.size < 2:
+        return np.full(wavelengths.shape, 10.0)
+    order = np.argsort(wavelengths)
+    gaps = np.diff(wavelengths[order])
+    nearest = np.minimum(np.append(gaps, np.inf), np.insert(gaps, 0, np.inf))
+    # Detectors overlap: two bands may share a wavelength, and then say nothing about the resolution.
+    nearest = np.maximum(nearest, 0.1 * np.median(gaps[gaps > 0]) if (gaps > 0).any() else 10.0)
+    spacing = np.empty_like(nearest)
+    spacing[order] = nearest
+    return spacing
+
+
+def _span(wavelengths: list[float] | None) -> str:
+    return "" if not wavelengths else f" ({min(wavelengths):.0f}–{max(wavelengths):.0f} nm)"

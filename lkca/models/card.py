@@ -1,0 +1,84 @@
+"""The generated model card (README.md of a model directory)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from lkca.models.config import ModelConfig
+
+__all__ = ["model_card"]
+
+
+def model_card(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
+    """Markdown: what the model takes and gives, what it learned from, how good it was, and its limits."""
+    bands, training = config.bands, config.training
+    parameters = sum(tensor.numel() for tensor in weights.values() if tensor.is_floating_point())
+    lines = [
+        f"# {config.architecture.name} ×{config.scale}, {bands.count} bands",
+        "",
+        f"Sharpens hyperspectral cubes {config.scale} times. Made by lkca {config.versions.get('lkca', '?')}; "
+        "`config.json` holds everything below in machine-readable form.",
+        "",
+        "```",
+        f"lkca upscale -i FILE -o OUT -m MODEL_DIR -s {config.scale}",
+        "```",
+        "",
+        "## Input",
+        "",
+        f"- Bands in a file: {bands.count}{_range(bands.wavelengths_nm)}. The network sees {len(bands.used)}"
+        + (
+            "."
+            if len(bands.used) == bands.count
+            else "; the others (bad or empty in training) are upscaled by bicubic."
+        ),
+        f"- Normalisation: (value − {config.normalisation.offset:g}) / {config.normalisation.peak:g}"
+        + (f" ({config.normalisation.rule})." if config.normalisation.rule else "."),
+        f"- Degradation it was trained to undo: {_degradation(config)}.",
+        "",
+        "## Training",
+        "",
+        *(f"- `{d.name}`: {d.rows} × {d.cols} pixels (region `{d.region}`)" for d in training.data),
+        f"- {parameters:,} numbers in the weights; {training.seconds:.0f} s on {training.device}, seed {training.seed}"
+        + (", stopped before its time budget." if training.interrupted else "."),
+    ]
+    if training.command:
+        lines += ["", "```", training.command, "```"]
+    if config.validation is not None:
+        names = sorted({name for scores in config.validation.scores.values() for name in scores})
+        lines += [
+            "",
+            "## Validation during the fit",
+            "",
+            f"Protocol: {config.validation.protocol}. {config.validation.split}",
+            "",
+            "| | " + " | ".join(names) + " |",
+            "|---|" + "---:|" * len(names),
+        ]
+        for stage, scores in config.validation.scores.items():
+            cells = (f"{scores[name]:.4g}" if name in scores else "–" for name in names)
+            lines.append(f"| {stage} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "## Limits",
+        "",
+        "Fitted to the scenes above by making them coarser and learning to restore them (Wald's protocol): expect it "
+        "to suit the same sensor, similar ground and similar blur. Detail finer than the input's pixels is an "
+        "estimate, not a measurement; check it with `lkca evaluate` on a part of your scene that was not used for "
+        "training. The training data's own terms of use apply to what is derived from them.",
+        "",
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(config.versions.items())) + ".",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _degradation(config: ModelConfig) -> str:
+    degradation = config.degradation
+    detail = "" if degradation.sigma is None else f" (sigma {degradation.sigma:.3g} fine pixels)"
+    return f"{degradation.method}{detail} ×1/{degradation.scale}"
+
+
+def _range(wavelengths: list[float] | None) -> str:
+    return "" if not wavelengths else f" ({min(wavelengths):.0f}–{max(wavelengths):.0f} nm)"

@@ -1,0 +1,119 @@
+"""``config.json`` of a model directory: everything that is needed to use the weights, and where they came from."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from lkca.config import StrictModel
+from lkca.data.degradation import Degradation
+
+__all__ = [
+    "Architecture",
+    "BandSet",
+    "ModelConfig",
+    "Normalisation",
+    "TrainingData",
+    "TrainingRecord",
+    "ValidationRecord",
+]
+
+_MAX_BANDS = 65_536
+
+
+class Architecture(StrictModel):
+    """Which network class, and the fields of its configuration."""
+
+    name: Literal["LKCANet"] = "LKCANet"
+    config: dict[str, Any]
+
+
+class BandSet(StrictModel):
+    """The bands of the files that the model was made for, and those that its network sees."""
+
+    count: int = Field(ge=1, le=_MAX_BANDS, description="Bands in a file.")
+    used: list[int] = Field(
+        min_length=1,
+        max_length=_MAX_BANDS,
+        description="Indices (from 0) of the bands that the network sees; others go by bicubic.",
+    )
+    wavelengths_nm: list[float] | None = Field(
+        default=None, max_length=_MAX_BANDS, description="Of all bands of a file."
+    )
+    fwhm_nm: list[float] | None = Field(default=None, max_length=_MAX_BANDS)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BandSet:
+        if sorted(set(self.used)) != self.used or self.used[0] < 0 or self.used[-1] >= self.count:
+            raise ValueError(f"bands.used must rise within 0 to {self.count - 1}")
+        for name in ("wavelengths_nm", "fwhm_nm"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.count:
+                raise ValueError(f"bands.{name} lists {len(values)} values for {self.count} bands")
+        return self
+
+
+class Normalisation(StrictModel):
+    """network input = (physical value - offset) / peak, for every band."""
+
+    offset: float = 0.0
+    peak: float = Field(gt=0)
+    rule: str = Field(default="", description="How peak and offset were chosen.")
+
+
+class TrainingData(StrictModel):
+    """One scene that the network was fitted to."""
+
+    name: str
+    rows: int = Field(ge=1)
+    cols: int = Field(ge=1)
+    region: str = Field(description="'ROWS,COLS' of the scene as Python slices.")
+
+
+class TrainingRecord(StrictModel):
+    """How the weights were made."""
+
+    data: list[TrainingData]
+    seed: int
+    seconds: float = Field(ge=0)
+    steps: int | None = Field(default=None, ge=0)
+    interrupted: bool = False
+    device: str
+    threads: int | None = None
+    command: str = ""
+    recipe: dict[str, Any] = Field(default_factory=dict, description="Knobs of lkca.training.fit.")
+    created: str = Field(default="", description="ISO 8601, UTC.")
+
+
+class ValidationRecord(StrictModel):
+    """Numbers of the fit's own validation split (part of the training region), per stage."""
+
+    protocol: str
+    split: str = Field(default="", description="Which pixels were held out during the fit.")
+    scores: dict[str, dict[str, float]] = Field(description="{'student': {'mpsnr': dB, ...}, 'bicubic': ...}")
+
+
+class ModelConfig(StrictModel):
+    """The whole file."""
+
+    format: Literal["lkca-model"] = "lkca-model"
+    format_version: Literal[1] = 1
+    architecture: Architecture
+    scale: int = Field(ge=2, le=64)
+    bands: BandSet
+    degradation: Degradation = Field(description="What the network was trained to undo.")
+    normalisation: Normalisation
+    training: TrainingRecord
+    validation: ValidationRecord | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelConfig:
+        network = self.architecture.config
+        for name, value in (("bands", len(self.bands.used)), ("scale", self.scale)):
+            if network.get(name, value) != value:
+                raise ValueError(f"architecture.config.{name} is {network[name]!r}, but the model says {value}")
+        if self.degradation.scale != self.scale:
+            raise ValueError(f"degradation.scale is {self.degradation.scale}, but the model's scale is {self.scale}")
+        return self

@@ -1,0 +1,231 @@
+"""Model directories: ``model.safetensors`` + ``config.json`` + ``README.md``. No pickle is ever read."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lkca.config import validated
+from lkca.data.memory import check_memory
+from lkca.errors import InputError, OutputError
+from lkca.models.card import model_card
+from lkca.models.config import Architecture, ModelConfig
+from lkca.models.lkcanet import LKCANet, LKCANetConfig
+
+__all__ = [
+    "CARD",
+    "CONFIG",
+    "WEIGHTS",
+    "LoadedModel",
+    "build_network",
+    "check_model_output",
+    "describe_architecture",
+    "load_model",
+    "save_model",
+]
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+_FILES = (WEIGHTS, CONFIG, CARD)
+_MAX_CONFIG_BYTES = 16 << 20
+_MAX_FIELD = 1 << 20  # no width, band count or kernel size is larger; a config that says so is hostile or damaged
+_DTYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "U8", "BOOL"}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network ready for inference (eval mode, float32, on the CPU) and what its directory says of it."""
+
+    net: LKCANet
+    config: ModelConfig
+    path: Path
+
+
+def check_model_output(path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Raises InputError now for what :func:`save_model` would refuse after hours of training."""
+    path = Path(path)
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise InputError(f"{path}: the folder {parent} does not exist; create it or choose another")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: no permission to write in {parent}; choose another folder")
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise InputError(f"{path}: exists and is not a directory; choose another name for the model")
+    if path.is_dir():
+        strange = sorted({entry.name for entry in path.iterdir()} - set(_FILES))
+        if strange:
+            raise InputError(
+                f"{path}: holds files that are not a model's ({', '.join(strange[:3])}); choose another name"
+            )
+        if any(path.iterdir()) and not overwrite:
+            raise InputError(f"{path}: exists; give --overwrite to replace it or choose another name")
+
+
+def save_model(path: str | os.PathLike[str], net: LKCANet, config: ModelConfig, *, overwrite: bool = False) -> Path:
+    """Writes a model directory: aside first, then renamed, so that ``path`` is the old model or the new one.
+
+    Raises InputError where ``path`` exists and ``overwrite`` is false, or is not a model directory; OutputError
+    where it cannot be written. A model that was there survives a failure.
+    """
+    path = Path(path)
+    check_model_output(path, overwrite=overwrite)
+    weights = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in net.state_dict().items()}
+    _check_finite(weights, "the network")
+    parent = path.absolute().parent
+    try:
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=parent))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+    try:
+        save_file(weights, aside / WEIGHTS, metadata={"format": "pt"})
+        (aside / CONFIG).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (aside / CARD).write_text(model_card(config, weights), encoding="utf-8")
+        os.chmod(aside, 0o777 & ~_umask())  # mkdtemp's 0700 is not what a result should have
+        _swap(aside, path)
+    except (OSError, SafetensorError) as error:
+        detail = getattr(error, "strerror", None) or str(error)
+        raise OutputError(
+            f"{path}: the model could not be written ({detail}); free some space or choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return path
+
+
+def load_model(path: str | os.PathLike[str]) -> LoadedModel:
+    """Reads a model directory.
+
+    Raises InputError, naming the file, for anything that is not exactly a model: a missing or damaged file, an
+    unknown configuration key, a tensor that is missing, surplus, of another shape or not finite, or a link that
+    leads out of the directory. Sizes are compared before memory is taken for the weights.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        kind = "is a file" if path.exists() else "does not exist"
+        raise InputError(f"{path}: {kind}; -m takes a model directory as 'lkca fit' writes it")
+    config_path, weights_path = _inside(path, CONFIG), _inside(path, WEIGHTS)
+    config = validated(ModelConfig, _read_bounded(config_path), str(config_path))
+    try:
+        with safe_open(weights_path, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            dtypes = {file.get_slice(name).get_dtype() for name in shapes}
+            if not dtypes <= _DTYPES:
+                raise InputError(
+                    f"{weights_path}: holds tensors of type {', '.join(sorted(dtypes - _DTYPES))}; make the model again"
+                )
+            net = _skeleton(config.architecture, shapes, config_path, weights_path)
+            check_memory(2 * weights_path.stat().st_size, str(weights_path), "close other programs")
+            weights = {name: file.get_tensor(name) for name in shapes}
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{weights_path}: is not a whole safetensors file ({error}); copy or fit the model again"
+        ) from error
+    _check_finite(weights, str(weights_path))
+    net.load_state_dict(weights, strict=True, assign=True)
+    net.requires_grad_(False)
+    return LoadedModel(net.float().eval(), config, path)
+
+
+def build_network(architecture: Architecture, source: str = "architecture") -> LKCANet:
+    """The network that a configuration describes, freshly initialised; InputError where it describes none."""
+    for name, value in architecture.config.items():
+        if isinstance(value, (int, float)) and abs(value) > _MAX_FIELD:
+            raise InputError(f"{source}: 'architecture.config.{name}' is {value}; no network is that large")
+    try:
+        return LKCANet(LKCANetConfig.from_dict(architecture.config))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{source}: 'architecture.config' describes no network ({error})") from error
+
+
+def _skeleton(
+    architecture: Architecture, shapes: Mapping[str, tuple[int, ...]], config_path: Path, weights_path: Path
+) -> LKCANet:
+    """The network on the meta device, its tensors compared with those in the file: no memory taken yet."""
+    blocks = architecture.config.get("blocks")
+    if isinstance(blocks, int) and blocks > len(shapes):
+        raise InputError(
+            f"{config_path}: 'architecture.config.blocks' is {blocks} but {weights_path.name} holds only "
+            f"{len(shapes)} tensors; the two files do not belong together"
+        )
+    with torch.device("meta"):
+        net = build_network(architecture, str(config_path))
+    expected = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    for name in sorted(expected.keys() | shapes.keys()):
+        if expected.get(name) != shapes.get(name):
+            found = f"has shape {shapes[name]}" if name in shapes else "is missing"
+            wanted = f"has shape {expected[name]}" if name in expected else "has no such tensor"
+            raise InputError(
+                f"{weights_path}: the tensor '{name}' {found}, but the network of {config_path.name} {wanted}; "
+                "the two files do not belong together: copy or fit the model again"
+            )
+    return net
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """``folder/name`` if it is a regular file that lies in the folder."""
+    path = folder / name
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise InputError(
+            f"{folder}: has no readable {name} ({error.strerror}); -m takes a model directory as 'lkca fit' writes it"
+        ) from error
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{path}: is a link that leads out of the model directory; copy the real file there")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path}: is not a regular file; copy or fit the model again")
+    return path
+
+
+def _read_bounded(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    if len(content) > _MAX_CONFIG_BYTES:
+        raise InputError(f"{path}: is larger than 16 MiB, which no model configuration is")
+    return content
+
+
+def _check_finite(weights: Mapping[str, Tensor], source: str) -> None:
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{source}: the tensor '{name}' holds NaN or infinite values; fit the model again")
+
+
+def _swap(aside: Path, path: Path) -> None:
+    """Puts ``aside`` in the place of ``path``; the directory that was there comes back where that fails."""
+    if not path.exists():
+        aside.rename(path)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.absolute().parent))
+    path.rename(old / path.name)
+    try:
+        aside.rename(path)
+    except OSError:
+        (old / path.name).rename(path)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def describe_architecture(net: LKCANet) -> Architecture:
+    """The entry of ``config.json`` that :func:`build_network` turns back into this network's class and sizes."""
+    return Architecture(config=dataclasses.asdict(net.config))
