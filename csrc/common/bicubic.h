@@ -8,9 +8,10 @@
 #include <cstdint>
 
 #if defined(__CUDACC__) || defined(__HIPCC__)
-#define LKCA_HOST_DEVICE __host__ __device__ __forceinline__
+#define LKCA_HOST_DEVICE static __host__ __device__ __forceinline__
 #else
-#define LKCA_HOST_DEVICE inline
+// static: a copy of its own for each translation unit, some of which are compiled for newer instruction sets.
+#define LKCA_HOST_DEVICE static inline
 #endif
 
 namespace lkca {

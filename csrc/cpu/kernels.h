@@ -1,0 +1,140 @@
+// What the instruction-set variants share: plain argument blocks and one table of functions per variant.
+//
+// Each variant is one translation unit (kernels_<isa>.cpp) that compiles the same templates (kernels_impl.h) on its own
+// vector type. Such a unit includes only intrinsics and headers without inline functions of external linkage: a
+// std::vector member compiled there with AVX-512 could be the copy the linker keeps for every processor.
+#pragma once
+
+#include <cstdint>
+
+#include "common/bicubic.h"
+
+namespace lkca::cpu {
+
+enum class DType : int { f32, bf16, f16 };
+enum class Skip : int { none, high, low };
+
+struct BicubicTable {
+  int scale;
+  Bicubic convention;
+  const BicubicTaps* taps;  // [scale]
+};
+
+// out[b, c, y*s+i, x*s+j] = gate[b, c] * (sum_r W[m, r] z[b, r, y, x] + bias[m]) + skip, m = (c*s + i)*s + j.
+// Pointers to storage are in the call's dtype; float pointers are packed fp32 copies.
+struct LowRankFwd {
+  DType dtype;
+  int64_t batch, channels, rank, height, width;
+  int scale;
+  const void* z;
+  int64_t z_stride[4];  // b, r, y, x in elements
+  const void* weight;   // (channels * s^2, rank), contiguous
+  const float* bias;    // (channels * s^2) or null
+  const float* gate;    // (batch, channels) or null
+  Skip skip_kind;
+  const void* skip;  // contiguous
+  BicubicTable bicubic;
+  void* out;  // contiguous
+  bool stream;          // non-temporal stores
+  // Filled by the driver from the variant's plan:
+  float* packed_weight;
+  float* packed_z;
+  int64_t row0;  // first of the rows (b * height + y) held by packed_z
+  int64_t rows;  // their number
+  int64_t packed_rank;  // fp32 words of one packed pixel
+};
+
+struct LowRankBwd {
+  DType dtype;
+  int64_t batch, channels, rank, height, width;
+  int scale;
+  const void* grad_out;  // contiguous
+  const void* z;
+  int64_t z_stride[4];
+  const float* weight;  // [m][padded_rank], zero padded
+  const float* bias;    // or null
+  const float* gate;    // or null
+  int64_t padded_rank;
+  // Work is cut into slices (one b, slice_rows rows of y); a group is a run of slices that share one partial sum. Both
+  // depend on shapes only, so that sums come out the same with any number of threads.
+  int64_t slice_rows, slices_per_image, groups;
+  void* grad_z;  // contiguous or channels_last: grad_z_stride
+  int64_t grad_z_stride[4];
+  float* partial_weight;  // [group][m][padded_rank] or null
+  float* partial_bias;    // [group][m] or null
+  float* partial_gate;    // [slice][channels] or null
+};
+
+// out[b, c, y*s+i, x*s+j] = gate[b, c] * y[b, m, y, x] + skip; backward reads grad_out and writes grad_y.
+struct ShuffleArgs {
+  DType dtype;
+  int64_t batch, channels, height, width;
+  int scale;
+  const void* y;
+  int64_t y_stride[4];
+  const float* gate;
+  Skip skip_kind;
+  const void* skip;
+  BicubicTable bicubic;
+  void* out;
+  bool stream;
+  const void* grad_out;
+  void* grad_y;  // or null
+  int64_t grad_y_stride[4];
+  float* partial_gate;  // [batch * channels][height], or null
+};
+
+// Adjoint of bicubic upsampling: grad_low (planes, height, width) from grad_out (planes, height*s, width*s).
+struct BicubicBwd {
+  DType dtype;
+  int64_t planes, height, width;
+  BicubicTable bicubic;
+  const void* grad_out;
+  void* grad_low;
+};
+
+// x as (outer, pixels, inner): contiguous has inner = 1 and outer = batch * channels, channels_last has
+// outer = batch and inner = channels. Pixels are cut into `chunks` runs of chunk_pixels for fixed-order sums.
+struct ChannelArgs {
+  DType dtype;
+  int64_t outer, pixels, inner;
+  int64_t chunks, chunk_pixels;
+  const void* x;
+  const void* y;        // second factor of the sum (grad_out), or null
+  float* partial;       // [outer][chunks][inner]
+  const float* scale;   // [outer][inner], or null
+  const float* shift;   // [outer][inner], or null
+  const void* addend;   // like x, or null
+  void* out;            // out = x * scale + shift + addend; x null: out = shift
+};
+
+// Work items are [begin, end); scratch is the caller's, at least scratch_floats(args), 64-byte aligned.
+struct Kernels {
+  const char* name;
+  int64_t lanes;
+  int64_t (*lowrank_packed_weight_floats)(const LowRankFwd&);
+  int64_t (*lowrank_packed_row_floats)(const LowRankFwd&);
+  int64_t (*lowrank_fwd_tasks)(const LowRankFwd&);  // per row
+  int64_t (*lowrank_fwd_scratch)(const LowRankFwd&);
+  void (*lowrank_pack_weight)(const LowRankFwd&);
+  void (*lowrank_pack_rows)(const LowRankFwd&, int64_t begin, int64_t end);
+  void (*lowrank_fwd)(const LowRankFwd&, int64_t begin, int64_t end, float* scratch);
+  int64_t (*lowrank_bwd_scratch)(const LowRankBwd&);
+  void (*lowrank_bwd)(const LowRankBwd&, int64_t begin, int64_t end, float* scratch);  // groups
+  int64_t (*shuffle_scratch)(const ShuffleArgs&);
+  void (*shuffle_fwd)(const ShuffleArgs&, int64_t begin, int64_t end, float* scratch);  // (b * channels + c) * height + y
+  void (*shuffle_bwd)(const ShuffleArgs&, int64_t begin, int64_t end, float* scratch);
+  int64_t (*bicubic_bwd_scratch)(const BicubicBwd&);
+  void (*bicubic_bwd)(const BicubicBwd&, int64_t begin, int64_t end, float* scratch);  // planes
+  void (*channel_sum)(const ChannelArgs&, int64_t begin, int64_t end);  // outer * chunks
+  void (*channel_apply)(const ChannelArgs&, int64_t begin, int64_t end);  // outer * chunks
+};
+
+extern const Kernels kernels_generic;
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define LKCA_CPU_X86 1
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+#endif
+
+}  // namespace lkca::cpu

@@ -1,0 +1,16 @@
+// AVX2 with FMA and F16C.
+#include "cpu/kernels.h"
+#ifdef LKCA_CPU_X86
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#define LKCA_TARGET "avx2,fma,f16c"
+#include "cpu/target_begin.h"
+#include "cpu/vec_avx2.h"
+// Vec first: the kernels are written on it.
+#include "cpu/kernels_impl.h"
+
+LKCA_KERNEL_TABLE(kernels_avx2, "avx2")
+#include "cpu/target_end.h"
+#endif

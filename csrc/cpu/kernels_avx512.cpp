@@ -1,0 +1,16 @@
+// AVX-512 F, BW, DQ and VL.
+#include "cpu/kernels.h"
+#ifdef LKCA_CPU_X86
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#define LKCA_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
+#include "cpu/target_begin.h"
+#include "cpu/vec_avx512.h"
+// Vec first: the kernels are written on it.
+#include "cpu/kernels_impl.h"
+
+LKCA_KERNEL_TABLE(kernels_avx512, "avx512")
+#include "cpu/target_end.h"
+#endif

@@ -1,0 +1,222 @@
+// Driver of lowrank_pixel_shuffle: checks, packing, cutting into tasks, fixed-order sums.
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/operators.h"
+
+namespace lkca::cpu {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::contiguous;
+
+struct Call {
+  int64_t batch, channels, rank, height, width, scale;
+  ScalarType type;
+  DType dtype;
+  Shape low, high;
+  Skip skip;
+  Bicubic convention;
+};
+
+Call check_call(const Tensor& z, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& gate,
+                const OptionalTensor& skip, int64_t scale, int64_t bicubic) {
+  STD_TORCH_CHECK(z.dim() == 4, "z: expected (B, R, h, w), got ", z.dim(), " dimensions");
+  STD_TORCH_CHECK(weight.dim() == 2, "weight: expected (C*s^2, R), got ", weight.dim(), " dimensions");
+  Call call;
+  call.type = z.scalar_type();
+  call.dtype = storage_dtype(z, "z");
+  STD_TORCH_CHECK(z.is_cpu(), "z: expected a CPU tensor");
+  check_scale(scale, weight.size(0), "weight");
+  call.scale = scale;
+  call.batch = z.size(0), call.rank = z.size(1), call.height = z.size(2), call.width = z.size(3);
+  const int64_t rows = weight.size(0);
+  call.channels = rows / (scale * scale);
+  check(weight, "weight", {rows, call.rank}, call.type);
+  if (bias) check(*bias, "bias", {rows}, call.type);
+  if (gate) check(*gate, "gate", {call.batch, call.channels}, call.type);
+  call.low = {call.batch, call.channels, call.height, call.width};
+  call.high = {call.batch, call.channels, call.height * scale, call.width * scale};
+  call.convention = bicubic_convention(bicubic);
+  call.skip = skip_kind(skip, call.low, call.high, call.type);
+  return call;
+}
+
+// fp32 copy of a small optional tensor.
+std::vector<float> floats(const OptionalTensor& t) {
+  if (!t) return {};
+  std::vector<float> values(t->numel());
+  to_floats(contiguous(*t), values.data());
+  return values;
+}
+
+const float* data_or_null(const std::vector<float>& v, const OptionalTensor& t) { return t ? v.data() : nullptr; }
+
+}  // namespace
+
+Tensor lowrank_pixel_shuffle_fwd(Tensor z, Tensor weight, OptionalTensor bias, OptionalTensor gate,
+                                 OptionalTensor skip, int64_t scale, int64_t bicubic, OptionalTensor out) {
+  const Call call = check_call(z, weight, bias, gate, skip, scale, bicubic);
+  const Tensor result = output_of(out, call.high, call.type);
+  if (result.numel() == 0) return result;
+  const Kernels& k = kernels();
+  weight = contiguous(weight);
+  if (skip) skip = contiguous(*skip);
+  const std::vector<float> bias_floats = floats(bias), gate_floats = floats(gate);
+  const std::vector<BicubicTaps> taps = bicubic_table(scale, call.convention);
+
+  LowRankFwd a{};
+  a.dtype = call.dtype;
+  a.batch = call.batch, a.channels = call.channels, a.rank = call.rank;
+  a.height = call.height, a.width = call.width, a.scale = static_cast<int>(scale);
+  a.z = z.const_data_ptr();
+  copy_strides(z, a.z_stride);
+  a.weight = weight.const_data_ptr();
+  a.bias = data_or_null(bias_floats, bias);
+  a.gate = data_or_null(gate_floats, gate);
+  a.skip_kind = call.skip;
+  a.skip = skip ? skip->const_data_ptr() : nullptr;
+  a.bicubic = {a.scale, call.convention, taps.data()};
+  a.out = result.mutable_data_ptr();
+  a.packed_rank = call.rank;
+
+  const int64_t out_bytes = result.numel() * element_bytes(call.dtype);
+  a.stream = false;
+
+  const Scratch packed_weight(k.lowrank_packed_weight_floats(a));
+  a.packed_weight = packed_weight.data();
+  k.lowrank_pack_weight(a);
+
+  // z is packed a run of rows at a time, so that the copy stays small beside the output.
+  const int64_t all_rows = a.batch * a.height;
+  const int64_t row_floats = std::max<int64_t>(1, k.lowrank_packed_row_floats(a));
+  const int64_t budget = std::max<int64_t>(int64_t{1} << 18, out_bytes / 40 / 4);
+  const int64_t rows = std::min(all_rows, std::max<int64_t>(1, budget / row_floats));
+  const Scratch packed_z(rows * row_floats);
+  a.packed_z = packed_z.data();
+  const int64_t tasks = k.lowrank_fwd_tasks(a);
+  const int64_t row_operations = a.channels * scale * scale * a.width * (a.rank + 4) / 16;
+  for (a.row0 = 0; a.row0 < all_rows; a.row0 += rows) {
+    a.rows = std::min(rows, all_rows - a.row0);
+    parallel_tasks(a.rows, a.rank * a.width, [&](int64_t begin, int64_t end) {
+      k.lowrank_pack_rows(a, a.row0 + begin, a.row0 + end);
+    });
+    parallel_tasks(tasks * a.rows, row_operations / tasks, [&](int64_t begin, int64_t end) {
+      const Scratch scratch(k.lowrank_fwd_scratch(a));
+      k.lowrank_fwd(a, begin, end, scratch.data());
+    });
+  }
+  return result;
+}
+
+std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor> lowrank_pixel_shuffle_bwd(
+    Tensor grad_out, Tensor z, Tensor weight, OptionalTensor bias, OptionalTensor gate, OptionalTensor skip,
+    int64_t scale, int64_t bicubic, int64_t needs) {
+  const Call call = check_call(z, weight, bias, gate, skip, scale, bicubic);
+  check(grad_out, "grad_out", call.high, call.type);
+  const auto wanted = [&](int bit) { return (needs >> bit & 1) != 0; };
+  STD_TORCH_CHECK(!wanted(2) || bias, "needs: asks for the gradient of an absent bias");
+  STD_TORCH_CHECK(!wanted(3) || gate, "needs: asks for the gradient of an absent gate");
+  STD_TORCH_CHECK(!wanted(4) || call.skip == Skip::low, "needs: only a low-resolution skip has a gradient of its own");
+  const Kernels& k = kernels();
+  grad_out = contiguous(grad_out);
+  const int64_t s2 = scale * scale, rows = call.channels * s2;
+
+  OptionalTensor grad_z, grad_weight, grad_bias, grad_gate, grad_skip;
+  if (wanted(0)) grad_z = empty_as(z);
+  if (wanted(1)) grad_weight = empty_of({rows, call.rank}, call.type);
+  if (wanted(2)) grad_bias = empty_of({rows}, call.type);
+  if (wanted(3)) grad_gate = empty_of({call.batch, call.channels}, call.type);
+
+  if (wanted(0) || wanted(1) || wanted(2) || wanted(3)) {
+    LowRankBwd a{};
+    a.dtype = call.dtype;
+    a.batch = call.batch, a.channels = call.channels, a.rank = call.rank;
+    a.height = call.height, a.width = call.width, a.scale = static_cast<int>(scale);
+    a.grad_out = grad_out.const_data_ptr();
+    a.z = z.const_data_ptr();
+    copy_strides(z, a.z_stride);
+    a.padded_rank = (call.rank + k.lanes - 1) / k.lanes * k.lanes;
+    const int64_t padded = std::max<int64_t>(1, a.padded_rank);
+
+    const Scratch padded_weight(rows * padded);
+    {
+      std::vector<float> dense(rows * call.rank);
+      to_floats(contiguous(weight), dense.data());
+      std::memset(padded_weight.data(), 0, rows * padded * sizeof(float));
+      for (int64_t m = 0; m < rows; ++m)
+        std::copy_n(dense.data() + m * call.rank, call.rank, padded_weight.data() + m * a.padded_rank);
+    }
+    a.weight = padded_weight.data();
+    const std::vector<float> bias_floats = floats(bias), gate_floats = floats(gate);
+    a.bias = data_or_null(bias_floats, bias);
+    a.gate = data_or_null(gate_floats, gate);
+    if (grad_z) {
+      a.grad_z = grad_z->mutable_data_ptr();
+      copy_strides(*grad_z, a.grad_z_stride);
+    }
+
+    // Slices keep z and its gradient in the second-level cache; groups bound the memory of the partial sums.
+    const int64_t wanted_groups = std::clamp<int64_t>(grad_out.numel() >> 21, 16, 64);
+    const int64_t image_rows = std::max<int64_t>(1, call.batch * call.height);
+    a.slice_rows = std::clamp<int64_t>(65536 / std::max<int64_t>(1, call.width * padded), 1,
+                                       (image_rows + wanted_groups - 1) / wanted_groups);
+    a.slices_per_image = (call.height + a.slice_rows - 1) / a.slice_rows;
+    const int64_t slices = call.batch * a.slices_per_image;
+    const int64_t room = std::max<int64_t>(int64_t{2} << 20, grad_out.numel() / 8) / std::max<int64_t>(1, rows * padded);
+    a.groups = std::clamp<int64_t>(std::min(wanted_groups, room), 1, std::max<int64_t>(1, slices));
+    const Scratch partial_weight(wanted(1) ? a.groups * rows * padded : 1);
+    const Scratch partial_bias(wanted(2) ? a.groups * rows : 1);
+    const Scratch partial_gate(wanted(3) ? slices * call.channels : 1);
+    if (wanted(1)) a.partial_weight = partial_weight.data();
+    if (wanted(2)) a.partial_bias = partial_bias.data();
+    if (wanted(3)) a.partial_gate = partial_gate.data();
+
+    const int64_t operations = rows * call.height * call.width * call.batch * (2 * call.rank + 1) / 8 / a.groups;
+    parallel_tasks(a.groups, operations, [&](int64_t begin, int64_t end) {
+      if (a.partial_weight)
+        std::memset(a.partial_weight + begin * rows * a.padded_rank, 0,
+                    (end - begin) * rows * a.padded_rank * sizeof(float));
+      if (a.partial_bias) std::memset(a.partial_bias + begin * rows, 0, (end - begin) * rows * sizeof(float));
+      const Scratch scratch(k.lowrank_bwd_scratch(a));
+      k.lowrank_bwd(a, begin, end, scratch.data());
+    });
+
+    // Fixed order: group 0 upwards, then handed over in the storage type.
+    std::vector<float> sums(std::max(wanted(1) ? rows * call.rank : 0, std::max(rows, call.batch * call.channels)));
+    if (grad_weight) {
+      parallel_tasks(rows, a.groups * call.rank, [&](int64_t begin, int64_t end) {
+        for (int64_t m = begin; m < end; ++m) {
+          float* to = sums.data() + m * call.rank;
+          std::fill_n(to, call.rank, 0.f);
+          for (int64_t g = 0; g < a.groups; ++g) {
+            const float* from = a.partial_weight + (g * rows + m) * a.padded_rank;
+            for (int64_t r = 0; r < call.rank; ++r) to[r] += from[r];
+          }
+        }
+      });
+      from_floats(sums.data(), *grad_weight);
+    }
+    if (grad_bias) {
+      for (int64_t m = 0; m < rows; ++m) {
+        sums[m] = 0;
+        for (int64_t g = 0; g < a.groups; ++g) sums[m] += a.partial_bias[g * rows + m];
+      }
+      from_floats(sums.data(), *grad_bias);
+    }
+    if (grad_gate) {
+      for (int64_t b = 0; b < call.batch; ++b)
+        for (int64_t c = 0; c < call.channels; ++c) {
+          float sum = 0;
+          for (int64_t n = 0; n < a.slices_per_image; ++n)
+            sum += a.partial_gate[(b * a.slices_per_image + n) * call.channels + c];
+          sums[b * call.channels + c] = sum;
+        }
+      from_floats(sums.data(), *grad_gate);
+    }
+  }
+  if (wanted(4)) grad_skip = bicubic_skip_grad(grad_out, *skip, scale, call.convention);
+  return {grad_z, grad_weight, grad_bias, grad_gate, grad_skip};
+}
+
+}  // namespace lkca::cpu

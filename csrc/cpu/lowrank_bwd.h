@@ -1,0 +1,259 @@
+// Backward of lowrank_pixel_shuffle with respect to z, weight, bias and gate: one pass over the gradient.
+//
+// Both products run along the rank (vectors of N ranks), so the gradient is only ever broadcast, sample by sample, from
+// where it lies: it is never un-shuffled. With G_c = sum over pixels of grad (x) z for one image and channel:
+//   grad_z = sum_m gate W_m grad_m,  grad_W = sum_b gate G,  grad_gate = <W, G> + <bias, sum grad>.
+#pragma once
+
+#include "cpu/kernels_common.h"
+
+namespace lkca::cpu {
+namespace {
+
+// Shuffled rows whose phases share one set of accumulators (times two vectors of ranks).
+template <int S>
+constexpr int bwd_rows() {
+  return S == 2 ? 2 : 1;
+}
+
+struct BwdScratch {
+  float *z, *grad_z;           // [pixels of a slice][padded_rank]
+  float *weight, *grad_weight;  // [s*s][padded_rank]
+  float *grad_sum;              // [s*s]
+  float* grad;                  // s rows of gradient in fp32, for storage types other than fp32
+};
+
+inline int64_t round_up(int64_t n) { return ceil_div(n, 16) * 16; }
+
+inline BwdScratch layout_bwd(const LowRankBwd& a, float* base, int64_t* total) {
+  const int64_t s2 = static_cast<int64_t>(a.scale) * a.scale;
+  int64_t used = 0;
+  auto take = [&](int64_t n) {
+    float* p = base + used;
+    used += round_up(n);
+    return p;
+  };
+  BwdScratch s;
+  s.z = take(a.slice_rows * a.width * a.padded_rank);
+  s.grad_z = take(a.slice_rows * a.width * a.padded_rank);
+  s.weight = take(s2 * a.padded_rank);
+  s.grad_weight = take(s2 * a.padded_rank);
+  s.grad_sum = take(s2);
+  s.grad = take(a.dtype == DType::f32 ? 0 : s2 * a.width);
+  if (total) *total = used;
+  return s;
+}
+
+inline int64_t lowrank_bwd_scratch(const LowRankBwd& a) {
+  int64_t total;
+  alignas(64) float none[1];
+  layout_bwd(a, none, &total);
+  return total;
+}
+
+// grad_z[x][r] += sum over M phases of grad[x, m] * weight[m][r], for X pixels and V vectors of ranks at r.
+template <int X, int V>
+inline void add_grad_z(const float* grad, const int64_t* offset, int64_t phases, int64_t step, const float* weight,
+                       int64_t padded, float* grad_z) {
+  Vec acc[X][V];
+  LKCA_UNROLL
+  for (int x = 0; x < X; ++x)
+    LKCA_UNROLL
+    for (int v = 0; v < V; ++v) acc[x][v] = Vec::load(grad_z + x * padded + v * N);
+  for (int64_t m = 0; m < phases; ++m) {
+    const float* g = grad + offset[m];
+    Vec w[V];
+    LKCA_UNROLL
+    for (int v = 0; v < V; ++v) w[v] = Vec::load(weight + m * padded + v * N);
+    LKCA_UNROLL
+    for (int x = 0; x < X; ++x) {
+      const Vec sample = Vec::set1(g[x * step]);
+      LKCA_UNROLL
+      for (int v = 0; v < V; ++v) acc[x][v] = fma(sample, w[v], acc[x][v]);
+    }
+  }
+  LKCA_UNROLL
+  for (int x = 0; x < X; ++x)
+    LKCA_UNROLL
+    for (int v = 0; v < V; ++v) acc[x][v].store(grad_z + x * padded + v * N);
+}
+
+// grad_weight[m][r] += sum over pixels of grad[x, m] * z[x][r], for M phases that follow each other in `rows` rows.
+template <int ROWS, int PHASES, int V>
+inline void add_grad_weight(const float* grad, int64_t wide, int64_t step, int64_t width, const float* z,
+                            int64_t padded, float* grad_weight, int64_t row_stride) {
+  Vec acc[ROWS][PHASES][V];
+  LKCA_UNROLL
+  for (int i = 0; i < ROWS; ++i)
+    LKCA_UNROLL
+    for (int j = 0; j < PHASES; ++j)
+      LKCA_UNROLL
+      for (int v = 0; v < V; ++v) acc[i][j][v] = Vec::load(grad_weight + i * row_stride + j * padded + v * N);
+  for (int64_t x = 0; x < width; ++x, grad += step, z += padded) {
+    Vec pixel[V];
+    LKCA_UNROLL
+    for (int v = 0; v < V; ++v) pixel[v] = Vec::load(z + v * N);
+    LKCA_UNROLL
+    for (int i = 0; i < ROWS; ++i)
+      LKCA_UNROLL
+      for (int j = 0; j < PHASES; ++j) {
+        const Vec sample = Vec::set1(grad[i * wide + j]);
+        LKCA_UNROLL
+        for (int v = 0; v < V; ++v) acc[i][j][v] = fma(sample, pixel[v], acc[i][j][v]);
+      }
+  }
+  LKCA_UNROLL
+  for (int i = 0; i < ROWS; ++i)
+    LKCA_UNROLL
+    for (int j = 0; j < PHASES; ++j)
+      LKCA_UNROLL
+      for (int v = 0; v < V; ++v) acc[i][j][v].store(grad_weight + i * row_stride + j * padded + v * N);
+}
+
+template <int S, int V>
+void grad_weight_rows(const LowRankBwd& a, const float* grad, const float* z, int64_t r, float* grad_weight) {
+  const int s = a.scale;
+  const int64_t wide = a.width * s, padded = a.padded_rank;
+  if constexpr (S == 0) {
+    for (int i = 0; i < s; ++i) {
+      int j = 0;
+      for (; j + 4 <= s; j += 4)
+        add_grad_weight<1, 4, V>(grad + i * wide + j, wide, s, a.width, z + r, padded,
+                                 grad_weight + (i * s + j) * padded + r, 0);
+      for (; j < s; ++j)
+        add_grad_weight<1, 1, V>(grad + i * wide + j, wide, s, a.width, z + r, padded,
+                                 grad_weight + (i * s + j) * padded + r, 0);
+    }
+  } else {
+    constexpr int ROWS = bwd_rows<S>();
+    for (int i = 0; i < S; i += ROWS)
+      add_grad_weight<ROWS, S, V>(grad + i * wide, wide, S, a.width, z + r, padded, grad_weight + i * S * padded + r,
+                                  S * padded);
+  }
+}
+
+// Offsets of the phases inside the s rows of gradient of one LR row are tabled, this many at a time.
+constexpr int64_t kPhases = 256;
+
+template <typename T, int S>
+void lowrank_bwd_slice(const LowRankBwd& a, int64_t slice, int64_t group, const BwdScratch& s) {
+  const int64_t b = slice / a.slices_per_image;
+  const int64_t y0 = slice % a.slices_per_image * a.slice_rows;
+  const int64_t rows = min_of(a.slice_rows, a.height - y0);
+  const int64_t scale = a.scale, s2 = scale * scale, wide = a.width * scale, padded = a.padded_rank;
+  const bool want_weight = a.partial_weight || a.partial_gate;
+  const bool want_sum = a.partial_bias || (a.partial_gate && a.bias);
+
+  if (want_weight) {
+    const T* z = static_cast<const T*>(a.z) + b * a.z_stride[0] + y0 * a.z_stride[2];
+    for (int64_t y = 0; y < rows; ++y)
+      for (int64_t x = 0; x < a.width; ++x) {
+        float* to = s.z + (y * a.width + x) * padded;
+        const T* from = z + y * a.z_stride[2] + x * a.z_stride[3];
+        for (int64_t r = 0; r < padded; ++r) to[r] = r < a.rank ? to_float(from[r * a.z_stride[1]]) : 0.f;
+      }
+  }
+  if (a.grad_z)
+    for (int64_t k = 0; k < rows * a.width * padded; ++k) s.grad_z[k] = 0.f;
+
+  for (int64_t c = 0; c < a.channels; ++c) {
+    const float gate = a.gate ? a.gate[b * a.channels + c] : 1.f;
+    const float* weight = a.weight + c * s2 * padded;
+    for (int64_t k = 0; k < s2 * padded; ++k) s.weight[k] = gate * weight[k], s.grad_weight[k] = 0.f;
+    for (int64_t m = 0; m < s2; ++m) s.grad_sum[m] = 0.f;
+    for (int64_t y = 0; y < rows; ++y) {
+      const T* source = static_cast<const T*>(a.grad_out) + (b * a.channels + c) * a.height * scale * wide +
+                        (y0 + y) * scale * wide;
+      const float* grad;
+      if constexpr (sizeof(T) == sizeof(float)) {
+        grad = source;
+      } else {
+        for (int64_t x = 0; x < scale * wide; x += N)
+          store_part(load_part(source + x, scale * wide - x), s.grad + x, scale * wide - x);
+        grad = s.grad;
+      }
+      const int64_t pixel = y * a.width * padded;
+      if (a.grad_z) {
+        int64_t offset[kPhases];
+        for (int64_t m0 = 0; m0 < s2; m0 += kPhases) {
+          const int64_t phases = min_of(kPhases, s2 - m0);
+          for (int64_t m = 0; m < phases; ++m) offset[m] = (m0 + m) / scale * wide + (m0 + m) % scale;
+          const float* w = s.weight + m0 * padded;
+          constexpr int X = kAccumulators / 2;
+          for (int64_t r = 0; r < padded; r += 2 * N) {
+            const bool two = r + 2 * N <= padded;
+            for (int64_t x = 0; x < a.width;) {
+              const float* g = grad + x * scale;
+              float* to = s.grad_z + pixel + x * padded + r;
+              if (x + X <= a.width) {
+                two ? add_grad_z<X, 2>(g, offset, phases, scale, w + r, padded, to)
+                    : add_grad_z<X, 1>(g, offset, phases, scale, w + r, padded, to);
+                x += X;
+              } else {
+                two ? add_grad_z<1, 2>(g, offset, phases, scale, w + r, padded, to)
+                    : add_grad_z<1, 1>(g, offset, phases, scale, w + r, padded, to);
+                x += 1;
+              }
+            }
+          }
+        }
+      }
+      if (want_weight)
+        for (int64_t r = 0; r < padded; r += 2 * N) {
+          if (r + 2 * N <= padded)
+            grad_weight_rows<S, 2>(a, grad, s.z + pixel, r, s.grad_weight);
+          else
+            grad_weight_rows<S, 1>(a, grad, s.z + pixel, r, s.grad_weight);
+        }
+      if (want_sum)
+        for (int64_t i = 0; i < scale; ++i)
+          for (int64_t j = 0; j < scale; ++j) {
+            float sum = 0;
+            for (int64_t x = 0; x < a.width; ++x) sum += grad[i * wide + x * scale + j];
+            s.grad_sum[i * scale + j] += sum;
+          }
+    }
+    if (a.partial_gate) {
+      float sum = 0;
+      for (int64_t m = 0; m < s2; ++m) {
+        Vec product = Vec::set1(0.f);
+        for (int64_t r = 0; r < padded; r += N)
+          product = fma(Vec::load(weight + m * padded + r), Vec::load(s.grad_weight + m * padded + r), product);
+        sum += product.sum() + (a.bias ? a.bias[c * s2 + m] * s.grad_sum[m] : 0.f);
+      }
+      a.partial_gate[slice * a.channels + c] = sum;
+    }
+    if (a.partial_weight) {
+      float* to = a.partial_weight + (group * a.channels + c) * s2 * padded;
+      for (int64_t k = 0; k < s2 * padded; ++k) to[k] += gate * s.grad_weight[k];
+    }
+    if (a.partial_bias) {
+      float* to = a.partial_bias + (group * a.channels + c) * s2;
+      for (int64_t m = 0; m < s2; ++m) to[m] += gate * s.grad_sum[m];
+    }
+  }
+
+  if (a.grad_z) {
+    T* to = static_cast<T*>(a.grad_z) + b * a.grad_z_stride[0] + y0 * a.grad_z_stride[2];
+    for (int64_t y = 0; y < rows; ++y)
+      for (int64_t x = 0; x < a.width; ++x)
+        for (int64_t r = 0; r < a.rank; ++r)
+          to[y * a.grad_z_stride[2] + x * a.grad_z_stride[3] + r * a.grad_z_stride[1]] =
+              from_float<T>(s.grad_z[(y * a.width + x) * padded + r]);
+  }
+}
+
+void lowrank_bwd(const LowRankBwd& a, int64_t begin, int64_t end, float* scratch) {
+  const BwdScratch s = layout_bwd(a, scratch, nullptr);
+  const int64_t slices = a.batch * a.slices_per_image;
+  with_dtype(a.dtype, [&](auto t) {
+    with_scale(a.scale, [&](auto scale) {
+      for (int64_t group = begin; group < end; ++group)
+        for (int64_t slice = group * slices / a.groups; slice < (group + 1) * slices / a.groups; ++slice)
+          lowrank_bwd_slice<decltype(t), decltype(scale)::value>(a, slice, group, s);
+    });
+  });
+}
+
+}  // namespace
+}  // namespace lkca::cpu

@@ -1,0 +1,263 @@
+// Forward of lowrank_pixel_shuffle: a matrix product whose result is shuffled in registers. See docs/cpu_backend.md.
+//
+// The rows m = (c, i, j) of the weight are taken P at a time, P a multiple of s, against one vector of N pixels, so that
+// P accumulators hold whole groups of s phases; these are interleaved in registers and stored as s*N consecutive
+// samples. W is packed so that the broadcasts of a group are consecutive, z so that the vectors of a tile are.
+#pragma once
+
+#include "cpu/kernels_common.h"
+
+namespace lkca::cpu {
+namespace {
+
+template <int S>
+struct Group {
+  static constexpr int rows = S == 0 ? 1 : (kAccumulators / (S ? S : 1) > 0 ? kAccumulators / (S ? S : 1) : 1);
+  static constexpr int P = S == 0 ? kAccumulators : rows * S;
+};
+
+// Groups that one task covers, so that a tile row of z is read from the first-level cache several times.
+constexpr int64_t kGroupsPerTask = 4;
+
+template <int S>
+inline int64_t group_count(const LowRankFwd& a) {
+  if (S == 0) return a.channels * a.scale * ceil_div(a.scale, Group<S>::P);  // each shuffled row by itself
+  return ceil_div(a.channels * S, Group<S>::rows);
+}
+
+// First m of a group and the number of its rows that exist.
+template <int S>
+inline int64_t group_first(const LowRankFwd& a, int64_t group, int64_t* count) {
+  constexpr int P = Group<S>::P;
+  if constexpr (S == 0) {
+    const int64_t per_row = ceil_div(a.scale, P);
+    const int64_t j = group % per_row * P;
+    *count = min_of(P, a.scale - j);
+    return group / per_row * a.scale + j;
+  } else {
+    *count = min_of(P, a.channels * S * S - group * P);
+    return group * P;
+  }
+}
+
+inline int64_t lowrank_packed_weight_floats(const LowRankFwd& a) {
+  return with_scale(a.scale, [&](auto s) {
+    constexpr int S = decltype(s)::value;
+    return group_count<S>(a) * (a.packed_rank + 1) * Group<S>::P;
+  });
+}
+
+inline int64_t lowrank_packed_row_floats(const LowRankFwd& a) { return ceil_div(a.width, N) * N * a.packed_rank; }
+
+inline int64_t lowrank_fwd_tasks(const LowRankFwd& a) {
+  return with_scale(a.scale, [&](auto s) {
+    constexpr int S = decltype(s)::value;
+    // A row of scale 0 spans several groups; one task holds whole rows.
+    return S == 0 ? a.channels * a.scale : ceil_div(group_count<S>(a), kGroupsPerTask);
+  });
+}
+
+inline int64_t lowrank_fwd_scratch(const LowRankFwd& a) {
+  return with_scale(a.scale, [&](auto s) {
+    constexpr int S = decltype(s)::value;
+    return Group<S>::rows * line_floats(a.width) + (S == 0 ? 2 * ceil_div(a.width, N) * N * a.scale : 0);
+  });
+}
+
+// Layout [group][1 + rank][P]: the bias, then the columns of W.
+template <typename T, int S>
+void pack_weight(const LowRankFwd& a) {
+  constexpr int P = Group<S>::P;
+  const T* weight = static_cast<const T*>(a.weight);
+  float* out = a.packed_weight;
+  for (int64_t group = 0; group < group_count<S>(a); ++group, out += (a.rank + 1) * P) {
+    int64_t count;
+    const int64_t m = group_first<S>(a, group, &count);
+    for (int64_t p = 0; p < P; ++p) {
+      out[p] = a.bias && p < count ? a.bias[m + p] : 0.f;
+      for (int64_t r = 0; r < a.rank; ++r)
+        out[(r + 1) * P + p] = p < count ? to_float(weight[(m + p) * a.rank + r]) : 0.f;
+    }
+  }
+}
+
+// Layout [row][tile][rank][N], the pixels of a tile in lane order, zero beyond the width.
+template <typename T, int S>
+void pack_rows(const LowRankFwd& a, int64_t begin, int64_t end) {
+  const int64_t tiles = ceil_div(a.width, N);
+  const int64_t sr = a.z_stride[1], sx = a.z_stride[3];
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t b = row / a.height, y = row % a.height;
+    const T* z = static_cast<const T*>(a.z) + b * a.z_stride[0] + y * a.z_stride[2];
+    float* out = a.packed_z + (row - a.row0) * tiles * N * a.rank;
+    for (int64_t t = 0; t < tiles; ++t, out += a.rank * N) {
+      const int64_t x0 = t * N;
+      const int64_t count = min_of(N, a.width - x0);
+      if (sx == 1) {
+        for (int64_t r = 0; r < a.rank; ++r)
+          to_lane_order<S>(load_part(z + r * sr + x0, count)).store(out + r * N);
+      } else {
+        for (int l = 0; l < N; ++l) {
+          const int64_t pixel = lane_pixel<S>(l);
+          const T* source = z + (x0 + pixel) * sx;
+          for (int64_t r = 0; r < a.rank; ++r) out[r * N + l] = pixel < count ? to_float(source[r * sr]) : 0.f;
+        }
+      }
+    }
+  }
+}
+
+template <int P>
+inline void multiply_tile(const float* weight, const float* z, int64_t rank, Vec (&acc)[P]) {
+  LKCA_UNROLL
+  for (int p = 0; p < P; ++p) acc[p] = Vec::set1(weight[p]);
+  for (int64_t r = 0; r < rank; ++r) {
+    weight += P;
+    const Vec pixels = Vec::load(z + r * N);
+    LKCA_UNROLL
+    for (int p = 0; p < P; ++p) acc[p] = fma(Vec::set1(weight[p]), pixels, acc[p]);
+  }
+}
+
+// One group of shuffled rows at one row of pixels.
+template <typename T, int S, bool STREAM>
+inline void lowrank_group(const LowRankFwd& a, int64_t group, int64_t b, int64_t y, float* lines) {
+  constexpr int P = Group<S>::P, ROWS = Group<S>::rows;
+  const int64_t w = a.width, wide = w * S, plane = a.height * S * wide;
+  const float* weight = a.packed_weight + group * (a.rank + 1) * P;
+  const float* z = a.packed_z + (b * a.height + y - a.row0) * ceil_div(w, N) * N * a.rank;
+  const int64_t q0 = group * ROWS;
+  const int rows = static_cast<int>(min_of(ROWS, a.channels * S - q0));
+
+  T* out[ROWS];
+  const T* skip[ROWS] = {};
+  float gate[ROWS];
+  for (int k = 0; k < rows; ++k) {
+    const int64_t c = (q0 + k) / S, i = (q0 + k) % S;
+    const int64_t offset = (b * a.channels + c) * plane + (y * S + i) * wide;
+    out[k] = static_cast<T*>(a.out) + offset;
+    gate[k] = a.gate ? a.gate[b * a.channels + c] : 1.f;
+    if (a.skip_kind == Skip::high) skip[k] = static_cast<const T*>(a.skip) + offset;
+    if (a.skip_kind == Skip::low)
+      bicubic_line(static_cast<const T*>(a.skip) + (b * a.channels + c) * a.height * w, a.height, w, y,
+                   a.bicubic.taps[i], a.bicubic.convention, lines + k * line_floats(w));
+  }
+
+  for (int64_t x = 0; x < w; x += N, z += a.rank * N) {
+    Vec acc[P];
+    multiply_tile<P>(weight, z, a.rank, acc);
+    LKCA_UNROLL
+    for (int k = 0; k < ROWS; ++k) {
+      if (k >= rows) break;
+      Vec v[S];
+      const Vec g = Vec::set1(gate[k]);
+      LKCA_UNROLL
+      for (int j = 0; j < S; ++j) v[j] = acc[k * S + j];
+      if (a.skip_kind == Skip::low) {
+        LKCA_UNROLL
+        for (int j = 0; j < S; ++j) v[j] = v[j] * g;
+        add_bicubic_tile<S>(lines + k * line_floats(w) + x, a.bicubic.taps, v);
+      }
+      interleave<S>(v);
+      T* to = out[k] + x * S;
+      if (x + N <= w) {
+        if (a.skip_kind == Skip::high) {
+          LKCA_UNROLL
+          for (int j = 0; j < S; ++j) v[j] = fma(v[j], g, Vec::load(skip[k] + x * S + j * N));
+        } else if (a.skip_kind == Skip::none) {
+          LKCA_UNROLL
+          for (int j = 0; j < S; ++j) v[j] = v[j] * g;
+        }
+        LKCA_UNROLL
+        for (int j = 0; j < S; ++j) put<STREAM>(v[j], to + j * N);
+      } else {
+        const int64_t count = (w - x) * S;
+        for (int j = 0; j < S && j * N < count; ++j) {
+          if (a.skip_kind == Skip::high)
+            v[j] = fma(v[j], g, load_part(skip[k] + x * S + j * N, count - j * N));
+          else if (a.skip_kind == Skip::none)
+            v[j] = v[j] * g;
+          store_part(v[j], to + j * N, count - j * N);
+        }
+      }
+    }
+  }
+}
+
+// Any scale: the accumulators are scattered into a row of fp32, which is then finished like the others.
+template <typename T>
+inline void lowrank_row(const LowRankFwd& a, int64_t q, int64_t b, int64_t y, float* scratch) {
+  constexpr int P = Group<0>::P;
+  const int s = a.scale;
+  const int64_t w = a.width, wide = w * s, c = q / s, i = q % s;
+  float* row = scratch + line_floats(w);
+  float* low = row + ceil_div(w, N) * N * s;
+  const int64_t per_row = ceil_div(s, P);
+  for (int64_t part = 0; part < per_row; ++part) {
+    const float* weight = a.packed_weight + (q * per_row + part) * (a.rank + 1) * P;
+    const float* z = a.packed_z + (b * a.height + y - a.row0) * ceil_div(w, N) * N * a.rank;
+    const int64_t j0 = part * P, phases = min_of(P, s - j0);
+    for (int64_t x = 0; x < w; x += N, z += a.rank * N) {
+      Vec acc[P];
+      multiply_tile<P>(weight, z, a.rank, acc);
+      float lane[P][N];
+      for (int p = 0; p < P; ++p) acc[p].store(lane[p]);
+      for (int l = 0; l < N; ++l)
+        for (int64_t p = 0; p < phases; ++p) row[(x + l) * s + j0 + p] = lane[p][l];
+    }
+  }
+  const int64_t offset = (b * a.channels + c) * a.height * s * wide + (y * s + i) * wide;
+  T* out = static_cast<T*>(a.out) + offset;
+  const float gate = a.gate ? a.gate[b * a.channels + c] : 1.f;
+  if (a.skip_kind == Skip::low) {
+    bicubic_line(static_cast<const T*>(a.skip) + (b * a.channels + c) * a.height * w, a.height, w, y, a.bicubic.taps[i],
+                 a.bicubic.convention, scratch);
+    bicubic_row(scratch, w, a.bicubic, low);
+    finish_row(row, wide, gate, low, out);
+  } else {
+    finish_row(row, wide, gate, static_cast<const T*>(a.skip) + (a.skip ? offset : 0), out);
+  }
+}
+
+template <typename T, int S, bool STREAM>
+void lowrank_tasks(const LowRankFwd& a, int64_t begin, int64_t end, float* scratch) {
+  // Rows of pixels run fastest: the output is then written plane after plane, fresh pages one after the other.
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t block = task / a.rows, row = a.row0 + task % a.rows;
+    const int64_t b = row / a.height, y = row % a.height;
+    if constexpr (S == 0) {
+      lowrank_row<T>(a, block, b, y, scratch);
+    } else {
+      const int64_t last = min_of((block + 1) * kGroupsPerTask, group_count<S>(a));
+      for (int64_t group = block * kGroupsPerTask; group < last; ++group)
+        lowrank_group<T, S, STREAM>(a, group, b, y, scratch);
+    }
+  }
+  if constexpr (STREAM) stream_fence();
+}
+
+void lowrank_pack_weight(const LowRankFwd& a) {
+  with_dtype(a.dtype, [&](auto t) {
+    with_scale(a.scale, [&](auto s) { pack_weight<decltype(t), decltype(s)::value>(a); });
+  });
+}
+
+void lowrank_pack_rows(const LowRankFwd& a, int64_t begin, int64_t end) {
+  with_dtype(a.dtype, [&](auto t) {
+    with_scale(a.scale, [&](auto s) { pack_rows<decltype(t), decltype(s)::value>(a, begin, end); });
+  });
+}
+
+void lowrank_fwd(const LowRankFwd& a, int64_t begin, int64_t end, float* scratch) {
+  with_dtype(a.dtype, [&](auto t) {
+    with_scale(a.scale, [&](auto s) {
+      using T = decltype(t);
+      constexpr int S = decltype(s)::value;
+      if (S != 0 && a.stream) return lowrank_tasks<T, S, S != 0>(a, begin, end, scratch);
+      lowrank_tasks<T, S, false>(a, begin, end, scratch);
+    });
+  });
+}
+
+}  // namespace
+}  // namespace lkca::cpu

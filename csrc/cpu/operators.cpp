@@ -1,0 +1,133 @@
+#include "cpu/operators.h"
+
+#include "cpu/storage.h"
+
+namespace lkca::cpu {
+
+using torch::headeronly::ScalarType;
+
+namespace {
+
+std::string text(const Shape& shape) {
+  std::string s = "(";
+  for (size_t k = 0; k < shape.size(); ++k) s += (k ? ", " : "") + std::to_string(shape[k]);
+  return s + ")";
+}
+
+Shape shape_of(const Tensor& t) {
+  const auto sizes = t.sizes();
+  return Shape(sizes.begin(), sizes.end());
+}
+
+template <typename F>
+void with_storage(DType dtype, F f) {
+  if (dtype == DType::f32) return f(float{});
+  if (dtype == DType::bf16) return f(BF16{});
+  f(F16{});
+}
+
+}  // namespace
+
+void check(const Tensor& t, const char* name, const Shape& shape, ScalarType dtype) {
+  STD_TORCH_CHECK(t.is_cpu(), name, ": expected a CPU tensor");
+  STD_TORCH_CHECK(t.scalar_type() == dtype, name, ": expected dtype ", torch::headeronly::toString(dtype), ", got ",
+                  torch::headeronly::toString(t.scalar_type()));
+  const Shape got = shape_of(t);
+  STD_TORCH_CHECK(got == shape, name, ": expected shape ", text(shape), ", got ", text(got));
+}
+
+void check_scale(int64_t scale, int64_t channels, const char* name) {
+  STD_TORCH_CHECK(scale >= 1 && scale <= kMaxScale, "upscale_factor: expected 1 to ", kMaxScale, ", got ", scale);
+  STD_TORCH_CHECK(channels % (scale * scale) == 0, name, ": expected a multiple of upscale_factor^2 = ", scale * scale,
+                  " channels, got ", channels);
+}
+
+DType storage_dtype(const Tensor& t, const char* name) {
+  const ScalarType type = t.scalar_type();
+  if (type == ScalarType::Float) return DType::f32;
+  if (type == ScalarType::BFloat16) return DType::bf16;
+  if (type == ScalarType::Half) return DType::f16;
+  STD_TORCH_CHECK(false, name, ": expected float32, bfloat16 or float16, got ", torch::headeronly::toString(type));
+  return DType::f32;
+}
+
+int64_t element_bytes(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
+
+Bicubic bicubic_convention(int64_t code) {
+  STD_TORCH_CHECK(code == 0 || code == 1, "skip_bicubic: expected 0 (matlab) or 1 (torch), got ", code);
+  return static_cast<Bicubic>(code);
+}
+
+std::vector<BicubicTaps> bicubic_table(int64_t scale, Bicubic convention) {
+  std::vector<BicubicTaps> taps;
+  for (int64_t phase = 0; phase < scale; ++phase)
+    taps.push_back(bicubic_taps(static_cast<int>(phase), static_cast<int>(scale), convention));
+  return taps;
+}
+
+Skip skip_kind(const OptionalTensor& skip, const Shape& low, const Shape& high, ScalarType dtype) {
+  if (!skip) return Skip::none;
+  const Shape got = shape_of(*skip);
+  STD_TORCH_CHECK(got == low || got == high, "skip: expected shape ", text(high), " or ", text(low), ", got ",
+                  text(got));
+  check(*skip, "skip", got, dtype);
+  return got == high ? Skip::high : Skip::low;
+}
+
+bool is_channels_last(const Tensor& t) {
+  if (t.dim() != 4 || t.is_contiguous()) return false;
+  const auto size = t.sizes();
+  const auto stride = t.strides();
+  int64_t expected = 1;
+  for (const int d : {1, 3, 2, 0}) {
+    if (size[d] != 1 && stride[d] != expected) return false;
+    expected *= size[d];
+  }
+  return true;
+}
+
+Tensor empty_of(const Shape& shape, ScalarType dtype) {
+  return torch::stable::empty(shape, dtype, std::nullopt, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+}
+
+Tensor empty_as(const Tensor& like) {
+  return torch::stable::empty(like.sizes(), like.scalar_type(), std::nullopt,
+                              torch::stable::Device(torch::headeronly::DeviceType::CPU), std::nullopt,
+                              is_channels_last(like) ? torch::headeronly::MemoryFormat::ChannelsLast
+                                                     : torch::headeronly::MemoryFormat::Contiguous);
+}
+
+Tensor output_of(const OptionalTensor& out, const Shape& shape, ScalarType dtype) {
+  if (out) {
+    check(*out, "out", shape, dtype);
+    STD_TORCH_CHECK(out->is_contiguous(), "out: expected a contiguous tensor");
+    return *out;
+  }
+  Tensor fresh = empty_of(shape, dtype);
+  advise_huge_pages(fresh.mutable_data_ptr(), fresh.numel() * (dtype == ScalarType::Float ? 4 : 2));
+  return fresh;
+}
+
+void to_floats(const Tensor& t, float* out) {
+  const int64_t count = t.numel();
+  with_storage(storage_dtype(t, "tensor"), [&](auto type) {
+    const auto* values = static_cast<const decltype(type)*>(t.const_data_ptr());
+    for (int64_t k = 0; k < count; ++k) out[k] = to_float(values[k]);
+  });
+}
+
+void from_floats(const float* values, const Tensor& out) {
+  const int64_t count = out.numel();
+  with_storage(storage_dtype(out, "tensor"), [&](auto type) {
+    using T = decltype(type);
+    T* to = static_cast<T*>(out.mutable_data_ptr());
+    for (int64_t k = 0; k < count; ++k) to[k] = from_float<T>(values[k]);
+  });
+}
+
+void copy_strides(const Tensor& t, int64_t (&strides)[4]) {
+  const auto source = t.strides();
+  for (int d = 0; d < 4; ++d) strides[d] = source[d];
+}
+
+}  // namespace lkca::cpu

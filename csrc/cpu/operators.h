@@ -1,0 +1,85 @@
+// The operators as the dispatcher calls them (registration_cpu.cpp) and what their drivers share. Shapes and meaning:
+// lkca_kernels/ops and lkca_kernels/backends.py. Everything is checked here again: a wrong call from any caller throws.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "cpu/dispatch.h"
+#include "cpu/kernels.h"
+#include "cpu/memory.h"
+
+namespace lkca::cpu {
+
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+Tensor lowrank_pixel_shuffle_fwd(Tensor z, Tensor weight, OptionalTensor bias, OptionalTensor gate,
+                                 OptionalTensor skip, int64_t scale, int64_t bicubic, OptionalTensor out);
+// `needs`: bit k asks for the gradient of the k-th tensor input.
+std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor> lowrank_pixel_shuffle_bwd(
+    Tensor grad_out, Tensor z, Tensor weight, OptionalTensor bias, OptionalTensor gate, OptionalTensor skip,
+    int64_t scale, int64_t bicubic, int64_t needs);
+
+Tensor pixel_shuffle_epilogue_fwd(Tensor y, OptionalTensor gate, OptionalTensor skip, int64_t scale, int64_t bicubic,
+                                  OptionalTensor out);
+std::tuple<OptionalTensor, OptionalTensor, OptionalTensor> pixel_shuffle_epilogue_bwd(
+    Tensor grad_out, Tensor y, OptionalTensor gate, OptionalTensor skip, int64_t scale, int64_t bicubic,
+    int64_t needs);
+
+std::tuple<Tensor, Tensor> channel_gate_fwd(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2);
+std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor> channel_gate_bwd(
+    Tensor grad_gate, Tensor x, Tensor mean, Tensor w1, Tensor b1, Tensor w2, Tensor b2, int64_t needs);
+std::tuple<Tensor, Tensor> channel_attention_fwd(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2,
+                                                 OptionalTensor residual, OptionalTensor out);
+std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor> channel_attention_bwd(
+    Tensor grad_out, Tensor x, Tensor mean, Tensor w1, Tensor b1, Tensor w2, Tensor b2, int64_t needs);
+
+// ---- shared by the drivers (operators.cpp) -----------------------------------------------------------------------
+
+constexpr int64_t kMaxScale = 1024;
+
+using Shape = std::vector<int64_t>;
+
+// Throws unless t is a CPU tensor of this shape and dtype.
+void check(const Tensor& t, const char* name, const Shape& shape, torch::headeronly::ScalarType dtype);
+void check_scale(int64_t scale, int64_t channels_times_s2, const char* name);
+DType storage_dtype(const Tensor& t, const char* name);
+int64_t element_bytes(DType dtype);
+Bicubic bicubic_convention(int64_t code);
+std::vector<BicubicTaps> bicubic_table(int64_t scale, Bicubic convention);
+// What the skip is, by its shape; throws where it is neither.
+Skip skip_kind(const OptionalTensor& skip, const Shape& low, const Shape& high, torch::headeronly::ScalarType dtype);
+
+bool is_channels_last(const Tensor& t);
+// Fresh tensor in the layout of `like` (contiguous or channels_last).
+Tensor empty_as(const Tensor& like);
+Tensor empty_of(const Shape& shape, torch::headeronly::ScalarType dtype);
+// The given output, checked, or a fresh one of this shape on huge pages if it is large.
+Tensor output_of(const OptionalTensor& out, const Shape& shape, torch::headeronly::ScalarType dtype);
+
+void to_floats(const Tensor& t, float* out);  // contiguous t
+void from_floats(const float* values, const Tensor& out);  // contiguous out
+void copy_strides(const Tensor& t, int64_t (&strides)[4]);
+
+// Gradient of a low-resolution skip (B, C, h, w), in its layout, from that of the output.
+Tensor bicubic_skip_grad(const Tensor& grad_out, const Tensor& skip, int64_t scale, Bicubic convention);
+
+// Runs f(begin, end) over tasks in parallel, at least about 32 thousand elementary operations to a thread.
+template <typename F>
+void parallel_tasks(int64_t tasks, int64_t operations_per_task, const F& f) {
+  if (tasks <= 0) return;
+  const int64_t grain = operations_per_task >= 32768 ? 1 : 32768 / (operations_per_task < 1 ? 1 : operations_per_task);
+  if (tasks <= grain) return f(int64_t{0}, tasks);
+  torch::stable::parallel_for(0, tasks, grain, f);
+}
+
+}  // namespace lkca::cpu

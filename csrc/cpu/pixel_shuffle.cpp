@@ -1,0 +1,120 @@
+// Driver of pixel_shuffle_epilogue, and of the gradient of a low-resolution skip.
+#include <algorithm>
+
+#include "cpu/operators.h"
+
+namespace lkca::cpu {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::contiguous;
+
+// Checks a call and fills what forward and backward share; shapes of LR and HR images come back beside it.
+ShuffleArgs check_call(const Tensor& y, const OptionalTensor& gate, const OptionalTensor& skip, int64_t scale,
+                       Shape* low, Shape* high) {
+  STD_TORCH_CHECK(y.dim() == 4, "y: expected (B, C*s^2, h, w), got ", y.dim(), " dimensions");
+  STD_TORCH_CHECK(y.is_cpu(), "y: expected a CPU tensor");
+  check_scale(scale, y.size(1), "y");
+  ShuffleArgs a{};
+  a.dtype = storage_dtype(y, "y");
+  a.batch = y.size(0), a.channels = y.size(1) / (scale * scale), a.height = y.size(2), a.width = y.size(3);
+  a.scale = static_cast<int>(scale);
+  *low = {a.batch, a.channels, a.height, a.width};
+  *high = {a.batch, a.channels, a.height * scale, a.width * scale};
+  if (gate) check(*gate, "gate", {a.batch, a.channels}, y.scalar_type());
+  a.skip_kind = skip_kind(skip, *low, *high, y.scalar_type());
+  a.y = y.const_data_ptr();
+  copy_strides(y, a.y_stride);
+  return a;
+}
+
+}  // namespace
+
+Tensor bicubic_skip_grad(const Tensor& grad_out, const Tensor& skip, int64_t scale, Bicubic convention) {
+  const Tensor planes = contiguous(grad_out);
+  Shape shape(skip.sizes().begin(), skip.sizes().end());
+  const Tensor result = empty_of(shape, skip.scalar_type());
+  const std::vector<BicubicTaps> taps = bicubic_table(scale, convention);
+  BicubicBwd a{};
+  a.dtype = storage_dtype(skip, "skip");
+  a.planes = skip.size(0) * skip.size(1), a.height = skip.size(2), a.width = skip.size(3);
+  a.bicubic = {static_cast<int>(scale), convention, taps.data()};
+  a.grad_out = planes.const_data_ptr();
+  a.grad_low = result.mutable_data_ptr();
+  const Kernels& k = kernels();
+  parallel_tasks(result.numel() ? a.planes : 0, a.height * a.width * scale * scale, [&](int64_t begin, int64_t end) {
+    const Scratch scratch(k.bicubic_bwd_scratch(a));
+    k.bicubic_bwd(a, begin, end, scratch.data());
+  });
+  return is_channels_last(skip) ? contiguous(result, torch::headeronly::MemoryFormat::ChannelsLast) : result;
+}
+
+Tensor pixel_shuffle_epilogue_fwd(Tensor y, OptionalTensor gate, OptionalTensor skip, int64_t scale, int64_t bicubic,
+                                  OptionalTensor out) {
+  Shape low, high;
+  ShuffleArgs a = check_call(y, gate, skip, scale, &low, &high);
+  const Bicubic convention = bicubic_convention(bicubic);
+  const Tensor result = output_of(out, high, y.scalar_type());
+  if (result.numel() == 0) return result;
+  if (skip) skip = contiguous(*skip);
+  std::vector<float> gates(gate ? gate->numel() : 0);
+  if (gate) to_floats(contiguous(*gate), gates.data());
+  const std::vector<BicubicTaps> taps = bicubic_table(scale, convention);
+  a.gate = gate ? gates.data() : nullptr;
+  a.skip = skip ? skip->const_data_ptr() : nullptr;
+  a.bicubic = {a.scale, convention, taps.data()};
+  a.out = result.mutable_data_ptr();
+  const Kernels& k = kernels();
+  parallel_tasks(a.batch * a.channels * a.height, a.width * scale * scale, [&](int64_t begin, int64_t end) {
+    const Scratch scratch(k.shuffle_scratch(a));
+    k.shuffle_fwd(a, begin, end, scratch.data());
+  });
+  return result;
+}
+
+std::tuple<OptionalTensor, OptionalTensor, OptionalTensor> pixel_shuffle_epilogue_bwd(
+    Tensor grad_out, Tensor y, OptionalTensor gate, OptionalTensor skip, int64_t scale, int64_t bicubic,
+    int64_t needs) {
+  Shape low, high;
+  ShuffleArgs a = check_call(y, gate, skip, scale, &low, &high);
+  const Bicubic convention = bicubic_convention(bicubic);
+  check(grad_out, "grad_out", high, y.scalar_type());
+  const auto wanted = [&](int bit) { return (needs >> bit & 1) != 0; };
+  STD_TORCH_CHECK(!wanted(1) || gate, "needs: asks for the gradient of an absent gate");
+  STD_TORCH_CHECK(!wanted(2) || a.skip_kind == Skip::low,
+                  "needs: only a low-resolution skip has a gradient of its own");
+  grad_out = contiguous(grad_out);
+  OptionalTensor grad_y, grad_gate, grad_skip;
+  if (wanted(0)) grad_y = empty_as(y);
+  if (wanted(1)) grad_gate = empty_of({a.batch, a.channels}, y.scalar_type());
+  if (wanted(0) || wanted(1)) {
+    std::vector<float> gates(gate ? gate->numel() : 0);
+    if (gate) to_floats(contiguous(*gate), gates.data());
+    a.gate = gate ? gates.data() : nullptr;
+    a.grad_out = grad_out.const_data_ptr();
+    if (grad_y) {
+      a.grad_y = grad_y->mutable_data_ptr();
+      copy_strides(*grad_y, a.grad_y_stride);
+    }
+    const int64_t images = a.batch * a.channels;
+    const Scratch partial_gate(grad_gate ? images * a.height : 1);
+    a.partial_gate = grad_gate ? partial_gate.data() : nullptr;
+    const Kernels& k = kernels();
+    parallel_tasks(grad_out.numel() ? images * a.height : 0, a.width * scale * scale,
+                   [&](int64_t begin, int64_t end) {
+                     const Scratch scratch(k.shuffle_scratch(a));
+                     k.shuffle_bwd(a, begin, end, scratch.data());
+                   });
+    if (grad_gate) {
+      std::vector<float> sums(images, 0.f);
+      if (grad_out.numel())
+        for (int64_t image = 0; image < images; ++image)
+          for (int64_t row = 0; row < a.height; ++row) sums[image] += partial_gate.data()[image * a.height + row];
+      from_floats(sums.data(), *grad_gate);
+    }
+  }
+  if (wanted(2)) grad_skip = bicubic_skip_grad(grad_out, *skip, scale, convention);
+  return {grad_y, grad_gate, grad_skip};
+}
+
+}  // namespace lkca::cpu

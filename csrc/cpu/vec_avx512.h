@@ -1,0 +1,152 @@
+// Sixteen floats in an AVX-512 register. Included after target_begin.h.
+#pragma once
+
+#include "cpu/storage.h"
+
+#define LKCA_UNROLL _Pragma("GCC unroll 64")
+
+namespace lkca::cpu {
+namespace {
+
+struct Vec {
+  static constexpr int N = 16;
+  __m512 v;
+
+  static Vec set1(float x) { return {_mm512_set1_ps(x)}; }
+  static Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static Vec load(const BF16* p) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
+  }
+  static Vec load(const F16* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
+  void store(float* p) const { _mm512_storeu_ps(p, v); }
+  void store(BF16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bf16()); }
+  void store(F16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_f16()); }
+  // Non-temporal; p is aligned to the size of the store.
+  void stream(float* p) const { _mm512_stream_ps(p, v); }
+  void stream(BF16* p) const { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), to_bf16()); }
+  void stream(F16* p) const { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), to_f16()); }
+  float sum() const {
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
+
+ private:
+  __m256i to_f16() const { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
+  __m256i to_bf16() const {
+    const __m512i bits = _mm512_castps_si512(v);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    rounded = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+  }
+};
+
+inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline void stream_fence() { _mm_sfence(); }
+
+constexpr int kAccumulators = 16;
+
+// Pixels are held in the order that lets unpack instructions, which work inside 128 bits, put them in place.
+template <int S>
+constexpr int lane_pixel(int l) {
+  const int quarter = l / 4, q = l % 4;
+  if (S == 2) return q < 2 ? 2 * quarter + q : 8 + 2 * quarter + q - 2;
+  if (S == 4 || S == 8) return 4 * q + quarter;
+  return l;
+}
+
+template <int S>
+struct LaneOrder {
+  alignas(64) int32_t index[16];
+  constexpr LaneOrder() : index() {
+    for (int l = 0; l < 16; ++l) index[l] = lane_pixel<S>(l);
+  }
+};
+
+template <int S>
+inline Vec to_lane_order(Vec a) {
+  if constexpr (S == 2 || S == 4 || S == 8) {
+    static constexpr LaneOrder<S> order;
+    return {_mm512_permutexvar_ps(_mm512_load_si512(order.index), a.v)};
+  } else {
+    return a;
+  }
+}
+
+// Rows a, b, c, d become, inside each quarter, the four columns.
+inline void transpose4(Vec& a, Vec& b, Vec& c, Vec& d) {
+  const __m512d ab0 = _mm512_castps_pd(_mm512_unpacklo_ps(a.v, b.v)), ab1 = _mm512_castps_pd(_mm512_unpackhi_ps(a.v, b.v));
+  const __m512d cd0 = _mm512_castps_pd(_mm512_unpacklo_ps(c.v, d.v)), cd1 = _mm512_castps_pd(_mm512_unpackhi_ps(c.v, d.v));
+  a.v = _mm512_castpd_ps(_mm512_unpacklo_pd(ab0, cd0));
+  b.v = _mm512_castpd_ps(_mm512_unpackhi_pd(ab0, cd0));
+  c.v = _mm512_castpd_ps(_mm512_unpacklo_pd(ab1, cd1));
+  d.v = _mm512_castpd_ps(_mm512_unpackhi_pd(ab1, cd1));
+}
+
+// For output vector k of an S-fold interleave: which lane of which source each of its lanes comes from.
+template <int S>
+struct Sources {
+  alignas(64) int32_t pixel[S][16];  // with +16 where the phase is odd, for two-source permutations
+  uint16_t pair[S][(S + 1) / 2];     // lanes that come from sources 2*p and 2*p + 1
+  constexpr Sources() : pixel(), pair() {
+    for (int k = 0; k < S; ++k)
+      for (int l = 0; l < 16; ++l) {
+        const int sample = k * 16 + l, phase = sample % S;
+        pixel[k][l] = sample / S + (phase % 2 ? 16 : 0);
+        pair[k][phase / 2] = static_cast<uint16_t>(pair[k][phase / 2] | 1u << l);
+      }
+  }
+};
+
+// a[j] holds phase j of N pixels in lane order; afterwards a[0..S-1] are S*N consecutive samples of the shuffled row.
+template <int S>
+inline void interleave(Vec (&a)[S]) {
+  if constexpr (S == 2) {
+    const __m512 low = _mm512_unpacklo_ps(a[0].v, a[1].v);
+    a[1].v = _mm512_unpackhi_ps(a[0].v, a[1].v);
+    a[0].v = low;
+  } else if constexpr (S == 4) {
+    transpose4(a[0], a[1], a[2], a[3]);
+  } else if constexpr (S == 8) {
+    transpose4(a[0], a[1], a[2], a[3]);
+    transpose4(a[4], a[5], a[6], a[7]);
+    const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    Vec out[8];
+    LKCA_UNROLL
+    for (int q = 0; q < 4; ++q) {
+      const __m512d first = _mm512_castps_pd(a[q].v), second = _mm512_castps_pd(a[q + 4].v);
+      out[2 * q].v = _mm512_castpd_ps(_mm512_permutex2var_pd(first, low, second));
+      out[2 * q + 1].v = _mm512_castpd_ps(_mm512_permutex2var_pd(first, high, second));
+    }
+    LKCA_UNROLL
+    for (int q = 0; q < 8; ++q) a[q] = out[q];
+  } else {
+    static constexpr Sources<S> from;
+    Vec out[S];
+    LKCA_UNROLL
+    for (int k = 0; k < S; ++k) {
+      const __m512i index = _mm512_load_si512(from.pixel[k]);
+      __m512 v = _mm512_permutex2var_ps(a[0].v, index, a[1].v);
+      LKCA_UNROLL
+      for (int p = 1; p < (S + 1) / 2; ++p) {
+        const __m512 pair = 2 * p + 1 < S ? _mm512_permutex2var_ps(a[2 * p].v, index, a[(2 * p + 1) % S].v)
+                                          : _mm512_permutexvar_ps(index, a[2 * p].v);
+        v = _mm512_mask_mov_ps(v, from.pair[k][p], pair);
+      }
+      out[k].v = v;
+    }
+    LKCA_UNROLL
+    for (int k = 0; k < S; ++k) a[k] = out[k];
+  }
+}
+
+}  // namespace
+}  // namespace lkca::cpu

@@ -1,0 +1,76 @@
+// Plain C++ vector of eight floats: the variant for every processor without AVX2.
+#pragma once
+
+#include "cpu/storage.h"
+
+#define LKCA_UNROLL
+
+namespace lkca::cpu {
+namespace {
+
+struct Vec {
+  static constexpr int N = 8;
+  float v[N];
+
+  static Vec set1(float x) {
+    Vec r;
+    for (int l = 0; l < N; ++l) r.v[l] = x;
+    return r;
+  }
+  template <typename T>
+  static Vec load(const T* p) {
+    Vec r;
+    for (int l = 0; l < N; ++l) r.v[l] = to_float(p[l]);
+    return r;
+  }
+  template <typename T>
+  void store(T* p) const {
+    for (int l = 0; l < N; ++l) p[l] = from_float<T>(v[l]);
+  }
+  template <typename T>
+  void stream(T* p) const {
+    store(p);
+  }
+  float sum() const {
+    float s = 0;
+    for (int l = 0; l < N; ++l) s += v[l];
+    return s;
+  }
+};
+
+inline Vec operator+(const Vec& a, const Vec& b) {
+  Vec r;
+  for (int l = 0; l < Vec::N; ++l) r.v[l] = a.v[l] + b.v[l];
+  return r;
+}
+inline Vec operator*(const Vec& a, const Vec& b) {
+  Vec r;
+  for (int l = 0; l < Vec::N; ++l) r.v[l] = a.v[l] * b.v[l];
+  return r;
+}
+inline Vec fma(const Vec& a, const Vec& b, const Vec& c) { return a * b + c; }
+inline void stream_fence() {}
+
+constexpr int kAccumulators = 8;
+
+// Pixel held by lane l, and its inverse as a permutation of a vector in natural order.
+template <int S>
+constexpr int lane_pixel(int l) {
+  return l;
+}
+template <int S>
+inline Vec to_lane_order(const Vec& a) {
+  return a;
+}
+
+// a[j] holds phase j of N pixels in lane order; afterwards a[0..S-1] are S*N consecutive samples of the shuffled row.
+template <int S>
+inline void interleave(Vec (&a)[S]) {
+  float row[S * Vec::N];
+  for (int j = 0; j < S; ++j)
+    for (int l = 0; l < Vec::N; ++l) row[l * S + j] = a[j].v[l];
+  for (int k = 0; k < S; ++k) a[k] = Vec::load(row + k * Vec::N);
+}
+
+}  // namespace
+}  // namespace lkca::cpu

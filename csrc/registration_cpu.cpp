@@ -1,0 +1,60 @@
+// The one place where the C++ operators meet the dispatcher (namespace lkca_cpu). Called by lkca_kernels/cpu.py.
+#include "cpu/operators.h"
+
+namespace {
+
+std::string cpu_info() { return lkca::cpu::available_isas(); }
+std::string use_isa(const std::string& name) { return lkca::cpu::use_isa(name); }
+std::string use_huge_pages(const std::string& setting) { return lkca::cpu::use_huge_pages(setting); }
+std::string isa() { return lkca::cpu::kernels().name; }
+
+}  // namespace
+
+// skip_bicubic: 0 matlab, 1 torch. needs: bit k asks for the gradient of the k-th tensor input.
+STABLE_TORCH_LIBRARY(lkca_cpu, m) {
+  m.def(
+      "lowrank_pixel_shuffle_fwd(Tensor z, Tensor weight, Tensor? bias, Tensor? gate, Tensor? skip, "
+      "int upscale_factor, int skip_bicubic, Tensor(a!)? out) -> Tensor(a!)");
+  m.def(
+      "lowrank_pixel_shuffle_bwd(Tensor grad_out, Tensor z, Tensor weight, Tensor? bias, Tensor? gate, Tensor? skip, "
+      "int upscale_factor, int skip_bicubic, int needs) -> (Tensor?, Tensor?, Tensor?, Tensor?, Tensor?)");
+  m.def(
+      "pixel_shuffle_epilogue_fwd(Tensor y, Tensor? gate, Tensor? skip, int upscale_factor, int skip_bicubic, "
+      "Tensor(a!)? out) -> Tensor(a!)");
+  m.def(
+      "pixel_shuffle_epilogue_bwd(Tensor grad_out, Tensor y, Tensor? gate, Tensor? skip, int upscale_factor, "
+      "int skip_bicubic, int needs) -> (Tensor?, Tensor?, Tensor?)");
+  m.def("channel_gate_fwd(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2) -> (Tensor, Tensor)");
+  m.def(
+      "channel_gate_bwd(Tensor grad_gate, Tensor x, Tensor mean, Tensor w1, Tensor b1, Tensor w2, Tensor b2, "
+      "int needs) -> (Tensor?, Tensor?, Tensor?, Tensor?, Tensor?)");
+  m.def(
+      "channel_attention_fwd(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2, Tensor? residual, Tensor(a!)? out) "
+      "-> (Tensor(a!), Tensor)");
+  m.def(
+      "channel_attention_bwd(Tensor grad_out, Tensor x, Tensor mean, Tensor w1, Tensor b1, Tensor w2, Tensor b2, "
+      "int needs) -> (Tensor?, Tensor?, Tensor?, Tensor?, Tensor?)");
+  m.def("isa() -> str");
+  m.def("available_isas() -> str");
+  m.def("use_isa(str name) -> str");
+  m.def("use_huge_pages(str setting) -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lkca_cpu, CPU, m) {
+  using namespace lkca::cpu;
+  m.impl("lowrank_pixel_shuffle_fwd", TORCH_BOX(&lowrank_pixel_shuffle_fwd));
+  m.impl("lowrank_pixel_shuffle_bwd", TORCH_BOX(&lowrank_pixel_shuffle_bwd));
+  m.impl("pixel_shuffle_epilogue_fwd", TORCH_BOX(&pixel_shuffle_epilogue_fwd));
+  m.impl("pixel_shuffle_epilogue_bwd", TORCH_BOX(&pixel_shuffle_epilogue_bwd));
+  m.impl("channel_gate_fwd", TORCH_BOX(&channel_gate_fwd));
+  m.impl("channel_gate_bwd", TORCH_BOX(&channel_gate_bwd));
+  m.impl("channel_attention_fwd", TORCH_BOX(&channel_attention_fwd));
+  m.impl("channel_attention_bwd", TORCH_BOX(&channel_attention_bwd));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lkca_cpu, CompositeExplicitAutograd, m) {
+  m.impl("isa", TORCH_BOX(&isa));
+  m.impl("available_isas", TORCH_BOX(&cpu_info));
+  m.impl("use_isa", TORCH_BOX(&use_isa));
+  m.impl("use_huge_pages", TORCH_BOX(&use_huge_pages));
+}

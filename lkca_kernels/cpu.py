@@ -1,0 +1,201 @@
+"""The C++ CPU backend: adapters from the backend contract (:mod:`lkca_kernels.backends`) to csrc/cpu."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lkca_kernels.native import load
+
+__all__ = [
+    "available_isas",
+    "can_run",
+    "channel_attention_bwd",
+    "channel_attention_fwd",
+    "channel_gate_bwd",
+    "channel_gate_fwd",
+    "isa",
+    "lowrank_pixel_shuffle_bwd",
+    "lowrank_pixel_shuffle_fwd",
+    "pixel_shuffle_epilogue_bwd",
+    "pixel_shuffle_epilogue_fwd",
+    "unavailable",
+    "use_huge_pages",
+    "use_isa",
+]
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_MAX_SCALE = 1024
+_CONVENTIONS = {"matlab": 0, "torch": 1}
+
+Gradients = tuple[Tensor | None, ...]
+
+
+class _Operators:
+    """The default overloads of ``torch.ops.lkca_cpu``, looked up once: per call that would cost microseconds."""
+
+    def __getattr__(self, name: str) -> Any:
+        reason = load("cpu")
+        if reason is not None:
+            raise RuntimeError(f"the C++ CPU backend {reason}")
+        operator = getattr(torch.ops.lkca_cpu, name).default
+        setattr(self, name, operator)
+        return operator
+
+
+_ops = _Operators()
+
+
+def unavailable() -> str | None:
+    """None where the compiled library is there and loads, else the reason."""
+    return load("cpu")
+
+
+def can_run(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int) -> str | None:
+    """None where the backend serves such a call, else the reason."""
+    if device.type != "cpu":
+        return f"serves CPU tensors, not {device.type}"
+    if dtype not in _DTYPES:
+        return f"serves float32, bfloat16 and float16, not {dtype}"
+    if upscale_factor > _MAX_SCALE:
+        return f"serves upscale_factor up to {_MAX_SCALE}, not {upscale_factor}"
+    return None
+
+
+def isa() -> str:
+    """Name of the kernels in use: avx512_bf16, avx512, avx2 or generic (environment: LKCA_CPU_ISA)."""
+    return str(_ops.isa())
+
+
+def available_isas() -> tuple[str, ...]:
+    """Kernels that this processor can run, best first."""
+    return tuple(str(_ops.available_isas()).split(", "))
+
+
+def use_isa(name: str) -> str:
+    """Switch the whole process to other kernels ("auto" is the best); returns the name of those before."""
+    return str(_ops.use_isa(name))
+
+
+def use_huge_pages(setting: str) -> str:
+    """Switch huge pages behind fresh outputs: "auto", "0" or "1" (environment: LKCA_HUGE_PAGES); returns the old one."""
+    return str(_ops.use_huge_pages(setting))
+
+
+def _bits(needs: tuple[bool, ...]) -> int:
+    return sum(bool(need) << bit for bit, need in enumerate(needs))
+
+
+def lowrank_pixel_shuffle_fwd(
+    z: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gate: Tensor | None,
+    skip: Tensor | None,
+    *,
+    upscale_factor: int,
+    skip_bicubic: str,
+    out: Tensor | None = None,
+) -> Tensor:
+    result: Tensor = _ops.lowrank_pixel_shuffle_fwd(
+        z, weight, bias, gate, skip, upscale_factor, _CONVENTIONS[skip_bicubic], out
+    )
+    return result
+
+
+def lowrank_pixel_shuffle_bwd(
+    grad_out: Tensor,
+    z: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gate: Tensor | None,
+    skip: Tensor | None,
+    *,
+    upscale_factor: int,
+    skip_bicubic: str,
+    needs: tuple[bool, ...],
+) -> Gradients:
+    result: Gradients = _ops.lowrank_pixel_shuffle_bwd(
+        grad_out, z, weight, bias, gate, skip, upscale_factor, _CONVENTIONS[skip_bicubic], _bits(needs)
+    )
+    return result
+
+
+def pixel_shuffle_epilogue_fwd(
+    y: Tensor,
+    gate: Tensor | None,
+    skip: Tensor | None,
+    *,
+    upscale_factor: int,
+    skip_bicubic: str,
+    out: Tensor | None = None,
+) -> Tensor:
+    result: Tensor = _ops.pixel_shuffle_epilogue_fwd(y, gate, skip, upscale_factor, _CONVENTIONS[skip_bicubic], out)
+    return result
+
+
+def pixel_shuffle_epilogue_bwd(
+    grad_out: Tensor,
+    y: Tensor,
+    gate: Tensor | None,
+    skip: Tensor | None,
+    *,
+    upscale_factor: int,
+    skip_bicubic: str,
+    needs: tuple[bool, ...],
+) -> Gradients:
+    result: Gradients = _ops.pixel_shuffle_epilogue_bwd(
+        grad_out, y, gate, skip, upscale_factor, _CONVENTIONS[skip_bicubic], _bits(needs)
+    )
+    return result
+
+
+def channel_gate_fwd(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
+    result: tuple[Tensor, Tensor] = _ops.channel_gate_fwd(x, w1, b1, w2, b2)
+    return result
+
+
+def channel_gate_bwd(
+    grad_gate: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    *,
+    needs: tuple[bool, ...],
+) -> Gradients:
+    result: Gradients = _ops.channel_gate_bwd(grad_gate, x, mean, w1, b1, w2, b2, _bits(needs))
+    return result
+
+
+def channel_attention_fwd(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    residual: Tensor | None,
+    *,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    result: tuple[Tensor, Tensor] = _ops.channel_attention_fwd(x, w1, b1, w2, b2, residual, out)
+    return result
+
+
+def channel_attention_bwd(
+    grad_out: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    *,
+    needs: tuple[bool, ...],
+) -> Gradients:
+    result: Gradients = _ops.channel_attention_bwd(grad_out, x, mean, w1, b1, w2, b2, _bits(needs))
+    return result
