@@ -8,7 +8,7 @@ import numpy as np
 
 from lkca.data.meta import CubeMeta
 
-__all__ = ["Encoder", "to_physical"]
+__all__ = ["Encoder", "nodata_code", "to_physical"]
 
 
 def to_physical(stored: np.ndarray, meta: CubeMeta) -> np.ndarray:
@@ -21,7 +21,7 @@ def to_physical(stored: np.ndarray, meta: CubeMeta) -> np.ndarray:
     bands = stored.shape[0]
     scale = np.broadcast_to(np.asarray(meta.scale_factor, dtype=np.float64), bands)
     offset = np.broadcast_to(np.asarray(meta.offset, dtype=np.float64), bands)
-    missing = _nodata_in(stored.dtype, meta.nodata)
+    missing = nodata_code(stored.dtype, meta.nodata)
     out = np.empty(stored.shape, dtype=np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         for band in range(bands):
@@ -37,7 +37,7 @@ def to_physical(stored: np.ndarray, meta: CubeMeta) -> np.ndarray:
     return out
 
 
-def _nodata_in(dtype: np.dtype, nodata: float | None) -> np.generic | None:
+def nodata_code(dtype: np.dtype, nodata: float | None) -> np.generic | None:
     """The nodata value as a sample of ``dtype``; None where no sample of that dtype can equal it (or it is NaN)."""
     if nodata is None or np.isnan(nodata):
         return None
@@ -76,7 +76,7 @@ class Encoder:
         bands = physical.shape[0]
         scale = np.broadcast_to(np.asarray(meta.scale_factor, dtype=np.float64), bands)
         offset = np.broadcast_to(np.asarray(meta.offset, dtype=np.float64), bands)
-        code = _nodata_in(dtype, meta.nodata)
+        code = nodata_code(dtype, meta.nodata)
         out = np.empty(physical.shape, dtype=dtype)
         for band in range(bands):
             stored = (physical[band].astype(np.float64) - offset[band]) / scale[band]

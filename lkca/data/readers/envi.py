@@ -30,14 +30,20 @@ def find_header(data: Path) -> Path | None:
 
 
 def find_data(header: Path) -> Path:
-    """The data file of a header ``x.hdr``: ``x``, ``x.img``, ``x.dat``, ... ; InputError where there is none."""
+    """The data file of a header ``x.hdr``: ``x``, ``x.img``, ``x.dat``, ...; InputError where there is none.
+
+    Of several candidates the first counts whose size the header claims, else the first.
+    """
     stem = header.with_suffix("")
     names = [stem] + [
         stem.with_name(stem.name + variant) for suffix in DATA_SUFFIXES for variant in (suffix, suffix.upper())
     ]
-    for candidate in names:
-        if candidate.is_file():
-            return candidate
+    found = [name for name in names if name.is_file()]
+    if len(found) > 1:
+        claimed = parse_layout(read_header(header), str(header)).nbytes
+        found = [name for name in found if name.stat().st_size == claimed] or found
+    if found:
+        return found[0]
     raise InputError(
         f"{header}: its data file is missing: expected {stem.name} or {stem.name}{{{','.join(DATA_SUFFIXES)}}} beside "
         "the header; put it there or name the data file itself"

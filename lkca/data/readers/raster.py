@@ -57,7 +57,7 @@ def open_raster(file: Path, source: str) -> Cube:
         return Cube(
             source,
             (dataset.height, dataset.width, dataset.count),
-            _meta(dataset, reader.nodata),
+            _meta(dataset, reader),
             reader,
             format="GeoTIFF" if dataset.driver == "GTiff" else dataset.driver,
             files=(file,),
@@ -79,6 +79,9 @@ class _RasterWindows:
         self.mixed = any(value is not None and value != self.nodata and value == value for value in known)
         flags = dataset.mask_flag_enums[0]
         self.masked = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+        self.dtype = np.result_type(*dataset.dtypes)
+        if self.masked and self.dtype.kind != "f":  # pixels outside the mask become NaN
+            self.dtype = np.dtype(np.float32 if self.dtype.itemsize <= 2 else np.float64)
 
     def __call__(self, window: Window, bands: np.ndarray) -> np.ndarray:
         part = rasterio.windows.Window(window.col, window.row, window.width, window.height)
@@ -95,12 +98,12 @@ class _RasterWindows:
                 if own is not None and own != self.nodata:
                     block[position][block[position] == own] = self.nodata
         if mask is not None:
-            block = block.astype(np.float64 if block.dtype.itemsize > 2 else np.float32)
+            block = block.astype(self.dtype)
             block[:, mask == 0] = np.nan
         return block
 
 
-def _meta(dataset: Any, nodata: float | None) -> CubeMeta:
+def _meta(dataset: Any, reader: _RasterWindows) -> CubeMeta:
     tags = [dataset.tags(band) for band in dataset.indexes]
     wavelengths, fwhm = _wavelengths(dataset, tags)
     interleave = {"BAND": "bsq", "PIXEL": "bip", "LINE": "bil"}.get(
@@ -110,14 +113,14 @@ def _meta(dataset: Any, nodata: float | None) -> CubeMeta:
         wavelengths=wavelengths,
         fwhm=fwhm,
         good_bands=_good_bands(dataset, tags),
-        nodata=nodata,
+        nodata=reader.nodata,
         scale_factor=_uniform(dataset.scales, 1.0),
         offset=_uniform(dataset.offsets, 0.0),
         band_names=tuple(name or "" for name in dataset.descriptions) if any(dataset.descriptions) else None,
         crs=dataset.crs.to_wkt() if dataset.crs else None,
         transform=None if dataset.transform == Affine.identity() else dataset.transform,
         interleave=interleave,
-        stored_dtype=np.result_type(*dataset.dtypes),
+        stored_dtype=reader.dtype,
         tags={key: value for key, value in dataset.tags().items() if key != "AREA_OR_POINT"},
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import DTypeLike
 
+from lkca.data.codec import nodata_code
 from lkca.data.meta import CubeMeta
 from lkca.data.window import Window
 from lkca.data.writers.base import Backend, CubeWriter, WriteReport, check_target, write_error
@@ -128,10 +129,13 @@ def output_meta(meta: CubeMeta, dtype: DTypeLike | None, source: str = "output")
     if target.kind == "f":
         if stored is not None and stored.kind != "f":
             scale, offset, nodata = 1.0, 0.0, None if nodata is None else float("nan")
-    elif target != stored:
-        info = np.iinfo(target)
-        fits = nodata is not None and np.isfinite(nodata) and nodata == int(nodata) and info.min <= nodata <= info.max
-        if not fits and (nodata is not None or stored is None or stored.kind == "f"):
+        elif nodata is not None and abs(nodata) > float(np.finfo(target).max):
+            nodata = float("nan")
+    elif nodata_code(target, nodata) is None:
+        if target == stored:
+            nodata = None  # no sample of the source could equal it
+        elif nodata is not None or stored is None or stored.kind == "f":
+            info = np.iinfo(target)
             nodata = float(info.min if target.kind == "i" else info.max)
     return meta.replace(stored_dtype=target, nodata=nodata, scale_factor=scale, offset=offset)
 

@@ -45,10 +45,12 @@ class Backend(ABC):
     """One file format. ``meta`` is the output's description; stored blocks come as (bands, height, width).
 
     pairs: (temporary, final) paths in the order in which they are put in place, the data first.
+    remarks: what the format could not hold, sentences for the user.
     block: (rows, cols) of a storage block; windows aligned to it are written fastest.
     """
 
     pairs: list[tuple[Path, Path]]
+    remarks: tuple[str, ...] = ()
     block: tuple[int, int] = (1, 1)
 
     @abstractmethod
@@ -189,7 +191,7 @@ class CubeWriter:
 
     def _remarks(self) -> list[str]:
         encoder, dtype = self._encoder, self.meta.stored_dtype
-        remarks = []
+        remarks = list(self._backend.remarks)
         if encoder.clipped:
             remarks.append(f"{self.path}: {encoder.clipped} samples were beyond the range of {dtype} and were clipped")
         if encoder.high - encoder.low < _FEW_LEVELS and encoder.high >= encoder.low:
@@ -238,7 +240,7 @@ def check_disk_space(path: Path, nbytes: int) -> None:
 
 def write_error(path: Path, error: OSError) -> LkcaError:
     """The sentence for a failed write."""
-    reason = error.strerror or str(error.__cause__ or error)
+    reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
         reason = f"the disk is full or a size limit is reached: {reason}"
     return OutputError(

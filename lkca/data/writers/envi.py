@@ -49,6 +49,8 @@ class EnviBackend(Backend):
             raise InputError(f"{path}: ENVI has no data type for {dtype}; choose one of {', '.join(map(str, _CODES))}")
         data, header = envi_paths(path)
         self._header_text = header_text(shape, meta.replace(interleave=interleave))
+        if meta.transform is not None and "\nmap info = " not in self._header_text:
+            self.remarks = (f"{path}: ENVI map info cannot describe a mirrored or sheared grid; it was left out",)
         self.pairs = [(temporary_beside(data), data)]
         self._samples: np.memmap | None = None
         try:

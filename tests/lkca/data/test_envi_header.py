@@ -230,3 +230,11 @@ def test_header_names(tmp_path: Path, data: str, header: str) -> None:
         with open_cube(tmp_path / name) as cube:
             assert cube.shape == (3, 4, 2)
             assert {file.name for file in cube.files} == {data, header}
+
+
+def test_of_several_data_files_the_one_that_fits(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(bytes(7))
+    (tmp_path / "x.bil").write_bytes(bytes(48))
+    (tmp_path / "x.hdr").write_text(MINIMAL)
+    with open_cube(tmp_path / "x.hdr") as cube:
+        assert cube.files[0].name == "x.bil"

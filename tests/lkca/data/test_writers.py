@@ -11,6 +11,8 @@ import rasterio
 import scipy.io
 import spectral
 from affine import Affine
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 
@@ -254,3 +256,32 @@ def test_per_band_scale(tmp_path: Path) -> None:
         with open_cube(tmp_path / name) as cube:
             assert np.nanmax(np.abs(cube.read() - PHYSICAL)) <= 1.01e-4
             assert np.allclose(cube.meta.scale_factor, meta.scale_factor)
+
+
+def test_nodata_values_that_the_dtype_cannot_hold(tmp_path: Path) -> None:
+    """Such files exist: -9999 in uint16, the lowest double in float32."""
+    assert output_meta(CubeMeta(stored_dtype=np.dtype("u2"), nodata=-9999.0), None).nodata is None
+    lowest = CubeMeta(stored_dtype=np.dtype("f4"), nodata=-1.7976931348623157e308)
+    for name in ("x.tif", "x.img", "x.npz", "x.mat"):
+        write_cube(tmp_path / name, PHYSICAL, lowest)
+        assert np.array_equal(open_cube(tmp_path / name).read(), PHYSICAL, equal_nan=True)
+
+
+def test_mirrored_grid_in_envi_is_told(tmp_path: Path) -> None:
+    south_up = META.replace(transform=Affine(30, 0, 0, 0, 30, 0))
+    report = write_cube(tmp_path / "x.img", PHYSICAL, south_up)
+    assert "mirrored or sheared" in report.warnings[0]
+    assert open_cube(tmp_path / "x.img").meta.transform is None
+    assert not write_cube(tmp_path / "x.tif", PHYSICAL, south_up).warnings
+    assert open_cube(tmp_path / "x.tif").meta.transform == south_up.transform
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.text(max_size=10), st.text(max_size=20), max_size=4), st.text(max_size=10))
+def test_no_tag_breaks_a_writer(tmp_path: Path, tags: dict[str, str], name: str) -> None:
+    meta = CubeMeta(tags=tags, band_names=(name, "second"), wavelengths=np.array([500.0, 600.0]))
+    for file in ("x.tif", "x.img", "x.npz", "x.mat"):
+        write_cube(tmp_path / file, PHYSICAL[:2, :4, :4], meta, overwrite=True)
+        with open_cube(tmp_path / file) as cube:
+            assert np.array_equal(cube.read(), PHYSICAL[:2, :4, :4], equal_nan=True)
+            assert np.array_equal(cube.meta.wavelengths, [500, 600])
