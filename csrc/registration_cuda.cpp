@@ -311,7 +311,16 @@ void channel_attention_bwd(Tensor grad_out, Tensor x, Tensor mean, Tensor w1, Te
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY(lkca_cuda, m) {
+// The emulated operators stand beside the real ones, in a namespace of their own.
+#if defined(LKCA_EMULATED_GRID)
+#define LKCA_DEFINE STABLE_TORCH_LIBRARY(lkca_cuda_emulated, m)
+#define LKCA_IMPLEMENT STABLE_TORCH_LIBRARY_IMPL(lkca_cuda_emulated, CPU, m)
+#else
+#define LKCA_DEFINE STABLE_TORCH_LIBRARY(lkca_cuda, m)
+#define LKCA_IMPLEMENT STABLE_TORCH_LIBRARY_IMPL(lkca_cuda, CUDA, m)
+#endif
+
+LKCA_DEFINE {
   m.def(
       "lowrank_pixel_shuffle_fwd(Tensor z, Tensor weight, Tensor? bias, Tensor? gate, Tensor? skip, "
       "int upscale_factor, int bicubic, Tensor(a!) out) -> ()");
@@ -340,13 +349,7 @@ STABLE_TORCH_LIBRARY(lkca_cuda, m) {
       "Tensor(a!)? grad_x, Tensor(b!)? grad_w1, Tensor(c!)? grad_b1, Tensor(d!)? grad_w2, Tensor(e!)? grad_b2) -> ()");
 }
 
-#if defined(LKCA_EMULATED_GRID)
-#define LKCA_IMPL STABLE_TORCH_LIBRARY_IMPL(lkca_cuda, CPU, m)
-#else
-#define LKCA_IMPL STABLE_TORCH_LIBRARY_IMPL(lkca_cuda, CUDA, m)
-#endif
-
-LKCA_IMPL {
+LKCA_IMPLEMENT {
   m.impl("lowrank_pixel_shuffle_fwd", TORCH_BOX(&lowrank_pixel_shuffle_fwd));
   m.impl("lowrank_pixel_shuffle_bwd", TORCH_BOX(&lowrank_pixel_shuffle_bwd));
   m.impl("pixel_shuffle_epilogue_fwd", TORCH_BOX(&pixel_shuffle_epilogue_fwd));

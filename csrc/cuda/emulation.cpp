@@ -1,5 +1,6 @@
 #include "emulation.h"
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -33,8 +34,9 @@ struct Barrier {
 };
 
 struct Fibre {
-  ucontext_t context;
-  bool done = false;
+  ucontext_t context;  // to start it
+  jmp_buf place;       // to go on: swapcontext would make a system call each time
+  bool started = false, done = false;
 };
 
 struct Lane {  // what a lane shows to its warp
@@ -47,7 +49,7 @@ int64_t max_blocks = 0, only_last = 0;
 std::vector<Range> ranges;
 std::string fault;
 
-ucontext_t scheduler;
+jmp_buf scheduler;
 std::vector<Fibre> fibres;
 std::vector<Lane> lanes;
 std::vector<Barrier> warp_barriers;
@@ -62,7 +64,7 @@ void fail(const std::string& message) {
 }
 
 void pause() {
-  swapcontext(&fibres[current].context, &scheduler);
+  if (_setjmp(fibres[current].place) == 0) _longjmp(scheduler, 1);
   if (!fault.empty()) throw Abandon{};
 }
 
@@ -82,7 +84,16 @@ void fibre_main() {
   } catch (const Abandon&) {
   }
   fibres[current].done = true;
-  swapcontext(&fibres[current].context, &scheduler);
+  _longjmp(scheduler, 1);
+}
+
+void resume(int thread) {
+  current = thread;
+  if (_setjmp(scheduler) != 0) return;
+  Fibre& fibre = fibres[thread];
+  if (fibre.started) _longjmp(fibre.place, 1);
+  fibre.started = true;
+  setcontext(&fibre.context);
 }
 
 void run_block(int threads, const std::vector<int>& order) {
@@ -111,8 +122,7 @@ void run_block(int threads, const std::vector<int>& order) {
     int64_t ended = 0;
     for (int t : order) {
       if (fibres[t].done) continue;
-      current = t;
-      swapcontext(&scheduler, &fibres[t].context);
+      resume(t);
       if (fibres[t].done) {
         --left;
         ++ended;
@@ -255,4 +265,12 @@ void lkca_emulation_only_last(int64_t blocks) { only_last = blocks; }
 int64_t lkca_emulation_bytes_written(int i) { return nth(i, true) == nullptr ? -1 : nth(i, true)->written; }
 int64_t lkca_emulation_bytes_read(int i) { return nth(i, false) == nullptr ? -1 : nth(i, false)->read; }
 int64_t lkca_emulation_vector_bytes(int i) { return nth(i, true) == nullptr ? -1 : nth(i, true)->vector; }
+
+float lkca_emulation_round(int dtype, float value) {
+  using namespace lkca::cuda;
+  if (dtype == 1) return to_float(from_float<half_t>(value));
+  if (dtype == 2) return to_float(from_float<bfloat_t>(value));
+  return value;
+}
+int lkca_emulation_divide(int divisor, int n) { return lkca::cuda::FastDiv(divisor).div(n); }
 }

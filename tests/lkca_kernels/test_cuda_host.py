@@ -1,0 +1,499 @@
+"""The CUDA kernels without a card: the very bodies, launch plans and registration, compiled by the C++ compiler for the
+emulated grid (csrc/cuda/emulation.h) and compared with the float64 reference.
+
+What this cannot show: that nvcc and the card do what the emulation does (the tensor-core instruction follows NVIDIA's
+published tables here), and anything about speed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils import cpp_extension
+
+from lkca_kernels import cuda, reference
+
+ROOT = Path(__file__).resolve().parents[2]
+CSRC = ROOT / "csrc"
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+# RMS error relative to the float64 reference on the same (rounded) inputs. float32: sums of up to some thousand
+# products, 2^-24 each, growing like their square root. 16 bits: half an ulp of the result (2^-11, 2^-8 at most; a
+# single element may have it all), and again half an ulp where a 16-bit value goes into the sum.
+BOUND = {torch.float32: 2e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
+# Gradient of z or x: gate * weight is rounded to 16 bits before the sum, and in the smallest shapes the sum cancels.
+FIRST = {torch.float32: 2e-6, torch.float16: 2**-8, torch.bfloat16: 2**-5}
+
+
+def _compile(compiler: str, source: Path, target: Path, flags: list[str]) -> None:
+    command = [compiler, "-std=c++20", "-O1", "-fPIC", "-Wall", "-Wextra", "-Werror", "-DLKCA_EMULATED_GRID"]
+    command.append("-U_FORTIFY_SOURCE")  # its longjmp refuses to change stacks
+    language = ["-x", "c++"] if source.suffix == ".cu" else []
+    done = subprocess.run(
+        [*command, *flags, *language, "-c", str(source), "-o", str(target)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{source.name}: {done.stderr[:4000]}"
+
+
+@pytest.fixture(scope="session")
+def emulation(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The library of the emulated kernels, its operators in torch.ops.lkca_cuda_emulated."""
+    compiler = next(
+        (found for name in (os.environ.get("CXX"), "g++", "c++") if name and (found := shutil.which(name))), None
+    )
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    folder = tmp_path_factory.mktemp("emulated")
+    flags = [f"-I{CSRC}", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+    flags += [f"-isystem{path}" for path in cpp_extension.include_paths()]
+    sources = [*sorted((CSRC / "cuda").glob("*.cu")), CSRC / "cuda" / "emulation.cpp", CSRC / "registration_cuda.cpp"]
+    sources.append(Path(__file__).with_name("emulation_faults.cpp"))
+    objects = [folder / f"{source.stem}.o" for source in sources]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda pair: _compile(compiler, *pair, flags), zip(sources, objects, strict=True)))
+    library = folder / "libemulated.so"
+    torch_lib = Path(torch.__file__).parent / "lib"
+    link = [
+        compiler,
+        "-shared",
+        "-o",
+        str(library),
+        *map(str, objects),
+        f"-L{torch_lib}",
+        "-ltorch_cpu",
+        "-ltorch",
+        "-lc10",
+    ]
+    subprocess.run(link, check=True)
+    torch.ops.load_library(str(library))
+    loaded = ctypes.CDLL(str(library))
+    for name in ("bytes_written", "bytes_read", "vector_bytes"):
+        getattr(loaded, f"lkca_emulation_{name}").restype = ctypes.c_int64
+    for name in ("max_blocks", "only_last"):
+        getattr(loaded, f"lkca_emulation_{name}").argtypes = [ctypes.c_int64]
+    loaded.lkca_emulation_round.restype = ctypes.c_float
+    loaded.lkca_emulation_round.argtypes = [ctypes.c_int, ctypes.c_float]
+    loaded.lkca_emulation_fault.restype = ctypes.c_char_p
+    loaded.lkca_emulation_fault.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int64]
+    return loaded
+
+
+@pytest.fixture
+def grid(emulation: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterator[ctypes.CDLL]:
+    """The adapters of lkca_kernels.cuda on the emulated grid; every fresh tensor is filled with NaN first."""
+    monkeypatch.setattr(cuda, "_ops", lambda: torch.ops.lkca_cuda_emulated)
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)  # torch.empty then fills with NaN
+    assert torch.empty(3).isnan().all()
+    yield emulation
+    torch.use_deterministic_algorithms(before)
+    emulation.lkca_emulation_thread_order(0)
+    emulation.lkca_emulation_max_blocks(0)
+    emulation.lkca_emulation_only_last(0)
+
+
+def random(*shape: int, dtype: torch.dtype, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def rms(value: Tensor, expected: Tensor) -> float:
+    assert value.shape == expected.shape
+    scale = expected.square().mean().sqrt().clamp_min(1e-12)
+    return float((value.double() - expected).square().mean().sqrt() / scale)
+
+
+def with_sentinels(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A NaN-filled tensor inside a larger one, and the larger one."""
+    count = torch.Size(shape).numel()
+    room = torch.full((count + 64,), 77.0, dtype=dtype)
+    out = room[32 : 32 + count].view(shape)
+    out.fill_(float("nan"))
+    return out, room
+
+
+# (B, C, R, h, w, s): ones, primes, tiles that end within a row, ranks over one operand tile, rows of whole vectors
+# and not.
+SHAPES = [
+    (1, 1, 1, 1, 1, 2),
+    (1, 3, 5, 4, 8, 2),
+    (2, 5, 32, 9, 16, 4),
+    (1, 7, 70, 5, 7, 3),
+    (1, 2, 1, 13, 11, 5),
+    (2, 3, 16, 3, 2, 8),
+    (1, 1, 3, 2, 3, 17),
+]
+SKIPS = ["none", "hr", "matlab", "torch"]
+
+
+def upsampling_inputs(
+    shape: tuple[int, ...], skip: str, dtype: torch.dtype, full: bool
+) -> tuple[list[Tensor | None], str]:
+    b, c, r, h, w, s = shape
+    bias = random(c * s * s, dtype=dtype, seed=3) if full else None
+    gate = random(b, c, dtype=dtype, seed=4) if full else None
+    size = (b, c, h * s, w * s) if skip == "hr" else (b, c, h, w)
+    added = None if skip == "none" else random(*size, dtype=dtype, seed=5)
+    z, weight = random(b, r, h, w, dtype=dtype, seed=1), random(c * s * s, r, dtype=dtype, seed=2)
+    return [z, weight, bias, gate, added], "torch" if skip == "torch" else "matlab"
+
+
+def doubles(tensors: list[Tensor | None]) -> list[Tensor | None]:
+    return [None if t is None else t.double().requires_grad_() for t in tensors]
+
+
+def gradients(tensors: list[Tensor | None]) -> list[Tensor | None]:
+    return [None if t is None else t.grad for t in tensors]
+
+
+def check_gradients(got: tuple[Tensor | None, ...], tensors: list[Tensor | None], dtype: torch.dtype) -> None:
+    for i, (value, expected) in enumerate(zip(got, gradients(tensors), strict=False)):
+        assert (value is None) == (expected is None), i
+        if value is not None and expected is not None:
+            assert value.dtype == dtype
+            error = rms(value, expected)
+            assert error < (FIRST if i == 0 else BOUND)[dtype], f"gradient {i}: {error:.2e}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("skip", SKIPS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_lowrank_pixel_shuffle(grid: ctypes.CDLL, shape: tuple[int, ...], skip: str, dtype: torch.dtype) -> None:
+    full = skip != "torch"  # without bias and gate there
+    inputs, convention = upsampling_inputs(shape, skip, dtype, full)
+    b, c, _, h, w, s = shape
+    exact = doubles(inputs)
+    expected = reference.lowrank_pixel_shuffle(*exact, upscale_factor=s, skip_bicubic=convention)
+    out, room = with_sentinels((b, c, h * s, w * s), dtype)
+    options = {"upscale_factor": s, "skip_bicubic": convention}
+    assert cuda.lowrank_pixel_shuffle_fwd(*inputs, **options, out=out) is out
+    assert rms(out, expected.detach()) < BOUND[dtype]
+    assert (room[:32] == 77).all() and (room[-32:] == 77).all()
+
+    grad_out = random(b, c, h * s, w * s, dtype=dtype, seed=6)
+    needs = (True, True, full, full, skip in ("matlab", "torch"))
+    got = cuda.lowrank_pixel_shuffle_bwd(grad_out, *inputs, **options, needs=needs)
+    expected.backward(grad_out.double())
+    if skip == "hr":
+        exact[4] = None
+    check_gradients(got, exact, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("skip", SKIPS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_pixel_shuffle_epilogue(grid: ctypes.CDLL, shape: tuple[int, ...], skip: str, dtype: torch.dtype) -> None:
+    (_, _, _, gate, added), convention = upsampling_inputs(shape, skip, dtype, skip != "torch")
+    b, c, _, h, w, s = shape
+    inputs = [random(b, c * s * s, h, w, dtype=dtype, seed=7), gate, added]
+    exact = doubles(inputs)
+    expected = reference.pixel_shuffle_epilogue(*exact, upscale_factor=s, skip_bicubic=convention)
+    out, room = with_sentinels((b, c, h * s, w * s), dtype)
+    options = {"upscale_factor": s, "skip_bicubic": convention}
+    cuda.pixel_shuffle_epilogue_fwd(*inputs, **options, out=out)
+    assert rms(out, expected.detach()) < BOUND[dtype]
+    assert (room[:32] == 77).all() and (room[-32:] == 77).all()
+
+    grad_out = random(b, c, h * s, w * s, dtype=dtype, seed=6)
+    needs = (True, gate is not None, skip in ("matlab", "torch"))
+    got = cuda.pixel_shuffle_epilogue_bwd(grad_out, *inputs, **options, needs=needs)
+    expected.backward(grad_out.double())
+    if skip == "hr":
+        exact[2] = None
+    check_gradients(got, exact, dtype)
+
+
+# (B, C, hidden, H, W): planes of one part and of several, whole vectors and not.
+PLANES = [(1, 1, 1, 1, 1), (2, 7, 3, 5, 8), (1, 3, 2, 97, 101), (2, 12, 20, 4, 4)]
+
+
+def attention_inputs(shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
+    b, c, k, h, w = shape
+    sizes = [(b, c, h, w), (k, c), (k,), (c, k), (c,)]
+    return [random(*size, dtype=dtype, seed=seed) for seed, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", PLANES, ids=str)
+def test_channel_gate(grid: ctypes.CDLL, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    inputs = attention_inputs(shape, dtype)
+    exact = doubles(inputs)
+    expected = reference.channel_gate(*exact)
+    gate, mean = cuda.channel_gate_fwd(*inputs)
+    assert gate.dtype == dtype and rms(gate, expected.detach()) < BOUND[dtype]
+    assert mean.dtype == torch.float32 and rms(mean, exact[0].detach().mean((2, 3))) < 1e-5
+
+    grad = random(*shape[:2], dtype=dtype, seed=9) * (shape[3] * shape[4]) ** 0.5  # keeps dx off float16's subnormals
+    expected.backward(grad.double())
+    got = cuda.channel_gate_bwd(grad, inputs[0], mean, *inputs[1:], needs=(True,) * 5)
+    check_gradients(got, exact, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", PLANES, ids=str)
+@pytest.mark.parametrize("with_residual", [False, True], ids=["", "residual"])
+def test_channel_attention(grid: ctypes.CDLL, shape: tuple[int, ...], dtype: torch.dtype, with_residual: bool) -> None:
+    inputs = attention_inputs(shape, dtype)
+    residual = random(*inputs[0].shape, dtype=dtype, seed=8) if with_residual else None
+    exact = doubles(inputs)
+    expected = reference.channel_attention(*exact, residual=None if residual is None else residual.double())
+    out, room = with_sentinels(tuple(inputs[0].shape), dtype)
+    got, mean = cuda.channel_attention_fwd(*inputs, residual, out=out)
+    assert got is out and rms(out, expected.detach()) < BOUND[dtype]
+    assert (room[:32] == 77).all() and (room[-32:] == 77).all()
+
+    grad_out = random(*inputs[0].shape, dtype=dtype, seed=9)
+    expected.backward(grad_out.double())
+    needs = (True,) * 5
+    check_gradients(cuda.channel_attention_bwd(grad_out, inputs[0], mean, *inputs[1:], needs=needs), exact, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_result_depends_on_neither_thread_order_nor_grid(grid: ctypes.CDLL, dtype: torch.dtype) -> None:
+    """A missing barrier shows in one of the orders; the loop over work shows with fewer blocks than work."""
+    upsampling, _ = upsampling_inputs((2, 5, 70, 9, 16, 4), "matlab", dtype, True)
+    grad_out = random(2, 5, 36, 64, dtype=dtype, seed=6)
+    y = random(2, 80, 9, 16, dtype=dtype, seed=7)
+    layers = attention_inputs((1, 3, 2, 97, 101), dtype)
+    options = {"upscale_factor": 4, "skip_bicubic": "matlab"}
+
+    def run() -> list[Tensor]:
+        _, _, _, gate, skip = upsampling
+        out = [cuda.lowrank_pixel_shuffle_fwd(*upsampling, **options)]
+        out += cuda.lowrank_pixel_shuffle_bwd(grad_out, *upsampling, **options, needs=(True,) * 5)
+        out.append(cuda.pixel_shuffle_epilogue_fwd(y, gate, skip, **options))
+        out += cuda.pixel_shuffle_epilogue_bwd(grad_out, y, gate, skip, **options, needs=(True,) * 3)
+        out += cuda.channel_gate_fwd(*layers)
+        attended, mean = cuda.channel_attention_fwd(*layers, None)
+        out += [attended, mean]
+        out += cuda.channel_attention_bwd(attended, layers[0], mean, *layers[1:], needs=(True,) * 5)
+        return out
+
+    expected = run()
+    for order, blocks in ((1, 0), (2, 0), (3, 2)):
+        grid.lkca_emulation_thread_order(order)
+        grid.lkca_emulation_max_blocks(blocks)
+        for i, (a, b) in enumerate(zip(run(), expected, strict=True)):
+            assert torch.equal(a, b), f"result {i}, order {order}, at most {blocks} blocks"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_hr_cube_is_moved_once_in_whole_vectors(grid: ctypes.CDLL, dtype: torch.dtype) -> None:
+    """Bytes of the accesses, not of the caches: HR written once and its skip read once, 16 bytes at a time."""
+    inputs, convention = upsampling_inputs((2, 9, 32, 24, 16, 4), "hr", dtype, True)
+    options = {"upscale_factor": 4, "skip_bicubic": convention}
+    out = cuda.lowrank_pixel_shuffle_fwd(*inputs, **options)
+    size = out.numel() * out.element_size()
+    assert grid.lkca_emulation_bytes_written(0) == grid.lkca_emulation_vector_bytes(0) == size
+    assert grid.lkca_emulation_bytes_read(4) == size  # z, weight, bias, gate, skip
+
+    y = random(2, 144, 24, 16, dtype=dtype, seed=7)
+    cuda.pixel_shuffle_epilogue_fwd(y, inputs[3], inputs[4], **options)
+    assert grid.lkca_emulation_bytes_written(0) == grid.lkca_emulation_vector_bytes(0) == size
+    assert [grid.lkca_emulation_bytes_read(i) for i in (0, 2)] == [size, size]
+
+    cuda.pixel_shuffle_epilogue_bwd(out, y, inputs[3], None, **options, needs=(True, True, False))
+    assert grid.lkca_emulation_bytes_read(0) == size and grid.lkca_emulation_bytes_written(0) == size
+    # the low-rank backward reads the HR gradient once for z and once for weight, bias and gate together
+    cuda.lowrank_pixel_shuffle_bwd(out, *inputs, **options, needs=(True, True, True, True, False))
+    assert grid.lkca_emulation_bytes_read(4) == 2 * size
+    cuda.lowrank_pixel_shuffle_bwd(out, *inputs, **options, needs=(True, False, False, False, False))
+    assert grid.lkca_emulation_bytes_read(4) == size
+
+    x = random(2, 6, 40, 32, dtype=dtype, seed=1)
+    layers = attention_inputs((2, 6, 3, 40, 32), dtype)[1:]
+    cuda.channel_attention_fwd(x, *layers, None)
+    size = x.numel() * x.element_size()
+    assert grid.lkca_emulation_bytes_read(4) == 2 * size  # w1, b1, w2, b2, x: once for the means, once for the product
+    assert grid.lkca_emulation_vector_bytes(0) == size
+
+
+def test_offsets_past_two_to_the_31(emulation: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last block of an output with more than 2^31 elements; the rest of its memory is never touched."""
+    monkeypatch.setattr(cuda, "_ops", lambda: torch.ops.lkca_cuda_emulated)
+    b, c, r, h, w, s = 1, 520, 1, 256, 256, 8
+    z, weight = random(b, r, h, w, dtype=torch.bfloat16, seed=1), random(c * s * s, r, dtype=torch.bfloat16, seed=2)
+    out = torch.empty(b, c, h * s, w * s, dtype=torch.bfloat16)
+    assert out.numel() > 2**31
+    emulation.lkca_emulation_only_last(1)
+    try:
+        cuda.lowrank_pixel_shuffle_fwd(z, weight, None, None, None, upscale_factor=s, skip_bicubic="matlab", out=out)
+    finally:
+        emulation.lkca_emulation_only_last(0)
+    rows = weight[-s * s :].double()
+    expected = torch.nn.functional.pixel_shuffle(torch.einsum("mr,brhw->bmhw", rows, z[:, :, -1:, 128:].double()), s)
+    assert rms(out[:, -1:, -s:, 128 * s :], expected) < BOUND[torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_at_most_twice_the_error_of_pytorch_in_the_same_dtype(grid: ctypes.CDLL, dtype: torch.dtype) -> None:
+    inputs, _ = upsampling_inputs((2, 4, 32, 12, 16, 4), "hr", dtype, True)
+    grad_out = random(2, 4, 48, 64, dtype=dtype, seed=6)
+    options = {"upscale_factor": 4, "skip_bicubic": "matlab"}
+
+    def eager(tensors: list[Tensor | None]) -> list[Tensor]:
+        z, weight, bias, gate, skip = tensors
+        y = torch.nn.functional.conv2d(z, weight[:, :, None, None], bias)
+        out = torch.nn.functional.pixel_shuffle(y, 4) * gate[:, :, None, None] + skip
+        out.backward(grad_out.to(out.dtype))
+        return [out.detach(), *[t.grad for t in (z, weight, bias, gate)]]
+
+    exact = eager(doubles(inputs))
+    theirs = eager([t.clone().requires_grad_() for t in inputs])
+    needs = (True, True, True, True, False)
+    ours = [cuda.lowrank_pixel_shuffle_fwd(*inputs, **options)]
+    ours += cuda.lowrank_pixel_shuffle_bwd(grad_out, *inputs, **options, needs=needs)[:4]
+    for name, our, their, right in zip(["out", "z", "weight", "bias", "gate"], ours, theirs, exact, strict=True):
+        assert rms(our, right) <= 2 * rms(their, right), name
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_shape(grid: ctypes.CDLL, data: st.DataObject) -> None:
+    integer = st.integers
+    sizes = [integer(1, 2), integer(1, 6), integer(1, 40), integer(1, 7), integer(1, 9), integer(2, 9)]
+    shape = tuple(data.draw(st.tuples(*sizes)))
+    dtype, skip = data.draw(st.sampled_from(DTYPES)), data.draw(st.sampled_from(SKIPS))
+    inputs, convention = upsampling_inputs(shape, skip, dtype, data.draw(st.booleans()))
+    options = {"upscale_factor": shape[-1], "skip_bicubic": convention}
+    exact = doubles(inputs)
+    expected = reference.lowrank_pixel_shuffle(*exact, **options)
+    assert rms(cuda.lowrank_pixel_shuffle_fwd(*inputs, **options), expected.detach()) < BOUND[dtype]
+
+
+def test_layouts(grid: ctypes.CDLL) -> None:
+    """Other strides are copied, and results follow the layout rule of the contract."""
+    x = random(2, 6, 5, 8, dtype=torch.float32, seed=1).contiguous(memory_format=torch.channels_last)
+    layers = attention_inputs((2, 6, 3, 5, 8), torch.float32)[1:]
+    out, mean = cuda.channel_attention_fwd(x, *layers, None)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert rms(out, reference.channel_attention(x.double(), *[t.double() for t in layers])) < 2e-6
+    room = torch.empty_like(x)
+    assert cuda.channel_attention_fwd(x, *layers, None, out=room)[0] is room
+    assert torch.equal(room, out)
+    grads = cuda.channel_attention_bwd(out, x, mean, *layers, needs=(True, False, True, False, False))
+    assert grads[0] is not None and grads[0].is_contiguous(memory_format=torch.channels_last)
+    assert [g is None for g in grads] == [False, True, False, True, True]
+
+    inputs, _ = upsampling_inputs((2, 3, 8, 5, 6, 2), "none", torch.float32, True)
+    z = inputs[0].contiguous(memory_format=torch.channels_last)
+    options = {"upscale_factor": 2, "skip_bicubic": "matlab"}
+    expected = cuda.lowrank_pixel_shuffle_fwd(*inputs, **options)
+    assert torch.equal(cuda.lowrank_pixel_shuffle_fwd(z, *inputs[1:], **options), expected)
+    spread = torch.ones(1, 1, 1, 1).expand(2, 3, 10, 12)
+    needs = (True, False, False, False, False)
+    grad_z = cuda.lowrank_pixel_shuffle_bwd(spread, z, *inputs[1:], **options, needs=needs)[0]
+    assert grad_z is not None and grad_z.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_misaligned_tensors(grid: ctypes.CDLL) -> None:
+    """Data at an odd element: no 16-byte access may touch it (the emulated grid refuses misaligned ones)."""
+    inputs, _ = upsampling_inputs((1, 3, 16, 4, 8, 2), "hr", torch.float16, True)
+    options = {"upscale_factor": 2, "skip_bicubic": "matlab"}
+    expected = cuda.lowrank_pixel_shuffle_fwd(*inputs, **options)
+    shifted = []
+    for tensor in inputs:
+        room = torch.zeros(tensor.numel() + 1, dtype=tensor.dtype)
+        shifted.append(room[1:].view(tensor.shape).copy_(tensor))
+    room = torch.zeros(expected.numel() + 1, dtype=torch.float16)
+    out = cuda.lowrank_pixel_shuffle_fwd(*shifted, **options, out=room[1:].view(expected.shape))
+    assert torch.equal(out, expected)
+
+
+def test_infinities_stay_in_their_channel(grid: ctypes.CDLL) -> None:
+    """What a tile leaves out is zero, not what an earlier tile left there: inf * 0 would be NaN elsewhere."""
+    for dtype in DTYPES:
+        inputs, _ = upsampling_inputs((1, 5, 8, 3, 43, 4), "none", dtype, True)
+        grad_out = random(1, 5, 12, 172, dtype=dtype, seed=6)
+        grad_out[:, 0] = float("inf")
+        options = {"upscale_factor": 4, "skip_bicubic": "matlab"}
+        needs = (False, True, True, True, False)
+        got = cuda.lowrank_pixel_shuffle_bwd(grad_out, *inputs, **options, needs=needs)
+        assert got[1][16:].isfinite().all() and got[2][16:].isfinite().all() and got[3][:, 1:].isfinite().all()
+
+
+def test_registration_refuses_what_the_kernels_do_not_expect(grid: ctypes.CDLL) -> None:
+    ops = torch.ops.lkca_cuda_emulated
+    z, weight, out = torch.zeros(1, 4, 3, 3), torch.zeros(8, 4), torch.zeros(1, 2, 6, 6)
+
+    def forward(**changes: object) -> None:
+        arguments = {"z": z, "weight": weight, "bias": None, "gate": None, "skip": None, "s": 2, "b": 0, "out": out}
+        ops.lowrank_pixel_shuffle_fwd(*(arguments | changes).values())
+
+    forward()
+    refused = {
+        "expected shape": {"z": torch.zeros(1, 5, 3, 3)},
+        "dimensions": {"z": torch.zeros(4, 3, 3)},
+        "weight: expected 2": {"weight": torch.zeros(8, 4, 1)},
+        "no multiple": {"s": 3},
+        "upscale_factor": {"s": 0},
+        "bias: expected shape": {"bias": torch.zeros(9)},
+        "gate: the dtype": {"gate": torch.zeros(1, 2, dtype=torch.float16)},
+        "skip: expected shape": {"skip": torch.zeros(1, 2, 5, 5)},
+        "out: expected a contiguous": {"out": torch.zeros(1, 2, 6, 12)[..., ::2]},
+        "float32, float16 or bfloat16": {"z": z.double()},
+    }
+    for words, change in refused.items():
+        with pytest.raises(RuntimeError, match=words):
+            forward(**change)
+
+
+def test_emulation_notices_faults(emulation: ctypes.CDLL) -> None:
+    out = (ctypes.c_float * 64)()
+
+    def run(fault: int) -> tuple[str | None, list[float]]:
+        message = emulation.lkca_emulation_fault(fault, ctypes.addressof(out), 64)
+        return None if message is None else message.decode(), list(out)
+
+    right = [float((t + 1) % 64) for t in range(64)]
+    assert run(0) == (None, right)
+    missing_barrier = []
+    for order in (0, 1):
+        emulation.lkca_emulation_thread_order(order)
+        missing_barrier.append(run(1)[1] == right)
+    emulation.lkca_emulation_thread_order(0)
+    assert missing_barrier != [True, True]
+    for fault, words in {2: "outside", 3: "misaligned", 4: "barrier", 5: "past its end"}.items():
+        message, _ = run(fault)
+        assert message is not None and words in message, (fault, message)
+
+
+def test_conversions(emulation: ctypes.CDLL) -> None:
+    """The host's storage conversions agree with torch's: all 16-bit values, and floats at every rounding border."""
+    for code, dtype in ((1, torch.float16), (2, torch.bfloat16)):
+        every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+        values = every[~every.isnan()].float()
+        between = (values[:-1].double() + values[1:].double()).div(2).float()
+        near = torch.cat(
+            [values, between, between.nextafter(torch.tensor(9e38)), random(2000, dtype=torch.float32, seed=0)]
+        )
+        near = near[~near.isnan()][::3]
+        got = torch.tensor([emulation.lkca_emulation_round(code, v) for v in near.tolist()])
+        assert torch.equal(got, near.to(dtype).float())
+        assert emulation.lkca_emulation_round(code, float("nan")) != emulation.lkca_emulation_round(code, float("nan"))
+
+
+@given(divisor=st.integers(1, 2**31 - 1), n=st.integers(0, 2**31 - 1))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_fast_division(emulation: ctypes.CDLL, divisor: int, n: int) -> None:
+    for value in {n, n // divisor * divisor, max(0, n // divisor * divisor - 1)}:
+        assert emulation.lkca_emulation_divide(divisor, value) == value // divisor
+
+
+def test_backend_says_why_it_cannot_run() -> None:
+    if torch.version.cuda is None:
+        assert "CUDA build of torch" in (cuda.unavailable() or "")
+    cpu = torch.device("cpu")
+    assert "cpu" in (cuda.can_run("channel_gate", cpu, torch.float32, 1) or "")
+    assert "float64" in (cuda.can_run("channel_gate", torch.device("cuda"), torch.float64, 1) or "")
+    assert "65" in (cuda.can_run("lowrank_pixel_shuffle", torch.device("cuda"), torch.float32, 65) or "")
