@@ -113,7 +113,7 @@ class Cube:
         check_memory(samples * (4 + stored_bytes), request, "read a smaller region")
         try:
             stored = self._read_stored(window, index)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise InputError(f"{self.source}: cannot read the samples ({error}); the file may be damaged") from error
         meta = CubeMeta() if self._physical else self.meta.subset(index)
         return to_physical(stored, meta)

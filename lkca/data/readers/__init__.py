@@ -11,7 +11,7 @@ from lkca.data.readers.hdf5 import open_hdf5
 from lkca.data.readers.matlab import open_matlab
 from lkca.data.readers.numpy import open_npy, open_npz
 from lkca.data.readers.raster import open_raster
-from lkca.errors import InputError
+from lkca.errors import InputError, LkcaError
 
 __all__ = ["open_cube"]
 
@@ -38,7 +38,13 @@ def open_cube(
     file, variable = _split(path, variable)
     source = str(file) if variable is None else f"{file}::{variable}"
     _check_file(file)
-    cube = _open(file, source, variable, shape, axes)
+    try:
+        cube = _open(file, source, variable, shape, axes)
+    except (LkcaError, MemoryError):
+        raise
+    except Exception as error:  # parsers raise whatever they stumble on in a damaged file
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{source}: cannot be read ({reason}); it may be truncated or damaged") from error
     try:
         if cube.meta.nodata is not None or (cube.meta.stored_dtype is not None and cube.meta.stored_dtype.kind == "f"):
             cube.mark_empty_bands()

@@ -45,10 +45,7 @@ _MAX_COMPANION = 65536  # elements
 
 def open_hdf5(file: Path, source: str, variable: str | None, shape: tuple[int, int] | None, axes: str | None) -> Cube:
     """A cube in an HDF5 or NetCDF4 file: the only 3-D numeric dataset or ``FILE::/path``."""
-    try:
-        h5 = h5py.File(file, "r", rdcc_nbytes=2**26)
-    except OSError as error:
-        raise InputError(f"{source}: cannot be opened as HDF5 ({error}); it may be truncated or damaged") from error
+    h5 = h5py.File(file, "r", rdcc_nbytes=2**26)
     try:
         datasets = _datasets(h5)
         if any("MATLAB_class" in dataset.attrs for dataset in datasets.values()) or file.suffix.lower() == ".mat":

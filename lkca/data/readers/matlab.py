@@ -38,14 +38,12 @@ def open_matlab(file: Path, source: str, variable: str | None, shape: tuple[int,
     """A cube in a MATLAB file before v7.3. Shapes and axes are those that MATLAB shows."""
     try:
         listing = scipy.io.whosmat(file, appendmat=False)
-    except NotImplementedError:  # v7.3 behind a user block that hides the HDF5 signature's place
+    except NotImplementedError:  # v7.3: HDF5 behind a user block
         return open_matlab73(file, source, variable, shape, axes)
-    except Exception as error:  # scipy raises what its parser stumbles on: ValueError, TypeError, zlib.error, ...
-        raise InputError(f"{source}: cannot be read as a MATLAB file ({error}); it may be damaged") from error
     arrays = {name: dims for name, dims, kind in listing if kind in _NUMERIC}
     kinds = {name: kind for name, _, kind in listing}
     texts = [name for name, _, kind in listing if name == META_VARIABLE and kind == "char"]
-    small = _load(file, source, [n for n, dims in arrays.items() if math.prod(dims) <= _SMALL] + texts)
+    small = _load(file, [n for n, dims in arrays.items() if math.prod(dims) <= _SMALL] + texts)
     meta, _ = meta_from_json(str(small[META_VARIABLE].ravel()[0]) if texts else "", source)
     name, pixels = _choose(arrays, kinds, small, variable, shape, source)
     nbytes = math.prod(arrays[name]) * _NUMERIC[kinds[name]]
@@ -55,7 +53,7 @@ def open_matlab(file: Path, source: str, variable: str | None, shape: tuple[int,
             "can hold; it is damaged"
         )
     check_memory(nbytes, f"{source}: variable {name} (loaded whole)", "save it with -v7.3 to read it by windows")
-    array = _load(file, source, [name])[name]
+    array = _load(file, [name])[name]
     return _cube(np.asarray(array), name, small, meta, pixels, axes, file, source)
 
 
@@ -63,10 +61,7 @@ def open_matlab73(
     file: Path, source: str, variable: str | None, shape: tuple[int, int] | None, axes: str | None
 ) -> Cube:
     """A cube in a MATLAB v7.3 (HDF5) file; HDF5 shows the axes reversed, here they are as in MATLAB."""
-    try:
-        h5 = h5py.File(file, "r", rdcc_nbytes=2**26)
-    except OSError as error:
-        raise InputError(f"{source}: cannot be opened as MATLAB v7.3 ({error}); it may be damaged") from error
+    h5 = h5py.File(file, "r", rdcc_nbytes=2**26)
     try:
         nodes = {
             name: h5[name]
@@ -141,19 +136,11 @@ def _cube(
     )  # fmt: skip
 
 
-def _load(file: Path, source: str, names: list[str]) -> dict[str, np.ndarray]:
+def _load(file: Path, names: list[str]) -> dict[str, np.ndarray]:
     if not names:
         return {}
-    try:
-        return {
-            key: value
-            for key, value in scipy.io.loadmat(file, variable_names=names, appendmat=False).items()
-            if key in names
-        }
-    except Exception as error:  # see open_matlab
-        raise InputError(
-            f"{source}: variable {', '.join(names[:3])} cannot be read ({error}); the file may be damaged"
-        ) from error
+    loaded = scipy.io.loadmat(file, variable_names=names, appendmat=False)
+    return {key: value for key, value in loaded.items() if key in names}
 
 
 def _class_of(node: h5py.Group | h5py.Dataset) -> str:
