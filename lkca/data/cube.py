@@ -158,7 +158,7 @@ class Cube:
                 f"{self.source}: has {self.bands} band{'s'[: self.bands != 1]}, at least {min_bands} are needed; "
                 "a hyperspectral cube was expected"
             )
-        if not self.good_bands.any():
+        if not (self.good_bands & ~self.empty_bands()).any():
             raise InputError(
                 f"{self.source}: holds no valid sample: every band is marked bad, or is nodata ({self.meta.nodata}), "
                 "NaN or infinite; check the nodata value and the bad-band list"

@@ -63,9 +63,12 @@ def test_check_usable_says_what_is_wrong() -> None:
         cube.check_usable(min_rows=8, min_cols=8)
     with pytest.raises(InputError, match="has 1 band, at least 3"):
         cube.check_usable(min_bands=3)
-    cube.mark_empty_bands()
     with pytest.raises(InputError, match="holds no valid sample"):
         cube.check_usable()
+    array = scene()
+    array[:, :5] = np.nan
+    with pytest.raises(InputError, match="holds no valid sample"):
+        Cube.from_array(array).region(Window(0, 0, 5, 9)).check_usable()
     Cube.from_array(scene()).check_usable(min_rows=12, min_cols=9, min_bands=5)
 
 
