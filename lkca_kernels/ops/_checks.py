@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from lkca_kernels.reference.bicubic import KEYS_A
 
+_ROWS = torch.contiguous_format
 FLOATING = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
 
@@ -22,16 +25,22 @@ def check_first(name: str, tensor: object, shape: str) -> None:
         raise ValueError(f"{name}: expected 4 dimensions {shape}, got {tuple(tensor.shape)}")
 
 
-def check_kind(name: str, tensor: object, like_name: str, like: Tensor) -> None:
-    """``tensor`` is a tensor of the dtype, device and layout of ``like``."""
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-    if tensor.dtype != like.dtype:
-        raise TypeError(f"{name}: expected {like.dtype}, the dtype of {like_name}, got {tensor.dtype}")
-    if tensor.layout is not torch.strided:
-        raise TypeError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
-    if tensor.device != like.device:
-        raise ValueError(f"{name}: expected device {like.device}, the one of {like_name}, got {tensor.device}")
+def check_kinds(names: Sequence[str], tensors: Sequence[object]) -> None:
+    """The tensors that are given are dense and share the dtype and device of the first, itself checked."""
+    first = tensors[0]
+    assert isinstance(first, Tensor)
+    dtype, device = first.dtype, first.device
+    for name, tensor in zip(names, tensors):  # noqa: B905  (strict costs a tenth of the check)
+        if tensor is None or tensor is first:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+        if tensor.dtype != dtype:
+            raise TypeError(f"{name}: expected {dtype}, the dtype of {names[0]}, got {tensor.dtype}")
+        if tensor.device != device:
+            raise ValueError(f"{name}: expected device {device}, the one of {names[0]}, got {tensor.device}")
+        if tensor.layout is not torch.strided:
+            raise TypeError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
 
 
 def check_shape(name: str, tensor: Tensor, meaning: str, expected: tuple[int, ...]) -> None:
@@ -49,7 +58,6 @@ def check_factor(upscale_factor: object) -> None:
 
 
 def check_epilogue(
-    first_name: str,
     first: Tensor,
     channels: int,
     gate: Tensor | None,
@@ -62,10 +70,8 @@ def check_epilogue(
         raise ValueError(f"skip_bicubic: expected 'matlab' or 'torch', got {skip_bicubic!r}")
     batch, _, h, w = first.shape
     if gate is not None:
-        check_kind("gate", gate, first_name, first)
         check_shape("gate", gate, "(B, C)", (batch, channels))
     if skip is not None:
-        check_kind("skip", skip, first_name, first)
         high = (batch, channels, h * upscale_factor, w * upscale_factor)
         if skip.shape != high and skip.shape != (batch, channels, h, w):
             raise ValueError(
@@ -74,36 +80,42 @@ def check_epilogue(
             )
 
 
-def _extent(tensor: Tensor) -> tuple[int, int]:
-    """Byte addresses [begin, end) that the elements of a non-empty tensor span."""
-    begin = tensor.data_ptr()
+def _end(tensor: Tensor) -> int:
+    """Address just past the last byte of a non-empty tensor."""
+    if tensor.is_contiguous():
+        return tensor.data_ptr() + tensor.nbytes
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return begin, begin + (last + 1) * tensor.element_size()
+    return tensor.data_ptr() + (last + 1) * tensor.element_size()
 
 
 def check_out(
     out: object,
-    first_name: str,
-    first: Tensor,
     shape: tuple[int, ...],
     memory_format: torch.memory_format,
-    inputs: dict[str, Tensor | None],
+    names: Sequence[str],
+    tensors: Sequence[Tensor | None],
 ) -> None:
-    """``out`` can take the result: kind, shape and layout fit, it overlaps no input, and no gradient is asked for."""
-    check_kind("out", out, first_name, first)
+    """``out`` can take the result of ``tensors``, called ``names``; its layout fits, it overlaps none of them.
+
+    A result in ``out`` has no gradient, so none may be asked for.
+    """
+    first = tensors[0]
+    assert first is not None
+    check_kinds((names[0], "out"), (first, out))
     assert isinstance(out, Tensor)
     check_shape("out", out, "the result's shape", shape)
-    if not out.is_contiguous(memory_format=memory_format):
+    if not (out.is_contiguous() if memory_format is _ROWS else out.is_contiguous(memory_format=memory_format)):
         raise ValueError(f"out: expected a tensor that is dense in {memory_format}, got strides {out.stride()}")
-    if torch.is_grad_enabled():
-        for name, tensor in (*inputs.items(), ("out", out)):
-            if tensor is not None and tensor.requires_grad:
-                raise ValueError(f"out: given while {name} requires a gradient; omit it, or call under torch.no_grad()")
-    if torch.compiler.is_compiling() or out.numel() == 0 or type(out) is not Tensor or out.device.type == "meta":
-        return
-    begin, end = _extent(out)
-    for name, tensor in inputs.items():
-        if tensor is not None and tensor.numel():
-            first_byte, past = _extent(tensor)
-            if first_byte < end and begin < past:
-                raise ValueError(f"out: overlaps {name} in memory, expected a buffer of its own")
+    grad = torch.is_grad_enabled()
+    if grad and out.requires_grad:
+        raise ValueError("out: requires a gradient, which a result written in place has not; give a detached tensor")
+    located = type(out) is Tensor and not torch.compiler.is_compiling() and out.device.type != "meta"
+    begin = out.data_ptr() if located else 0
+    end = begin + out.nbytes
+    for name, tensor in zip(names, tensors):  # noqa: B905  (strict costs a tenth of the check)
+        if tensor is None:
+            continue
+        if grad and tensor.requires_grad:
+            raise ValueError(f"out: given while {name} requires a gradient; omit it, or call under torch.no_grad()")
+        if located and tensor.data_ptr() < end and tensor.numel() and begin < _end(tensor):
+            raise ValueError(f"out: overlaps {name} in memory, expected a buffer of its own")

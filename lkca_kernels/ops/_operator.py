@@ -19,38 +19,46 @@ from lkca_kernels.memory_format import memory_format_of
 Tensors = Sequence[Tensor | None]
 
 _library = torch.library.Library("lkca_kernels", "DEF")
+_tracing = torch.compiler.is_compiling
 _choose_while_tracing = torch.compiler.assume_constant_result(backends.choose)
 _AUTOCAST_FROM = frozenset({torch.float16, torch.bfloat16, torch.float32})
+
+
+def _autocasts(device: str) -> bool:
+    return device != "meta" and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def autocast(first: object, *others: object) -> tuple[Any, ...]:
     """The tensors in the autocast dtype of the first one's device where autocast is on; float64 stays."""
     tensors = (first, *others)
-    if not isinstance(first, Tensor):
+    if not (_tracing() or torch._C._is_any_autocast_enabled()) or not isinstance(first, Tensor):
         return tensors
     device = first.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if not _autocasts(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(t.to(dtype) if isinstance(t, Tensor) and t.dtype in _AUTOCAST_FROM else t for t in tensors)
 
 
-def _watched(tensors: Tensors) -> bool:
-    """Whether autograd, a tracer, a mode or a tensor subclass has to see the call."""
-    if torch._C._len_torch_dispatch_stack() or torch._C._functorch.maybe_current_level() is not None:
-        return True
+def _empty(tensors: Tensors) -> bool:
+    return any(t is not None and t.numel() == 0 for t in tensors)
+
+
+def _unwatched(tensors: Tensors) -> bool:
+    """Whether neither autograd, nor a tracer, mode or tensor subclass has to see the call, and no tensor is empty."""
+    if torch._C._len_torch_dispatch_stack():
+        return False
     grad = torch.is_grad_enabled()
     for tensor in tensors:
         if tensor is not None:
             if grad and tensor.requires_grad:
-                return True
-            if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
-                return True
-    return False
-
-
-def _empty(tensors: Tensors) -> bool:
-    return any(t is not None and t.numel() == 0 for t in tensors)
+                return False
+            kind = type(tensor)
+            if kind is not Tensor and kind is not torch.nn.Parameter:
+                return False
+            if tensor.numel() == 0:
+                return False
+    return True
 
 
 class Operator:
@@ -75,12 +83,14 @@ class Operator:
         takes_out: bool = True,
     ) -> None:
         self.name = name
-        self.count = tensors.count("Tensor")
+        self.names = tuple(argument.split()[1] for argument in tensors.split(", "))
+        self.count = len(self.names)
         self.option_names = tuple(option for _, option in options)
         self.reference = reference
         self.result = result  # (*tensors, **options) -> an empty tensor like the result
         self.passes = passes
         self.with_mean = with_mean
+        self._served_by: dict[str, Callable[..., Any]] = {}
         tail = "".join(f", {kind} {option}" for kind, option in options)
         returns = "(Tensor, Tensor)" if with_mean else "Tensor"
         _library.define(f"{name}({tensors}{tail}, str backend) -> {returns}")
@@ -109,32 +119,33 @@ class Operator:
         """Serve a checked call."""
         first = tensors[0]
         assert first is not None
-        tracing = torch.compiler.is_compiling()
+        tracing = _tracing()
         choose = _choose_while_tracing if tracing else backends.choose
         name = choose(self.name, first.device, first.dtype, options.get("upscale_factor", 1), backend)
         if name == "reference":
             result = self._plain(tensors, options)
             return result if out is None else out.copy_(result)
-        if tracing or _watched(tensors):
-            if out is not None:
-                assert self._op_out is not None
-                self._op_out(*tensors, *options.values(), name, out=out)
-                return out
+        if not tracing and _unwatched(tensors):
+            serve = self._served_by.get(name) or self._serve(name)
+            served = serve(*tensors, **options) if out is None else serve(*tensors, **options, out=out)
+        elif out is None:
             served = self._op(*tensors, *options.values(), name)
-        elif out is not None:
-            self._forward_out(*tensors, *options.values(), name, out=out)
-            return out
         else:
-            served = self._forward(*tensors, *options.values(), name)
+            assert self._op_out is not None
+            self._op_out(*tensors, *options.values(), name, out=out)
+            return out
         result = served[0] if self.with_mean else served
         return result
+
+    def _serve(self, backend: str) -> Callable[..., Any]:
+        self._served_by[backend] = function = backends.function(backend, f"{self.name}_fwd")
+        return function
 
     def _plain(self, tensors: Tensors, options: dict[str, Any]) -> Tensor:
         first = tensors[0]
         assert first is not None
-        device = first.device.type
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-            with torch.autocast(device, enabled=False):  # the tensors are cast; float32 inside stays float32
+        if _autocasts(first.device.type):
+            with torch.autocast(first.device.type, enabled=False):  # the tensors are cast; float32 inside stays so
                 return self.reference(*tensors, **options)
         return self.reference(*tensors, **options)
 

@@ -30,10 +30,11 @@ _attention = Operator(
 )
 
 
-def _check(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> None:
+def _check(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, residual: Tensor | None) -> None:
     _checks.check_first("x", x, "(B, C, H, W)")
-    for name, tensor in (("w1", w1), ("b1", b1), ("w2", w2), ("b2", b2)):
-        _checks.check_kind(name, tensor, "x", x)
+    if w1 is None or b1 is None or w2 is None or b2 is None:
+        raise TypeError("w1, b1, w2, b2: expected tensors, got None for one of them")
+    _checks.check_kinds(_attention.names, (x, w1, b1, w2, b2, residual))
     channels = x.shape[1]
     if w1.ndim != 2 or w1.shape[1] != channels:
         raise ValueError(f"w1: expected (Cr, C) with C = {channels}, the channels of x, got {tuple(w1.shape)}")
@@ -62,7 +63,7 @@ def channel_gate(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, *, b
             cannot serve the call.
     """
     x, w1, b1, w2, b2 = autocast(x, w1, b1, w2, b2)
-    _check(x, w1, b1, w2, b2)
+    _check(x, w1, b1, w2, b2, None)
     return _gate((x, w1, b1, w2, b2), {}, None, backend)
 
 
@@ -84,11 +85,10 @@ def channel_attention(
     :func:`channel_gate`; 16-bit tensors are rounded once, the gate inside stays float32.
     """
     x, w1, b1, w2, b2, residual = autocast(x, w1, b1, w2, b2, residual)
-    _check(x, w1, b1, w2, b2)
+    _check(x, w1, b1, w2, b2, residual)
     if residual is not None:
-        _checks.check_kind("residual", residual, "x", x)
         _checks.check_shape("residual", residual, "the shape of x", tuple(x.shape))
     if out is not None:
-        inputs = {"x": x, "w1": w1, "b1": b1, "w2": w2, "b2": b2, "residual": residual}
-        _checks.check_out(out, "x", x, tuple(x.shape), memory_format_of(x), inputs)
+        tensors = (x, w1, b1, w2, b2, residual)
+        _checks.check_out(out, tuple(x.shape), memory_format_of(x), _attention.names, tensors)
     return _attention((x, w1, b1, w2, b2, residual), {}, out, backend)

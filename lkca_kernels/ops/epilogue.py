@@ -33,13 +33,14 @@ def _check(
 ) -> None:
     _checks.check_factor(upscale_factor)
     _checks.check_first("y", y, "(B, C*s*s, h, w)")
+    _checks.check_kinds(_operator.names, (y, gate, skip))
     square = upscale_factor * upscale_factor
     if y.shape[1] % square:
         raise ValueError(f"y: expected (B, C*s*s, h, w) with s*s = {square}, got {tuple(y.shape)}")
-    _checks.check_epilogue("y", y, y.shape[1] // square, gate, skip, upscale_factor, skip_bicubic)
+    _checks.check_epilogue(y, y.shape[1] // square, gate, skip, upscale_factor, skip_bicubic)
     if out is not None:
-        inputs = {"y": y, "gate": gate, "skip": skip}
-        _checks.check_out(out, "y", y, _shape(y, upscale_factor), torch.contiguous_format, inputs)
+        shape = _shape(y, upscale_factor)
+        _checks.check_out(out, shape, torch.contiguous_format, _operator.names, (y, gate, skip))
 
 
 def pixel_shuffle_epilogue(

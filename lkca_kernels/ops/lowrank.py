@@ -41,7 +41,9 @@ def _check(
 ) -> None:
     _checks.check_factor(upscale_factor)
     _checks.check_first("z", z, "(B, R, h, w)")
-    _checks.check_kind("weight", weight, "z", z)
+    if weight is None:
+        raise TypeError("weight: expected a tensor (C*s*s, R), got None")
+    _checks.check_kinds(_operator.names, (z, weight, bias, gate, skip))
     rank, square = z.shape[1], upscale_factor * upscale_factor
     if weight.ndim != 2 or weight.shape[1] != rank or weight.shape[0] % square:
         raise ValueError(
@@ -49,12 +51,11 @@ def _check(
             f"got {tuple(weight.shape)}"
         )
     if bias is not None:
-        _checks.check_kind("bias", bias, "z", z)
         _checks.check_shape("bias", bias, "(C*s*s,)", (weight.shape[0],))
-    _checks.check_epilogue("z", z, weight.shape[0] // square, gate, skip, upscale_factor, skip_bicubic)
+    _checks.check_epilogue(z, weight.shape[0] // square, gate, skip, upscale_factor, skip_bicubic)
     if out is not None:
-        inputs = {"z": z, "weight": weight, "bias": bias, "gate": gate, "skip": skip}
-        _checks.check_out(out, "z", z, _shape(z, weight, upscale_factor), torch.contiguous_format, inputs)
+        tensors = (z, weight, bias, gate, skip)
+        _checks.check_out(out, _shape(z, weight, upscale_factor), torch.contiguous_format, _operator.names, tensors)
 
 
 def lowrank_pixel_shuffle(
@@ -139,9 +140,8 @@ def lowrank_upsample(
             f"got {tuple(weight_down.shape)}"
         )
     x, weight_down, bias_down = autocast(x, weight_down, bias_down)
-    _checks.check_kind("weight_down", weight_down, "x", x)
+    _checks.check_kinds(("x", "weight_down", "bias_down"), (x, weight_down, bias_down))
     if bias_down is not None:
-        _checks.check_kind("bias_down", bias_down, "x", x)
         _checks.check_shape("bias_down", bias_down, "(R,)", (weight_down.shape[0],))
     if padding is None:
         dilation = (dilation, dilation) if isinstance(dilation, int) else dilation

@@ -57,7 +57,7 @@ def bicubic_upsample(x: Tensor, scale: int, convention: Convention = "matlab") -
 
     # One block of outputs along an axis is a banded matrix times its samples and two more on either side: few
     # multiplications more than the taps need, all of them in a matrix product, and outputs come out in order.
-    rows, cols = -(-h // _BLOCK), -(-w // _BLOCK)
+    rows, cols = (h + _BLOCK - 1) // _BLOCK, (w + _BLOCK - 1) // _BLOCK
     values = values.index_select(2, _border_index(h, rows * _BLOCK, convention, x.device))
     values = values.index_select(3, _border_index(w, cols * _BLOCK, convention, x.device))
     centre = (torch.arange(_BLOCK * scale, device=x.device, dtype=torch.float64) + 0.5) / scale - 0.5 + _REACH

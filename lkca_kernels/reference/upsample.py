@@ -48,10 +48,7 @@ def lowrank_pixel_shuffle(
     batch, _, h, w = z.shape
     pixels = widen(z).flatten(2)
     spread = widen(weight).expand(batch, -1, -1)
-    if bias is None:
-        y = torch.bmm(spread, pixels)
-    else:
-        y = torch.baddbmm(widen(bias)[:, None], spread, pixels)
+    y = torch.bmm(spread, pixels) if bias is None else torch.baddbmm(widen(bias)[:, None], spread, pixels)
     y = y.reshape(batch, weight.shape[0], h, w)
     out = pixel_shuffle_epilogue(y, widen(gate), widen(skip), upscale_factor=upscale_factor, skip_bicubic=skip_bicubic)
     return out.to(z.dtype)
