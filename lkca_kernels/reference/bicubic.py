@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["KEYS_A", "Convention", "bicubic_upsample", "keys"]
@@ -54,26 +55,47 @@ def bicubic_upsample(x: Tensor, scale: int, convention: Convention = "matlab") -
         return x.new_empty(batch, channels, h * scale, w * scale) + x.sum()  # stays in the autograd graph
     dtype = x.dtype
     values = x.float() if dtype in (torch.float16, torch.bfloat16) else x
+    exporting = torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
+    upsample = _by_convolution if exporting else _by_banded_product
+    return upsample(values, scale, convention).to(dtype).contiguous()
 
-    # One block of outputs along an axis is a banded matrix times its samples and two more on either side: few
-    # multiplications more than the taps need, all of them in a matrix product, and outputs come out in order.
+
+def _padded(x: Tensor, rows: int, cols: int, convention: str) -> Tensor:
+    x = x.index_select(2, _border_index(x.shape[2], rows, convention, x.device))
+    return x.index_select(3, _border_index(x.shape[3], cols, convention, x.device))
+
+
+def _taps(samples: int, scale: int, convention: str, like: Tensor) -> Tensor:
+    """Weights (samples*scale, samples + 4) of the outputs of ``samples`` pixels, over them and two more either side."""
+    at = torch.arange(samples * scale, device=like.device, dtype=torch.float64)
+    source = torch.arange(-_REACH, samples + _REACH, device=like.device, dtype=torch.float64)
+    return keys(((at + 0.5) / scale - 0.5)[:, None] - source, KEYS_A[convention]).to(like.dtype)
+
+
+def _by_banded_product(x: Tensor, scale: int, convention: str) -> Tensor:
+    # One block of outputs along an axis is a banded matrix times its samples and two more on either side: a few more
+    # multiplications than the taps need, all of them in a matrix product, and the outputs come out in order.
+    batch, channels, h, w = x.shape
     rows, cols = (h + _BLOCK - 1) // _BLOCK, (w + _BLOCK - 1) // _BLOCK
-    values = values.index_select(2, _border_index(h, rows * _BLOCK, convention, x.device))
-    values = values.index_select(3, _border_index(w, cols * _BLOCK, convention, x.device))
-    centre = (torch.arange(_BLOCK * scale, device=x.device, dtype=torch.float64) + 0.5) / scale - 0.5 + _REACH
-    sample = torch.arange(_BLOCK + 2 * _REACH, device=x.device, dtype=torch.float64)
-    band = keys(centre[:, None] - sample, KEYS_A[convention]).to(values.dtype)
-
+    band = _taps(_BLOCK, scale, convention, x)
     overlap = 2 * _REACH
     width = cols * _BLOCK + overlap
-    values = values.reshape(batch * channels, rows * _BLOCK + overlap, width)
-    own = values[:, :-overlap].reshape(-1, rows, _BLOCK, width)
-    following = values[:, overlap:].reshape(-1, rows, _BLOCK, width)[:, :, -overlap:]
-    values = (band @ torch.cat([own, following], 2)).reshape(batch * channels, rows * _BLOCK * scale, width)
+    x = _padded(x, rows * _BLOCK, cols * _BLOCK, convention).reshape(batch * channels, -1, width)
 
-    values = values[:, : h * scale]
-    own = values[..., :-overlap].reshape(-1, cols, _BLOCK)
-    following = values[..., overlap:].reshape(-1, cols, _BLOCK)[..., -overlap:]
-    out = torch.cat([own, following], 2).reshape(-1, _BLOCK + overlap) @ band.T
-    out = out.reshape(batch, channels, h * scale, cols * _BLOCK * scale)[..., : w * scale]
-    return out.to(dtype).contiguous()
+    own = x[:, :-overlap].reshape(-1, rows, _BLOCK, width)
+    following = x[:, overlap:].reshape(-1, rows, _BLOCK, width)[:, :, -overlap:]
+    x = (band @ torch.cat([own, following], 2)).reshape(batch * channels, -1, width)[:, : h * scale]
+
+    own = x[..., :-overlap].reshape(-1, cols, _BLOCK)
+    following = x[..., overlap:].reshape(-1, cols, _BLOCK)[..., -overlap:]
+    x = torch.cat([own, following], 2).reshape(-1, _BLOCK + overlap) @ band.T
+    return x.reshape(batch, channels, h * scale, -1)[..., : w * scale]
+
+
+def _by_convolution(x: Tensor, scale: int, convention: str) -> Tensor:
+    # The same sums, one filter per phase: slower, but sizes stay symbols, where the block count would become a constant.
+    batch, channels, h, w = x.shape
+    taps = _taps(1, scale, convention, x)
+    filters = (taps[:, None, :, None] * taps[None, :, None, :]).flatten(0, 1)[:, None]
+    planes = _padded(x, h, w, convention).flatten(0, 1)[:, None]
+    return F.pixel_shuffle(F.conv2d(planes, filters), scale).reshape(batch, channels, h * scale, w * scale)
