@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lkca.nn import LargeKernelBlock, LowRankUpsample, PixelShuffleUpsample
-from lkca.nn.upsample import dense_kernel
 
-__all__ = ["PRESETS", "LKCANet", "LKCANetConfig", "lift"]
+__all__ = ["PRESETS", "LKCANet", "LKCANetConfig", "lift", "repeat"]
 
 PRESETS: dict[str, dict[str, int]] = {
     "tiny": {"width": 32, "blocks": 3},
@@ -31,9 +30,10 @@ class LKCANetConfig:
     - kernel_size: side of the depthwise kernels (odd). expansion: hidden channels of a block / width.
     - window: side of the attention's window (odd; 0: no attention).
     - components: None, or the number of spectral components onto which the input is projected first (1×1 convolution).
-    - shared: one body of ``width`` channels serves every component (or band) in turn, as a grouped network with tied
-      weights would; F_N then has width × components channels. Otherwise all components enter one body.
-    - rank: None for the full-rank upsampler, else the rank of its factors (a multiple of the components if shared).
+    - shared: one body of ``width`` channels, and one convolution of the upsampler, serve every component (or band) in
+      turn; F_N then has width × components channels. Otherwise all components enter one body together.
+    - rank: None for the full-rank upsampler, else the rank of its factors. If shared: a multiple of the components, and
+      not None where the input is projected.
     """
 
     bands: int
@@ -57,6 +57,8 @@ class LKCANetConfig:
             raise ValueError(f"kernel_size: expected an odd number, got {self.kernel_size}")
         if self.window < 0 or (self.window and self.window % 2 == 0):
             raise ValueError(f"window: expected 0 or an odd number, got {self.window}")
+        if self.shared and self.components is not None and self.rank is None:
+            raise ValueError("rank: a shared body behind a projection needs one, got None")
         if self.shared and self.rank is not None and self.rank % self.groups:
             raise ValueError(f"rank: a shared body needs a multiple of its {self.groups} groups, got {self.rank}")
 
@@ -110,15 +112,14 @@ class LKCANet(nn.Module):
                 for _ in range(config.blocks)
             )
         )
-        channels = config.groups * config.width
+        channels, groups = config.groups * config.width, config.groups
         self.upsample: PixelShuffleUpsample | LowRankUpsample
         if config.rank is None:
-            groups = config.groups if config.components is None else 1
-            self.upsample = PixelShuffleUpsample(channels, config.bands, config.scale, bias=False, groups=groups)
+            self.upsample = PixelShuffleUpsample(channels, config.bands, config.scale, bias=False, shared_groups=groups)
             nn.init.zeros_(self.upsample.conv.weight)
         else:
             self.upsample = LowRankUpsample(
-                channels, config.bands, config.scale, config.rank, bias=False, groups=config.groups
+                channels, config.bands, config.scale, config.rank, bias=False, shared_groups=groups
             )
             nn.init.zeros_(self.upsample.weight)
 
@@ -148,6 +149,25 @@ class LKCANet(nn.Module):
 
 
 @torch.no_grad()
+def repeat(net: LKCANet, components: int) -> LKCANet:
+    """The network over ``components`` channels that does to each what the one-channel, shared ``net`` does."""
+    if net.config.bands != 1 or not net.config.shared or net.config.components is not None:
+        raise ValueError(f"net: expected a network with a shared body over one band, got {net.config}")
+    rank = net.config.rank and components * net.config.rank
+    wide = LKCANet(replace(net.config, bands=components, rank=rank)).to(net.head.weight)
+    wide.head.load_state_dict(net.head.state_dict())
+    wide.body.load_state_dict(net.body.state_dict())
+    wide.band_mean.fill_(net.band_mean.item())
+    old, new = net.upsample, wide.upsample
+    if isinstance(old, LowRankUpsample) and isinstance(new, LowRankUpsample):
+        new.reduce.load_state_dict(old.reduce.state_dict())
+        new.weight.copy_(torch.block_diag(*[old.weight] * components))
+    else:
+        new.load_state_dict(old.state_dict())
+    return wide.train(net.training)
+
+
+@torch.no_grad()
 def lift(net: LKCANet, mean: Tensor, analysis: Tensor, synthesis: Tensor) -> LKCANet:
     """The network over bands that equals ``net``, a network over spectral components, between two linear maps.
 
@@ -167,10 +187,12 @@ def lift(net: LKCANet, mean: Tensor, analysis: Tensor, synthesis: Tensor) -> LKC
     old, new = net.upsample, lifted.upsample
     if isinstance(old, LowRankUpsample) and isinstance(new, LowRankUpsample):
         new.reduce.load_state_dict(old.reduce.state_dict())
-        new.weight.copy_(
-            torch.einsum("ck,kpr->cpr", synthesis, old.weight.unflatten(0, (components, -1))).flatten(0, 1)
-        )
+        new.weight.copy_(_expand(synthesis, old.weight))
     elif isinstance(old, PixelShuffleUpsample) and isinstance(new, PixelShuffleUpsample):
-        kernel = dense_kernel(old.conv).unflatten(0, (components, -1))
-        new.conv.weight.copy_(torch.einsum("ck,kpiab->cpiab", synthesis, kernel).flatten(0, 1))
+        new.conv.weight.copy_(_expand(synthesis, old.conv.weight))
     return lifted.train(net.training)
+
+
+def _expand(synthesis: Tensor, weight: Tensor) -> Tensor:
+    """Rows for (component, phase) -> rows for (band, phase)."""
+    return torch.einsum("ck,kp...->cp...", synthesis, weight.unflatten(0, (synthesis.shape[1], -1))).flatten(0, 1)

@@ -54,9 +54,12 @@ class LocalChannelAttention(nn.Module):
         return self.window // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        energy = F.avg_pool2d(x.abs(), self.window, stride=1, padding=self.window // 2, count_include_pad=False)
-        energy = energy / (energy.mean(1, keepdim=True) + torch.finfo(x.dtype).tiny ** 0.5)
-        return x * (2 * torch.sigmoid(self.fc2(F.relu(self.fc1(energy)))))
+        magnitude = x.abs()
+        # W1 and the window's mean commute: pooling the few hidden channels is the cheaper order
+        pooled = torch.cat([self.fc1(magnitude), magnitude.mean(1, keepdim=True)], 1)
+        pooled = F.avg_pool2d(pooled, self.window, stride=1, padding=self.window // 2, count_include_pad=False)
+        hidden = pooled[:, :-1] / (pooled[:, -1:] + torch.finfo(x.dtype).tiny ** 0.5)
+        return x * (2 * torch.sigmoid(self.fc2(F.relu(hidden))))
 
     def extra_repr(self) -> str:
         return f"window={self.window}"

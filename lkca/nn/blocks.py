@@ -12,7 +12,7 @@ __all__ = ["LargeKernelBlock"]
 class LargeKernelBlock(nn.Module):
     """Large depthwise kernel, pointwise expansion, local channel attention, residual; (B, C, H, W) -> same.
 
-    x + P2 CA(relu(P1 D(x))): D is a ``kernel_size``² depthwise convolution, P1 and P2 are 1×1 convolutions to
+    x + CA(P2 relu(P1 D(x))): D is a ``kernel_size``² depthwise convolution, P1 and P2 are 1×1 convolutions to
     ``expansion * channels`` and back, CA is :class:`~lkca.nn.LocalChannelAttention` (left out with ``window=0``).
     No bias anywhere: the block is positively homogeneous, block(a x) = a block(x) for a > 0.
     """
@@ -27,8 +27,8 @@ class LargeKernelBlock(nn.Module):
         )
         self.expand = nn.Conv2d(channels, hidden, 1, bias=False)
         self.activation = nn.ReLU()
-        self.attention = LocalChannelAttention(hidden, window) if window else nn.Identity()
         self.contract = nn.Conv2d(hidden, channels, 1, bias=False)
+        self.attention = LocalChannelAttention(channels, window) if window else nn.Identity()
         nn.init.normal_(self.contract.weight, std=0.2 / hidden**0.5)  # near the identity: depth starts harmless
 
     @property
@@ -38,4 +38,4 @@ class LargeKernelBlock(nn.Module):
         return self.depthwise.kernel_size[0] // 2 + attention
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.contract(self.attention(self.activation(self.expand(self.depthwise(x)))))
+        return x + self.attention(self.contract(self.activation(self.expand(self.depthwise(x)))))

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from lkca.models import LKCANet, LKCANetConfig
-from lkca.models.lkcanet import lift
+from lkca.models.lkcanet import lift, repeat
 from lkca_kernels import bicubic_upsample
 
 VARIANTS = [
     {},
     {"rank": 5},
-    {"components": 3},
+    {"components": 3, "window": 5},
     {"components": 3, "rank": 4},
     {"shared": True},
     {"components": 2, "shared": True, "rank": 6},
@@ -66,7 +66,15 @@ def test_the_halo_is_no_larger_than_it_must_be() -> None:
 
 
 @pytest.mark.parametrize("rank", [None, 6])
-@pytest.mark.parametrize("shared", [False, True])
+def test_repeat_does_to_each_component_what_the_one_does(rank: int | None) -> None:
+    one = randomised(LKCANet(small(1, 3, shared=True, rank=rank))).double()
+    x = torch.rand(2, 4, 5, 3).double()
+    torch.testing.assert_close(repeat(one, 4)(x), torch.cat([one(x[:, k : k + 1]) for k in range(4)], 1))
+    with pytest.raises(ValueError, match="one band"):
+        repeat(LKCANet(small(1, 3)), 4)
+
+
+@pytest.mark.parametrize(("rank", "shared"), [(None, False), (6, False), (6, True)])
 def test_lift_is_exact(rank: int | None, shared: bool) -> None:
     net = randomised(LKCANet(small(3, 2, rank=rank, shared=shared))).double()
     net.band_mean.zero_()
@@ -88,5 +96,7 @@ def test_configuration_round_trip_and_refusals() -> None:
             LKCANetConfig(**{"bands": 2, "scale": 2, name: value})
     with pytest.raises(ValueError, match="multiple of its 2 groups"):
         LKCANetConfig(bands=2, scale=2, shared=True, rank=3)
+    with pytest.raises(ValueError, match="behind a projection needs one"):
+        LKCANetConfig(bands=2, scale=2, shared=True, components=1)
     with pytest.raises(ValueError, match="expected \\(B, 2, h, w\\)"):
         LKCANet(small(2, 2))(torch.rand(1, 3, 4, 4))
