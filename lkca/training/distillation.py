@@ -9,13 +9,23 @@ import torch
 from torch import Tensor
 
 from lkca.models import LKCANet
+from lkca.training.patches import dihedral, undo_dihedral
 
-__all__ = ["distillation_loss", "teacher_weight"]
+__all__ = ["Criterion", "distillation_loss", "self_ensemble", "teacher_weight"]
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
-def teacher_weight(position: float, start: float = 1.0) -> float:
-    """Weight of the teacher's word, from ``start`` to 0 along a cosine; position 0..1."""
-    return start * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, position))))
+def teacher_weight(position: float, start: float = 1.0, end: float = 0.0) -> float:
+    """Weight of the teacher's word, from ``start`` to ``end`` along half a cosine; position 0..1."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, position))))
+
+
+@torch.no_grad()
+def self_ensemble(net: LKCANet, degraded: Tensor) -> Tensor:
+    """Mean of ``net.residual`` over the square's eight symmetries, each undone afterwards (Timofte et al. 2016)."""
+    turned = [undo_dihedral(net.residual(dihedral(degraded, e)), e) for e in range(8)]
+    return torch.stack(turned).mean(0)
 
 
 def distillation_loss(
@@ -23,16 +33,16 @@ def distillation_loss(
     teacher: LKCANet,
     degraded: Tensor,
     target: Tensor,
-    criterion: Callable[[Tensor, Tensor], Tensor],
+    criterion: Criterion,
     *,
     weight: float,
     alignment: float = 0.1,
 ) -> Tensor:
-    """(1 - weight) criterion(student, target) + weight (criterion(student, teacher) + alignment · A).
+    """(1 - weight) criterion(student, target) + weight (criterion(student, taught) + alignment · A).
 
-    A = |F_N - F_N'|²/|F_N'|² compares the features of student and teacher, of one shape because the student is the
-    factorised teacher. degraded: (B, C, h, w). target: (B, C, s*h, s*w), what the residual branch should give.
-    weight: 0..1.
+    taught: the teacher's self-ensemble. A = |F_N - F_N'|²/|F_N'|² compares the features of student and teacher, of one
+    shape because the student is the factorised teacher. degraded: (B, C, h, w). target: (B, C, s*h, s*w), what the
+    residual branch should give. weight: 0..1.
     """
     features = student.features(degraded)
     restored = student.upsample(features)
@@ -40,8 +50,7 @@ def distillation_loss(
     if weight > 0:
         with torch.no_grad():
             taught_features = teacher.features(degraded)
-            taught = teacher.upsample(taught_features)
-        loss = loss + weight * criterion(restored, taught)
-        power = taught_features.square().mean().clamp_min(torch.finfo(taught.dtype).tiny)
-        loss = loss + weight * alignment * (features - taught_features).square().mean() / power
+        power = taught_features.square().mean().clamp_min(torch.finfo(features.dtype).tiny)
+        distance = (features - taught_features).square().mean() / power
+        loss = loss + weight * (criterion(restored, self_ensemble(teacher, degraded)) + alignment * distance)
     return loss

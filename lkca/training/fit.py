@@ -6,8 +6,9 @@ distil, all of it over a few spectral components; the network that comes out wor
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,13 +20,14 @@ from lkca.errors import InputError
 from lkca.lowrank import energy_curve, factorize, spectrum
 from lkca.metrics import evaluate
 from lkca.models import LKCANet, LKCANetConfig
-from lkca.models.lkcanet import lift
+from lkca.models.lkcanet import lift, repeat
+from lkca.models.prior import shipped_prior
 from lkca.nn import LowRankUpsample, PixelShuffleUpsample
-from lkca.training.distillation import distillation_loss, teacher_weight
+from lkca.training.distillation import Criterion, distillation_loss, teacher_weight
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget, Progress, ProgressCallback
 from lkca.training.subspace import SpectralSubspace
-from lkca.training.supervised import Schedule, train
+from lkca.training.supervised import LoopResult, Schedule, channels_last, train
 from lkca_kernels import bicubic_upsample
 
 __all__ = ["FitResult", "Recipe", "fit"]
@@ -35,25 +37,29 @@ __all__ = ["FitResult", "Recipe", "fit"]
 class Recipe:
     """The knobs of :func:`fit`; the defaults were chosen on training scenes (docs/fit.md has the ablation).
 
-    components: spectral components that the network restores; the rest of the spectrum stays bicubic. energy: share of
+    components: spectral components that the network restores; the rest of the spectrum stays bicubic. prior: start from
+    the shipped prior, else from random weights of the given size. energy: share of
     the upsampling kernels' squared norm that the factors keep. teacher_share: of the budget; the student gets the rest.
     """
 
-    components: int = 12
+    components: int = 16
+    prior: bool = True
     width: int = 32
-    blocks: int = 3
+    blocks: int = 4
     kernel_size: int = 7
     window: int = 9
     energy: float = 0.99
-    teacher_share: float = 0.65
-    student_share: float = 0.3
+    teacher_share: float = 0.35
+    student_share: float = 0.6
     patch: int = 14
     batch: int = 4
+    adapt_lr: float = 1e-4
     teacher_lr: float = 1e-3
     student_lr: float = 3e-4
     weight_decay: float = 1e-2
+    teacher_weight_end: float = 0.5
+    alignment: float = 0.1
     holdout: float = 0.2
-    calibrate: bool = True
 
 
 @dataclass
@@ -163,113 +169,116 @@ class _Run:
         return SpectralSubspace.of(torch.cat(details, 1), total / pixels, components)
 
     def _detail_power(self) -> Tensor:
-        """Mean square of the detail of each component, (1, K, 1, 1)."""
+        """Mean square of the detail over all components, a scalar."""
         power = [
             (s.image - bicubic_upsample(self.degradation.apply(s.image)[None], self.scale)[0])[:, s.valid].square()
             for s in self.scenes
         ]
-        return torch.cat(power, 1).mean(1).reshape(1, -1, 1, 1)
+        return torch.cat(power, 1).mean().clamp_min(torch.finfo(torch.float32).tiny)
 
-    def criterion(self, valid: Tensor) -> Any:
-        """Squared error over the valid pixels, as a share of the detail's power."""
-        norm = self.power.sum() * valid.sum().clamp_min(1)
+    def draw(self) -> tuple[Tensor, Tensor, Criterion]:
+        """(B·K, 1, h, w), the detail it lacks (B·K, 1, s·h, s·w), and the squared error as a share of its power."""
+        degraded, sharp, valid = self.sampler.draw()
+        detail = sharp - bicubic_upsample(degraded, self.scale)
+        valid = valid.expand_as(detail).flatten(0, 1)[:, None]
+        norm = self.power * valid.sum().clamp_min(1)
 
         def loss(prediction: Tensor, target: Tensor) -> Tensor:
             return ((prediction - target).square() * valid).sum() / norm
 
-        return loss
+        return _fold(degraded), detail.flatten(0, 1)[:, None], loss
 
-    def draw(self) -> tuple[Tensor, Tensor, Any]:
-        degraded, sharp, valid = self.sampler.draw()
-        return degraded, sharp - bicubic_upsample(degraded, self.scale), self.criterion(valid)
-
-    def new_teacher(self) -> LKCANet:
+    def new_teacher(self) -> tuple[LKCANet, float]:
+        """A network over one component, and the learning rate that it needs."""
         torch.manual_seed(self.seed)
         r = self.recipe
-        config = LKCANetConfig(
-            bands=self.subspace.synthesis.shape[1],
-            scale=self.scale,
-            width=r.width,
-            blocks=r.blocks,
-            kernel_size=r.kernel_size,
-            window=r.window,
-            shared=True,
-        )
-        return LKCANet(config).to(self.device)
+        prior = shipped_prior() if r.prior else None
+        if prior is not None:
+            known = self.scale in prior.scales and self.degradation.method == "bicubic"
+            net, lr = prior.network(self.scale), r.adapt_lr if known else r.teacher_lr
+        else:
+            config = LKCANetConfig(
+                bands=1,
+                scale=self.scale,
+                width=r.width,
+                blocks=r.blocks,
+                kernel_size=r.kernel_size,
+                window=r.window,
+                shared=True,
+            )
+            net, lr = LKCANet(config), r.teacher_lr
+        return channels_last(net.to(self.device)), lr
+
+    def restore(self, net: LKCANet, degraded: Tensor, base: Tensor) -> Tensor:
+        """(bands, h, w) and its bicubic upsampling -> (bands, s·h, s·w), by a network over one component."""
+        with torch.no_grad():
+            detail = net.residual(_fold(self.subspace.encode(degraded)[None].to(self.device)))[:, 0]
+        return base + self.subspace.decode_detail(detail.cpu())
 
     def score(self, net: LKCANet) -> float:
-        """Mean over components' bands of the held-out PSNR gain over bicubic, dB."""
+        """Mean over held-out cubes and bands of the PSNR gain over bicubic, dB."""
         gains = []
-        with torch.no_grad():
-            for cube in self.test_cubes:
-                degraded = self.degradation.apply(cube.sharp)
-                base = bicubic_upsample(degraded[None], self.scale)[0]
-                detail = net.residual(self.subspace.encode(degraded)[None].to(self.device))[0].cpu()
-                restored = base + self.subspace.decode_detail(detail)
-                before = (cube.sharp - base)[:, cube.valid].square().mean(1)
-                after = (cube.sharp - restored)[:, cube.valid].square().mean(1)
-                alive = (before > 0) & (after > 0)
-                gains.append(10 * torch.log10(before[alive] / after[alive]).mean())
+        for cube in self.test_cubes:
+            degraded = self.degradation.apply(cube.sharp)
+            base = bicubic_upsample(degraded[None], self.scale)[0]
+            before = (cube.sharp - base)[:, cube.valid].square().mean(1)
+            after = (cube.sharp - self.restore(net, degraded, base))[:, cube.valid].square().mean(1)
+            alive = (before > 0) & (after > 0)
+            gains.append(10 * torch.log10(before[alive] / after[alive]).mean())
         return float(torch.stack(gains).mean())
+
+    def train(self, net: LKCANet, loss_of: Callable[[float], Tensor], end: float, lr: float) -> LoopResult:
+        schedule = Schedule(self.budget.fraction, end, lr, self.recipe.weight_decay)
+        score = (lambda: self.score(net)) if self.split else None
+        return train(net, loss_of, schedule, self.budget, score=score, report=self.report)
 
     def result(self) -> FitResult:
         r = self.recipe
-        teacher = self.new_teacher()
-        scoring = bool(self.split)
-        self.stage = "teacher"
+        teacher, lr = self.new_teacher()
 
         def supervised(position: float) -> Tensor:
             degraded, target, criterion = self.draw()
             return criterion(teacher.residual(degraded), target)
 
-        first = train(
-            teacher,
-            supervised,
-            Schedule(self.budget.fraction, r.teacher_share, r.teacher_lr, r.weight_decay),
-            self.budget,
-            score=(lambda: self.score(teacher)) if scoring else None,
-            report=self.report,
-        )
-        student = factorize(teacher, energy=r.energy)
-        interrupted, steps = first.interrupted, first.steps
-        if not interrupted:
-            self.stage = "distil"
-
-            def distil(position: float) -> Tensor:
-                degraded, target, criterion = self.draw()
-                return distillation_loss(student, teacher, degraded, target, criterion, weight=teacher_weight(position))
-
-            second = train(
-                student,
-                distil,
-                Schedule(self.budget.fraction, r.teacher_share + r.student_share, r.student_lr, r.weight_decay),
-                self.budget,
-                score=(lambda: self.score(student)) if scoring else None,
-                report=self.report,
+        def distil(position: float) -> Tensor:
+            degraded, target, criterion = self.draw()
+            weight = teacher_weight(position, end=r.teacher_weight_end)
+            return distillation_loss(
+                student, teacher, degraded, target, criterion, weight=weight, alignment=r.alignment
             )
-            interrupted, steps = second.interrupted, steps + second.steps
-        return self._finish(teacher, student, steps, interrupted)
+
+        self.stage = "teacher"
+        loop = self.train(teacher, supervised, r.teacher_share, lr)
+        steps = loop.steps
+        student = channels_last(factorize(teacher, energy=r.energy))
+        if not loop.interrupted:
+            self.stage = "distil"
+            loop = self.train(student, distil, r.teacher_share + r.student_share, r.student_lr)
+            steps += loop.steps
+        return self._finish(teacher, student, steps, loop.interrupted)
 
     def _finish(self, teacher: LKCANet, student: LKCANet, steps: int, interrupted: bool) -> FitResult:
         layer, low = teacher.upsample, student.upsample
         assert isinstance(layer, PixelShuffleUpsample) and isinstance(low, LowRankUpsample)
-        curve = energy_curve(spectrum(layer, teacher.config.groups).singular_values)
-        per_group = low.rank // student.config.groups
+        curve = energy_curve(spectrum(layer).singular_values)
         space = self.subspace
-        net = lift(student.cpu(), space.mean, space.analysis, space.synthesis).eval()
+        components = space.synthesis.shape[1]
+        over_components = repeat(copy.deepcopy(student).cpu(), components)
+        net = lift(over_components, space.mean, space.analysis, space.synthesis).eval()
+        assert net.config.rank is not None
         return FitResult(
             net=net,
             config=net.config,
-            metrics=self._metrics(teacher.cpu(), student),
+            metrics=self._metrics(teacher, student.to(self.device)),
             split=self.split or "the training pixels (too few to hold some out)",
-            rank=low.rank,
-            energy=float(curve[per_group - 1]),
+            rank=net.config.rank,
+            energy=float(curve[low.rank - 1]),
             steps=steps,
             seconds=self.budget.elapsed,
             interrupted=interrupted,
             history=self.history,
             description={
-                "components": student.config.bands,
+                "components": components,
                 "training_pixels": sum(int(c.valid.sum()) for c in self.train_cubes),
                 "scenes": len(self.train_cubes),
             },
@@ -283,16 +292,22 @@ class _Run:
         for cube in cubes:
             degraded = self.degradation.apply(cube.sharp)
             base = bicubic_upsample(degraded[None], self.scale)[0]
-            encoded = self.subspace.encode(degraded)[None]
-            restored = {"bicubic": base}
-            for name, net in (("teacher", teacher), ("student", student)):
-                restored[name] = base + self.subspace.decode_detail(net.eval().residual(encoded)[0])
+            restored = {
+                "bicubic": base,
+                "teacher": self.restore(teacher, degraded, base),
+                "student": self.restore(student, degraded, base),
+            }
             for name, image in restored.items():
                 measured = evaluate(cube.sharp, image, scale=self.scale, peak=1.0, mask=cube.valid)
                 for key in ("mpsnr", "sam", "rmse", "ergas"):
                     into = sums.setdefault(name, {})
                     into[key] = into.get(key, 0.0) + getattr(measured, key) / len(cubes)
         return sums
+
+
+def _fold(components: Tensor) -> Tensor:
+    """(B, K, h, w) -> (B·K, 1, h, w): the components one by one, as the shared body takes them."""
+    return components.flatten(0, 1)[:, None].contiguous(memory_format=torch.channels_last)
 
 
 def _checked(cubes: Sequence[Tensor], scale: int) -> list[_Cube]:

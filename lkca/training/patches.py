@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["PatchSampler", "Scene", "dihedral", "fill_invalid"]
+__all__ = ["PatchSampler", "Scene", "dihedral", "fill_invalid", "undo_dihedral"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,12 @@ def dihedral(image: Tensor, element: int) -> Tensor:
     """One of the square's eight symmetries (0..7) of (..., H, W)."""
     image = torch.rot90(image, element % 4, (-2, -1))
     return image.flip(-1) if element >= 4 else image
+
+
+def undo_dihedral(image: Tensor, element: int) -> Tensor:
+    """Inverse of :func:`dihedral`."""
+    image = image.flip(-1) if element >= 4 else image
+    return torch.rot90(image, -(element % 4), (-2, -1))
 
 
 class PatchSampler:
