@@ -45,7 +45,7 @@ struct Lane {  // what a lane shows to its warp
 };
 
 int thread_order = 0;
-int64_t max_blocks = 0, only_last = 0;
+int64_t max_blocks = 0, only_last = 0, largest_shared = 0;
 std::vector<Range> ranges;
 std::string fault;
 
@@ -222,6 +222,7 @@ void HostGrid::mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]
 }
 
 const char* run_grid(int64_t blocks, int threads, int64_t shared_bytes, const Body& body) {
+  largest_shared = std::max(largest_shared, shared_bytes);
   if (max_blocks > 0) blocks = std::min(blocks, max_blocks);
   std::vector<int> order(threads);
   std::iota(order.begin(), order.end(), 0);
@@ -249,7 +250,10 @@ const char* run_grid(int64_t blocks, int threads, int64_t shared_bytes, const Bo
 void on_read(const void* p, size_t bytes) { check(p, bytes, false); }
 void on_write(const void* p, size_t bytes) { check(p, bytes, true); }
 
-void begin_call() { ranges.clear(); }
+void begin_call() {
+  ranges.clear();
+  largest_shared = 0;
+}
 void add_range(const void* p, int64_t bytes, bool writable) {
   if (p != nullptr) ranges.push_back({static_cast<const unsigned char*>(p), bytes, writable});
 }
@@ -272,5 +276,6 @@ float lkca_emulation_round(int dtype, float value) {
   if (dtype == 2) return to_float(from_float<bfloat_t>(value));
   return value;
 }
+int64_t lkca_emulation_shared_bytes() { return largest_shared; }
 int lkca_emulation_divide(int divisor, int n) { return lkca::cuda::FastDiv(divisor).div(n); }
 }

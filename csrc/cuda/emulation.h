@@ -57,6 +57,8 @@ int64_t lkca_emulation_bytes_written(int i);
 int64_t lkca_emulation_bytes_read(int i);
 /// How many of the writes to the i-th writable range were whole 16-byte vectors, in bytes.
 int64_t lkca_emulation_vector_bytes(int i);
+/// Largest dynamic shared memory of a block in the last call.
+int64_t lkca_emulation_shared_bytes();
 /// The value after storage as float32 (0), float16 (1) or bfloat16 (2), by the host's own conversions.
 float lkca_emulation_round(int dtype, float value);
 /// n / divisor by FastDiv.

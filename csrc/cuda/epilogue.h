@@ -12,70 +12,31 @@ LKCA_BODY int64_t inside(int64_t i, int64_t n, Bicubic convention) {
   return i >= 0 && i < n ? i : bicubic_border(i, n, convention);
 }
 
-/// V neighbours of one HR row of the bicubic upsampling of an LR plane. The four LR rows are combined first, once
-/// for each LR column; the columns then slide along the row.
-template <class T>
-struct BicubicRow {
-  const T* rows[4];
+/// BicubicTaps of every phase in shared memory, for all threads of the block after the next barrier.
+struct alignas(16) TableTaps {
   float weight[4];
-  int64_t width;
-  Bicubic convention;
-
-  LKCA_BODY BicubicRow(const Shuffle& shuffle, const T* plane, int64_t row, const BicubicTaps& taps, Bicubic convention)
-      : width(shuffle.width), convention(convention) {
-    LKCA_UNROLL
-    for (int k = 0; k < 4; ++k) {
-      rows[k] = plane + inside(row + taps.first + k, shuffle.height, convention) * shuffle.width;
-      weight[k] = taps.weight[k];
-    }
-  }
-
-  LKCA_BODY float column(int64_t x) const {
-    const int64_t at = inside(x, width, convention);
-    float sum = 0.0f;
-    LKCA_UNROLL
-    for (int k = 0; k < 4; ++k) sum += weight[k] * to_float(load(rows[k] + at));
-    return sum;
-  }
-
-  template <int V>
-  LKCA_BODY void values(const Shuffle& shuffle, int hr_column, const BicubicTaps* table, float (&value)[V]) const {
-    int x = shuffle.by_scale.div(hr_column), phase = hr_column - x * shuffle.scale;
-    int first = x + table[phase].first;
-    float window[4];
-    LKCA_UNROLL
-    for (int k = 0; k < 4; ++k) window[k] = column(first + k);
-    LKCA_UNROLL
-    for (int e = 0; e < V; ++e) {
-      const BicubicTaps& taps = table[phase];
-      if (x + taps.first != first) {
-        ++first;
-        LKCA_UNROLL
-        for (int k = 0; k < 3; ++k) window[k] = window[k + 1];
-        window[3] = column(first + 3);
-      }
-      value[e] = taps.weight[0] * window[0] + taps.weight[1] * window[1] + taps.weight[2] * window[2] +
-                 taps.weight[3] * window[3];
-      if (++phase == shuffle.scale) phase = 0, ++x;
-    }
-  }
+  int first, unused[3];
 };
 
-LKCA_HD int bicubic_table_bytes(const Shuffle& shuffle) {
-  return static_cast<int>(ceil_div(shuffle.scale * static_cast<int64_t>(sizeof(BicubicTaps)), 16) * 16);
-}
+LKCA_HD int bicubic_table_bytes(const Shuffle& shuffle) { return shuffle.scale * static_cast<int>(sizeof(TableTaps)); }
 
-/// The taps of every phase, for all threads of the block after the next barrier.
 template <class Grid>
-LKCA_BODY void fill_bicubic_table(const Grid& grid, const Shuffle& shuffle, Bicubic convention, BicubicTaps* table) {
+LKCA_BODY void fill_bicubic_table(const Grid& grid, const Shuffle& shuffle, Bicubic convention, TableTaps* table) {
   for (int phase = grid.thread(); phase < shuffle.scale; phase += kThreads) {
-    table[phase] = bicubic_taps(phase, shuffle.scale, convention);
+    const BicubicTaps taps = bicubic_taps(phase, shuffle.scale, convention);
+    table[phase].first = taps.first;
+    LKCA_UNROLL
+    for (int k = 0; k < 4; ++k) table[phase].weight[k] = taps.weight[k];
   }
 }
 
-/// kLowRes: the skip is the LR cube; a kernel of its own, since the interpolation takes many registers.
+/// The end of a forward kernel. Per tile: prepare() and write(), with a barrier before each.
+/// kLowRes: the skip is the LR cube. prepare() then interpolates down the columns, once for each LR pixel of each u
+/// row and its two neighbours on either side; write() goes along the rows.
 template <class T, bool kLowRes>
 struct Epilogue {
+  static constexpr int kReach = 2, kLine = kTilePixels + 2 * kReach;
+
   const T *gate = nullptr, *skip = nullptr;
   T* out = nullptr;
   Bicubic bicubic = Bicubic::matlab;
@@ -89,47 +50,132 @@ struct Epilogue {
         bicubic(bicubic),
         vec(vectors<T>(out, shuffle.width_hr) && (kLowRes || vectors<T>(skip, shuffle.width_hr))) {}
 
-  LKCA_HD static int table_bytes(const Shuffle& shuffle) { return kLowRes ? bicubic_table_bytes(shuffle) : 0; }
+  struct alignas(16) Row {
+    int64_t offset;  // of the u row in the HR cube
+    float gate;
+    int unused;
+  };
+  struct Room {
+    Row* rows;
+    TableTaps* table;
+    float* lines;
+
+    LKCA_BODY Room(const Shuffle& shuffle, unsigned char* shared)
+        : rows(reinterpret_cast<Row*>(shared)),
+          table(reinterpret_cast<TableTaps*>(rows + shuffle.tile_u)),
+          lines(reinterpret_cast<float*>(table + shuffle.scale)) {}
+  };
+  static int room_bytes(const Shuffle& shuffle) {
+    const int rows = shuffle.tile_u * static_cast<int>(sizeof(Row));
+    return rows +
+           (kLowRes ? bicubic_table_bytes(shuffle) + shuffle.tile_u * kLine * static_cast<int>(sizeof(float)) : 0);
+  }
+
+  /// Once for each block, a barrier before the first prepare().
   template <class Grid>
-  LKCA_BODY void fill_table(const Grid& grid, const Shuffle& shuffle, BicubicTaps* table) const {
-    if constexpr (kLowRes) fill_bicubic_table(grid, shuffle, bicubic, table);
+  LKCA_BODY void start(const Grid& grid, const Shuffle& shuffle, const Room& room) const {
+    if constexpr (kLowRes) fill_bicubic_table(grid, shuffle, bicubic, room.table);
+  }
+
+  template <class Grid>
+  LKCA_BODY void prepare(const Grid& grid, const Shuffle& shuffle, const PixelTile& tile, int64_t batch, int64_t u0,
+                         int u_count, const Room& room) const {
+    if (grid.thread() < u_count) {
+      const URow row(shuffle, batch, static_cast<int>(u0) + grid.thread());
+      const float factor = gate == nullptr ? 1.0f : to_float(load(gate + row.plane));
+      room.rows[grid.thread()] = Row{row.offset, factor, 0};
+    }
+    if constexpr (kLowRes) {
+      for (int u = grid.thread() / 32; u < u_count; u += kWarps) {
+        const URow row(shuffle, batch, static_cast<int>(u0) + u);
+        const T* const plane = skip + row.plane * shuffle.pixels;
+        const TableTaps& taps = room.table[row.sub];
+        for (int i = grid.thread() % 32; i < tile.count + 2 * kReach; i += 32) {
+          const int64_t pixel = tile.first + i - kReach;
+          if (pixel < 0 || pixel >= shuffle.pixels) continue;
+          const int two_rows = 2 * static_cast<int>(shuffle.width);  // two rows up, so that nothing is negative
+          const int64_t y = tile.row - 2 + shuffle.by_width.div(tile.x + i - kReach + two_rows);
+          float sum = 0.0f;
+          LKCA_UNROLL
+          for (int k = 0; k < 4; ++k) {
+            const int64_t from = inside(y + taps.first + k, shuffle.height, bicubic);
+            sum += taps.weight[k] * to_float(load(plane + pixel + (from - y) * shuffle.width));
+          }
+          room.lines[u * kLine + i] = sum;
+        }
+      }
+    }
   }
 
   /// source(u in tile, first q, float (&)[V]) gives the values before the gate.
   template <class Grid, class F>
-  LKCA_BODY void write(const Grid& grid, const Shuffle& shuffle, const PixelTile& tile, int64_t batch, int64_t u0,
-                       int u_count, const BicubicTaps* table, F source) const {
+  LKCA_BODY void write(const Grid& grid, const Shuffle& shuffle, const PixelTile& tile, int u_count, const Room& room,
+                       F source) const {
     if (vec) {
-      write_vectors<kVec<T>>(grid, shuffle, tile, batch, u0, u_count, table, source);
+      write_vectors<kVec<T>>(grid, shuffle, tile, u_count, room, source);
     } else {
-      write_vectors<1>(grid, shuffle, tile, batch, u0, u_count, table, source);
+      write_vectors<1>(grid, shuffle, tile, u_count, room, source);
     }
   }
 
  private:
   template <int V, class Grid, class F>
-  LKCA_BODY void write_vectors(const Grid& grid, const Shuffle& shuffle, const PixelTile& tile, int64_t batch,
-                               int64_t u0, int u_count, const BicubicTaps* table, F source) const {
-    for_each_element<V>(grid, shuffle, tile, u_count, [&](int u, int q) {
-      const URow row(shuffle, batch, static_cast<int>(u0) + u);
-      const Element element(shuffle, tile, row, q);
-      const int64_t plane = batch * shuffle.channels + row.channel;
-      float value[V], added[V];
-      if constexpr (kLowRes) {
-        const BicubicRow<T> from(shuffle, skip + plane * shuffle.pixels, element.row, table[row.sub], bicubic);
-        from.values(shuffle, element.column, table, added);
-      } else if (skip != nullptr) {
-        load_elements(skip + element.offset, added);
-      } else {
-        LKCA_UNROLL
-        for (int e = 0; e < V; ++e) added[e] = 0.0f;
-      }
-      source(u, q, value);
-      const float factor = gate == nullptr ? 1.0f : to_float(load(gate + plane));
+  LKCA_BODY void write_vectors(const Grid& grid, const Shuffle& shuffle, const PixelTile& tile, int u_count,
+                               const Room& room, F source) const {
+    // Two u rows at a time: both reads of the skip are under way before the first is needed.
+    for_each_element<V, 2>(grid, shuffle, tile, u_count, [&](const int (&u)[2], const Element& element) {
+      float added[2][V], value[V];
       LKCA_UNROLL
-      for (int e = 0; e < V; ++e) value[e] = factor * value[e] + added[e];
-      store_elements(out + element.offset, value);
+      for (int i = 0; i < 2; ++i) {
+        LKCA_UNROLL
+        for (int e = 0; e < V; ++e) added[i][e] = 0.0f;
+        if (u[i] >= u_count) continue;
+        if constexpr (kLowRes) {
+          along_row(shuffle, element, room.table, room.lines + u[i] * kLine + kReach, added[i]);
+        } else if (skip != nullptr) {
+          load_elements(skip + room.rows[u[i]].offset + element.offset, added[i]);
+        }
+      }
+      LKCA_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        if (u[i] >= u_count) continue;
+        const Row row = room.rows[u[i]];
+        source(u[i], element.q, value);
+        LKCA_UNROLL
+        for (int e = 0; e < V; ++e) value[e] = row.gate * value[e] + added[i][e];
+        store_elements(out + row.offset + element.offset, value);
+      }
     });
+  }
+
+  /// `line`: the interpolated columns of the tile's pixels, from -kReach on. What the border rule puts in place of a
+  /// column outside is never farther than kReach from the pixel, and in the same LR row.
+  template <int V>
+  LKCA_BODY void along_row(const Shuffle& shuffle, const Element& element, const TableTaps* table, const float* line,
+                           float (&value)[V]) const {
+    int x = shuffle.by_scale.div(element.column), phase = element.column - x * shuffle.scale;
+    const int shift = shuffle.by_scale.div(element.q) - x;  // from LR column to pixel of the tile
+    const auto sample = [&](int column) {
+      const bool in = column >= 0 && column < shuffle.width;
+      return line[(in ? column : static_cast<int>(bicubic_border(column, shuffle.width, bicubic))) + shift];
+    };
+    int first = x + table[phase].first;
+    float window[4];
+    LKCA_UNROLL
+    for (int k = 0; k < 4; ++k) window[k] = sample(first + k);
+    LKCA_UNROLL
+    for (int e = 0; e < V; ++e) {
+      const TableTaps taps = table[phase];
+      if (x + taps.first != first) {
+        ++first;
+        LKCA_UNROLL
+        for (int k = 0; k < 3; ++k) window[k] = window[k + 1];
+        window[3] = sample(first + 3);
+      }
+      value[e] = taps.weight[0] * window[0] + taps.weight[1] * window[1] + taps.weight[2] * window[2] +
+                 taps.weight[3] * window[3];
+      if (++phase == shuffle.scale) phase = 0, ++x;
+    }
   }
 };
 

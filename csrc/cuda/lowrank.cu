@@ -23,7 +23,7 @@ struct LowrankForward {
   static int64_t blocks(const Args& args) { return args.shuffle.batch * args.shuffle.pixel_tiles * args.splits; }
   static int64_t shared_bytes(const Args& args) {
     return Stage::bytes(args.shuffle) + operand_bytes<T>(kTileRows, args.kc) + operand_bytes<T>(kTilePixels, args.kc) +
-           args.epilogue.table_bytes(args.shuffle);
+           args.epilogue.room_bytes(args.shuffle);
   }
 
   template <class Grid>
@@ -32,8 +32,10 @@ struct LowrankForward {
     const Stage stage(reinterpret_cast<float*>(shared), shuffle);
     T* const a = reinterpret_cast<T*>(shared + Stage::bytes(shuffle));
     T* const b = a + Operand<T>::size(kTileRows, args.kc);
-    auto* const table = reinterpret_cast<BicubicTaps*>(b + Operand<T>::size(kTilePixels, args.kc));
-    args.epilogue.fill_table(grid, shuffle, table);
+    using Room = typename Epilogue<T, kLowRes>::Room;
+    const Room room(shuffle, reinterpret_cast<unsigned char*>(b + Operand<T>::size(kTilePixels, args.kc)));
+    args.epilogue.start(grid, shuffle, room);
+    grid.sync();
     const bool z_stays = args.rank <= args.kc;
     const int64_t work_count = shuffle.batch * shuffle.pixel_tiles * args.splits;
 
@@ -67,8 +69,9 @@ struct LowrankForward {
           const int u = shuffle.by_scale.div(row);
           if (u < shuffle.tile_u) stage.at(u, pixel * shuffle.scale + row - u * shuffle.scale) = d;
         });
+        args.epilogue.prepare(grid, shuffle, tile, batch, u0, u_count, room);
         grid.sync();
-        args.epilogue.write(grid, shuffle, tile, batch, u0, u_count, table,
+        args.epilogue.write(grid, shuffle, tile, u_count, room,
                             [&](int u, int q, auto& value) { stage.read(u, q, value); });
       }
     }
@@ -330,7 +333,7 @@ const char* forward(const Shuffle& shuffle, const LowrankInputs& in, void* out, 
   args.weight = static_cast<const T*>(in.weight);
   args.bias = static_cast<const T*>(in.bias);
   args.rank = in.rank;
-  args.kc = k_step(in.rank);
+  args.kc = k_step<T>(in.rank);
   args.splits =
       smaller(shuffle.u_tiles, ceil_div(kForwardBlocks, larger<int64_t>(1, shuffle.batch * shuffle.pixel_tiles)));
   args.vec_z = vectors<T>(in.z, shuffle.pixels);

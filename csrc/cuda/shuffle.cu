@@ -10,7 +10,7 @@ const char* shuffle_refusal(int64_t channels, int64_t rank, int64_t height, int6
   if (scale < 2 || scale > kMaxScale) return "the CUDA kernels take upscale_factor 2 to 64";
   if (channels > kLimit / (scale * scale)) return "channels * upscale_factor^2 must stay below 2^30";
   if (width > kLimit / scale || height > kLimit) return "an HR row must stay below 2^30 elements";
-  if (rank > kLimit) return "the rank must stay below 2^30";
+  if (rank < 1 || rank > kLimit) return "the rank must be 1 to 2^30";
   return nullptr;
 }
 
@@ -32,14 +32,13 @@ struct EpilogueForward {
   static int64_t blocks(const Args& args) {
     return args.shuffle.batch * args.shuffle.pixel_tiles * args.shuffle.u_tiles;
   }
-  static int64_t shared_bytes(const Args& args) { return args.epilogue.table_bytes(args.shuffle); }
+  static int64_t shared_bytes(const Args& args) { return args.epilogue.room_bytes(args.shuffle); }
 
   template <class Grid>
   LKCA_BODY static void run(const Grid& grid, const Args& args, unsigned char* shared) {
     const Shuffle& shuffle = args.shuffle;
-    auto* const table = reinterpret_cast<BicubicTaps*>(shared);
-    args.epilogue.fill_table(grid, shuffle, table);
-    grid.sync();
+    const typename Epilogue<T, kLowRes>::Room room(shuffle, shared);
+    args.epilogue.start(grid, shuffle, room);
     const int64_t work_count = shuffle.batch * shuffle.pixel_tiles * shuffle.u_tiles;
     for (int64_t work = grid.block(); work < work_count; work += grid.blocks()) {
       const int64_t u0 = work / shuffle.pixel_tiles % shuffle.u_tiles * shuffle.tile_u;
@@ -47,7 +46,10 @@ struct EpilogueForward {
       const PixelTile tile(shuffle, work % shuffle.pixel_tiles);
       const int u_count = static_cast<int>(smaller<int64_t>(shuffle.tile_u, shuffle.u_rows - u0));
       const T* const rows = args.y + (batch * shuffle.weight_rows() + u0 * shuffle.scale) * shuffle.pixels + tile.first;
-      args.epilogue.write(grid, shuffle, tile, batch, u0, u_count, table, [&](int u, int q, auto& value) {
+      grid.sync();
+      args.epilogue.prepare(grid, shuffle, tile, batch, u0, u_count, room);
+      grid.sync();
+      args.epilogue.write(grid, shuffle, tile, u_count, room, [&](int u, int q, auto& value) {
         constexpr int V = sizeof(value) / sizeof(float);
         int pixel = shuffle.by_scale.div(q), j = q - pixel * shuffle.scale;
         LKCA_UNROLL
@@ -167,10 +169,10 @@ struct SkipBackward {
   }
 
   /// Weight of LR sample `at` in HR sample `hr` of a line of n LR samples.
-  LKCA_BODY static float weight(const Shuffle& shuffle, const BicubicTaps* table, int hr, int64_t at, int64_t n,
+  LKCA_BODY static float weight(const Shuffle& shuffle, const TableTaps* table, int hr, int64_t at, int64_t n,
                                 Bicubic convention) {
     const int x = shuffle.by_scale.div(hr);
-    const BicubicTaps& taps = table[hr - x * shuffle.scale];
+    const TableTaps& taps = table[hr - x * shuffle.scale];
     float sum = 0.0f;
     LKCA_UNROLL
     for (int k = 0; k < 4; ++k) {
@@ -183,7 +185,7 @@ struct SkipBackward {
   LKCA_BODY static void run(const Grid& grid, const Args& args, unsigned char* shared) {
     const Shuffle& shuffle = args.shuffle;
     const int scale = shuffle.scale;
-    auto* const table = reinterpret_cast<BicubicTaps*>(shared);
+    auto* const table = reinterpret_cast<TableTaps*>(shared);
     auto* const lines = reinterpret_cast<float*>(shared + bicubic_table_bytes(shuffle));
     const int line_length = (kColumns + 2 * kReach) * scale;
     fill_bicubic_table(grid, shuffle, args.bicubic, table);

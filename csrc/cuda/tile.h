@@ -23,7 +23,7 @@ struct Shuffle {
   int channels = 0, scale = 1, width_hr = 0;
   int tile_u = 0;  // u rows in a tile
   int64_t u_rows = 0, u_tiles = 0, pixel_tiles = 0;
-  FastDiv by_scale, by_width_hr;
+  FastDiv by_scale, by_width, by_width_hr;
 
   Shuffle() = default;
   Shuffle(int64_t batch, int64_t channels, int64_t height, int64_t width, int64_t scale)
@@ -39,6 +39,7 @@ struct Shuffle {
         u_tiles(ceil_div(u_rows, tile_u)),
         pixel_tiles(ceil_div(pixels, kTilePixels)),
         by_scale(scale),
+        by_width(larger<int64_t>(1, width)),
         by_width_hr(larger<int64_t>(1, width * scale)) {}
 
   LKCA_HD int64_t weight_rows() const { return u_rows * scale; }
@@ -48,49 +49,58 @@ struct Shuffle {
 
 /// Consecutive pixels of one LR plane, as they lie in the HR plane.
 struct PixelTile {
-  int64_t first, row;  // flat index of the first pixel; its LR row
-  int count, column;   // pixels; HR column of the first element
+  int64_t first, row;    // flat index of the first pixel; its LR row
+  int count, x, column;  // pixels; LR and HR column of the first
 
   LKCA_BODY PixelTile(const Shuffle& shuffle, int64_t index)
       : first(index * kTilePixels),
         row(first / shuffle.width),
         count(static_cast<int>(smaller<int64_t>(kTilePixels, shuffle.pixels - first))),
-        column(static_cast<int>(first - row * shuffle.width) * shuffle.scale) {}
+        x(static_cast<int>(first - row * shuffle.width)),
+        column(x * shuffle.scale) {}
 };
 
-/// One u row of a batch element: channel, sub-row, and where its HR rows start.
+/// One u row of a batch element: its channel's plane, its sub-row, and where that starts in the HR cube.
 struct URow {
-  int channel, sub;
-  int64_t base;  // of the channel's HR plane
+  int64_t plane, offset;
+  int sub;
 
-  LKCA_BODY URow(const Shuffle& shuffle, int64_t b, int u)
-      : channel(shuffle.by_scale.div(u)),
-        sub(u - channel * shuffle.scale),
-        base((b * shuffle.channels + channel) * shuffle.plane_hr()) {}
-};
-
-/// Element q of a u row in a tile: its LR row, HR column and offset in the HR cube.
-struct Element {
-  int64_t row;
-  int column;
-  int64_t offset;
-
-  LKCA_BODY Element(const Shuffle& shuffle, const PixelTile& tile, const URow& u, int q) {
-    const int along = tile.column + q;
-    const int down = shuffle.by_width_hr.div(along);
-    row = tile.row + down;
-    column = along - down * shuffle.width_hr;
-    offset = u.base + (row * shuffle.scale + u.sub) * shuffle.width_hr + column;
+  LKCA_BODY URow(const Shuffle& shuffle, int64_t batch, int u) {
+    const int channel = shuffle.by_scale.div(u);
+    sub = u - channel * shuffle.scale;
+    plane = batch * shuffle.channels + channel;
+    offset = plane * shuffle.plane_hr() + static_cast<int64_t>(sub) * shuffle.width_hr;
   }
 };
 
-/// Calls f(u in tile, first q) for every V neighbouring elements of the tile's first `u_count` u rows that
-/// exist: a warp to a u row, its lanes along the HR row. V divides the row length, or is 1.
-template <int V, class Grid, class F>
+/// Element q of a tile's u rows: its HR column, and its offset from the start of the u row.
+struct Element {
+  int q, column;
+  int64_t offset;
+
+  LKCA_BODY Element(const Shuffle& shuffle, const PixelTile& tile, int q) : q(q) {
+    const int along = tile.column + q;
+    const int down = shuffle.by_width_hr.div(along);
+    column = along - down * shuffle.width_hr;
+    offset = (tile.row + down) * shuffle.scale * shuffle.width_hr + column;
+  }
+};
+
+/// Calls f(u, element) for every V neighbouring elements of the tile's first `u_count` u rows: a warp (several where
+/// the tile has few u rows) to a u row, its lanes along the HR row. V divides the row length, or is 1. `u`: Batch u
+/// rows of the tile at a time, the last of which may be u_count or more.
+template <int V, int Batch, class Grid, class F>
 LKCA_BODY void for_each_element(const Grid& grid, const Shuffle& shuffle, const PixelTile& tile, int u_count, F f) {
   const int warp = grid.thread() / 32, lane = grid.thread() % 32;
-  for (int u = warp; u < u_count; u += kWarps) {
-    for (int q = lane * V; q < tile.count * shuffle.scale; q += 32 * V) f(u, q);
+  const int across = larger(1, kWarps / shuffle.tile_u), down = kWarps / across;
+  for (int q = (warp / down * 32 + lane) * V; q < tile.count * shuffle.scale; q += across * 32 * V) {
+    const Element element(shuffle, tile, q);
+    for (int first = warp % down; first < u_count; first += Batch * down) {
+      int u[Batch];
+      LKCA_UNROLL
+      for (int i = 0; i < Batch; ++i) u[i] = first + i * down;
+      f(u, element);
+    }
   }
 }
 
@@ -139,8 +149,11 @@ LKCA_HD int operand_bytes(int extent, int kc) {
   return Operand<T>::size(extent, kc) * static_cast<int>(sizeof(T));  // a multiple of 16
 }
 
-/// Steps of k that one operand tile holds: a multiple of 16 (the tensor cores' step).
-LKCA_HD int k_step(int64_t rank) { return static_cast<int>(smaller<int64_t>(64, ceil_div(rank, 16) * 16)); }
+/// Steps of k that the operand tiles of the forward hold: a multiple of 16 (the tensor cores' step), at most 128 bytes.
+template <class T>
+LKCA_HD int k_step(int64_t rank) {
+  return static_cast<int>(smaller<int64_t>(128 / sizeof(T), ceil_div(rank, 16) * 16));
+}
 
 /// op(i, k) = src[i*ld + k], zero outside valid_i x valid_k. `vec`: rows are 16-byte aligned and whole vectors.
 template <class T, class Grid>
@@ -207,11 +220,17 @@ LKCA_BODY void read_hr(const Grid& grid, const Shuffle& shuffle, const PixelTile
                        int u_count, const T* hr, bool vec, F f) {
   const auto visit = [&](auto width) {
     constexpr int V = decltype(width)::value;
-    for_each_element<V>(grid, shuffle, tile, u_count, [&](int u, int q) {
-      const URow row(shuffle, batch, static_cast<int>(u0) + u);
-      float value[V];
-      load_elements(hr + Element(shuffle, tile, row, q).offset, value);
-      f(u, q, value);
+    for_each_element<V, 2>(grid, shuffle, tile, u_count, [&](const int (&u)[2], const Element& element) {
+      float value[2][V];
+      LKCA_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        if (u[i] >= u_count) continue;
+        load_elements(hr + URow(shuffle, batch, static_cast<int>(u0) + u[i]).offset + element.offset, value[i]);
+      }
+      LKCA_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        if (u[i] < u_count) f(u[i], element.q, value[i]);
+      }
     });
   };
   if (vec) {

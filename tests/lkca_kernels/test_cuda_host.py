@@ -78,7 +78,7 @@ def emulation(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     subprocess.run(link, check=True)
     torch.ops.load_library(str(library))
     loaded = ctypes.CDLL(str(library))
-    for name in ("bytes_written", "bytes_read", "vector_bytes"):
+    for name in ("bytes_written", "bytes_read", "vector_bytes", "shared_bytes"):
         getattr(loaded, f"lkca_emulation_{name}").restype = ctypes.c_int64
     for name in ("max_blocks", "only_last"):
         getattr(loaded, f"lkca_emulation_{name}").argtypes = [ctypes.c_int64]
@@ -264,8 +264,10 @@ def test_result_depends_on_neither_thread_order_nor_grid(grid: ctypes.CDLL, dtyp
     upsampling, _ = upsampling_inputs((2, 5, 70, 9, 16, 4), "matlab", dtype, True)
     grad_out = random(2, 5, 36, 64, dtype=dtype, seed=6)
     y = random(2, 80, 9, 16, dtype=dtype, seed=7)
+    y17 = random(1, 289, 2, 3, dtype=dtype, seed=7)  # few u rows in a tile: several warps to each
     layers = attention_inputs((1, 3, 2, 97, 101), dtype)
     options = {"upscale_factor": 4, "skip_bicubic": "matlab"}
+    options17 = {"upscale_factor": 17, "skip_bicubic": "matlab"}
 
     def run() -> list[Tensor]:
         _, _, _, gate, skip = upsampling
@@ -273,6 +275,8 @@ def test_result_depends_on_neither_thread_order_nor_grid(grid: ctypes.CDLL, dtyp
         out += cuda.lowrank_pixel_shuffle_bwd(grad_out, *upsampling, **options, needs=(True,) * 5)
         out.append(cuda.pixel_shuffle_epilogue_fwd(y, gate, skip, **options))
         out += cuda.pixel_shuffle_epilogue_bwd(grad_out, y, gate, skip, **options, needs=(True,) * 3)
+        g17 = cuda.pixel_shuffle_epilogue_fwd(y17, None, None, **options17)
+        out += [g17, cuda.pixel_shuffle_epilogue_bwd(g17, y17, None, None, **options17, needs=(True, False, False))[0]]
         out += cuda.channel_gate_fwd(*layers)
         attended, mean = cuda.channel_attention_fwd(*layers, None)
         out += [attended, mean]
@@ -355,6 +359,22 @@ def test_at_most_twice_the_error_of_pytorch_in_the_same_dtype(grid: ctypes.CDLL,
     ours += cuda.lowrank_pixel_shuffle_bwd(grad_out, *inputs, **options, needs=needs)[:4]
     for name, our, their, right in zip(["out", "z", "weight", "bias", "gate"], ours, theirs, exact, strict=True):
         assert rms(our, right) <= 2 * rms(their, right), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("scale", [2, 3, 4, 5, 8, 64])
+def test_shared_memory_fits_every_card(grid: ctypes.CDLL, scale: int, dtype: torch.dtype) -> None:
+    """99 KB a block is what sm_86 and sm_89 give; three blocks of 16-bit types at rank 32 fit an A100's 164 KB."""
+    inputs, _ = upsampling_inputs((1, 1, 70, 1, 1, scale), "matlab", dtype, True)
+    options = {"upscale_factor": scale, "skip_bicubic": "matlab"}
+    out = cuda.lowrank_pixel_shuffle_fwd(*inputs, **options)
+    assert grid.lkca_emulation_shared_bytes() <= 99 * 1024
+    cuda.lowrank_pixel_shuffle_bwd(out, *inputs, **options, needs=(True,) * 5)
+    assert grid.lkca_emulation_shared_bytes() <= 99 * 1024
+    if dtype != torch.float32:
+        inputs, _ = upsampling_inputs((1, 1, 32, 1, 1, scale), "hr", dtype, True)
+        cuda.lowrank_pixel_shuffle_fwd(*inputs, **options)
+        assert 3 * (grid.lkca_emulation_shared_bytes() + 1024) <= 164 * 1024
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
