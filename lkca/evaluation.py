@@ -27,8 +27,9 @@ class Evaluation:
 
     window: the part of the scene, a multiple of ``scale`` in size. peak: physical value that the metrics take as 1,
     the largest valid sample of the reference's scored bands; the same for all predictions. bands: indices of the
-    scored bands. scores: {"bicubic": Metrics, "model": Metrics}, or {"prediction": Metrics}. arrays: float32
-    (bands, rows, cols) in physical units under "low", "truth" and the names of ``scores``, all bands of the file.
+    scored bands. wavelengths: of all bands of the file, nm. scores: {"bicubic": Metrics, "model": Metrics}, or
+    {"prediction": Metrics}. arrays: float32 (bands, rows, cols) in physical units, all bands of the file, under
+    "low", "truth" and the names of ``scores``.
     """
 
     source: str
@@ -36,6 +37,7 @@ class Evaluation:
     scale: int
     peak: float
     bands: np.ndarray
+    wavelengths: np.ndarray | None
     degradation: Degradation | None
     scores: dict[str, Metrics]
     arrays: dict[str, np.ndarray]
@@ -90,7 +92,9 @@ def evaluate_model(
         arrays["model"] = upscale_array(low, model, good_bands=good, device=device)
     names: list[str] = [name for name in ("bicubic", "model") if name in arrays]
     scores = {name: _score(truth, arrays[name], bands, scale, peak, cube.source) for name in names}
-    return Evaluation(cube.source, window, scale, peak, bands, degradation, scores, arrays, tuple(notes))
+    return Evaluation(
+        cube.source, window, scale, peak, bands, cube.meta.wavelengths, degradation, scores, arrays, tuple(notes)
+    )
 
 
 def evaluate_prediction(reference: Cube, prediction: Cube, scale: int) -> Evaluation:
@@ -108,7 +112,9 @@ def evaluate_prediction(reference: Cube, prediction: Cube, scale: int) -> Evalua
     arrays = {"truth": truth, "prediction": guess}
     lost = scores["prediction"].missing
     notes = (f"{prediction.source} lacks {lost} pixels that the reference has; they are not scored",) if lost else ()
-    return Evaluation(prediction.source, window, scale, peak, bands, None, scores, arrays, notes)
+    return Evaluation(
+        prediction.source, window, scale, peak, bands, reference.meta.wavelengths, None, scores, arrays, notes
+    )
 
 
 def _peak(truth: np.ndarray, good: np.ndarray, source: str) -> tuple[float, np.ndarray]:
@@ -116,7 +122,9 @@ def _peak(truth: np.ndarray, good: np.ndarray, source: str) -> tuple[float, np.n
     finite = np.isfinite(truth)
     bands = np.flatnonzero(good & finite.any(axis=(1, 2)))
     if bands.size == 0:
-        raise InputError(f"{source}: the region has no valid sample in any good band; choose another region")
+        raise InputError(
+            f"{source}: the region has no valid sample in any good band; check the nodata value or give another region"
+        )
     peak = float(np.max(truth[bands], where=finite[bands], initial=-np.inf))
     if peak <= 0:
         raise InputError(f"{source}: the largest valid sample is {peak:g}; metrics need positive values")

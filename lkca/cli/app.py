@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lkca.cli import degrade, doctor, evaluate, fit, inspect, schema, upscale
+from lkca.cli import degrade, demo, doctor, evaluate, fit, inspect, schema, upscale
 from lkca.cli.console import complain
 from lkca.errors import LkcaError
 
@@ -51,7 +51,7 @@ app = typer.Typer(
     name="lkca",
     cls=ErrorGroup,
     help="Hyperspectral super-resolution: train on your own scenes, make them sharper, measure it.",
-    epilog="First steps: 'lkca fit FILE -s 4 -o model', then 'lkca upscale -i FILE -o OUT -m model'.",
+    epilog="First steps: 'lkca demo', then 'lkca fit FILE -s 4 -o model' and 'lkca upscale -i FILE -o OUT -m model'.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -77,6 +77,7 @@ def _root(
 
 
 for _name, _module, _command in (
+    ("demo", demo, demo.demo_command),
     ("fit", fit, fit.fit_command),
     ("upscale", upscale, upscale.upscale_command),
     ("evaluate", evaluate, evaluate.evaluate_command),

@@ -30,7 +30,8 @@ def progress_console() -> Console:
 def row_progress(title: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr; yields the function that takes (rows done, rows in all)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=progress_console(), transient=True) as bar:
+    console = progress_console()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -14,6 +14,7 @@ from lkca.cli.options import (
     DegradationOption,
     Device,
     Json,
+    Overwrite,
     Region,
     Threads,
     Variable,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["EXAMPLES", "SCORES", "evaluate_command", "print_evaluation"]
 
 EXAMPLES = examples(
-    'lkca evaluate -m model scene.tif --region "68:,:"',
+    'lkca evaluate -m model scene.tif --region "68:,:" --panel compare.png',
     "lkca evaluate -m model *.mat --json > scores.json",
     "lkca evaluate scene.tif -s 4",
     "lkca evaluate --reference truth.tif --prediction sharp.tif -s 4",
@@ -44,6 +45,9 @@ SCORES = (
     ("rmse", "RMSE", 5, False),
     ("ergas", "ERGAS", 3, False),
 )
+
+_PICTURES = (".png", ".pdf", ".svg")
+_REFLECTANCE = 2.0  # no reflectance is larger, glints included; no count or radiance scene stays below
 
 
 def evaluate_command(
@@ -65,6 +69,11 @@ def evaluate_command(
     region: Region = None,
     degradation: DegradationOption = None,
     json: Json = False,
+    panel: Annotated[
+        Path | None,
+        typer.Option("--panel", help="Picture (PNG) to write: the first file's cubes compared.", show_default=False),
+    ] = None,
+    overwrite: Overwrite = False,
     force: Annotated[
         bool, typer.Option("--force", help="Go on though wavelengths or values are not like the model's.")
     ] = False,
@@ -83,10 +92,17 @@ def evaluate_command(
     from lkca.data.degradation import Degradation
     from lkca.evaluation import evaluate_model, evaluate_prediction
     from lkca.inference.array import resolve_device
+    from lkca.inference.output import check_output
     from lkca.models.directory import load_model
 
     how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes}
     set_threads(threads)
+    if panel is not None:
+        if not files or model is None:
+            raise InputError("--panel compares a model with bicubic; give -m MODEL_DIR and a file")
+        if panel.suffix.lower() not in _PICTURES:
+            raise InputError(f"{panel}: is no picture's name; end it in one of {', '.join(_PICTURES)}")
+        check_output(panel, overwrite=overwrite, inputs=files)
     results: list[Evaluation] = []
     if reference is not None or prediction is not None:
         if reference is None or prediction is None or files or model is not None:
@@ -117,6 +133,9 @@ def evaluate_command(
     else:
         for result in results:
             print_evaluation(result)
+    if panel is not None:
+        write_panel(panel, results[0])
+        note(f"picture written to {panel}")
 
 
 def print_evaluation(result: Evaluation) -> None:
@@ -136,4 +155,26 @@ def print_evaluation(result: Evaluation) -> None:
     print_line(
         f"protocol {result.protocol}; {blur}peak {result.peak:.6g} (largest valid sample of the reference), "
         f"{result.bands.size} bands scored; more is better for MPSNR, MSSIM, CC"
+    )
+
+
+def write_panel(path: Path, result: Evaluation) -> None:
+    """The picture that compares low resolution, bicubic, model and truth."""
+    import numpy as np
+
+    from lkca.visual import comparison_panel
+
+    scored = np.zeros(result.arrays["truth"].shape[0], dtype=bool)
+    scored[result.bands] = True
+    comparison_panel(
+        path,
+        result.arrays["low"],
+        result.arrays["bicubic"],
+        result.arrays["model"],
+        result.arrays["truth"],
+        result.wavelengths,
+        scored,
+        metrics={"bicubic": result.scores["bicubic"], "ours": result.scores["model"]},
+        title=f"{Path(result.source).name}, region {result.window}, ×{result.scale}",
+        units="reflectance" if result.peak < _REFLECTANCE else "value",
     )

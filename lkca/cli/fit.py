@@ -120,10 +120,15 @@ def fit_progress() -> Iterator[Callable[[FitProgress], None]]:
         TextColumn("{task.fields[left]}"),
         TextColumn("{task.fields[gain]}"),
     )
-    with Progress(*columns, console=progress_console(), transient=True) as bar:
+    console = progress_console()
+    said: set[str] = set()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("prepare", total=1.0, left="", gain="")
 
         def update(progress: FitProgress) -> None:
+            if not console.is_terminal and progress.stage not in said:  # a log shows no bar: name the stages at least
+                said.add(progress.stage)
+                note(f"{progress.stage} (after {progress.elapsed:.0f} s)")
             left = "" if progress.total is None else f"{max(0.0, progress.total - progress.elapsed):.0f} s left"
             fields: dict[str, Any] = {
                 "left": left,

@@ -25,7 +25,7 @@ def inspect_command(
     shape: BandShape = None,
     axes: Axes = None,
 ) -> None:
-    """Shows size, bands, wavelengths, no-data, scaling and georeference of a cube, and its value range."""
+    """Shows size, bands, wavelengths, nodata, scaling and georeference of a cube, and its value range."""
     from lkca.data import open_cube
 
     with open_cube(file, variable=variable, shape=parse_shape(shape), axes=axes) as cube:

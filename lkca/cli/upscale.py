@@ -52,7 +52,7 @@ def upscale_command(
 ) -> None:
     """Makes a cube s times sharper and keeps its metadata.
 
-    No-data stays no-data and never reaches its neighbours. Bad bands are upscaled by bicubic.
+    Nodata stays nodata and never reaches its neighbours. Bad bands are upscaled by bicubic.
     """
     if bicubic == (model is not None):
         raise InputError("give either a model with -m, or --bicubic")

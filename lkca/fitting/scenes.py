@@ -77,7 +77,7 @@ def _prepare(cubes: Sequence[Cube], scale: int, region: str | None) -> TrainingS
     if used.size < 2:
         raise InputError(
             f"{first.source}: has {used.size} good band{'s'[: used.size != 1]} with valid samples in the region, at "
-            "least 2 are needed; check the no-data value and the bad-band list, or give a hyperspectral cube"
+            "least 2 are needed; check the nodata value and the bad-band list, or give a hyperspectral cube"
         )
     if used.size < first.bands:
         notes.append(

@@ -120,7 +120,7 @@ def upscale_scene(
 ) -> UpscaleReport:
     """Upscales a scene strip by strip and writes it with its metadata on the finer grid (see :func:`upscale`).
 
-    dtype: of the stored samples, the input's by default (then scale factor, offset and no-data stay the input's
+    dtype: of the stored samples, the input's by default (then scale factor, offset and nodata stay the input's
     too). ``output`` appears when it is whole; a file that was there survives a failure.
     """
     start = time.perf_counter()

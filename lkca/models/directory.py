@@ -90,7 +90,10 @@ def save_model(path: str | os.PathLike[str], net: LKCANet, config: ModelConfig, 
         save_file(weights, aside / WEIGHTS, metadata={"format": "pt"})
         (aside / CONFIG).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (aside / CARD).write_text(model_card(config, weights), encoding="utf-8")
-        os.chmod(aside, 0o777 & ~_umask())  # mkdtemp's 0700 is not what a result should have
+        mask = _umask()  # mkdtemp and safetensors make what only the owner can read
+        os.chmod(aside, 0o777 & ~mask)
+        for name in _FILES:
+            os.chmod(aside / name, 0o666 & ~mask)
         _swap(aside, path)
     except (OSError, SafetensorError) as error:
         detail = getattr(error, "strerror", None) or str(error)

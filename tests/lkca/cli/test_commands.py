@@ -1,0 +1,279 @@
+"""Every command on good input: what it writes, prints and returns."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from affine import Affine
+from typer.testing import Result
+
+import lkca
+from lkca.data import open_cube, write_cube
+from lkca.data.degradation import DegradationMethod
+from lkca.models.directory import load_model
+
+COMMANDS = ["demo", "fit", "upscale", "evaluate", "degrade", "inspect", "doctor", "schema"]
+Cli = Callable[..., Result]
+
+
+def test_help_lists_every_command(cli: Cli) -> None:
+    result = cli("--help")
+    assert result.exit_code == 0
+    assert all(f" {name} " in result.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_examples(cli: Cli, name: str) -> None:
+    result = cli(name, "--help")
+    assert result.exit_code == 0
+    assert "Examples" in result.stdout and f"lkca {name}" in result.stdout
+
+
+def test_version(cli: Cli) -> None:
+    assert cli("--version").stdout == f"lkca {lkca.__version__}\n"
+
+
+def test_no_command_shows_the_help(cli: Cli) -> None:
+    result = cli()
+    assert result.exit_code == 2 and "fit" in result.output
+
+
+@pytest.mark.parametrize(
+    "args", [["fit"], ["nonsense"], ["upscale", "--wrong"], ["degrade", "-i", "a", "-o", "b", "-s", "1"]]
+)
+def test_wrong_use_is_exit_code_2(cli: Cli, args: list[str]) -> None:
+    result = cli(*args)
+    assert result.exit_code == 2 and result.stdout == "" and "Traceback" not in result.stderr
+
+
+def test_module_entry_point_is_light() -> None:
+    """``python -m lkca --version`` imports neither torch nor GDAL."""
+    code = "import sys, lkca.cli.app; print(sorted({'torch', 'rasterio', 'scipy', 'numpy'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+    run = subprocess.run([sys.executable, "-m", "lkca", "--version"], capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout.startswith("lkca ")
+
+
+def test_option_names_every_degradation() -> None:
+    from lkca.cli.options import DegradationMethod as offered
+
+    assert get_args(offered) == get_args(DegradationMethod)
+
+
+def test_inspect(cli: Cli, scene_file: Path) -> None:
+    facts = json.loads(cli("inspect", scene_file, "--json").stdout)
+    assert (facts["rows"], facts["cols"], facts["bands"]) == (72, 40, 6)
+    assert facts["valid_share"] == 1 and facts["empty_bands"] == []
+    assert 0 <= facts["minimum"] < facts["maximum"] <= 1
+    table = cli("inspect", scene_file).stdout
+    assert "wavelengths_nm" in table and "450, 950" in table
+
+
+def test_inspect_counts_missing_samples(cli: Cli, tmp_path: Path) -> None:
+    cube = np.ones((8, 5, 4), dtype=np.float32)
+    cube[:4, 0] = np.nan
+    cube[:, :, 2] = np.nan
+    np.save(tmp_path / "c.npy", cube)
+    facts = json.loads(cli("inspect", tmp_path / "c.npy", "--json").stdout)
+    assert facts["empty_bands"] == [2]
+    assert facts["valid_share"] == pytest.approx(np.isfinite(cube).mean())
+
+
+def test_degrade_then_bicubic_then_score(cli: Cli, scene_file: Path, tmp_path: Path) -> None:
+    low, high = tmp_path / "low.img", tmp_path / "high.tif"
+    assert cli("degrade", "-i", scene_file, "-o", low, "-s", "4", "--method", "area").exit_code == 0
+    with open_cube(low) as cube, open_cube(scene_file) as truth:
+        mean = truth.read().reshape(6, 18, 4, 10, 4).mean(axis=(2, 4))
+        np.testing.assert_allclose(cube.read(), mean, atol=0.51e-4)
+        np.testing.assert_allclose(cube.meta.wavelengths, truth.meta.wavelengths)
+    assert cli("upscale", "-i", low, "-o", high, "-s", "4", "--bicubic").exit_code == 0
+    result = cli("evaluate", "--reference", scene_file, "--prediction", high, "-s", "4", "--json")
+    pair = json.loads(result.stdout)["results"][0]
+    direct = json.loads(cli("evaluate", scene_file, "-s", "4", "--degradation", "area", "--json").stdout)["results"][0]
+    assert pair["peak"] == direct["peak"]
+    ours, theirs = pair["scores"]["prediction"], direct["scores"]["bicubic"]
+    assert ours["mpsnr"] == pytest.approx(theirs["mpsnr"], abs=0.02)  # the files are rounded to 1e-4
+    assert ours["ergas"] == pytest.approx(theirs["ergas"], rel=0.01)
+
+
+def test_a_perfect_prediction(cli: Cli, scene_file: Path) -> None:
+    result = cli("evaluate", "--reference", scene_file, "--prediction", scene_file, "-s", "4", "--json")
+    scores = json.loads(result.stdout)["results"][0]["scores"]["prediction"]
+    assert scores["rmse"] == 0 and scores["sam"] == pytest.approx(0, abs=1e-4) and scores["mpsnr"] >= 100
+
+
+def test_fit_records_what_it_did(model_dir: Path, scene_file: Path) -> None:
+    config = load_model(model_dir).config
+    assert config.scale == 2 and config.bands.used == list(range(6))
+    assert config.training.data[0].region == "0:48,0:40" and config.training.data[0].name == str(scene_file)
+    assert 0 < (config.training.steps or 0) <= 12
+    assert 0.1 < config.normalisation.peak < 1
+    assert config.validation is not None and {"bicubic", "teacher", "student"} <= config.validation.scores.keys()
+    assert config.degradation.method == "bicubic" and "torch" in config.versions
+
+
+def test_upscale_by_the_model(cli: Cli, model_dir: Path, scene_file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "sharp.tif"
+    result = cli("upscale", "-i", scene_file, "-o", output, "-m", model_dir, "-s", "2", "--dtype", "float32")
+    assert result.exit_code == 0 and str(output) in result.stdout
+    with open_cube(output) as sharp, open_cube(scene_file) as source:
+        assert sharp.shape == (144, 80, 6) and sharp.meta.stored_dtype == np.float32
+        expected = lkca.upscale(source, str(model_dir))
+        np.testing.assert_allclose(sharp.read(), expected, rtol=1e-6)
+        bicubic = lkca.upscale(source, None, scale=2)
+        assert np.abs(expected - bicubic).max() > 1e-4  # the network does add something
+
+
+def test_evaluate_a_model(cli: Cli, model_dir: Path, scene_file: Path) -> None:
+    table = cli("evaluate", "-m", model_dir, scene_file, "--region", "48:,:")
+    assert table.exit_code == 0
+    for words in ("bicubic", "model", "difference", "protocol sspsr", "peak ", "MPSNR"):
+        assert words in table.stdout
+    result = json.loads(cli("evaluate", "-m", model_dir, scene_file, "--region", "48:71,1:40", "--json").stdout)
+    entry = result["results"][0]
+    assert entry["region"] == "48:70,1:39" and "cut" in entry["notes"][0]
+    with open_cube(scene_file) as cube:
+        part = cube.read()[:, 48:70, 1:39]
+    assert entry["peak"] == pytest.approx(float(part.max()))
+    assert {"bicubic", "model"} == entry["scores"].keys()
+
+
+def test_evaluate_draws_a_panel(cli: Cli, model_dir: Path, scene_file: Path, tmp_path: Path) -> None:
+    result = cli("evaluate", "-m", model_dir, scene_file, "--panel", tmp_path / "p.png")
+    assert result.exit_code == 0
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_demo(cli: Cli, tmp_path: Path) -> None:
+    args = ["demo", "-o", tmp_path / "d", "--size", "96", "--bands", "20", "--max-steps", "3", "--minutes", "5"]
+    result = cli(*args)
+    assert result.exit_code == 0, result.output
+    names = {"scene.tif", "coarse.tif", "sharp.tif", "panel.png", "scores.json", "model"}
+    assert {p.name for p in (tmp_path / "d").iterdir()} == names
+    assert "difference" in result.stdout and "lkca upscale -i FILE" in result.stdout
+    scores = json.loads((tmp_path / "d/scores.json").read_text())
+    assert scores["region"] == "72:96,0:96" and {"bicubic", "model"} == scores["scores"].keys()
+    with open_cube(tmp_path / "d/sharp.tif") as sharp, open_cube(tmp_path / "d/scene.tif") as scene:
+        assert sharp.shape == (24, 96, 20)
+        assert sharp.meta.transform == scene.meta.transform @ Affine.translation(0, 72)
+    refused = cli(*args)
+    assert refused.exit_code == 2 and "--overwrite" in refused.stderr
+    assert cli(*args, "--overwrite").exit_code == 0
+
+
+def test_evaluate_several_files(cli: Cli, model_dir: Path, scene_file: Path) -> None:
+    result = cli("evaluate", "-m", model_dir, scene_file, scene_file, "--json")
+    one, two = json.loads(result.stdout)["results"]
+    assert one == two
+
+
+def test_configuration_file_and_options(cli: Cli, scene_file: Path, tmp_path: Path) -> None:
+    """Options go before the file; the recipe reaches the network."""
+    config = tmp_path / "fit.yaml"
+    config.write_text(
+        "scale: 3\nmax_steps: 2\ndegradation: gaussian\nsigma: 1.5\nseed: 5\n"
+        "recipe: {width: 4, blocks: 1, components: 3}\n"
+    )
+    folder = tmp_path / "m"
+    assert cli("fit", scene_file, "-o", folder, "--config", config, "-s", "2").exit_code == 0
+    model = load_model(folder)
+    assert model.config.scale == 2 and model.config.training.seed == 5
+    assert (model.config.degradation.method, model.config.degradation.sigma) == ("gaussian", 1.5)
+    assert (model.net.config.width, model.net.config.blocks, model.net.config.components) == (4, 1, 3)
+
+
+def test_same_seed_same_model(cli: Cli, scene_file: Path, tmp_path: Path) -> None:
+    config = tmp_path / "fit.yaml"
+    config.write_text("minutes: null\nmax_steps: 4\nrecipe: {width: 4, blocks: 1}\n")
+    for name in ("a", "b"):
+        result = cli("fit", scene_file, "-s", "2", "-o", tmp_path / name, "--config", config, "--threads", "1")
+        assert result.exit_code == 0
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+
+
+def test_bad_bands_are_left_to_bicubic(cli: Cli, tmp_path: Path, scene_file: Path) -> None:
+    with open_cube(scene_file) as cube:
+        values, meta = cube.read(), cube.meta
+    good = np.array([True, True, False, True, True, True])
+    values[2] = np.random.default_rng(0).random(values.shape[1:])
+    source, config = tmp_path / "bad.img", tmp_path / "fit.yaml"
+    write_cube(source, values, meta.replace(good_bands=good))
+    config.write_text("max_steps: 2\nrecipe: {width: 4, blocks: 1}\n")
+    assert cli("fit", source, "-s", "2", "-o", tmp_path / "m", "--config", config).exit_code == 0
+    assert load_model(tmp_path / "m").config.bands.used == [0, 1, 3, 4, 5]
+    result = cli("upscale", "-i", source, "-o", tmp_path / "o.img", "-m", tmp_path / "m")
+    assert "1 bad or empty bands were upscaled by bicubic" in result.stdout
+    entry = json.loads(cli("evaluate", "-m", tmp_path / "m", source, "--json").stdout)["results"][0]
+    assert entry["bands_scored"] == 5
+
+
+@pytest.mark.parametrize("kind", ["fit", "model"])
+def test_schema_is_json(cli: Cli, kind: str) -> None:
+    schema = json.loads(cli("schema", kind).stdout)
+    assert schema["type"] == "object" and schema["additionalProperties"] is False and "scale" in schema["properties"]
+
+
+def test_doctor(cli: Cli) -> None:
+    facts = json.loads(cli("doctor", "--json").stdout)
+    assert facts["versions"]["torch"] and facts["machine"]["cpu_capability"]
+    entry = facts["operators"]["lowrank_pixel_shuffle on cpu"]
+    assert entry["chosen"] in ("cpu", "reference") and entry["reason"]
+    assert {"cpu", "cuda"} <= facts["extensions"].keys() and all(facts["extensions"].values())
+    table = cli("doctor").stdout
+    assert "backends" in table and "lowrank_pixel_shuffle" in table
+
+
+def test_doctor_names_a_wrong_backend(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LKCA_BACKEND", "abacus")
+    result = cli("doctor")
+    assert result.exit_code == 0 and "abacus" in result.stdout
+
+
+def test_real_scene_end_to_end(cli: Cli, real_data: Path, tmp_path: Path) -> None:
+    """A genuine ENVI file (stored as int16 with a reflectance scale factor) through fit, degrade, upscale, evaluate."""
+    source = real_data / "formats" / "envi_bil_jasper" / "jasperRidge2_R198.img"
+    config = tmp_path / "fit.yaml"
+    config.write_text("scale: 4\nmax_steps: 2\nregion: '0:48,0:48'\nrecipe: {width: 4, blocks: 1, components: 4}\n")
+    assert cli("fit", source, "-o", tmp_path / "m", "--config", config).exit_code == 0
+    assert cli("degrade", "-i", source, "-o", tmp_path / "low.img", "-s", "4").exit_code == 0
+    result = cli("upscale", "-i", tmp_path / "low.img", "-o", tmp_path / "high.img", "-m", tmp_path / "m")
+    assert result.exit_code == 0
+    with open_cube(tmp_path / "high.img") as high, open_cube(source) as truth:
+        assert high.shape == truth.shape and high.meta.interleave == "bil"
+        np.testing.assert_allclose(high.meta.wavelengths, truth.meta.wavelengths)
+        np.testing.assert_allclose(high.meta.scale_factor, truth.meta.scale_factor)
+    # The .npz of the same scene holds counts: a model for reflectance must not take them silently.
+    refused = cli("evaluate", "-m", tmp_path / "m", real_data / "cubes" / "jasper_ridge.npz")
+    assert refused.exit_code == 2 and "units" in refused.stderr
+
+
+def test_debug_shows_the_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch, scene_file: Path) -> None:
+    def fails(*args: object, **options: object) -> None:
+        raise RuntimeError("boom\nmore")
+
+    monkeypatch.setattr("lkca.data.open_cube", fails)
+    monkeypatch.delenv("LKCA_DEBUG", raising=False)
+    result = cli("inspect", scene_file)
+    assert result.exit_code == 1 and "RuntimeError: boom)" in result.stderr and "Traceback" not in result.stderr
+    monkeypatch.setenv("LKCA_DEBUG", "1")
+    assert "Traceback" in cli("inspect", scene_file).stderr
+
+
+def test_a_closed_pipe_is_no_failure_worth_a_traceback(scene_file: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "lkca", "inspect", str(scene_file)], stdout=write, stderr=subprocess.PIPE
+    )
+    os.close(write)
+    _, errors = run.communicate(timeout=60)
+    assert b"Traceback" not in errors

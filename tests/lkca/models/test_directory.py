@@ -1,0 +1,278 @@
+"""Model directories: what is written comes back; what is not exactly a model is refused with a sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lkca.data.degradation import Degradation
+from lkca.errors import InputError, OutputError
+from lkca.models import LKCANet, LKCANetConfig
+from lkca.models.config import BandSet, ModelConfig, Normalisation, TrainingData, TrainingRecord, ValidationRecord
+from lkca.models.directory import CARD, CONFIG, WEIGHTS, describe_architecture, load_model, save_model
+
+BANDS, SCALE = 5, 2
+
+
+def network(**changes: Any) -> LKCANet:
+    torch.manual_seed(0)
+    net = LKCANet(LKCANetConfig(**{"bands": BANDS, "scale": SCALE, "width": 4, "blocks": 1, "rank": 3, **changes}))
+    for parameter in net.parameters():  # a new network is bicubic: its weights would hide an error
+        torch.nn.init.normal_(parameter, std=0.1)
+    return net.eval()
+
+
+def config_of(net: LKCANet) -> ModelConfig:
+    return ModelConfig(
+        architecture=describe_architecture(net),
+        scale=SCALE,
+        bands=BandSet(count=BANDS + 1, used=[0, 1, 2, 3, 5], wavelengths_nm=[400.0, 500, 600, 700, 800, 900]),
+        degradation=Degradation(scale=SCALE),
+        normalisation=Normalisation(peak=4095.0),
+        training=TrainingRecord(
+            data=[TrainingData(name="a.tif", rows=9, cols=8, region="0:8,0:8")], seed=1, seconds=2.5, device="cpu"
+        ),
+        validation=ValidationRecord(protocol="sspsr", scores={"bicubic": {"mpsnr": 30.0}, "student": {"mpsnr": 31.5}}),
+        versions={"lkca": "0"},
+    )
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    net = network()
+    return save_model(tmp_path / "model", net, config_of(net))
+
+
+def edit(folder: Path, change: Any) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    change(config)
+    (folder / CONFIG).write_text(json.dumps(config))
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(InputError) as error:
+        load_model(folder)
+    message = str(error.value)
+    assert str(folder) in message and "\n" not in message and len(message) < 600
+    return message
+
+
+def test_round_trip(saved: Path) -> None:
+    net, loaded = network(), load_model(saved)
+    x = torch.rand(1, BANDS, 7, 6)
+    assert torch.equal(loaded.net(x), net(x))
+    assert loaded.config == config_of(net)
+    assert not loaded.net.training
+    assert sorted(p.name for p in saved.iterdir()) == sorted([WEIGHTS, CONFIG, CARD])
+    assert sorted(p.name for p in saved.parent.iterdir()) == ["model"]
+    card = (saved / CARD).read_text()
+    assert (
+        "# LKCANet ×2, 6 bands" in card and "(400–900 nm)" in card and "a.tif" in card and "| student | 31.5 |" in card
+    )
+
+
+@pytest.mark.parametrize("changes", [{}, {"rank": None}, {"shared": True, "components": 2, "rank": 4}])
+def test_every_kind_of_network_round_trips(tmp_path: Path, changes: dict[str, Any]) -> None:
+    net = network(**changes)
+    x = torch.rand(1, BANDS, 5, 5)
+    assert torch.equal(load_model(save_model(tmp_path / "m", net, config_of(net))).net(x), net(x))
+
+
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+    net, old = network(), os.umask(0o027)
+    try:
+        path = save_model(tmp_path / "m", net, config_of(net))
+    finally:
+        os.umask(old)
+    assert path.stat().st_mode & 0o777 == 0o750
+    assert {file.stat().st_mode & 0o777 for file in path.iterdir()} == {0o640}
+
+
+def test_not_a_directory(tmp_path: Path) -> None:
+    assert "does not exist" in refusal(tmp_path / "none")
+    file = tmp_path / "file"
+    file.write_text("x")
+    assert "is a file" in refusal(file)
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_missing_file(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    assert f"has no readable {name}" in refusal(saved)
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+@pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"{", b"\xff" * 9])
+def test_garbage(saved: Path, name: str, content: bytes) -> None:
+    (saved / name).write_bytes(content)
+    assert name in refusal(saved)
+
+
+def test_truncated_weights(saved: Path) -> None:
+    content = (saved / WEIGHTS).read_bytes()
+    (saved / WEIGHTS).write_bytes(content[:-10])
+    assert "not a whole safetensors file" in refusal(saved)
+
+
+def test_a_pickle_is_not_opened(saved: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return (os.mkdir, (str(saved / "exploded"),))
+
+    (saved / WEIGHTS).write_bytes(pickle.dumps(Bomb()))
+    assert "not a whole safetensors file" in refusal(saved)
+    assert not (saved / "exploded").exists()
+
+
+def test_unknown_key_is_named_with_a_hint(saved: Path) -> None:
+    edit(saved, lambda c: c.update(scael=2))
+    assert "unknown key 'scael'; did you mean 'scale'?" in refusal(saved)
+
+
+def test_unknown_nested_keys(saved: Path) -> None:
+    edit(saved, lambda c: c["training"]["data"][0].update(colour="red"))
+    assert "unknown key 'training.data.0.colour'" in refusal(saved)
+
+
+def test_unknown_architecture_key(saved: Path) -> None:
+    edit(saved, lambda c: c["architecture"]["config"].update(depth=3))
+    assert "depth" in refusal(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.update(scale="four"), "'scale' is 'four'"),
+        (lambda c: c.pop("scale"), "'scale' is missing"),
+        (lambda c: c.update(scale=3), "architecture.config.scale"),
+        (lambda c: c["normalisation"].update(peak=0), "normalisation.peak"),
+        (lambda c: c["bands"].update(used=[0, 1, 2, 3, 9]), "bands.used"),
+        (lambda c: c["bands"].update(used=[0, 1, 3, 2, 5]), "bands.used"),
+        (lambda c: c["bands"].update(wavelengths_nm=[1.0]), "wavelengths_nm"),
+        (lambda c: c.update(format_version=99), "format_version"),
+        (lambda c: c["architecture"].update(name="os.system"), "architecture.name"),
+        (lambda c: c["architecture"]["config"].update(width="wide"), "width"),
+    ],
+)
+def test_bad_values_are_named(saved: Path, change: Any, words: str) -> None:
+    edit(saved, change)
+    assert words in refusal(saved)
+
+
+def test_non_finite_number_in_the_configuration(saved: Path) -> None:
+    text = (saved / CONFIG).read_text().replace('"peak": 4095.0', '"peak": NaN')
+    (saved / CONFIG).write_text(text)
+    assert CONFIG in refusal(saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("width", 10**12), ("blocks", 10**6), ("blocks", 500), ("kernel_size", 10**9 + 1)]
+)
+def test_claimed_sizes_are_checked_before_memory_is_taken(saved: Path, name: str, value: int) -> None:
+    edit(saved, lambda c: c["architecture"]["config"].update({name: value}))
+    refusal(saved)
+
+
+def test_weights_of_another_network(saved: Path) -> None:
+    edit(saved, lambda c: c["architecture"]["config"].update(width=8))
+    message = refusal(saved)
+    assert "has shape" in message and "do not belong together" in message
+
+
+@pytest.mark.parametrize("name", ["head.weight", "extra"])
+def test_missing_and_surplus_tensors(saved: Path, name: str) -> None:
+    weights = load_file(saved / WEIGHTS)
+    if name in weights:
+        del weights[name]
+    else:
+        weights[name] = torch.zeros(2)
+    save_file(weights, saved / WEIGHTS)
+    assert f"'{name}'" in refusal(saved)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_non_finite_weights(saved: Path, value: float) -> None:
+    weights = load_file(saved / WEIGHTS)
+    weights["head.weight"].view(-1)[3] = value
+    save_file(weights, saved / WEIGHTS)
+    assert "'head.weight' holds NaN or infinite values" in refusal(saved)
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_links_out_of_the_directory(saved: Path, name: str) -> None:
+    outside = saved.parent / "outside"
+    (saved / name).rename(outside)
+    (saved / name).symlink_to(outside)
+    assert "leads out of the model directory" in refusal(saved)
+
+
+def test_a_fifo_is_not_waited_for(saved: Path) -> None:
+    (saved / CONFIG).unlink()
+    os.mkfifo(saved / CONFIG)
+    assert "not a regular file" in refusal(saved)
+
+
+def test_huge_configuration(saved: Path) -> None:
+    with open(saved / CONFIG, "r+b") as file:
+        file.truncate(17 << 20)
+    assert "16 MiB" in refusal(saved)
+
+
+def test_existing_model_needs_overwrite(saved: Path) -> None:
+    before = (saved / WEIGHTS).read_bytes()
+    other = network(width=8)
+    with pytest.raises(InputError, match="--overwrite"):
+        save_model(saved, other, config_of(other))
+    assert (saved / WEIGHTS).read_bytes() == before
+    save_model(saved, other, config_of(other), overwrite=True)
+    assert load_model(saved).net.config.width == 8
+    assert [p.name for p in saved.parent.iterdir()] == ["model"]
+
+
+def test_other_peoples_files_are_never_replaced(saved: Path) -> None:
+    (saved / "thesis.tex").write_text("years of work")
+    net = network()
+    with pytest.raises(InputError, match=r"thesis\.tex"):
+        save_model(saved, net, config_of(net), overwrite=True)
+    assert (saved / "thesis.tex").exists()
+
+
+def test_the_old_model_survives_a_failure(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {p.name: p.read_bytes() for p in saved.iterdir()}
+    real = Path.rename
+
+    def fails_for_the_new_model(self: Path, target: Any) -> Any:
+        if self.name.endswith(".part"):
+            raise OSError(28, "No space left on device")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails_for_the_new_model)
+    net = network()
+    with pytest.raises(OutputError, match="No space left"):
+        save_model(saved, net, config_of(net), overwrite=True)
+    assert {p.name: p.read_bytes() for p in saved.iterdir()} == before
+    assert [p.name for p in saved.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("place", ["file/model", "missing/model"])
+def test_unusable_places(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("x")
+    net = network()
+    with pytest.raises(InputError, match="does not exist"):
+        save_model(tmp_path / place, net, config_of(net))
+
+
+def test_a_network_that_diverged_is_not_saved(tmp_path: Path) -> None:
+    net = network()
+    with torch.no_grad():
+        net.head.weight[0] = float("nan")
+    with pytest.raises(InputError, match="NaN"):
+        save_model(tmp_path / "m", net, config_of(net))
+    assert not list(tmp_path.iterdir())
