@@ -34,10 +34,10 @@ _PIXEL_COLOURS = ("#e41a1c", "#ff9f00", "#00b7ff", "#f032e6", "#ffffff", "#7fff0
 
 @dataclass(frozen=True)
 class Composite:
-    """Which bands stand for red, green and blue, and which values for black and white in each.
+    """Which bands stand for red, green and blue, and which values for black and white.
 
-    One composite shows several pictures of a scene under the same stretch. bands: indices from 0. low, high: (3,)
-    values, the span high - low being the same in all three. name: for captions, for example "640, 550, 460 nm".
+    One composite shows several pictures of a scene under the same stretch. bands: indices from 0. low, high:
+    float32 (3,). name: for captions, for example "640, 550, 460 nm".
     """
 
     bands: tuple[int, int, int]
@@ -57,24 +57,24 @@ class Composite:
     ) -> Composite:
         """Colours of ``cube`` (bands, rows, cols), stretched between percentiles of the bands' valid values.
 
-        Black is each band's lower percentile, which takes off haze; the widest of the three spans is used for all, so
-        that colours keep their balance.
-
         The nearest good bands to 640, 550 and 460 nm (``cir``: 860, 650, 550 nm) are taken; without wavelengths, or
-        where a colour has no band within 60 nm, those at 3/4, 1/2 and 1/4 of the good bands: false colour.
+        where a colour has no band within 60 nm, those at 3/4, 1/2 and 1/4 of the good bands: false colour. Colours by
+        wavelength share one stretch, from the lowest percentile to the highest, and so keep their balance; those of
+        false colour, which have none, are stretched one by one.
         ValueError for an array that is no cube, lists of another length, or no good band.
         """
-        bands, name = _pick_bands(cube, wavelengths, good_bands, kind)
-        limits = np.array([_percentiles(cube[band], percent) for band in bands])
-        low, span = limits[:, 0], np.ptp(limits, axis=1).max() or 1.0
-        return cls(bands, low, low + span, name)
+        bands, name, balanced = _pick_bands(cube, wavelengths, good_bands, kind)
+        limits = np.array([_percentiles(cube[band], percent) for band in bands], dtype=np.float32)
+        if balanced:
+            limits[:] = limits.min(), limits.max()
+        low, high = limits.T
+        return cls(bands, low, np.where(high > low, high, low + 1), name)
 
     def render(self, cube: np.ndarray) -> np.ndarray:
         """(bands, rows, cols) -> float32 (rows, cols, 3) in 0..1; pixels that are not finite are light grey."""
         values = np.stack([cube[band] for band in self.bands], axis=-1).astype(np.float32)
         valid = np.isfinite(values).all(axis=-1, keepdims=True)
-        low, span = self.low.astype(np.float32), (self.high - self.low).astype(np.float32)
-        picture = np.clip((np.where(valid, values, 0) - low) / span, 0, 1) ** _GAMMA
+        picture = np.clip((np.where(valid, values, 0) - self.low) / (self.high - self.low), 0, 1) ** _GAMMA
         return np.where(valid, picture, np.float32(_MISSING))
 
 
@@ -233,7 +233,8 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 120)
 
 def _pick_bands(
     cube: np.ndarray, wavelengths: np.ndarray | None, good_bands: np.ndarray | None, kind: str
-) -> tuple[tuple[int, int, int], str]:
+) -> tuple[tuple[int, int, int], str, bool]:
+    """Bands, their name, and whether they are chosen by wavelength."""
     if cube.ndim != 3:
         raise ValueError(f"rgb: expected (bands, rows, cols), found {cube.shape}")
     if kind not in _COLOURS:
@@ -248,9 +249,9 @@ def _pick_bands(
         distances = [np.abs(np.asarray(wavelengths)[good] - colour) for colour in _COLOURS[kind]]
         if max(float(d.min()) for d in distances) <= _TOO_FAR:
             r, g, b = (int(good[d.argmin()]) for d in distances)
-            return (r, g, b), ", ".join(f"{wavelengths[band]:.0f}" for band in (r, g, b)) + " nm"
+            return (r, g, b), ", ".join(f"{wavelengths[band]:.0f}" for band in (r, g, b)) + " nm", True
     r, g, b = (int(good[round(share * (len(good) - 1))]) for share in (0.75, 0.5, 0.25))
-    return (r, g, b), f"bands {r + 1}, {g + 1}, {b + 1} (false colour)"
+    return (r, g, b), f"bands {r + 1}, {g + 1}, {b + 1} (false colour)", False
 
 
 def _percentiles(band: np.ndarray, percent: tuple[float, float]) -> tuple[float, float]:

@@ -52,11 +52,15 @@ def test_without_visible_wavelengths_the_colours_are_false_and_say_so(wavelength
 def test_the_stretch_is_shared_and_clips_two_percent() -> None:
     cube = np.linspace(0, 1, 10_000).reshape(1, 100, 100) * np.array([1.0, 2.0, 4.0])[:, None, None]
     composite = Composite.of(cube, np.array([460, 550, 640]))
-    np.testing.assert_allclose(composite.low, [0.08, 0.04, 0.02], rtol=1e-3)  # red first
-    np.testing.assert_allclose(composite.high - composite.low, 4 * 0.96, rtol=1e-3)
+    np.testing.assert_allclose(composite.low, 0.02, rtol=1e-3)
+    np.testing.assert_allclose(composite.high, 4 * 0.98, rtol=1e-3)
     picture = composite.render(cube)
     assert picture.min() == 0 and picture.max() == 1
-    assert (picture[..., 0] == 1).mean() == pytest.approx(0.02, abs=2e-3)
+    assert (picture[..., 0] == 1).mean() == pytest.approx(0.02, abs=2e-3)  # red, the brightest
+    assert (picture[..., 2] == 0).mean() == pytest.approx(0.02, abs=2e-3)  # blue, the darkest
+    false = Composite.of(cube, None)  # no balance to keep: each band by itself
+    assert false.bands == (2, 1, 0)
+    np.testing.assert_allclose(false.high, np.array([4, 2, 1]) * 0.98, rtol=1e-3)
     dimmer = composite.render(cube * 0.5)  # another picture of the scene: the same limits, so it is darker
     assert dimmer.max() < 0.8
 
