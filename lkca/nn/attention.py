@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,24 +12,69 @@ from lkca_kernels import channel_attention
 
 __all__ = ["ChannelAttention", "LocalChannelAttention"]
 
+_SQUEEZE_EXCITE_NAMES = {
+    "fc1": "fc1",
+    "fc2": "fc2",
+    "conv_reduce": "fc1",
+    "conv_expand": "fc2",
+    "conv_du.0": "fc1",
+    "conv_du.2": "fc2",
+    "attention.1": "fc1",
+    "attention.3": "fc2",
+    "fc.0": "fc1",
+    "fc.2": "fc2",
+}
+
 
 class ChannelAttention(nn.Module):
     """Squeeze and excitation (Hu et al. 2018): x * sigmoid(W2 relu(W1 mean_hw(x) + b1) + b2), (B, C, H, W) -> same.
 
-    The mean runs over the whole image, so a tile's result depends on where the tile was cut; use
+    ``channels // reduction`` hidden channels, or ``hidden_channels``. ``residual`` (like x) is added to the result. The
+    mean runs over the whole image, so a tile's result depends on where the tile was cut; use
     :class:`LocalChannelAttention` where that matters.
+
+    Loads the weights of the usual squeeze-excite blocks, with 1×1 convolutions or linear layers: torchvision's and
+    timm's (``fc1``, ``fc2``; ``conv_reduce``, ``conv_expand``), and sequences such as RCAN's (``conv_du.0``,
+    ``conv_du.2``), HAT's (``attention.1``, ``attention.3``) and SENet's (``fc.0``, ``fc.2``).
     """
 
-    def __init__(self, channels: int, reduction: int = 4) -> None:
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 4,
+        *,
+        hidden_channels: int | None = None,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
-        hidden = max(1, channels // reduction)
-        self.fc1 = nn.Conv2d(channels, hidden, 1)
-        self.fc2 = nn.Conv2d(hidden, channels, 1)
+        hidden = max(1, channels // reduction) if hidden_channels is None else hidden_channels
+        self.fc1 = nn.Conv2d(channels, hidden, 1, bias=bias, device=device, dtype=dtype)
+        self.fc2 = nn.Conv2d(hidden, channels, 1, bias=bias, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """PyTorch's convolution defaults."""
+        self.fc1.reset_parameters()
+        self.fc2.reset_parameters()
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         w1, w2 = self.fc1.weight.flatten(1), self.fc2.weight.flatten(1)
-        assert self.fc1.bias is not None and self.fc2.bias is not None
-        return channel_attention(x, w1, self.fc1.bias, w2, self.fc2.bias, residual)
+        b1 = w1.new_zeros(w1.shape[0]) if self.fc1.bias is None else self.fc1.bias
+        b2 = w2.new_zeros(w2.shape[0]) if self.fc2.bias is None else self.fc2.bias
+        return channel_attention(x, w1, b1, w2, b2, residual)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for theirs, ours in _SQUEEZE_EXCITE_NAMES.items():
+            for part in ("weight", "bias"):
+                value = state_dict.pop(f"{prefix}{theirs}.{part}", None)
+                if value is not None:
+                    linear = part == "weight" and value.ndim == 2
+                    state_dict[f"{prefix}{ours}.{part}"] = value[:, :, None, None] if linear else value
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        return f"channels={self.fc1.in_channels}, hidden_channels={self.fc1.out_channels}"
 
 
 class LocalChannelAttention(nn.Module):
@@ -38,14 +85,27 @@ class LocalChannelAttention(nn.Module):
     The ratio a/ā makes the gates independent of the signal's scale. W2 starts at zero: every gate is 1.
     """
 
-    def __init__(self, channels: int, window: int = 9, reduction: int = 4) -> None:
+    def __init__(
+        self,
+        channels: int,
+        window: int = 9,
+        reduction: int = 4,
+        *,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         if window < 1 or window % 2 == 0:
             raise ValueError(f"window: expected an odd number, got {window}")
         self.window = window
         hidden = max(1, channels // reduction)
-        self.fc1 = nn.Conv2d(channels, hidden, 1, bias=False)
-        self.fc2 = nn.Conv2d(hidden, channels, 1, bias=False)
+        self.fc1 = nn.Conv2d(channels, hidden, 1, bias=False, device=device, dtype=dtype)
+        self.fc2 = nn.Conv2d(hidden, channels, 1, bias=False, device=device, dtype=dtype)
+        nn.init.zeros_(self.fc2.weight)
+
+    def reset_parameters(self) -> None:
+        """PyTorch's default for W1, zero for W2."""
+        self.fc1.reset_parameters()
         nn.init.zeros_(self.fc2.weight)
 
     @property

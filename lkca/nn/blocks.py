@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from lkca.nn.attention import LocalChannelAttention
@@ -17,19 +20,41 @@ class LargeKernelBlock(nn.Module):
     No bias anywhere: the block is positively homogeneous, block(a x) = a block(x) for a > 0.
     """
 
-    def __init__(self, channels: int, kernel_size: int = 7, expansion: int = 2, window: int = 9) -> None:
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int = 7,
+        expansion: int = 2,
+        window: int = 9,
+        *,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size: expected an odd number, got {kernel_size}")
         hidden = expansion * channels
+        kind: dict[str, Any] = {"device": device, "dtype": dtype}
         self.depthwise = nn.Conv2d(
-            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=False
+            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=False, **kind
         )
-        self.expand = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.expand = nn.Conv2d(channels, hidden, 1, bias=False, **kind)
         self.activation = nn.ReLU()
-        self.contract = nn.Conv2d(hidden, channels, 1, bias=False)
-        self.attention = LocalChannelAttention(channels, window) if window else nn.Identity()
-        nn.init.normal_(self.contract.weight, std=0.2 / hidden**0.5)  # near the identity: depth starts harmless
+        self.contract = nn.Conv2d(hidden, channels, 1, bias=False, **kind)
+        self.attention = LocalChannelAttention(channels, window, **kind) if window else nn.Identity()
+        self._reset_contract()
+
+    def _reset_contract(self) -> None:
+        # near the identity: depth starts harmless
+        nn.init.normal_(self.contract.weight, std=0.2 / self.contract.in_channels**0.5)
+
+    def reset_parameters(self) -> None:
+        """A fresh start, for a block that was made on the meta device."""
+        self.depthwise.reset_parameters()
+        self.expand.reset_parameters()
+        self._reset_contract()
+        if isinstance(self.attention, LocalChannelAttention):
+            self.attention.reset_parameters()
 
     @property
     def halo(self) -> int:
@@ -39,3 +64,6 @@ class LargeKernelBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.attention(self.contract(self.activation(self.expand(self.depthwise(x)))))
+
+    def extra_repr(self) -> str:
+        return f"channels={self.depthwise.in_channels}, kernel_size={self.depthwise.kernel_size[0]}"

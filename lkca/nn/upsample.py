@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lkca_kernels import lowrank_pixel_shuffle, pixel_shuffle_epilogue
 
-__all__ = ["LowRankUpsample", "PixelShuffleUpsample"]
+__all__ = ["FusedShuffle", "LowRankConv2d", "LowRankUpsample", "PixelShuffleUpsample"]
+
+Pair = int | tuple[int, int]
+
+
+def _pair(value: Pair) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _same_padding(kernel_size: Pair, dilation: Pair) -> tuple[int, int]:
+    """Zeros on each side that keep the size of an image under an odd kernel."""
+    (kh, kw), (dh, dw) = _pair(kernel_size), _pair(dilation)
+    return dh * (kh // 2), dw * (kw // 2)
 
 
 def _share(channels: int, groups: int, name: str) -> int:
-    if channels % groups:
+    if groups < 1 or channels % groups:
         raise ValueError(f"{name}: expected a multiple of shared_groups={groups}, got {channels}")
     return channels // groups
+
+
+def _check_sizes(upscale_factor: int, **sizes: int) -> None:
+    if isinstance(upscale_factor, bool) or not isinstance(upscale_factor, int) or upscale_factor < 2:
+        raise ValueError(f"upscale_factor: expected an integer of at least 2, got {upscale_factor!r}")
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")
 
 
 def _in_turn(conv: nn.Conv2d, x: Tensor, groups: int) -> Tensor:
@@ -23,7 +45,8 @@ def _in_turn(conv: nn.Conv2d, x: Tensor, groups: int) -> Tensor:
     if groups == 1:
         return conv(x)
     batch, _, h, w = x.shape
-    return conv(x.reshape(batch * groups, -1, h, w)).reshape(batch, -1, h, w)
+    y = conv(x.reshape(batch * groups, -1, h, w))
+    return y.reshape(batch, -1, *y.shape[2:])
 
 
 def _dense(kernel: Tensor, groups: int) -> Tensor:
@@ -32,12 +55,25 @@ def _dense(kernel: Tensor, groups: int) -> Tensor:
     return torch.einsum("gh,oikl->gohikl", eye, kernel).flatten(2, 3).flatten(0, 1)
 
 
+class FusedShuffle(nn.Identity):
+    """Stands where a pixel shuffle stood that the layer before it now does; :func:`lkca.lowrank.merge` undoes it."""
+
+    def __init__(self, upscale_factor: int) -> None:
+        super().__init__()
+        self.upscale_factor = upscale_factor
+
+    def extra_repr(self) -> str:
+        return f"upscale_factor={self.upscale_factor}"
+
+
 class PixelShuffleUpsample(nn.Module):
     """k×k convolution to ``out_channels * upscale_factor**2`` channels, then the pixel shuffle (Shi et al. 2016).
 
     (B, in_channels, h, w) -> (B, out_channels, s*h, s*w). ``gate`` (B, out_channels) scales the result per channel;
     ``skip`` is added to it: an HR tensor, or the LR cube (B, out_channels, h, w), whose bicubic upsampling is added.
-    With ``shared_groups`` > 1 one convolution serves so many equal blocks of the channels in turn.
+    stride, padding, dilation, bias, padding_mode, device and dtype are those of ``nn.Conv2d``; by default the padding
+    keeps the image's size under an odd kernel. With ``shared_groups`` > 1 one convolution serves so many equal blocks
+    of the channels in turn. Loads the weights of a plain ``nn.Conv2d`` (keys ``weight``, ``bias``) too.
     """
 
     def __init__(
@@ -45,11 +81,19 @@ class PixelShuffleUpsample(nn.Module):
         in_channels: int,
         out_channels: int,
         upscale_factor: int,
-        kernel_size: int = 3,
+        kernel_size: Pair = 3,
+        *,
+        stride: Pair = 1,
+        padding: Pair | str | None = None,
+        dilation: Pair = 1,
         bias: bool = True,
+        padding_mode: str = "zeros",
         shared_groups: int = 1,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        _check_sizes(upscale_factor, in_channels=in_channels, out_channels=out_channels)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.upscale_factor = upscale_factor
@@ -58,24 +102,118 @@ class PixelShuffleUpsample(nn.Module):
             _share(in_channels, shared_groups, "in_channels"),
             _share(out_channels, shared_groups, "out_channels") * upscale_factor**2,
             kernel_size,
-            padding=kernel_size // 2,
+            stride=stride,
+            padding=_same_padding(kernel_size, dilation) if padding is None else padding,
+            dilation=dilation,
             bias=bias,
+            padding_mode=padding_mode,
+            device=device,
+            dtype=dtype,
         )
+
+    def reset_parameters(self) -> None:
+        """PyTorch's convolution defaults."""
+        self.conv.reset_parameters()
 
     def forward(self, x: Tensor, skip: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
         y = _in_turn(self.conv, x, self.shared_groups)
         return pixel_shuffle_epilogue(y, gate, skip, upscale_factor=self.upscale_factor)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("weight", "bias"):
+            if prefix + name in state_dict:
+                state_dict[f"{prefix}conv.{name}"] = state_dict.pop(prefix + name)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def extra_repr(self) -> str:
-        return f"out_channels={self.out_channels}, upscale_factor={self.upscale_factor}"
+        shared = f", shared_groups={self.shared_groups}" if self.shared_groups > 1 else ""
+        return f"out_channels={self.out_channels}, upscale_factor={self.upscale_factor}{shared}"
 
 
-class LowRankUpsample(nn.Module):
+class _LowRank(nn.Module):
+    """The two factors: ``reduce``, a k×k convolution to the rank, and ``weight`` (out, rank) with ``bias`` (out,)."""
+
+    def __init__(self, reduce: nn.Conv2d, out: int, rank: int, bias: bool) -> None:
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"rank: expected at least 1, got {rank}")
+        self.rank = rank
+        self.reduce = reduce
+        self.weight = nn.Parameter(torch.empty(out, rank, device=reduce.weight.device, dtype=reduce.weight.dtype))
+        self.bias = nn.Parameter(self.weight.new_empty(out)) if bias else None
+        self._reset_last_factor()
+
+    def _reset_last_factor(self) -> None:
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.rank)
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def reset_parameters(self) -> None:
+        """PyTorch's convolution defaults for both factors."""
+        self.reduce.reset_parameters()
+        self._reset_last_factor()
+
+
+class LowRankConv2d(_LowRank):
+    """k×k convolution to ``rank`` channels, then a 1×1 convolution to ``out_channels``: ``nn.Conv2d`` of low rank.
+
+    (B, in_channels, H, W) -> (B, out_channels, H', W'); the arguments are those of ``nn.Conv2d``. Stands in for an
+    upsampling convolution whose pixel shuffle comes later in the model; where it follows at once,
+    :class:`LowRankUpsample` does both in one pass. The two classes share their parameters' names and shapes.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Pair,
+        rank: int,
+        *,
+        stride: Pair = 1,
+        padding: Pair | str = 0,
+        dilation: Pair = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if rank < 1:
+            raise ValueError(f"rank: expected at least 1, got {rank}")
+        reduce = nn.Conv2d(
+            in_channels,
+            rank,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            bias=False,
+            padding_mode=padding_mode,
+            device=device,
+            dtype=dtype,
+        )
+        super().__init__(reduce, out_channels, rank, bias)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(self.reduce(x), self.weight[:, :, None, None], self.bias)
+
+    def merged_weight(self) -> Tensor:
+        """Kernel (out_channels, in_channels, k, k) of the one convolution that this layer equals."""
+        return torch.einsum("or,rikl->oikl", self.weight, self.reduce.weight)
+
+    def extra_repr(self) -> str:
+        return f"out_channels={self.out_channels}, rank={self.rank}"
+
+
+class LowRankUpsample(_LowRank):
     """k×k convolution to ``rank`` channels, then a 1×1 map to ``out_channels * s**2`` fused with the pixel shuffle.
 
-    Takes and gives what :class:`PixelShuffleUpsample` does; its kernel, as an out×(in·k²) matrix, has rank ``rank`` at
-    most. weight[c*s² + i*s + j, r] maps rank channel r to sub-pixel (i, j) of output channel c. With ``shared_groups``
-    one convolution serves the blocks of the input channels in turn, each giving its share of the rank channels.
+    Takes and gives what :class:`PixelShuffleUpsample` does, with the same arguments; its kernel, as an out×(in·k²)
+    matrix, has rank ``rank`` at most. weight[c*s² + i*s + j, r] maps rank channel r to sub-pixel (i, j) of output
+    channel c. With ``shared_groups`` one convolution serves the blocks of the input channels in turn, each giving its
+    share of the rank channels.
     """
 
     def __init__(
@@ -84,36 +222,35 @@ class LowRankUpsample(nn.Module):
         out_channels: int,
         upscale_factor: int,
         rank: int,
-        kernel_size: int = 3,
+        kernel_size: Pair = 3,
+        *,
+        stride: Pair = 1,
+        padding: Pair | str | None = None,
+        dilation: Pair = 1,
         bias: bool = True,
+        padding_mode: str = "zeros",
         shared_groups: int = 1,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        if rank < 1:
-            raise ValueError(f"rank: expected at least 1, got {rank}")
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.upscale_factor = upscale_factor
-        self.rank = rank
-        self.shared_groups = shared_groups
-        self.reduce = nn.Conv2d(
+        _check_sizes(upscale_factor, in_channels=in_channels, out_channels=out_channels, rank=rank)
+        reduce = nn.Conv2d(
             _share(in_channels, shared_groups, "in_channels"),
             _share(rank, shared_groups, "rank"),
             kernel_size,
-            padding=kernel_size // 2,
+            stride=stride,
+            padding=_same_padding(kernel_size, dilation) if padding is None else padding,
+            dilation=dilation,
             bias=False,
+            padding_mode=padding_mode,
+            device=device,
+            dtype=dtype,
         )
-        self.weight = nn.Parameter(torch.empty(out_channels * upscale_factor**2, rank))
-        self.bias = nn.Parameter(torch.empty(out_channels * upscale_factor**2)) if bias else None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """PyTorch's convolution defaults for both factors."""
-        self.reduce.reset_parameters()
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(self.rank)
-            nn.init.uniform_(self.bias, -bound, bound)
+        super().__init__(reduce, out_channels * upscale_factor**2, rank, bias)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.upscale_factor = upscale_factor
+        self.shared_groups = shared_groups
 
     def forward(self, x: Tensor, skip: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
         z = _in_turn(self.reduce, x, self.shared_groups)
@@ -124,4 +261,5 @@ class LowRankUpsample(nn.Module):
         return torch.einsum("or,rikl->oikl", self.weight, _dense(self.reduce.weight, self.shared_groups))
 
     def extra_repr(self) -> str:
-        return f"out_channels={self.out_channels}, upscale_factor={self.upscale_factor}, rank={self.rank}"
+        shared = f", shared_groups={self.shared_groups}" if self.shared_groups > 1 else ""
+        return f"out_channels={self.out_channels}, upscale_factor={self.upscale_factor}, rank={self.rank}{shared}"
