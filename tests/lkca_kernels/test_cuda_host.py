@@ -265,7 +265,7 @@ def test_result_depends_on_neither_thread_order_nor_grid(grid: ctypes.CDLL, dtyp
     grad_out = random(2, 5, 36, 64, dtype=dtype, seed=6)
     y = random(2, 80, 9, 16, dtype=dtype, seed=7)
     y17 = random(1, 289, 2, 3, dtype=dtype, seed=7)  # few u rows in a tile: several warps to each
-    layers = attention_inputs((1, 3, 2, 97, 101), dtype)
+    layers, many = attention_inputs((1, 3, 2, 97, 101), dtype), attention_inputs((5, 3, 2, 4, 4), dtype)
     options = {"upscale_factor": 4, "skip_bicubic": "matlab"}
     options17 = {"upscale_factor": 17, "skip_bicubic": "matlab"}
 
@@ -278,6 +278,8 @@ def test_result_depends_on_neither_thread_order_nor_grid(grid: ctypes.CDLL, dtyp
         g17 = cuda.pixel_shuffle_epilogue_fwd(y17, None, None, **options17)
         out += [g17, cuda.pixel_shuffle_epilogue_bwd(g17, y17, None, None, **options17, needs=(True, False, False))[0]]
         out += cuda.channel_gate_fwd(*layers)
+        several, mean = cuda.channel_gate_fwd(*many)
+        out += [several, *cuda.channel_gate_bwd(several, many[0], mean, *many[1:], needs=(True,) * 5)]
         attended, mean = cuda.channel_attention_fwd(*layers, None)
         out += [attended, mean]
         out += cuda.channel_attention_bwd(attended, layers[0], mean, *layers[1:], needs=(True,) * 5)
