@@ -286,7 +286,7 @@ def test_result_depends_on_neither_thread_order_nor_grid(grid: ctypes.CDLL, dtyp
         return out
 
     expected = run()
-    for order, blocks in ((1, 0), (2, 0), (3, 2)):
+    for order, blocks in ((1, 0), (2, 0), (1, 2), (3, 2)):
         grid.lkca_emulation_thread_order(order)
         grid.lkca_emulation_max_blocks(blocks)
         for i, (a, b) in enumerate(zip(run(), expected, strict=True)):
