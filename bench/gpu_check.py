@@ -222,18 +222,6 @@ def measure(case: Case, rate: float) -> list[Row]:
 def table(rows: list[Row]) -> str:
     heads = ["case", "dtype", "candidate", "µs", "spread", "MB that must move", "GB/s", "share of copy"]
     heads += ["vs eager", "vs compile", "error"]
-        "case",
-        "dtype",
-        "candidate",
-        "µs",
-        "spread",
-        "MB that must move",
-        "GB/s",
-        "share of copy",
-        "vs eager",
-        "vs compile",
-        "error",
-    ]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in rows:
         times = {r.candidate: r.microseconds for r in rows if (r.case, r.dtype) == (row.case, row.dtype)}
