@@ -75,7 +75,7 @@ def evaluate_model(
     own by default. Bad and empty bands are neither scored nor shown to the network. Raises InputError where the
     model was made for other bands or another scale, or the region is smaller than ``scale`` or without valid samples.
     """
-    notes: list[str] = []
+    notes: list[str] = list(cube.warnings)
     if model is not None:
         check_scale(model, scale)
         notes += suits(cube, model, force=force)
@@ -111,9 +111,11 @@ def evaluate_prediction(reference: Cube, prediction: Cube, scale: int) -> Evalua
     scores = {"prediction": _score(truth, guess, bands, scale, peak, prediction.source)}
     arrays = {"truth": truth, "prediction": guess}
     lost = scores["prediction"].missing
-    notes = (f"{prediction.source} lacks {lost} pixels that the reference has; they are not scored",) if lost else ()
+    notes = [*reference.warnings, *prediction.warnings]
+    if lost:
+        notes.append(f"{prediction.source} lacks {lost} pixels that the reference has; they are not scored")
     return Evaluation(
-        prediction.source, window, scale, peak, bands, reference.meta.wavelengths, None, scores, arrays, notes
+        prediction.source, window, scale, peak, bands, reference.meta.wavelengths, None, scores, arrays, tuple(notes)
     )
 
 

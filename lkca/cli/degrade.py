@@ -37,8 +37,8 @@ def degrade_command(
 
     with open_cube(source, variable=variable, shape=parse_shape(shape), axes=axes) as cube:
         low, meta, notes = degrade_scene(cube, Degradation(method=method, scale=scale))
-        write_cube(output, low, meta, overwrite=overwrite, inputs=cube.files)
-        for remark in notes:
+        report = write_cube(output, low, meta, overwrite=overwrite, inputs=cube.files)
+        for remark in (*cube.warnings, *notes, *report.warnings):
             note(remark)
         print_line(
             f"{output}: {low.shape[1]} × {low.shape[2]} pixels, {low.shape[0]} bands "

@@ -32,7 +32,9 @@ def demo_command(
     minutes: Annotated[float, typer.Option("--minutes", min=0.01, help="Time budget of the fit.")] = 2.0,
     scale: Annotated[int, typer.Option("--scale", "-s", min=2, max=8, help="Scale factor.")] = 4,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the scene and of the fit.")] = 0,
-    size: Annotated[int, typer.Option("--size", min=64, max=4096, help="Rows and columns of the scene.")] = 224,
+    size: Annotated[
+        int, typer.Option("--size", min=24, max=2048, help="Columns of the scene; it has four times as many rows.")
+    ] = 112,
     bands: Annotated[int, typer.Option("--bands", min=8, max=1024, help="Bands of the scene, 400 to 2500 nm.")] = 128,
     max_steps: Annotated[
         int | None,
@@ -42,7 +44,7 @@ def demo_command(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Makes a scene, fits a model to its upper three quarters, and scores the model on the rest.
+    """Makes a scene, fits a model to its upper three quarters, and scores the model on the lowest.
 
     Writes the scene, the coarse and the sharpened test part, the model, the scores and a picture that compares
     bicubic, the model and the truth.
@@ -56,13 +58,14 @@ def demo_command(
     set_threads(threads)
     where = resolve_device(device)
     _prepare_folder(output, overwrite)
-    edge = size * 3 // 4 // scale * scale
+    rows = 4 * size
+    edge = 3 * size // scale * scale
     training, test = f"0:{edge},:", f"{edge}:,:"
 
-    scene = synthetic_scene(rows=size, cols=size, bands=bands, seed=seed)
+    scene = synthetic_scene(rows=rows, cols=size, bands=bands, seed=seed)
     source = output / "scene.tif"
     write_cube(source, scene.read(), scene.meta, overwrite=overwrite)
-    print_line(f"made {source}: {size} × {size} pixels, {bands} bands (synthetic, seed {seed})")
+    print_line(f"made {source}: {rows} × {size} pixels, {bands} bands (synthetic, seed {seed})")
 
     settings = FitConfig(
         scale=scale, minutes=minutes, max_steps=max_steps, region=training, seed=seed, device=device, threads=threads

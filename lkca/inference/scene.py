@@ -29,7 +29,7 @@ __all__ = ["UpscaleReport", "degrade_scene", "upscale", "upscale_scene"]
 Progress = Callable[[int, int], None]  # rows done, rows in all (coarse)
 
 _MEMORY_SHARE = 0.4  # of what is free: the allocator and the writer want some too
-_STRIP_BYTES = 2 << 30  # larger strips are not faster
+_STRIP_BYTES = 6 << 30  # a strip much taller than twice the halo wastes little on it
 _WORKING_COPIES = 3  # HR-size arrays alive at once: the network's result, the joined cube, the writer's block
 
 
@@ -157,6 +157,7 @@ def upscale_scene(
 
 def degrade_scene(cube: Cube, degradation: Degradation) -> tuple[np.ndarray, CubeMeta, list[str]]:
     """A scene s times coarser: (bands, rows // s, cols // s), its metadata, and remarks."""
+    cube.check_usable()
     window, notes = whole_pixels(cube, None, degradation.scale)
     return degrade_array(cube.read(window), degradation), cube.meta.degraded(degradation.scale), notes
 

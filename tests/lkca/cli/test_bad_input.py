@@ -89,7 +89,13 @@ def test_wrong_interleave_size(refuses: Refuses) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(
-    "command", [*READERS[1:], ("upscale", "-i", "{}", "-o", "o.tif", "-s", "2", "--bicubic")], ids=lambda c: c[0]
+    "command",
+    [
+        *READERS[1:],
+        ("upscale", "-i", "{}", "-o", "o.tif", "-s", "2", "--bicubic"),
+        ("degrade", "-i", "{}", "-o", "o.tif", "-s", "2"),
+    ],
+    ids=lambda c: c[0],
 )
 def test_nothing_but_missing_samples(refuses: Refuses, command: tuple[str, ...], value: float) -> None:
     name = save("c.npy", np.full((32, 32, 6), value, dtype=np.float32))

@@ -154,17 +154,17 @@ def test_evaluate_draws_a_panel(cli: Cli, model_dir: Path, scene_file: Path, tmp
 
 
 def test_demo(cli: Cli, tmp_path: Path) -> None:
-    args = ["demo", "-o", tmp_path / "d", "--size", "96", "--bands", "20", "--max-steps", "3", "--minutes", "5"]
+    args = ["demo", "-o", tmp_path / "d", "--size", "40", "--bands", "20", "--max-steps", "3", "--minutes", "5"]
     result = cli(*args)
     assert result.exit_code == 0, result.output
     names = {"scene.tif", "coarse.tif", "sharp.tif", "panel.png", "scores.json", "model"}
     assert {p.name for p in (tmp_path / "d").iterdir()} == names
     assert "difference" in result.stdout and "lkca upscale -i FILE" in result.stdout
     scores = json.loads((tmp_path / "d/scores.json").read_text())
-    assert scores["region"] == "72:96,0:96" and {"bicubic", "model"} == scores["scores"].keys()
+    assert scores["region"] == "120:160,0:40" and {"bicubic", "model"} == scores["scores"].keys()
     with open_cube(tmp_path / "d/sharp.tif") as sharp, open_cube(tmp_path / "d/scene.tif") as scene:
-        assert sharp.shape == (24, 96, 20)
-        assert sharp.meta.transform == scene.meta.transform @ Affine.translation(0, 72)
+        assert sharp.shape == (40, 40, 20)
+        assert sharp.meta.transform == scene.meta.transform @ Affine.translation(0, 120)
     refused = cli(*args)
     assert refused.exit_code == 2 and "--overwrite" in refused.stderr
     assert cli(*args, "--overwrite").exit_code == 0

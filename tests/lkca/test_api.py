@@ -1,0 +1,44 @@
+"""The public names of ``lkca``: all there, loaded on use, nothing heavy before."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import lkca
+
+
+@pytest.mark.parametrize("name", lkca.__all__)
+def test_every_public_name_resolves(name: str) -> None:
+    assert getattr(lkca, name) is getattr(lkca, name)
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = lkca.nonsense
+
+
+def test_importing_is_light() -> None:
+    code = "import sys, lkca; lkca.__version__; print(sorted({'torch', 'numpy', 'rasterio'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("package", ["lkca", "lkca_kernels"])
+def test_every_module_says_what_is_public(package: str) -> None:
+    """``__all__`` lists what is there, in each module that can be imported here."""
+    root = importlib.import_module(package)
+    for info in pkgutil.walk_packages(root.__path__, f"{package}."):
+        if info.name.endswith("__main__") or ".triton" in info.name or "._" in info.name:
+            continue
+        module = importlib.import_module(info.name)
+        missing = [name for name in getattr(module, "__all__", ()) if not hasattr(module, name)]
+        assert not missing, f"{info.name} has no {missing}"
+
+
+def test_kernels_know_nothing_of_lkca() -> None:
+    code = "import sys, lkca_kernels; print([m for m in sys.modules if m == 'lkca' or m.startswith('lkca.')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
