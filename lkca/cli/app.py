@@ -76,6 +76,11 @@ def _root(
     pass
 
 
+def _paragraphs(docstring: str | None) -> str:
+    """The docstring with its paragraphs unwrapped: the help wraps them to the terminal."""
+    return "\n\n".join(" ".join(part.split()) for part in (docstring or "").split("\n\n"))
+
+
 for _name, _module, _command in (
     ("demo", demo, demo.demo_command),
     ("fit", fit, fit.fit_command),
@@ -86,4 +91,4 @@ for _name, _module, _command in (
     ("doctor", doctor, doctor.doctor_command),
     ("schema", schema, schema.schema_command),
 ):
-    app.command(_name, epilog=_module.EXAMPLES)(_command)
+    app.command(_name, help=_paragraphs(_command.__doc__), epilog=_module.EXAMPLES)(_command)

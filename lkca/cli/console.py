@@ -29,7 +29,7 @@ def progress_console() -> Console:
 @contextmanager
 def row_progress(title: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr; yields the function that takes (rows done, rows in all)."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = progress_console()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None)
@@ -60,7 +60,7 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]], *, text_columns: int = 1) -> None:
     """Prints a table on stdout; all but the first ``text_columns`` columns are right-aligned numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         table.add_column(
             column, justify="left" if index < text_columns else "right", no_wrap=index >= text_columns, overflow="fold"

@@ -66,10 +66,16 @@ def fit_command(
     ] = None,
     overwrite: Overwrite = False,
     device: Annotated[
-        str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", show_default="auto")
+        str | None,
+        typer.Option(
+            "--device", rich_help_panel="Where to run", help="auto, cpu, cuda or cuda:N.", show_default="auto"
+        ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, max=4096, help="CPU threads.", show_default="all cores")
+        int | None,
+        typer.Option(
+            "--threads", min=1, max=4096, rich_help_panel="Where to run", help="CPU threads.", show_default="all cores"
+        ),
     ] = None,
     variable: Variable = None,
     shape: BandShape = None,
@@ -113,7 +119,7 @@ def fit_command(
 def fit_progress() -> Iterator[Callable[[FitProgress], None]]:
     """A progress bar on stderr with stage, held-out gain over bicubic, and time left; yields the fit's callback."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
@@ -142,6 +148,8 @@ def fit_progress() -> Iterator[Callable[[FitProgress], None]]:
 
 def print_fit(fitted: FittedModel, output: Path) -> None:
     """The final table: teacher, student and bicubic on the held-out part of the training region."""
+    from lkca.metrics import PROTOCOL
+
     result = fitted.result
     rows = [
         [name, *(f"{scores[key]:.{digits}f}" if key in scores else "–" for key, _, digits in _SCORES)]
@@ -152,7 +160,6 @@ def print_fit(fitted: FittedModel, output: Path) -> None:
     ended = "stopped early" if result.interrupted else "done"
     print_line(
         f"{ended}: {result.steps} steps in {result.seconds:.0f} s; the student's upsampler has rank {result.rank} "
-        f"({result.energy:.1%} of the teacher's energy); protocol {fitted.config.validation.protocol}"
-        if fitted.config.validation is not None
-        else ended
+        f"({result.energy:.1%} of the teacher's energy); protocol {PROTOCOL}, peak = the normalisation's "
+        f"{fitted.config.normalisation.peak:.6g}"
     )

@@ -92,7 +92,7 @@ def fit_scenes(
         normalisation=scenes.normalisation,
         training=record,
         validation=ValidationRecord(
-            protocol=f"{PROTOCOL}, peak 1 = normalised 1", split=result.split, scores=result.metrics
+            protocol=f"{PROTOCOL}, peak = the normalisation's", split=result.split, scores=result.metrics
         ),
         versions={"lkca": lkca.__version__, **{name: _version(name) for name in ("torch", "numpy")}},
     )

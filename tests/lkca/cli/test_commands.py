@@ -88,6 +88,27 @@ def test_inspect_counts_missing_samples(cli: Cli, tmp_path: Path) -> None:
     assert facts["valid_share"] == pytest.approx(np.isfinite(cube).mean())
 
 
+def test_names_are_not_markup(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("[").mkdir()
+    name = "[/red] ü [bold].npy"
+    np.save(name, np.ones((8, 8, 4), dtype=np.float32))
+    assert name in cli("inspect", name).stdout
+    result = cli("upscale", "-i", name, "-o", "[/x].npz", "-s", "2", "--bicubic")
+    assert result.exit_code == 0 and "[/x].npz" in result.stdout
+    assert "[/y].npy" in cli("inspect", "[/y].npy").stderr
+
+
+def test_ctrl_c_leaves_no_output(cli: Cli, scene_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(cube: np.ndarray) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lkca.inference.scene.fill_missing", interrupted)
+    result = cli("upscale", "-i", scene_file, "-o", tmp_path / "o.tif", "-s", "2", "--bicubic")
+    assert result.exit_code == 130 and "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_degrade_then_bicubic_then_score(cli: Cli, scene_file: Path, tmp_path: Path) -> None:
     low, high = tmp_path / "low.img", tmp_path / "high.tif"
     assert cli("degrade", "-i", scene_file, "-o", low, "-s", "4", "--method", "area").exit_code == 0
