@@ -48,6 +48,7 @@ from functools import cache
 from types import ModuleType
 
 import torch
+import torch.autograd.forward_ad
 
 __all__ = [
     "BACKENDS",
@@ -182,6 +183,8 @@ def _only_reference() -> str | None:
     """Why only plain PyTorch can serve here, whatever the tensors: inside torch.func, or while exporting."""
     if torch._C._functorch.maybe_current_level() is not None:
         return "cannot run inside torch.func transforms (vmap, grad, jvp)"
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "has no forward-mode derivative"
     if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
         return "is not used while exporting: an exported program holds plain PyTorch operations"
     return None

@@ -60,5 +60,5 @@ def pixel_shuffle_epilogue(
     """
     y, gate, skip = autocast(y, gate, skip)
     _check(y, gate, skip, upscale_factor, skip_bicubic, out)
-    options = {"upscale_factor": upscale_factor, "skip_bicubic": skip_bicubic}
+    options = {"upscale_factor": _checks.constant(upscale_factor), "skip_bicubic": skip_bicubic}
     return _operator((y, gate, skip), options, out, backend)

@@ -99,7 +99,7 @@ def lowrank_pixel_shuffle(
     """
     z, weight, bias, gate, skip = autocast(z, weight, bias, gate, skip)
     _check(z, weight, bias, gate, skip, upscale_factor, skip_bicubic, out)
-    options = {"upscale_factor": upscale_factor, "skip_bicubic": skip_bicubic}
+    options = {"upscale_factor": _checks.constant(upscale_factor), "skip_bicubic": skip_bicubic}
     return _operator((z, weight, bias, gate, skip), options, out, backend)
 
 

@@ -55,8 +55,8 @@ def bicubic_upsample(x: Tensor, scale: int, convention: Convention = "matlab") -
         return x.new_empty(batch, channels, h * scale, w * scale) + x.sum()  # stays in the autograd graph
     dtype = x.dtype
     values = x.float() if dtype in (torch.float16, torch.bfloat16) else x
-    exporting = torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
-    upsample = _by_convolution if exporting else _by_banded_product
+    tracing = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    upsample = _by_convolution if tracing else _by_banded_product
     return upsample(values, scale, convention).to(dtype).contiguous()
 
 
@@ -93,7 +93,7 @@ def _by_banded_product(x: Tensor, scale: int, convention: str) -> Tensor:
 
 
 def _by_convolution(x: Tensor, scale: int, convention: str) -> Tensor:
-    # The same sums, one filter per phase: slower, but sizes stay symbols, where the block count would become a constant.
+    # The same sums, one filter per phase: slower, but sizes stay symbols, where a block count would become a constant.
     batch, channels, h, w = x.shape
     taps = _taps(1, scale, convention, x)
     filters = (taps[:, None, :, None] * taps[None, :, None, :]).flatten(0, 1)[:, None]

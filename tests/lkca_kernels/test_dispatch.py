@@ -1,0 +1,233 @@
+"""How a call travels: opaque operators, tracing, autocast, torch.func, double backward."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+import torch._dynamo.testing
+from torch import Tensor
+
+import lkca_kernels
+from lkca_kernels.backends import BackendError
+
+
+def _opaque(case: Any) -> Any:
+    return getattr(torch.ops.lkca_kernels, case.op).default
+
+
+def test_opcheck(typical: Any, backend: Any, layout: str, tools: Any) -> None:
+    tensors = tools.leaves(typical.make(torch.float32, backend.device, layout=layout))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.library.opcheck(_opaque(typical), (*tensors, *typical.raw_arguments, backend.backend))
+
+
+@pytest.mark.parametrize("empty", ["B", "C", "h"])
+def test_opcheck_of_nothing(typical: Any, backend: Any, tools: Any, case_type: Any, empty: str) -> None:
+    if empty == "h" and not typical.upsamples:
+        pytest.skip("the mean of nothing")
+    case = case_type(typical.op, {**typical.sizes, empty: 0}, typical.given)
+    tensors = tools.leaves(case.make(torch.float32, backend.device))
+    torch.library.opcheck(_opaque(case), (*tensors, *case.raw_arguments, backend.backend))
+
+
+def test_opcheck_of_out(typical: Any, backend: Any) -> None:
+    if typical.op == "channel_gate":
+        pytest.skip("channel_gate takes no out")
+    tensors = typical.make(torch.float32, backend.device)
+    out = torch.empty_like(typical.call(tensors))
+    operator = getattr(torch.ops.lkca_kernels, f"{typical.op}_out").default
+    torch.library.opcheck(operator, (*tensors, *typical.raw_arguments, backend.backend), {"out": out})
+
+
+def test_gradcheck_and_double_backward(typical: Any, tools: Any) -> None:
+    tensors = tools.leaves(typical.make(torch.float64))
+    positions = [i for i, t in enumerate(tensors) if t is not None]
+
+    def plain(*given: Tensor) -> Tensor:
+        every: list[Tensor | None] = [None] * len(tensors)
+        for i, tensor in zip(positions, given, strict=True):
+            every[i] = tensor
+        return typical.call(every, backend="reference")
+
+    def opaque(*given: Tensor) -> Tensor:
+        every: list[Tensor | None] = [None] * len(tensors)
+        for i, tensor in zip(positions, given, strict=True):
+            every[i] = tensor
+        result = _opaque(typical)(*every, *typical.raw_arguments, "reference")
+        return result if typical.upsamples else result[0]
+
+    inputs = [tensors[i] for i in positions]
+    for road in (plain, opaque):
+        assert torch.autograd.gradcheck(road, inputs)
+        assert torch.autograd.gradgradcheck(road, inputs, fast_mode=True)
+
+
+def test_double_backward_of_a_native_backend(typical: Any, backend: Any, tools: Any) -> None:
+    def penalty(name: str) -> list[Tensor]:
+        tensors = tools.leaves(typical.make(torch.float32, backend.device))
+        given = [t for t in tensors if t is not None]
+        result = typical.call(tensors, backend=name)
+        first = torch.autograd.grad(result.square().sum(), given, create_graph=True)
+        return list(torch.autograd.grad(sum(g.square().sum() for g in first), given))  # type: ignore[arg-type]
+
+    for found, expected in zip(penalty(backend.backend), penalty("reference"), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_compiled_whole_with_symbolic_sizes(typical: Any, backend: Any, tools: Any, case_type: Any) -> None:
+    torch._dynamo.reset()
+    frames = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+
+    def function(*tensors: Tensor | None) -> Tensor:
+        return typical.call(tensors, backend=backend.backend).sin()
+
+    compiled = torch.compile(function, backend=frames, fullgraph=True, dynamic=True)
+    for h, w in ((11, 7), (17, 19)):  # no size equal to another one, which dynamo would take for the same
+        case = case_type(typical.op, {**typical.sizes, "h": h, "w": w}, typical.given)
+        tensors, same = (tools.leaves(case.make(torch.float32, backend.device)) for _ in range(2))
+        result, expected = compiled(*tensors), function(*same)
+        torch.testing.assert_close(result, expected)
+        grad = torch.ones_like(result)
+        eager = tools.gradients(expected, same, grad)
+        for i, gradient in tools.gradients(result, tensors, grad).items():
+            torch.testing.assert_close(gradient, eager[i], rtol=1e-4, atol=1e-4)
+    assert frames.frame_count == 1
+
+
+def test_compiled_out(typical: Any, backend: Any) -> None:
+    if typical.op == "channel_gate":
+        pytest.skip("channel_gate takes no out")
+    torch._dynamo.reset()
+    tensors = typical.make(torch.float32, backend.device)
+    expected = typical.call(tensors, backend=backend.backend)
+    out = torch.full_like(expected, torch.nan)
+
+    def function(given: list[Tensor | None], out: Tensor) -> Tensor:
+        return typical.call(given, backend=backend.backend, out=out) + 1
+
+    result = torch.compile(function, backend="aot_eager", fullgraph=True)(tensors, out)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(result, expected + 1)
+
+
+def test_inductor(backend: Any, tools: Any) -> None:
+    """The default compiler, once: gradients and two sizes of a small network."""
+    torch._dynamo.reset()
+    weight = torch.randn(12, 5, device=backend.device, requires_grad=True)
+
+    def function(z: Tensor, low: Tensor) -> Tensor:
+        up = lkca_kernels.lowrank_pixel_shuffle(z.tanh(), weight, skip=low, upscale_factor=2, backend=backend.backend)
+        return up.relu()
+
+    compiled = torch.compile(function, fullgraph=True, dynamic=True)
+    for h, w in ((6, 5), (9, 11)):
+        z, low = torch.randn(2, 5, h, w, device=backend.device), torch.randn(2, 3, h, w, device=backend.device)
+        result, expected = compiled(z, low), function(z, low)
+        torch.testing.assert_close(result, expected)
+        (found,) = torch.autograd.grad(result.sum(), [weight])
+        (true,) = torch.autograd.grad(expected.sum(), [weight])
+        torch.testing.assert_close(found, true, rtol=1e-4, atol=1e-4)
+
+
+def test_autocast(typical: Any, backend: Any, tools: Any) -> None:
+    tensors = tools.leaves(typical.make(torch.float32, backend.device))
+    with torch.autocast(backend.device, dtype=torch.bfloat16):
+        result = typical.call(tensors, backend=backend.backend)
+    cast = [None if t is None else t.detach().bfloat16() for t in tensors]
+    assert result.dtype == torch.bfloat16
+    assert torch.equal(result, typical.call(cast, backend=backend.backend))
+    for i, gradient in tools.gradients(result, tensors, torch.ones_like(result)).items():
+        assert gradient.dtype == torch.float32 and gradient.shape == tensors[i].shape
+    torch._dynamo.reset()
+
+    def function(*given: Tensor | None) -> Tensor:
+        with torch.autocast(backend.device, dtype=torch.bfloat16):
+            return typical.call(given, backend=backend.backend)
+
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)(*tensors)
+    torch.testing.assert_close(compiled, result)
+
+
+def test_autocast_leaves_float64_alone(typical: Any) -> None:
+    tensors = typical.make(torch.float64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert typical.call(tensors).dtype == torch.float64
+
+
+def test_vmap_takes_the_reference(typical: Any, backend: Any) -> None:
+    stacks = [typical.make(torch.float32, backend.device, seed=seed) for seed in range(3)]
+    given = [i for i, t in enumerate(stacks[0]) if t is not None]
+    batched = [torch.stack([tensors[i] for tensors in stacks]) for i in given]
+
+    def call(*tensors: Tensor, name: str | None = None) -> Tensor:
+        every: list[Tensor | None] = [None] * len(stacks[0])
+        for i, tensor in zip(given, tensors, strict=True):
+            every[i] = tensor
+        return typical.call(every, backend=name)
+
+    mapped = torch.func.vmap(call)(*batched)
+    torch.testing.assert_close(mapped, torch.stack([typical.call(t, backend="reference") for t in stacks]))
+    if backend.backend != "reference":
+        with pytest.raises(BackendError, match=r"torch\.func"):
+            torch.func.vmap(lambda *t: call(*t, name=backend.backend))(*batched)
+
+
+def test_forward_mode(typical: Any) -> None:
+    """jvp agrees with a difference quotient; dual tensors too take the reference."""
+    tensors = typical.make(torch.float64)
+    direction = torch.ones_like(tensors[0])
+
+    def call(first: Tensor) -> Tensor:
+        return typical.call([first, *tensors[1:]])
+
+    value, slope = torch.func.jvp(call, (tensors[0],), (direction,))
+    step = 1e-6
+    quotient = (call(tensors[0] + step * direction) - call(tensors[0] - step * direction)) / (2 * step)
+    torch.testing.assert_close(slope, quotient, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(value, call(tensors[0]))
+
+
+def test_dual_tensors_in_float32(typical: Any) -> None:
+    tensors = typical.make(torch.float32)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(tensors[0], torch.ones_like(tensors[0]))
+        result = typical.call([dual, *tensors[1:]])
+        assert torch.autograd.forward_ad.unpack_dual(result).tangent is not None
+
+
+def test_export_holds_plain_operations_only(backend: Any) -> None:
+    """Whatever backend would serve, an exported program runs without this package, with sizes as symbols."""
+
+    class Network(torch.nn.Module):
+        def forward(self, z: Tensor, weight: Tensor, low: Tensor) -> Tensor:
+            return lkca_kernels.lowrank_pixel_shuffle(z, weight, skip=low, upscale_factor=3)
+
+    z, weight, low = torch.randn(1, 4, 5, 6), torch.randn(18, 4), torch.randn(1, 2, 5, 6)
+    size = {2: torch.export.Dim("h"), 3: torch.export.Dim("w")}
+    for strict in (False, True):
+        program = torch.export.export(Network(), (z, weight, low), dynamic_shapes=(size, None, size), strict=strict)
+        targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+        assert targets and not any("lkca" in target for target in targets)
+        for h, w in ((5, 6), (17, 40)):
+            other = torch.randn(1, 4, h, w), weight, torch.randn(1, 2, h, w)
+            torch.testing.assert_close(program.module()(*other), Network()(*other))
+
+
+def test_meta_tensors(typical: Any) -> None:
+    """Sizes past 2**31 elements, without memory."""
+    tensors = [None if t is None else t.to("meta") for t in typical.make(torch.float32)]
+    assert typical.call(tensors).device.type == "meta"
+    z, weight = torch.empty(1, 8, 40000, 40000, device="meta"), torch.empty(2048, 8, device="meta")
+    assert lkca_kernels.lowrank_pixel_shuffle(z, weight, upscale_factor=4).shape == (1, 128, 160000, 160000)
+
+
+def test_fake_sizes_past_2_to_the_31(backend: Any) -> None:
+    with torch._subclasses.FakeTensorMode():
+        z = torch.empty(1, 8, 40000, 40000, device=backend.device)
+        weight = torch.empty(2048, 8, device=backend.device)
+        result = lkca_kernels.lowrank_pixel_shuffle(z, weight, upscale_factor=4, backend=backend.backend)
+    assert result.shape == (1, 128, 160000, 160000) and result.stride(0) == 128 * 160000**2
