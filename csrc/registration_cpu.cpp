@@ -3,10 +3,10 @@
 
 namespace {
 
-std::string cpu_info() { return lkca::cpu::available_isas(); }
+std::string available_isas() { return lkca::cpu::available_isas(); }
 std::string use_isa(const std::string& name) { return lkca::cpu::use_isa(name); }
 std::string use_huge_pages(const std::string& setting) { return lkca::cpu::use_huge_pages(setting); }
-std::string isa() { return lkca::cpu::kernels().name; }
+std::string isa() { return lkca::cpu::isa(); }
 
 }  // namespace
 
@@ -54,7 +54,7 @@ STABLE_TORCH_LIBRARY_IMPL(lkca_cpu, CPU, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(lkca_cpu, CompositeExplicitAutograd, m) {
   m.impl("isa", TORCH_BOX(&isa));
-  m.impl("available_isas", TORCH_BOX(&cpu_info));
+  m.impl("available_isas", TORCH_BOX(&available_isas));
   m.impl("use_isa", TORCH_BOX(&use_isa));
   m.impl("use_huge_pages", TORCH_BOX(&use_huge_pages));
 }

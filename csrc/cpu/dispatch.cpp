@@ -9,53 +9,81 @@
 namespace lkca::cpu {
 namespace {
 
-std::vector<const Kernels*> available() {
-  std::vector<const Kernels*> found;
+struct Variant {
+  const char* name;
+  const Kernels* kernels;
+  const LowRankFwdTable* bf16;  // lowrank_pixel_shuffle's forward for bf16
+};
+
+constexpr Variant kVariants[] = {
+#ifdef LKCA_CPU_X86
+    {"avx512_bf16", &kernels_avx512, &lowrank_fwd_avx512_bf16},
+    {"avx512", &kernels_avx512, &kernels_avx512.lowrank_fwd},
+    {"avx2", &kernels_avx2, &kernels_avx2.lowrank_fwd},
+#endif
+    {"generic", &kernels_generic, &kernels_generic.lowrank_fwd},
+};
+
+// Best first. GCC's checks include those of the operating system's support for the registers.
+std::vector<const Variant*> available() {
+  std::vector<const Variant*> found;
+  const Variant* next = kVariants;
 #ifdef LKCA_CPU_X86
   __builtin_cpu_init();
   const bool avx2 =
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  if (avx512) found.push_back(&kernels_avx512);
-  if (avx2) found.push_back(&kernels_avx2);
+  for (const bool supported : {avx512 && __builtin_cpu_supports("avx512bf16"), avx512, avx2}) {
+    if (supported) found.push_back(next);
+    ++next;
+  }
 #endif
-  found.push_back(&kernels_generic);
+  found.push_back(next);
   return found;
 }
 
-const Kernels& find(const std::string& name) {
+const Variant& find(const std::string& name) {
   const auto variants = available();
   if (name.empty() || name == "auto") return *variants.front();
-  for (const Kernels* variant : variants)
+  for (const Variant* variant : variants)
     if (name == variant->name) return *variant;
   STD_TORCH_CHECK(false, "LKCA_CPU_ISA: this processor has no variant '", name, "', expected auto or one of ",
                   available_isas());
   return *variants.back();
 }
 
-std::atomic<const Kernels*> chosen{nullptr};
+std::atomic<const Variant*> chosen{nullptr};
+
+const Variant& variant() {
+  const Variant* v = chosen.load(std::memory_order_acquire);
+  if (v == nullptr) {
+    const char* name = std::getenv("LKCA_CPU_ISA");
+    v = &find(name == nullptr ? "" : name);
+    chosen.store(v, std::memory_order_release);
+  }
+  return *v;
+}
 
 }  // namespace
 
+const Kernels& kernels() { return *variant().kernels; }
+
+const LowRankFwdTable& lowrank_fwd_kernels(DType dtype) {
+  const Variant& v = variant();
+  return dtype == DType::bf16 ? *v.bf16 : v.kernels->lowrank_fwd;
+}
+
+std::string isa() { return variant().name; }
+
 std::string available_isas() {
   std::string names;
-  for (const Kernels* variant : available()) names += (names.empty() ? "" : ", ") + std::string(variant->name);
+  for (const Variant* v : available()) names += (names.empty() ? "" : ", ") + std::string(v->name);
   return names;
 }
 
-const Kernels& kernels() {
-  const Kernels* variant = chosen.load(std::memory_order_acquire);
-  if (variant == nullptr) {
-    const char* name = std::getenv("LKCA_CPU_ISA");
-    variant = &find(name == nullptr ? "" : name);
-    chosen.store(variant, std::memory_order_release);
-  }
-  return *variant;
-}
-
 std::string use_isa(const std::string& name) {
-  const std::string before = kernels().name;
+  const std::string before = isa();
   chosen.store(&find(name), std::memory_order_release);
   return before;
 }

@@ -9,6 +9,12 @@ namespace lkca::cpu {
 
 const Kernels& kernels();
 
+// Those of lowrank_pixel_shuffle's forward, which has a version of its own for bf16 on some processors.
+const LowRankFwdTable& lowrank_fwd_kernels(DType dtype);
+
+// Name of the variant in use.
+std::string isa();
+
 // Names of the variants that can run here, best first.
 std::string available_isas();
 

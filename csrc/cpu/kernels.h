@@ -41,7 +41,6 @@ struct LowRankFwd {
   float* packed_z;
   int64_t row0;  // first of the rows (b * height + y) held by packed_z
   int64_t rows;  // their number
-  int64_t packed_rank;  // fp32 words of one packed pixel
 };
 
 struct LowRankBwd {
@@ -108,17 +107,20 @@ struct ChannelArgs {
   void* out;            // out = x * scale + shift + addend; x null: out = shift
 };
 
-// Work items are [begin, end); scratch is the caller's, at least scratch_floats(args), 64-byte aligned.
+// Work items are [begin, end); scratch is the caller's, 64-byte aligned, of as many floats as the table says.
+struct LowRankFwdTable {
+  int64_t (*packed_weight_floats)(const LowRankFwd&);
+  int64_t (*packed_row_floats)(const LowRankFwd&);
+  int64_t (*tasks)(const LowRankFwd&);  // per row of pixels
+  int64_t (*scratch)(const LowRankFwd&);
+  void (*pack_weight)(const LowRankFwd&);
+  void (*pack_rows)(const LowRankFwd&, int64_t begin, int64_t end);  // b * height + y
+  void (*run)(const LowRankFwd&, int64_t begin, int64_t end, float* scratch);  // task * rows + row
+};
+
 struct Kernels {
-  const char* name;
   int64_t lanes;
-  int64_t (*lowrank_packed_weight_floats)(const LowRankFwd&);
-  int64_t (*lowrank_packed_row_floats)(const LowRankFwd&);
-  int64_t (*lowrank_fwd_tasks)(const LowRankFwd&);  // per row
-  int64_t (*lowrank_fwd_scratch)(const LowRankFwd&);
-  void (*lowrank_pack_weight)(const LowRankFwd&);
-  void (*lowrank_pack_rows)(const LowRankFwd&, int64_t begin, int64_t end);
-  void (*lowrank_fwd)(const LowRankFwd&, int64_t begin, int64_t end, float* scratch);
+  LowRankFwdTable lowrank_fwd;
   int64_t (*lowrank_bwd_scratch)(const LowRankBwd&);
   void (*lowrank_bwd)(const LowRankBwd&, int64_t begin, int64_t end, float* scratch);  // groups
   int64_t (*shuffle_scratch)(const ShuffleArgs&);
@@ -135,6 +137,7 @@ extern const Kernels kernels_generic;
 #define LKCA_CPU_X86 1
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
+extern const LowRankFwdTable lowrank_fwd_avx512_bf16;  // for bf16, beside kernels_avx512
 #endif
 
 }  // namespace lkca::cpu

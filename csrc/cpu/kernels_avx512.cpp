@@ -11,6 +11,6 @@
 // Vec first: the kernels are written on it.
 #include "cpu/kernels_impl.h"
 
-LKCA_KERNEL_TABLE(kernels_avx512, "avx512")
+LKCA_KERNEL_TABLE(kernels_avx512)
 #include "cpu/target_end.h"
 #endif

@@ -10,6 +10,8 @@ constexpr int N = Vec::N;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+
 inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 
 template <typename T>
@@ -32,6 +34,10 @@ inline void store_part(const Vec& v, T* p, int64_t count) {
 template <typename F>
 inline void with_dtype(DType dtype, F f) {
   if (dtype == DType::f32) return f(float{});
+#ifdef LKCA_TUNE
+  if (dtype == DType::bf16) return f(BF16{});
+  return;
+#endif
   if (dtype == DType::bf16) return f(BF16{});
   f(F16{});
 }
@@ -44,6 +50,9 @@ struct Scale {
 // Scales with a kernel of their own; every other scale runs the one named 0.
 template <typename F>
 inline auto with_scale(int scale, F f) {
+#ifdef LKCA_TUNE
+  return f(Scale<4>{});
+#endif
   switch (scale) {
     case 2: return f(Scale<2>{});
     case 3: return f(Scale<3>{});
@@ -106,12 +115,21 @@ inline void bicubic_row(const float* line, int64_t width, const BicubicTable& ta
   }
 }
 
-template <bool STREAM, typename T>
-inline void put(const Vec& v, T* p) {
-  if constexpr (STREAM)
-    v.stream(p);
-  else
-    v.store(p);
+// Stores S consecutive vectors; 16-bit types two at a time, so that a store fills whole registers.
+template <bool STREAM, int S, typename T>
+inline void put_all(const Vec (&v)[S], T* p) {
+  constexpr int PAIRED = sizeof(T) == 2 ? S / 2 * 2 : 0;
+  if constexpr (PAIRED > 0) {
+    LKCA_UNROLL
+    for (int j = 0; j < PAIRED; j += 2) store_pair<STREAM>(v[j], v[j + 1], p + j * N);
+  }
+  LKCA_UNROLL
+  for (int j = PAIRED; j < S; ++j) {
+    if constexpr (STREAM)
+      v[j].stream(p + j * N);
+    else
+      v[j].store(p + j * N);
+  }
 }
 
 // out = gate * row + skip over one shuffled row held in fp32 (scales without a kernel of their own).

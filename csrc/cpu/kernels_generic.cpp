@@ -3,4 +3,4 @@
 // Vec first: the kernels are written on it.
 #include "cpu/kernels_impl.h"
 
-LKCA_KERNEL_TABLE(kernels_generic, "generic")
+LKCA_KERNEL_TABLE(kernels_generic)

@@ -10,6 +10,10 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::contiguous;
 
+// Outputs from this size on are written past the caches: reading the lines first would cost as much as writing them, and
+// a consumer finds little of such an output in its cache anyway. Measured: docs/cpu_backend.md.
+constexpr int64_t kStreamBytes = int64_t{4} << 20;
+
 struct Call {
   int64_t batch, channels, rank, height, width, scale;
   ScalarType type;
@@ -59,7 +63,7 @@ Tensor lowrank_pixel_shuffle_fwd(Tensor z, Tensor weight, OptionalTensor bias, O
   const Call call = check_call(z, weight, bias, gate, skip, scale, bicubic);
   const Tensor result = output_of(out, call.high, call.type);
   if (result.numel() == 0) return result;
-  const Kernels& k = kernels();
+  const LowRankFwdTable& k = lowrank_fwd_kernels(call.dtype);
   weight = contiguous(weight);
   if (skip) skip = contiguous(*skip);
   const std::vector<float> bias_floats = floats(bias), gate_floats = floats(gate);
@@ -78,32 +82,33 @@ Tensor lowrank_pixel_shuffle_fwd(Tensor z, Tensor weight, OptionalTensor bias, O
   a.skip = skip ? skip->const_data_ptr() : nullptr;
   a.bicubic = {a.scale, call.convention, taps.data()};
   a.out = result.mutable_data_ptr();
-  a.packed_rank = call.rank;
 
   const int64_t out_bytes = result.numel() * element_bytes(call.dtype);
-  a.stream = false;
+  // Every row must begin on a cache line.
+  a.stream = out_bytes >= kStreamBytes && reinterpret_cast<uintptr_t>(a.out) % 64 == 0 &&
+             call.width * scale * element_bytes(call.dtype) % 64 == 0;
 
-  const Scratch packed_weight(k.lowrank_packed_weight_floats(a));
+  const Scratch packed_weight(k.packed_weight_floats(a));
   a.packed_weight = packed_weight.data();
-  k.lowrank_pack_weight(a);
+  k.pack_weight(a);
 
   // z is packed a run of rows at a time, so that the copy stays small beside the output.
   const int64_t all_rows = a.batch * a.height;
-  const int64_t row_floats = std::max<int64_t>(1, k.lowrank_packed_row_floats(a));
+  const int64_t row_floats = std::max<int64_t>(1, k.packed_row_floats(a));
   const int64_t budget = std::max<int64_t>(int64_t{1} << 18, out_bytes / 40 / 4);
   const int64_t rows = std::min(all_rows, std::max<int64_t>(1, budget / row_floats));
   const Scratch packed_z(rows * row_floats);
   a.packed_z = packed_z.data();
-  const int64_t tasks = k.lowrank_fwd_tasks(a);
+  const int64_t tasks = k.tasks(a);
   const int64_t row_operations = a.channels * scale * scale * a.width * (a.rank + 4) / 16;
   for (a.row0 = 0; a.row0 < all_rows; a.row0 += rows) {
     a.rows = std::min(rows, all_rows - a.row0);
     parallel_tasks(a.rows, a.rank * a.width, [&](int64_t begin, int64_t end) {
-      k.lowrank_pack_rows(a, a.row0 + begin, a.row0 + end);
+      k.pack_rows(a, a.row0 + begin, a.row0 + end);
     });
     parallel_tasks(tasks * a.rows, row_operations / tasks, [&](int64_t begin, int64_t end) {
-      const Scratch scratch(k.lowrank_fwd_scratch(a));
-      k.lowrank_fwd(a, begin, end, scratch.data());
+      const Scratch scratch(k.scratch(a));
+      k.run(a, begin, end, scratch.data());
     });
   }
   return result;

@@ -19,6 +19,14 @@ struct Group {
 // Groups that one task covers, so that a tile row of z is read from the first-level cache several times.
 constexpr int64_t kGroupsPerTask = 4;
 
+// Tiles that the high-resolution skip is fetched ahead of its use: about 8 KB, a quarter of the first-level cache.
+constexpr int64_t kTilesAhead = 8;
+
+// Steps of the inner loop: one per rank, or one per pair of ranks where bf16 dot products serve.
+inline int64_t steps_of(const LowRankFwd& a) {
+  return kBf16Dot && a.dtype == DType::bf16 ? ceil_div(a.rank, 2) : a.rank;
+}
+
 template <int S>
 inline int64_t group_count(const LowRankFwd& a) {
   if (S == 0) return a.channels * a.scale * ceil_div(a.scale, Group<S>::P);  // each shuffled row by itself
@@ -43,11 +51,11 @@ inline int64_t group_first(const LowRankFwd& a, int64_t group, int64_t* count) {
 inline int64_t lowrank_packed_weight_floats(const LowRankFwd& a) {
   return with_scale(a.scale, [&](auto s) {
     constexpr int S = decltype(s)::value;
-    return group_count<S>(a) * (a.packed_rank + 1) * Group<S>::P;
+    return group_count<S>(a) * (steps_of(a) + 1) * Group<S>::P;
   });
 }
 
-inline int64_t lowrank_packed_row_floats(const LowRankFwd& a) { return ceil_div(a.width, N) * N * a.packed_rank; }
+inline int64_t lowrank_packed_row_floats(const LowRankFwd& a) { return ceil_div(a.width, N) * N * steps_of(a); }
 
 inline int64_t lowrank_fwd_tasks(const LowRankFwd& a) {
   return with_scale(a.scale, [&](auto s) {
@@ -64,68 +72,102 @@ inline int64_t lowrank_fwd_scratch(const LowRankFwd& a) {
   });
 }
 
-// Layout [group][1 + rank][P]: the bias, then the columns of W.
+// Storage of one step for one row of W or one pixel of z: an fp32 value, or a pair of bf16 as fp32-sized bits.
+template <bool PAIRS, typename T>
+inline float step_value(const T* values, int64_t stride, int64_t step, int64_t rank) {
+  if constexpr (PAIRS) {
+    const uint32_t low = values[2 * step * stride].bits;
+    const uint32_t high = 2 * step + 1 < rank ? values[(2 * step + 1) * stride].bits : 0;
+    return bits_float(high << 16 | low);
+  } else {
+    return to_float(values[step * stride]);
+  }
+}
+
+template <typename T>
+struct Pairs {
+  static constexpr bool value = false;
+};
+template <>
+struct Pairs<BF16> {
+  static constexpr bool value = kBf16Dot;
+};
+
+template <bool PAIRS>
+inline Vec multiply_add(const Vec& a, const Vec& b, const Vec& c) {
+  if constexpr (PAIRS)
+    return dot_bf16(a, b, c);
+  else
+    return fma(a, b, c);
+}
+
+// Layout [group][1 + steps][P]: the bias, then the columns of W.
 template <typename T, int S>
 void pack_weight(const LowRankFwd& a) {
   constexpr int P = Group<S>::P;
+  constexpr bool PAIRS = Pairs<T>::value;
   const T* weight = static_cast<const T*>(a.weight);
+  const int64_t steps = steps_of(a);
   float* out = a.packed_weight;
-  for (int64_t group = 0; group < group_count<S>(a); ++group, out += (a.rank + 1) * P) {
+  for (int64_t group = 0; group < group_count<S>(a); ++group, out += (steps + 1) * P) {
     int64_t count;
     const int64_t m = group_first<S>(a, group, &count);
     for (int64_t p = 0; p < P; ++p) {
       out[p] = a.bias && p < count ? a.bias[m + p] : 0.f;
-      for (int64_t r = 0; r < a.rank; ++r)
-        out[(r + 1) * P + p] = p < count ? to_float(weight[(m + p) * a.rank + r]) : 0.f;
+      for (int64_t k = 0; k < steps; ++k)
+        out[(k + 1) * P + p] = p < count ? step_value<PAIRS>(weight + (m + p) * a.rank, 1, k, a.rank) : 0.f;
     }
   }
 }
 
-// Layout [row][tile][rank][N], the pixels of a tile in lane order, zero beyond the width.
+// Layout [row][tile][steps][N], the pixels of a tile in lane order, zero beyond the width.
 template <typename T, int S>
 void pack_rows(const LowRankFwd& a, int64_t begin, int64_t end) {
-  const int64_t tiles = ceil_div(a.width, N);
+  constexpr bool PAIRS = Pairs<T>::value;
+  const int64_t tiles = ceil_div(a.width, N), steps = steps_of(a);
   const int64_t sr = a.z_stride[1], sx = a.z_stride[3];
   for (int64_t row = begin; row < end; ++row) {
     const int64_t b = row / a.height, y = row % a.height;
     const T* z = static_cast<const T*>(a.z) + b * a.z_stride[0] + y * a.z_stride[2];
-    float* out = a.packed_z + (row - a.row0) * tiles * N * a.rank;
-    for (int64_t t = 0; t < tiles; ++t, out += a.rank * N) {
+    float* out = a.packed_z + (row - a.row0) * tiles * N * steps;
+    for (int64_t t = 0; t < tiles; ++t, out += steps * N) {
       const int64_t x0 = t * N;
       const int64_t count = min_of(N, a.width - x0);
-      if (sx == 1) {
-        for (int64_t r = 0; r < a.rank; ++r)
+      if (sx == 1 && !PAIRS) {
+        for (int64_t r = 0; r < steps; ++r)
           to_lane_order<S>(load_part(z + r * sr + x0, count)).store(out + r * N);
       } else {
         for (int l = 0; l < N; ++l) {
           const int64_t pixel = lane_pixel<S>(l);
           const T* source = z + (x0 + pixel) * sx;
-          for (int64_t r = 0; r < a.rank; ++r) out[r * N + l] = pixel < count ? to_float(source[r * sr]) : 0.f;
+          for (int64_t k = 0; k < steps; ++k)
+            out[k * N + l] = pixel < count ? step_value<PAIRS>(source, sr, k, a.rank) : 0.f;
         }
       }
     }
   }
 }
 
-template <int P>
-inline void multiply_tile(const float* weight, const float* z, int64_t rank, Vec (&acc)[P]) {
+template <int P, bool PAIRS>
+inline void multiply_tile(const float* weight, const float* z, int64_t steps, Vec (&acc)[P]) {
   LKCA_UNROLL
   for (int p = 0; p < P; ++p) acc[p] = Vec::set1(weight[p]);
-  for (int64_t r = 0; r < rank; ++r) {
+  for (int64_t k = 0; k < steps; ++k) {
     weight += P;
-    const Vec pixels = Vec::load(z + r * N);
+    const Vec pixels = Vec::load(z + k * N);
     LKCA_UNROLL
-    for (int p = 0; p < P; ++p) acc[p] = fma(Vec::set1(weight[p]), pixels, acc[p]);
+    for (int p = 0; p < P; ++p) acc[p] = multiply_add<PAIRS>(Vec::set1(weight[p]), pixels, acc[p]);
   }
 }
 
-// One group of shuffled rows at one row of pixels.
+// One group of shuffled rows at one row of pixels; `next` is the distance to the samples of the group after it.
 template <typename T, int S, bool STREAM>
-inline void lowrank_group(const LowRankFwd& a, int64_t group, int64_t b, int64_t y, float* lines) {
+inline void lowrank_group(const LowRankFwd& a, int64_t group, int64_t b, int64_t y, int64_t next, float* lines) {
   constexpr int P = Group<S>::P, ROWS = Group<S>::rows;
   const int64_t w = a.width, wide = w * S, plane = a.height * S * wide;
-  const float* weight = a.packed_weight + group * (a.rank + 1) * P;
-  const float* z = a.packed_z + (b * a.height + y - a.row0) * ceil_div(w, N) * N * a.rank;
+  const int64_t steps = steps_of(a), near = min_of(kTilesAhead, ceil_div(w, N)) * N;
+  const float* weight = a.packed_weight + group * (steps + 1) * P;
+  const float* z = a.packed_z + (b * a.height + y - a.row0) * ceil_div(w, N) * N * steps;
   const int64_t q0 = group * ROWS;
   const int rows = static_cast<int>(min_of(ROWS, a.channels * S - q0));
 
@@ -143,9 +185,15 @@ inline void lowrank_group(const LowRankFwd& a, int64_t group, int64_t b, int64_t
                    a.bicubic.taps[i], a.bicubic.convention, lines + k * line_floats(w));
   }
 
-  for (int64_t x = 0; x < w; x += N, z += a.rank * N) {
+  for (int64_t x = 0; x < w; x += N, z += steps * N) {
     Vec acc[P];
-    multiply_tile<P>(weight, z, a.rank, acc);
+    if (a.skip_kind == Skip::high) {
+      // Where this row of tiles ends, the rows of the next group begin.
+      const int64_t to = (x + near < w ? x + near : x + near - ceil_div(w, N) * N) * S + (x + near < w ? 0 : next);
+      for (int k = 0; k < rows; ++k)
+        for (int j = 0; j < S; ++j) prefetch(skip[k] + to + j * N);
+    }
+    multiply_tile<P, Pairs<T>::value>(weight, z, steps, acc);
     LKCA_UNROLL
     for (int k = 0; k < ROWS; ++k) {
       if (k >= rows) break;
@@ -168,11 +216,12 @@ inline void lowrank_group(const LowRankFwd& a, int64_t group, int64_t b, int64_t
           LKCA_UNROLL
           for (int j = 0; j < S; ++j) v[j] = v[j] * g;
         }
-        LKCA_UNROLL
-        for (int j = 0; j < S; ++j) put<STREAM>(v[j], to + j * N);
+        put_all<STREAM, S>(v, to);
       } else {
         const int64_t count = (w - x) * S;
-        for (int j = 0; j < S && j * N < count; ++j) {
+        LKCA_UNROLL
+        for (int j = 0; j < S; ++j) {
+          if (j * N >= count) break;
           if (a.skip_kind == Skip::high)
             v[j] = fma(v[j], g, load_part(skip[k] + x * S + j * N, count - j * N));
           else if (a.skip_kind == Skip::none)
@@ -192,14 +241,14 @@ inline void lowrank_row(const LowRankFwd& a, int64_t q, int64_t b, int64_t y, fl
   const int64_t w = a.width, wide = w * s, c = q / s, i = q % s;
   float* row = scratch + line_floats(w);
   float* low = row + ceil_div(w, N) * N * s;
-  const int64_t per_row = ceil_div(s, P);
+  const int64_t per_row = ceil_div(s, P), steps = steps_of(a);
   for (int64_t part = 0; part < per_row; ++part) {
-    const float* weight = a.packed_weight + (q * per_row + part) * (a.rank + 1) * P;
-    const float* z = a.packed_z + (b * a.height + y - a.row0) * ceil_div(w, N) * N * a.rank;
+    const float* weight = a.packed_weight + (q * per_row + part) * (steps + 1) * P;
+    const float* z = a.packed_z + (b * a.height + y - a.row0) * ceil_div(w, N) * N * steps;
     const int64_t j0 = part * P, phases = min_of(P, s - j0);
-    for (int64_t x = 0; x < w; x += N, z += a.rank * N) {
+    for (int64_t x = 0; x < w; x += N, z += steps * N) {
       Vec acc[P];
-      multiply_tile<P>(weight, z, a.rank, acc);
+      multiply_tile<P, Pairs<T>::value>(weight, z, steps, acc);
       float lane[P][N];
       for (int p = 0; p < P; ++p) acc[p].store(lane[p]);
       for (int l = 0; l < N; ++l)
@@ -228,9 +277,13 @@ void lowrank_tasks(const LowRankFwd& a, int64_t begin, int64_t end, float* scrat
     if constexpr (S == 0) {
       lowrank_row<T>(a, block, b, y, scratch);
     } else {
-      const int64_t last = min_of((block + 1) * kGroupsPerTask, group_count<S>(a));
-      for (int64_t group = block * kGroupsPerTask; group < last; ++group)
-        lowrank_group<T, S, STREAM>(a, group, b, y, scratch);
+      const int64_t first = block * kGroupsPerTask, last = min_of(first + kGroupsPerTask, group_count<S>(a));
+      for (int64_t group = first; group < last; ++group) {
+        // Distance from this group's samples to those of the group that comes next.
+        const int64_t step = a.height * S * a.width * Group<S>::rows;
+        const int64_t next = group + 1 < last ? step : a.width * S * S - (group - first) * step;
+        lowrank_group<T, S, STREAM>(a, group, b, y, next, scratch);
+      }
     }
   }
   if constexpr (STREAM) stream_fence();
@@ -261,3 +314,9 @@ void lowrank_fwd(const LowRankFwd& a, int64_t begin, int64_t end, float* scratch
 
 }  // namespace
 }  // namespace lkca::cpu
+
+#define LKCA_LOWRANK_FWD_TABLE                                                                              \
+  {                                                                                                        \
+    lowrank_packed_weight_floats, lowrank_packed_row_floats, lowrank_fwd_tasks, lowrank_fwd_scratch,       \
+        lowrank_pack_weight, lowrank_pack_rows, lowrank_fwd                                                \
+  }

@@ -34,7 +34,6 @@ struct Vec {
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
   }
 
- private:
   __m128i to_f16() const { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
   __m128i to_bf16() const {
     const __m256i bits = _mm256_castps_si256(v);
@@ -52,6 +51,21 @@ inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline void stream_fence() { _mm_sfence(); }
+
+inline __m128i narrow(Vec a, BF16) { return a.to_bf16(); }
+inline __m128i narrow(Vec a, F16) { return a.to_f16(); }
+
+template <bool STREAM, typename T>
+inline void store_pair(Vec a, Vec b, T* p) {
+  const __m256i both = _mm256_set_m128i(narrow(b, T{}), narrow(a, T{}));
+  if constexpr (STREAM)
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), both);
+  else
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), both);
+}
+
+constexpr bool kBf16Dot = false;
+inline Vec dot_bf16(const Vec&, const Vec&, const Vec& c) { return c; }  // never called
 
 constexpr int kAccumulators = 12;
 

@@ -8,6 +8,14 @@
 namespace lkca::cpu {
 namespace {
 
+// Puts word l of a vector in the upper half of lane l: bf16 to fp32 in one permutation.
+struct HighWords {
+  alignas(64) int16_t index[32];
+  constexpr HighWords() : index() {
+    for (int l = 0; l < 32; ++l) index[l] = static_cast<int16_t>(l / 2);
+  }
+};
+
 struct Vec {
   static constexpr int N = 16;
   __m512 v;
@@ -15,8 +23,10 @@ struct Vec {
   static Vec set1(float x) { return {_mm512_set1_ps(x)}; }
   static Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
   static Vec load(const BF16* p) {
-    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
+    static constexpr HighWords high;
+    const __m512i words = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    const __m512i index = _mm512_load_si512(high.index);
+    return {_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, index, words))};
   }
   static Vec load(const F16* p) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
@@ -35,8 +45,10 @@ struct Vec {
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
   }
 
- private:
   __m256i to_f16() const { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
+#ifdef LKCA_BF16_DOT
+  __m256i to_bf16() const { return (__m256i)_mm512_cvtneps_pbh(v); }
+#else
   __m256i to_bf16() const {
     const __m512i bits = _mm512_castps_si512(v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -45,12 +57,44 @@ struct Vec {
     rounded = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
   }
+#endif
 };
 
 inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline void stream_fence() { _mm_sfence(); }
+
+inline __m512i narrow_pair(Vec a, Vec b, BF16) {
+#ifdef LKCA_BF16_DOT
+  return (__m512i)_mm512_cvtne2ps_pbh(b.v, a.v);
+#else
+  return _mm512_inserti64x4(_mm512_castsi256_si512(a.to_bf16()), b.to_bf16(), 1);
+#endif
+}
+inline __m512i narrow_pair(Vec a, Vec b, F16) {
+  return _mm512_inserti64x4(_mm512_castsi256_si512(a.to_f16()), b.to_f16(), 1);
+}
+
+template <bool STREAM, typename T>
+inline void store_pair(Vec a, Vec b, T* p) {
+  const __m512i both = narrow_pair(a, b, T{});
+  if constexpr (STREAM)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), both);
+  else
+    _mm512_storeu_si512(p, both);
+}
+
+#ifdef LKCA_BF16_DOT
+constexpr bool kBf16Dot = true;
+// c + a.low * b.low + a.high * b.high, each fp32 lane of a and b holding two bf16 values.
+inline Vec dot_bf16(Vec a, Vec b, Vec c) {
+  return {_mm512_dpbf16_ps(c.v, reinterpret_cast<__m512bh>(a.v), reinterpret_cast<__m512bh>(b.v))};
+}
+#else
+constexpr bool kBf16Dot = false;
+inline Vec dot_bf16(Vec, Vec, Vec c) { return c; }  // never called
+#endif
 
 constexpr int kAccumulators = 16;
 

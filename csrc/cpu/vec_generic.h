@@ -51,6 +51,15 @@ inline Vec operator*(const Vec& a, const Vec& b) {
 inline Vec fma(const Vec& a, const Vec& b, const Vec& c) { return a * b + c; }
 inline void stream_fence() {}
 
+template <bool STREAM, typename T>
+inline void store_pair(const Vec& a, const Vec& b, T* p) {
+  a.store(p);
+  b.store(p + Vec::N);
+}
+
+constexpr bool kBf16Dot = false;
+inline Vec dot_bf16(const Vec&, const Vec&, const Vec& c) { return c; }  // never called
+
 constexpr int kAccumulators = 8;
 
 // Pixel held by lane l, and its inverse as a permutation of a vector in natural order.

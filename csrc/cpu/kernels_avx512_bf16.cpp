@@ -1,0 +1,20 @@
+// bf16 dot products (AVX512_BF16) for the forward of lowrank_pixel_shuffle; everything else is kernels_avx512.cpp.
+#include "cpu/kernels.h"
+#ifdef LKCA_CPU_X86
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#define LKCA_TARGET "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
+#define LKCA_BF16_DOT
+#include "cpu/target_begin.h"
+#include "cpu/vec_avx512.h"
+// Vec first: the kernels are written on it.
+#include "cpu/kernels_common.h"
+#include "cpu/lowrank_fwd.h"
+
+namespace lkca::cpu {
+const LowRankFwdTable lowrank_fwd_avx512_bf16 = LKCA_LOWRANK_FWD_TABLE;
+}
+#include "cpu/target_end.h"
+#endif
