@@ -15,12 +15,15 @@ from typing import Any
 
 import torch
 import triton
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from .launch import Launch
+import lkca_kernels.triton as backend
 
-__all__ = ["ARCHITECTURES", "Architecture", "Resources", "compile_launch"]
+from .launch import Launch, record_launches
+
+__all__ = ["ARCHITECTURES", "Architecture", "Resources", "compile_launch", "representative_launches"]
 
 _POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
 
@@ -46,7 +49,10 @@ ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class Resources:
-    """What one compiled kernel needs. ``stack`` (bytes per thread) holds what ptxas spilled; 0 means no spills."""
+    """What one compiled kernel needs. ``stack``, in bytes per thread, holds what ptxas spilled; 0 means no spills.
+
+    ``shared`` is in bytes per block; ``ttir`` and ``ptx`` are texts.
+    """
 
     kernel: str
     capability: int
@@ -132,3 +138,60 @@ def _usage(cubin: bytes) -> tuple[int, int]:
     if match is None:
         raise RuntimeError(f"cuobjdump reported no resource usage: {report!r}")
     return int(match[1]), int(match[2])
+
+
+def representative_launches(dtype: torch.dtype) -> dict[str, Launch]:
+    """Every kernel as real calls in ``dtype`` launch it, by a name that tells its variant.
+
+    Sizes: 128 bands from rank 32 at ×4, 102 bands from rank 16 at ×3 (no power of two: stored element by element);
+    channel attention of 64 channels.
+    """
+    found: dict[str, Launch] = {}
+
+    def meta(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    def keep(variant: str, launches: list[Launch]) -> None:
+        for launch in launches:
+            name = launch.kernel.__name__.removesuffix("_kernel")
+            found.setdefault(f"{name} ({variant})", launch)
+
+    for channels, rank, s, h, w in ((128, 32, 4, 256, 256), (102, 16, 3, 100, 100)):
+        phases = channels * s * s
+        tensors = (meta(2, rank, h, w), meta(phases, rank), meta(phases), meta(2, channels))
+        low, high, stack = meta(2, channels, h, w), meta(2, channels, h * s, w * s), meta(2, phases, h, w)
+        for kind, skip in (("no skip", None), ("HR skip", high), ("LR skip", low)):
+            with record_launches() as launches:
+                backend.lowrank_pixel_shuffle_fwd(*tensors, skip, upscale_factor=s, skip_bicubic="matlab")
+                backend.pixel_shuffle_epilogue_fwd(stack, tensors[3], skip, upscale_factor=s, skip_bicubic="matlab")
+            keep(f"×{s}, {kind}", launches)
+        wanted = {
+            "all gradients": (True, True, True, True, False),
+            "input alone": (True, False, False, False, False),
+            "weights alone": (False, True, True, True, False),
+            "LR skip": (False, False, False, False, True),
+        }
+        for what, needs in wanted.items():
+            with record_launches() as launches:
+                backend.lowrank_pixel_shuffle_bwd(
+                    high, *tensors, low, upscale_factor=s, skip_bicubic="matlab", needs=needs
+                )
+            keep(f"×{s}, {what}", launches)
+        with record_launches() as launches:
+            backend.pixel_shuffle_epilogue_bwd(
+                high, stack, tensors[3], None, upscale_factor=s, skip_bicubic="matlab", needs=(True, True, False)
+            )
+        keep(f"×{s}", launches)
+
+    x, mean = meta(2, 64, 256, 256), meta(2, 64, dtype=torch.float32)
+    layers = meta(8, 64), meta(8), meta(64, 8), meta(64)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        image = x.contiguous(memory_format=layout)
+        with record_launches() as launches:
+            backend.channel_attention_fwd(image, *layers, image)
+            backend.channel_gate_fwd(image, *layers)
+        keep(f"forward, {str(layout).removeprefix('torch.')}", launches)
+        with record_launches() as launches:
+            backend.channel_attention_bwd(image, image, mean, *layers, needs=(True,) * 5)
+        keep(f"backward, {str(layout).removeprefix('torch.')}", launches)
+    return found

@@ -68,7 +68,7 @@ def backward_tile(channels: int, rank: int, scale: int, dtype: torch.dtype) -> S
     if dtype == torch.float32:
         columns, block_p, num_warps = (128, 16, 8) if shuffles_whole_rows else (64, 16, 4)
     else:
-        columns, block_p, num_warps = (256 if shuffles_whole_rows else 128, 32, 8)
+        columns, block_p, num_warps = (256, 32, 8) if shuffles_whole_rows else (64, 32, 4)
     return _shuffle_tile(channels * scale, scale, columns, block_p, max(16, min(power_of_two(rank), 32)), num_warps)
 
 

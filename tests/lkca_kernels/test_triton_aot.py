@@ -1,0 +1,99 @@
+"""Every Triton kernel compiled for sm_80, sm_90 and sm_100 without a GPU, within limits on what it needs."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+if triton.knobs.runtime.interpret:
+    pytest.skip("interpreted kernels are not compiled; run without TRITON_INTERPRET", allow_module_level=True)
+
+from lkca_kernels import triton as backend  # noqa: E402
+from lkca_kernels.triton.aot import ARCHITECTURES, Resources, compile_launch, representative_launches  # noqa: E402
+from lkca_kernels.triton.launch import record_launches  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
+
+# ptxas parks a register or two on the stack at occupancy steps (40 registers, say) of its own choosing.
+STACK_LIMIT = 8
+
+
+def check_limits(name: str, found: Resources, least_occupancy: float) -> None:
+    architecture = ARCHITECTURES[found.capability]
+    assert found.stack <= STACK_LIMIT, f"{name}: {found.stack} bytes spilled"
+    assert found.shared <= architecture.shared_per_block // 4, f"{name}: {found.shared} bytes of shared memory"
+    assert found.occupancy >= least_occupancy, f"{name}: occupancy {found.occupancy:.0%}, {found.registers} registers"
+
+
+@pytest.mark.parametrize("capability", sorted(ARCHITECTURES))
+def test_kernels_compile_within_limits(capability: int) -> None:
+    launches = representative_launches(torch.bfloat16)
+    kernels = {launch.kernel.__name__ for launch in launches.values()}
+    assert len(kernels) == 9, kernels  # each kernel of the backend is among them
+    for name, launch in launches.items():
+        # The fused backward pass keeps its sums in registers: one block a multiprocessor at worst.
+        check_limits(name, compile_launch(launch, capability), 0.125)
+
+
+def test_float32_kernels_compile_within_limits() -> None:
+    for name, launch in representative_launches(torch.float32).items():
+        check_limits(name, compile_launch(launch, 90), 0.125)
+
+
+def test_rows_are_stored_in_16_byte_pieces() -> None:
+    """At a power-of-two scale a thread writes 16 consecutive bytes of an HR row, lanes side by side."""
+    for dtype in (torch.bfloat16, torch.float32):
+        for name, launch in representative_launches(dtype).items():
+            if "_fwd (×4" in name:
+                stores = set(re.findall(r"st\.global[.\w]*", compile_launch(launch, 90).ptx))
+                assert stores == {"st.global.v4.b32"}, (name, stores)
+
+
+def test_float32_follows_the_matmul_setting_of_torch(monkeypatch) -> None:
+    """ieee multiplies in float32, tf32 on the tensor cores (HMMA or wgmma with tf32 operands)."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        for setting, on_tensor_cores in (("ieee", False), ("tf32", True)):
+            matmul.fp32_precision = setting
+            launch = representative_launches(torch.float32)["lowrank_pixel_shuffle_fwd (×4, no skip)"]
+            assert launch.arguments["PRECISION"] == setting
+            assert ("tf32" in compile_launch(launch, 80).ptx) == on_tensor_cores
+    finally:
+        matmul.fp32_precision = before
+
+
+def test_image_size_never_changes_the_tile() -> None:
+    """Height and width appear in no compile-time argument, so that no new size compiles a new tile."""
+
+    def tiles(h: int, w: int) -> list[dict[str, object]]:
+        def meta(*shape: int) -> torch.Tensor:
+            return torch.empty(shape, dtype=torch.float16, device="meta")
+
+        with record_launches() as launches:
+            tensors = (meta(1, 16, h, w), meta(12 * 16, 16), meta(12 * 16), meta(1, 12), meta(1, 12, h, w))
+            options = {"upscale_factor": 4, "skip_bicubic": "matlab"}
+            backend.lowrank_pixel_shuffle_fwd(*tensors, **options)
+            backend.lowrank_pixel_shuffle_bwd(meta(1, 12, 4 * h, 4 * w), *tensors, **options, needs=(True,) * 5)
+            backend.channel_attention_fwd(tensors[0], meta(4, 16), meta(4), meta(16, 4), meta(16), None)
+        constants = []
+        for launch in launches:
+            names = [p.name for p in launch.kernel.params if p.is_constexpr]
+            constants.append({n: launch.arguments[n] for n in names} | {"num_warps": launch.num_warps})
+        return constants
+
+    assert tiles(16, 16) == tiles(7, 331) == tiles(512, 400)
+
+
+def test_strides_multiply_in_64_bits() -> None:
+    """The only thing that happens to a 32-bit stride is that it is widened, before any product is taken."""
+    for name, launch in representative_launches(torch.bfloat16).items():
+        signature, *lines = compile_launch(launch, 90).ttir.split("tt.func public", 1)[1].splitlines()
+        strides = re.findall(r"%(\w+_s[a-z0-9]+): i32", signature)
+        pattern = re.compile("|".join(rf"%{stride}\b(?!\()" for stride in strides))
+        uses = [line for line in (line.split(" loc(")[0].strip() for line in lines) if pattern.search(line)]
+        assert uses, name  # strides of absent tensors have none, others do
+        assert all("arith.extsi" in use for use in uses), (name, uses)
