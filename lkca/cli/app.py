@@ -16,6 +16,8 @@ from lkca.errors import LkcaError
 
 __all__ = ["app"]
 
+_NO_MEMORY = ("can't allocate memory", "out of memory")  # torch's allocators raise plain RuntimeErrors
+
 
 class ErrorGroup(TyperGroup):
     """Turns exceptions into one sentence on stderr and the exit code that goes with it."""
@@ -36,7 +38,7 @@ class ErrorGroup(TyperGroup):
                 raise typer.Exit(2) from error
             if os.environ.get("LKCA_DEBUG") == "1":
                 traceback.print_exc()
-            if isinstance(error, MemoryError):
+            if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
                 complain("not enough memory; use a smaller --region or input, or close other programs")
             else:
                 detail = str(error).strip().splitlines()

@@ -289,6 +289,28 @@ def test_debug_shows_the_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch, sc
     assert "Traceback" in cli("inspect", scene_file).stderr
 
 
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), RuntimeError("CUDA out of memory")],
+)
+def test_too_little_memory(cli: Cli, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fails(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("lkca.data.open_cube", fails)
+    result = cli("inspect", "x.tif")
+    assert result.exit_code == 1 and "error: not enough memory" in result.stderr
+
+
+def test_a_backend_that_cannot_serve_is_wrong_use(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, model_dir: Path, scene_file: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LKCA_BACKEND", "abacus")
+    result = cli("upscale", "-i", scene_file, "-o", tmp_path / "o.tif", "-m", model_dir)
+    assert result.exit_code == 2 and "abacus" in result.stderr and "lkca doctor" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_closed_pipe_is_no_failure_worth_a_traceback(scene_file: Path) -> None:
     read, write = os.pipe()
     os.close(read)
