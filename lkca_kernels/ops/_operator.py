@@ -20,8 +20,16 @@ Tensors = Sequence[Tensor | None]
 
 _library = torch.library.Library("lkca_kernels", "DEF")
 _tracing = torch.compiler.is_compiling
-_choose_while_tracing = torch.compiler.assume_constant_result(backends.choose)
 _AUTOCAST_FROM = frozenset({torch.float16, torch.bfloat16, torch.float32})
+
+
+def _choose_while_tracing(*call: Any) -> str:
+    """:func:`lkca_kernels.backends.choose`, run once by the tracer instead of being traced."""
+    return backends.choose(*call)
+
+
+# torch.compiler.assume_constant_result sets this too, but imports the whole of dynamo and Triton to do so.
+_choose_while_tracing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _autocasts(device: str) -> bool:

@@ -1,0 +1,120 @@
+"""The choice of backend, and that importing the package asks nothing of the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+import lkca_kernels
+from lkca_kernels import backends, native
+from lkca_kernels.backends import BackendError
+
+Z, WEIGHT = torch.ones(1, 2, 3, 4), torch.ones(8, 2)
+CPU_BUILT = backends.unavailable("cpu") is None
+
+
+def _chosen(**how: str) -> str | None:
+    return lkca_kernels.explain("lowrank_pixel_shuffle", Z, WEIGHT, upscale_factor=2, **how).chosen
+
+
+def test_import_asks_nothing() -> None:
+    """No library, no Triton, no CUDA context, and no environment: only torch."""
+    code = (
+        "import sys, torch; torch.cuda.is_available = torch._C._cuda_init = None\n"
+        "import lkca_kernels\n"
+        "late = [m for m in ('triton', 'lkca_kernels.cpu', 'lkca_kernels.cuda', 'lkca_kernels.triton', 'lkca')"
+        " if m in sys.modules]\n"
+        "assert not late, late"
+    )
+    root = Path(lkca_kernels.__file__).resolve().parents[1]
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(root)}, timeout=120)
+
+
+def test_automatic_choice() -> None:
+    assert _chosen() == ("cpu" if CPU_BUILT else "reference")
+    double = lkca_kernels.explain("lowrank_pixel_shuffle", Z.double(), WEIGHT.double(), upscale_factor=2)
+    assert double.chosen == "reference"
+    assert {"cpu", "triton", "cuda"} <= set(double.refusals)
+    assert lkca_kernels.explain("pixel_shuffle_epilogue", Z.to("meta"), upscale_factor=2).chosen == "reference"
+
+
+def test_argument_before_context_before_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LKCA_BACKEND", "cuda")
+    assert _chosen() is None
+    with lkca_kernels.use_backend("reference"):
+        assert _chosen() == "reference"
+        assert _chosen(backend="cuda") is None
+        with lkca_kernels.use_backend("auto"):
+            assert _chosen() == ("cpu" if CPU_BUILT else "reference")
+        assert _chosen() == "reference"
+    with pytest.raises(BackendError, match="LKCA_BACKEND"):
+        lkca_kernels.lowrank_pixel_shuffle(Z, WEIGHT, upscale_factor=2)
+    monkeypatch.setenv("LKCA_BACKEND", "")
+    assert _chosen() == ("cpu" if CPU_BUILT else "reference")
+
+
+def test_a_named_backend_never_falls_back() -> None:
+    with pytest.raises(BackendError, match=r"cuda.*cannot serve"):
+        lkca_kernels.lowrank_pixel_shuffle(Z, WEIGHT, upscale_factor=2, backend="cuda")
+    with pytest.raises(BackendError, match=r"float64|not built"):
+        lkca_kernels.lowrank_pixel_shuffle(Z.double(), WEIGHT.double(), upscale_factor=2, backend="cpu")
+
+
+@pytest.mark.parametrize("source", ["argument", "context", "environment"])
+def test_unknown_name(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LKCA_BACKEND", "opencl" if source == "environment" else "")
+    with pytest.raises(BackendError, match=r"unknown backend 'opencl', expected auto, reference, cpu, triton, cuda"):
+        if source == "context":
+            with lkca_kernels.use_backend("opencl"):
+                pass
+        argument = "opencl" if source == "argument" else None
+        lkca_kernels.lowrank_pixel_shuffle(Z, WEIGHT, upscale_factor=2, backend=argument)
+
+
+def test_context_is_of_its_thread() -> None:
+    seen = []
+    with lkca_kernels.use_backend("reference"):
+        thread = threading.Thread(target=lambda: seen.append(_chosen()))
+        thread.start()
+        thread.join()
+    assert seen == ["cpu" if CPU_BUILT else "reference"]
+
+
+def test_explanation_is_a_text() -> None:
+    text = str(lkca_kernels.explain(lkca_kernels.lowrank_upsample, Z, torch.ones(2, 2, 3, 3), WEIGHT, upscale_factor=2))
+    first, *others = text.splitlines()
+    assert first.startswith("lowrank_pixel_shuffle: ")
+    assert any(line.startswith("  cuda: ") for line in others) or torch.cuda.is_available()
+    with pytest.raises(ValueError, match="op: expected one of"):
+        lkca_kernels.explain("conv2d", Z)
+
+
+def test_available_backends_hold_the_reference() -> None:
+    found = lkca_kernels.available_backends()
+    assert "reference" in found and set(found) <= set(backends.BACKENDS)
+
+
+def test_a_missing_library_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_FOLDER", tmp_path)
+    assert native._load("cpu") == "was not built (see docs/install.md)"
+    (tmp_path / "_build.json").write_text(json.dumps({"cpu": "no C++ compiler found"}))
+    assert native._load("cpu") == "was not built: no C++ compiler found"
+    (tmp_path / "_build.json").write_text("{")
+    assert native.build_record() == {}
+
+
+def test_a_broken_library_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_FOLDER", tmp_path)
+    (tmp_path / "_C_cpu.abi3.so").write_bytes(b"not a library")
+    reason = native._load("cpu")
+    assert reason is not None and reason.startswith("_C_cpu.abi3.so does not load: ") and "\n" not in reason
+    (tmp_path / "_C_cuda.so").write_bytes(b"")
+    reason = native._load("cuda")
+    assert reason is not None and ("needs a CUDA build" in reason or "does not load" in reason)

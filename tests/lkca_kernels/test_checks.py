@@ -1,0 +1,149 @@
+"""Wrong arguments: one sentence that names the argument, and never more than an exception."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import lkca_kernels as k
+
+Z, W, B, G = torch.ones(2, 3, 4, 5), torch.ones(8, 3), torch.ones(8), torch.ones(2, 2)
+X, W1, B1, W2, B2 = torch.ones(2, 3, 4, 5), torch.ones(2, 3), torch.ones(2), torch.ones(3, 2), torch.ones(3)
+
+
+def _lowrank(*args: Any, **how: Any) -> Any:
+    return k.lowrank_pixel_shuffle(*args, **{"upscale_factor": 2, **how})
+
+
+WRONG: list[tuple[type[Exception], str, Callable[[], Any]]] = [
+    (TypeError, "z: expected a tensor (B, R, h, w), got list", lambda: _lowrank([1.0], W)),
+    (TypeError, "z: expected float16, bfloat16, float32 or float64, got torch.int64", lambda: _lowrank(Z.long(), W)),
+    (ValueError, "z: expected 4 dimensions (B, R, h, w), got (3, 4, 5)", lambda: _lowrank(Z[0], W)),
+    (TypeError, "weight: expected a tensor (C*s*s, R), got None", lambda: _lowrank(Z, None)),
+    (TypeError, "weight: expected torch.float32, the dtype of z, got torch.float64", lambda: _lowrank(Z, W.double())),
+    (ValueError, "weight: expected device cpu, the one of z, got meta", lambda: _lowrank(Z, W.to("meta"))),
+    (TypeError, "weight: expected a dense tensor", lambda: _lowrank(Z, W.to_sparse())),
+    (ValueError, "weight: expected (C*s*s, R) with s*s = 4 and R = 3", lambda: _lowrank(Z, W[:7])),
+    (ValueError, "weight: expected (C*s*s, R)", lambda: _lowrank(Z, W[:, :2])),
+    (ValueError, "bias: expected (C*s*s,) = (8,), got (7,)", lambda: _lowrank(Z, W, B[:7])),
+    (ValueError, "gate: expected (B, C) = (2, 2), got (1, 2)", lambda: _lowrank(Z, W, B, G[:1])),
+    (ValueError, "skip: expected (B, C, h*s, w*s) = (2, 2, 8, 10) or",
+     lambda: _lowrank(Z, W, skip=torch.ones(2, 2, 8, 9))),
+    (TypeError, "upscale_factor: expected an integer, got float", lambda: _lowrank(Z, W, upscale_factor=2.0)),
+    (TypeError, "upscale_factor: expected an integer, got bool", lambda: _lowrank(Z, W, upscale_factor=True)),
+    (ValueError, "upscale_factor: expected at least 2, got 1", lambda: _lowrank(Z, W, upscale_factor=1)),
+    (ValueError, "upscale_factor: expected at least 2, got -2", lambda: _lowrank(Z, W, upscale_factor=-2)),
+    (ValueError, "skip_bicubic: expected 'matlab' or 'torch', got 'cubic'",
+     lambda: _lowrank(Z, W, skip_bicubic="cubic")),
+    (ValueError, "y: expected (B, C*s*s, h, w) with s*s = 4", lambda: k.pixel_shuffle_epilogue(Z, upscale_factor=2)),
+    (ValueError, "w1: expected (Cr, C) with C = 3", lambda: k.channel_gate(X, W1.T, B1, W2, B2)),
+    (ValueError, "b1: expected (Cr,) = (2,), got (3,)", lambda: k.channel_gate(X, W1, B2, W2, B2)),
+    (ValueError, "w2: expected (C, Cr) = (3, 2), got (2, 3)", lambda: k.channel_gate(X, W1, B1, W1, B2)),
+    (TypeError, "w1, b1, w2, b2: expected tensors, got None", lambda: k.channel_gate(X, W1, None, W2, B2)),
+    (ValueError, "residual: expected the shape of x", lambda: k.channel_attention(X, W1, B1, W2, B2, X[:1])),
+    (ValueError, "weight_down: expected (R, Cin, kh, kw) with Cin = 3",
+     lambda: k.lowrank_upsample(X, torch.ones(3, 4, 3, 3), W, upscale_factor=2)),
+    (ValueError, "bias_down: expected (R,) = (3,), got (2,)",
+     lambda: k.lowrank_upsample(X, torch.ones(3, 3, 3, 3), W, upscale_factor=2, bias_down=B1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "message", "call"), WRONG, ids=[message[:40] for _, message, _ in WRONG])
+def test_message(kind: type[Exception], message: str, call: Callable[[], Any]) -> None:
+    with pytest.raises(kind) as caught:
+        call()
+    assert type(caught.value) is kind and str(caught.value).startswith(message)
+
+
+def test_out() -> None:
+    good = torch.empty(2, 2, 8, 10)
+    assert _lowrank(Z, W, out=good) is good
+    room = torch.empty(1000)
+    shared = room[:320].view(2, 2, 8, 10)
+    inside = room[300:420].view(2, 3, 4, 5)
+    wrong: list[tuple[type[Exception], str, Any, torch.Tensor]] = [
+        (TypeError, "out: expected a tensor, got tuple", (2, 2), Z),
+        (TypeError, "out: expected torch.float32", good.double(), Z),
+        (ValueError, "out: expected the result's shape = (2, 2, 8, 10)", good[:1], Z),
+        (ValueError, "out: expected a tensor that is dense", torch.empty(2, 2, 10, 8).mT, Z),
+        (ValueError, "out: overlaps z in memory", shared, inside),
+        (ValueError, "out: overlaps z in memory", shared, room[318:].as_strided((2, 3, 4, 5), (0, 0, 0, 1))),
+        (ValueError, "out: given while z requires a gradient", good, Z.clone().requires_grad_()),
+        (ValueError, "out: requires a gradient", good.clone().requires_grad_(), Z),
+    ]
+    for kind, message, out, z in wrong:
+        with pytest.raises(kind) as caught:
+            _lowrank(z, W, out=out)
+        assert str(caught.value).startswith(message), caught.value
+    with torch.no_grad():
+        _lowrank(Z.clone().requires_grad_(), W, out=good)
+    _lowrank(room[320:440].view(2, 3, 4, 5), W, out=shared)  # neighbours are no overlap
+
+
+def _spoil(value: Any, rng: random.Random) -> Any:
+    """A near miss of an argument."""
+    if not isinstance(value, torch.Tensor):
+        return rng.choice([value, 0, -1, 1, 3, 2.5, 10**9, 2**40, None, "2", True])
+    return rng.choice(
+        [
+            lambda t: t,
+            lambda t: None,
+            lambda t: 3,
+            lambda t: t[:0],
+            lambda t: t[..., :1],
+            lambda t: t.unsqueeze(0),
+            lambda t: t.flatten(),
+            lambda t: t.double(),
+            lambda t: t.bfloat16(),
+            lambda t: t.long(),
+            lambda t: t.to("meta"),
+            lambda t: t.to_sparse(),
+            lambda t: t.mT if t.ndim > 1 else t[::2],
+            lambda t: torch.cat([t, t]),
+            lambda t: t.to(torch.complex64),
+            lambda t: t.flatten()[:1].expand(t.shape),
+        ]
+    )(value)
+
+
+ALLOWED = (TypeError, ValueError, RuntimeError, NotImplementedError, IndexError, OverflowError, MemoryError)
+
+
+def test_public_operators_survive_wrong_arguments(typical: Any, backend: Any) -> None:
+    """A call with spoiled arguments returns or raises TypeError or ValueError."""
+    rng = random.Random(0)
+    tensors = typical.make(torch.float32, backend.device)
+    operator = getattr(k, typical.op)
+    for _ in range(150):
+        spoiled = [_spoil(t, rng) if rng.random() < 0.4 else t for t in tensors]
+        how: dict[str, Any] = {"backend": backend.backend}
+        if typical.upsamples:
+            how["upscale_factor"] = _spoil(2, rng) if rng.random() < 0.3 else 2
+        with contextlib.suppress(TypeError, ValueError):
+            operator(*spoiled, **how)
+
+
+def test_raw_operators_survive_wrong_arguments(typical: Any, backend: Any) -> None:
+    """``torch.ops.lkca_kernels`` is unchecked: native code must check what it dereferences."""
+    rng = random.Random(1)
+    tensors = typical.make(torch.float32, backend.device)
+    operator = getattr(torch.ops.lkca_kernels, typical.op)
+    for _ in range(150):
+        spoiled = [_spoil(t, rng) if rng.random() < 0.3 else t for t in tensors]
+        options = [_spoil(option, rng) if rng.random() < 0.2 else option for option in typical.raw_arguments]
+        try:
+            operator(*spoiled, *options, backend.backend)
+        except ALLOWED as error:
+            assert "INTERNAL ASSERT" not in str(error), error
+        except (AssertionError, KeyError, AttributeError):
+            pass  # refused in Python, before any native code
+
+
+def test_a_factor_without_end_is_refused() -> None:
+    with pytest.raises((ValueError, TypeError)):
+        _lowrank(Z, W, upscale_factor=2**70)
