@@ -1,7 +1,52 @@
-"""Low rank of the upsampling layer: analysis and factorisation."""
+"""Low rank of upsampling layers, in any PyTorch model: analyse, factorise, merge back. docs/lowrank.md."""
 
 from __future__ import annotations
 
-from lkca.lowrank.factorize import Spectrum, energy_curve, factorize, rank_for_energy, spectrum
+from lkca.lowrank.analyze import Analysis, Candidate, LayerAnalysis, analyze
+from lkca.lowrank.factorize import (
+    Factorization,
+    LayerRank,
+    factorize,
+    factorize_reported,
+    load_lowrank,
+    ranks_of,
+)
+from lkca.lowrank.layers import LowRankError
+from lkca.lowrank.spectrum import (
+    Factoriser,
+    Moments,
+    Spectrum,
+    break_even_rank,
+    effective_rank,
+    energy_curve,
+    rank_for_energy,
+    singular_values,
+    spectrum,
+    stable_rank,
+)
+from lkca.lowrank.surgery import merge
 
-__all__ = ["Spectrum", "energy_curve", "factorize", "rank_for_energy", "spectrum"]
+__all__ = [
+    "Analysis",
+    "Candidate",
+    "Factoriser",
+    "Factorization",
+    "LayerAnalysis",
+    "LayerRank",
+    "LowRankError",
+    "Moments",
+    "Spectrum",
+    "analyze",
+    "break_even_rank",
+    "effective_rank",
+    "energy_curve",
+    "factorize",
+    "factorize_reported",
+    "load_lowrank",
+    "merge",
+    "rank_for_energy",
+    "ranks_of",
+    "singular_values",
+    "spectrum",
+    "stable_rank",
+]

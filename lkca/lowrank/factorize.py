@@ -1,79 +1,258 @@
-"""SVD of an LKCA-Net's upsampling layer: its spectrum, and the low-rank network that starts from the truncation."""
+"""Replace upsampling layers by low-rank ones, in any model."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lkca.lowrank.layers import Layer, LowRankError, Survey, plain_model, survey
+from lkca.lowrank.moments import Calibration, collect_moments
+from lkca.lowrank.search import Validation, for_budget, for_psnr_drop, psnr_function
+from lkca.lowrank.spectrum import Factoriser, Moments, rank_for_energy
+from lkca.lowrank.surgery import put_low_rank
 from lkca.models import LKCANet
-from lkca.nn import LowRankUpsample, PixelShuffleUpsample
 
-__all__ = ["Spectrum", "energy_curve", "factorize", "rank_for_energy", "spectrum"]
+__all__ = ["Factorization", "LayerRank", "factorize", "factorize_reported", "load_lowrank", "ranks_of"]
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Spectrum:
-    """Thin SVD u · diag(singular_values) · v of a convolution's kernel as a matrix (out, in·k²).
+class LayerRank:
+    """What became of one layer. weights: before and after, without the bias. energy: share of the squared norm of its
+    kernel (with calibration: of its outputs) that the factors keep. fused: the shuffle happens in the same pass."""
 
-    u: (out, n), singular_values: (n,) descending, v: (n, in·k²), n = min(out, in·k²); float64.
+    name: str
+    rank: int
+    full_rank: int
+    energy: float
+    weights: tuple[int, int]
+    fused: bool
+
+
+@dataclass
+class Factorization:
+    """model: the low-rank one. layers: what was replaced. skipped: name -> why not. psnr_drop: on the validation data,
+    where ``max_psnr_drop`` was asked for, in dB. trials: every (ranks, drop) that the search measured."""
+
+    model: nn.Module
+    layers: list[LayerRank] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    psnr_drop: float | None = None
+    trials: list[tuple[dict[str, int], float]] = field(default_factory=list)
+
+
+def factorize(
+    model: Model,
+    *,
+    rank: int | Mapping[str, int] | None = None,
+    energy: float | None = None,
+    max_psnr_drop: float | None = None,
+    budget: float | None = None,
+    calibration: Calibration | None = None,
+    validation: Validation | None = None,
+    example: Any = None,
+    layers: Sequence[str] | None = None,
+    inplace: bool = False,
+) -> Model:
+    """The model with each convolution that feeds a pixel shuffle replaced by a low-rank one; exact at full rank.
+
+    How low, one of:
+        rank: of every layer (clamped to the layer's full rank), or {name: rank} of some. Of an :class:`LKCANet`, whose
+            groups share one convolution, it is that of all groups together, a multiple of them.
+        energy: share (0, 1] of the kernel's squared norm to keep; with calibration, of its outputs' variance.
+        max_psnr_drop: dB that the PSNR (mean over images and channels, against the targets) may lose; the smallest rank
+            per layer is searched by running the model on ``validation``.
+        budget: weights that all these layers may have together: a number of parameters, or a share below 1 of what they
+            have now. Components go to the layers where they hold the most energy per weight.
+
+    calibration: images of the kind that the model will see: a tensor (B, C, h, w), an iterable of such or of (input,
+    target) pairs, or a function that runs the model it is given. The factors are then those that lose least of the
+    layer's outputs on such inputs, with the bias corrected (:class:`~lkca.lowrank.Factoriser`). validation: pairs, or a
+    function that returns the PSNR in dB of the model it is given; by default the calibration pairs.
+    example: an input (or tuple of arguments) for the run that finds the layers, by default the first calibration image
+    or a random one. layers: names of those to take, by default all that can be.
+
+    Convolution and shuffle become one :class:`~lkca.nn.LowRankUpsample` where one follows the other at once as modules;
+    elsewhere (a crop or sum in between, ``F.pixel_shuffle``, hooks on either) the convolution alone becomes a
+    :class:`~lkca.nn.LowRankConv2d`. Hooks, device, dtype, train/eval mode and requires_grad stay.
+
+    Returns a copy unless ``inplace``. Raises LowRankError (an InputError and a ValueError) where no layer can be
+    factorised, with the reasons, or the arguments do not fit.
     """
-
-    u: Tensor
-    singular_values: Tensor
-    v: Tensor
-
-
-def spectrum(layer: PixelShuffleUpsample) -> Spectrum:
-    """Singular value decomposition of the layer's kernel."""
-    return Spectrum(*torch.linalg.svd(layer.conv.weight.detach().flatten(1).double(), full_matrices=False))
-
-
-def energy_curve(singular_values: Tensor) -> Tensor:
-    """Share of the squared norm that the first 1, 2, … n singular values hold; (n,) -> (n,). 1 for a zero kernel."""
-    energy = singular_values.double().square().cumsum(0)
-    return energy / energy[-1] if energy[-1] > 0 else torch.ones_like(energy)
-
-
-def rank_for_energy(singular_values: Tensor, energy: float) -> int:
-    """Smallest rank that holds at least the share ``energy`` (0 < energy <= 1)."""
-    if not 0 < energy <= 1:
-        raise ValueError(f"energy: expected a share in (0, 1], got {energy}")
-    curve = energy_curve(singular_values)
-    return min(int((curve < energy - 1e-12).sum()) + 1, len(curve))
+    return factorize_reported(
+        model,
+        rank=rank,
+        energy=energy,
+        max_psnr_drop=max_psnr_drop,
+        budget=budget,
+        calibration=calibration,
+        validation=validation,
+        example=example,
+        layers=layers,
+        inplace=inplace,
+    ).model  # type: ignore[return-value]
 
 
 @torch.no_grad()
-def factorize(model: LKCANet, *, rank: int | None = None, energy: float | None = None) -> LKCANet:
-    """A copy of a full-rank ``model`` whose upsampler is the truncated SVD of the original's; exact at full rank.
-
-    Give either ``rank`` or ``energy``, the share of the kernel's squared norm to keep. A shared convolution is
-    factorised once, and ``rank`` is that of all its groups together, a multiple of them. Both factors carry the square
-    root of the singular values. ValueError for a model that is low-rank already.
-    """
-    layer = model.upsample
-    if not isinstance(layer, PixelShuffleUpsample):
-        raise ValueError(f"model: its upsampler has rank {layer.rank} already; factorise the full-rank network")
-    if (rank is None) == (energy is None):
-        raise ValueError("give either rank or energy")
-    groups = layer.shared_groups
-    parts = spectrum(layer)
-    if energy is not None:
-        kept = rank_for_energy(parts.singular_values, energy)
+def factorize_reported(
+    model: nn.Module,
+    *,
+    rank: int | Mapping[str, int] | None = None,
+    energy: float | None = None,
+    max_psnr_drop: float | None = None,
+    budget: float | None = None,
+    calibration: Calibration | None = None,
+    validation: Validation | None = None,
+    example: Any = None,
+    layers: Sequence[str] | None = None,
+    inplace: bool = False,
+) -> Factorization:
+    """As :func:`factorize`, and says what it did."""
+    plain_model(model)
+    asked = {"rank": rank, "energy": energy, "max_psnr_drop": max_psnr_drop, "budget": budget}
+    if sum(value is not None for value in asked.values()) != 1:
+        raise LowRankError(f"give either rank or energy, or max_psnr_drop or budget: one of {', '.join(asked)}")
+    if energy is not None and not 0 < energy <= 1:
+        raise LowRankError(f"energy: expected a share in (0, 1], got {energy}")
+    if calibration is not None and not callable(calibration) and not isinstance(calibration, Tensor):
+        calibration = list(calibration)  # an iterator is needed twice
+    if isinstance(model, nn.Conv2d) or (not inplace and not list(model.children())):
+        raise LowRankError("model: is a single layer; give a model that holds it, such as nn.Sequential(layer)")
+    result = Factorization(model if inplace else copy.deepcopy(model))
+    work = result.model
+    found = survey(work, _example(example, calibration), run=not isinstance(work, LKCANet))
+    result.skipped = dict(found.skipped)
+    chosen = _chosen(found, rank, layers, result.skipped)
+    moments: Sequence[Moments | None] = [None] * len(chosen)
+    if calibration is not None:
+        moments = collect_moments(work, chosen, calibration)
+    both = list(zip(chosen, moments, strict=True))
+    factorisers = [Factoriser.of(layer.matrix(), m, centred=layer.bias is not None) for layer, m in both]
+    values = [f.values for f in factorisers]
+    if rank is not None:
+        ranks = [_given(layer, rank) for layer in chosen]
+    elif energy is not None:
+        ranks = [layer.groups * rank_for_energy(v, energy) for layer, v in zip(chosen, values, strict=True)]
+    elif budget is not None:
+        ranks = for_budget(chosen, values, budget)
     else:
-        assert rank is not None
-        if rank < 1 or rank % groups:
-            raise ValueError(f"rank: expected a positive multiple of the {groups} groups, got {rank}")
-        kept = min(rank // groups, len(parts.singular_values))
-    root = parts.singular_values[:kept].sqrt()
-    config = replace(model.config, rank=groups * kept)
-    student = LKCANet(config).to(layer.conv.weight)
-    state = {k: v for k, v in copy.deepcopy(model.state_dict()).items() if not k.startswith("upsample.")}
-    student.load_state_dict(state, strict=False)
-    upsample = student.upsample
-    assert isinstance(upsample, LowRankUpsample)
-    upsample.reduce.weight.copy_((root[:, None] * parts.v[:kept]).reshape(upsample.reduce.weight.shape))
-    upsample.weight.copy_(torch.block_diag(*[parts.u[:, :kept] * root] * groups))
-    return student.train(model.training)
+        assert max_psnr_drop is not None
+        psnr = psnr_function(validation if validation is not None else calibration, work)
+        apply = _applier(work, chosen, factorisers)
+        found_ranks, result.psnr_drop, result.trials = for_psnr_drop(chosen, apply, psnr, max_psnr_drop)
+        for layer, r in zip(chosen, found_ranks, strict=True):
+            if r is None:
+                result.skipped[layer.name] = f"no rank that saves weights stays within {max_psnr_drop:g} dB"
+        kept = [i for i, r in enumerate(found_ranks) if r is not None]
+        chosen, factorisers, values = ([items[i] for i in kept] for items in (chosen, factorisers, values))  # type: ignore[assignment]
+        ranks = [r for r in found_ranks if r is not None]
+    before = [layer.weights() for layer in chosen]
+    fused = _apply(work, chosen, factorisers, ranks, found.example)
+    for layer, r, v, old, one_pass in zip(chosen, ranks, values, before, fused, strict=True):
+        held = v[: r // layer.groups].square().sum() / v.square().sum().clamp_min(torch.finfo(v.dtype).tiny)
+        weights = (old, layer.weights(r))
+        result.layers.append(LayerRank(layer.name, r, layer.full_rank, float(held), weights, one_pass))
+    return result
+
+
+def _example(example: Any, calibration: Any) -> Any:
+    if example is not None or calibration is None or callable(calibration):
+        return example
+    first = calibration if isinstance(calibration, Tensor) else calibration[0] if calibration else None
+    first = first[0] if isinstance(first, (tuple, list)) else first
+    if not isinstance(first, Tensor):
+        return None
+    return first[:1] if first.ndim == 4 else first[None]
+
+
+def _chosen(
+    found: Survey, rank: int | Mapping[str, int] | None, names: Sequence[str] | None, skipped: dict[str, str]
+) -> list[Layer]:
+    if isinstance(rank, Mapping):
+        names = list(rank)
+    known = {layer.name: layer for layer in found.layers}
+    if names is not None:
+        for name in names:
+            if name not in known:
+                reason = skipped.get(name, f"no such upsampling layer; there are: {', '.join(known) or 'none'}")
+                raise LowRankError(f"layer '{name}': {reason}")
+        chosen = [known[name] for name in dict.fromkeys(names)]
+    else:
+        chosen = []
+        for layer in found.layers:
+            if layer.rank is not None and isinstance(rank, int) and rank >= layer.rank:
+                skipped[layer.name] = f"has rank {layer.rank} already; factorise to a lower one"
+            else:
+                chosen.append(layer)
+    if not chosen:
+        reasons = "; ".join(f"'{name}': {reason}" for name, reason in skipped.items())
+        if not reasons:
+            reasons = "it has no convolution that feeds a pixel shuffle"
+        unrun = f"; the model was not run: {found.unrun}" if found.unrun and found.example is None else ""
+        raise LowRankError(f"model: nothing can be factorised ({reasons}){unrun}")
+    return chosen
+
+
+def _given(layer: Layer, rank: int | Mapping[str, int]) -> int:
+    value = rank[layer.name] if isinstance(rank, Mapping) else rank
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise LowRankError(f"rank: expected an integer, got {value!r}")
+    if value < 1 or value % layer.groups:
+        groups = f" of the {layer.groups} groups" if layer.groups > 1 else ""
+        raise LowRankError(f"rank: expected a positive multiple{groups}, got {value}")
+    return min(value, layer.full_rank)
+
+
+def _apply(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    factorisers: Sequence[Factoriser],
+    ranks: Sequence[int],
+    example: Tensor | None,
+) -> list[bool]:
+    parts = [f.at(r // layer.groups) for layer, f, r in zip(layers, factorisers, ranks, strict=True)]
+    return put_low_rank(model, layers, parts, example)
+
+
+def _applier(
+    model: nn.Module, layers: Sequence[Layer], factorisers: Sequence[Factoriser]
+) -> Callable[[Sequence[int | None]], nn.Module]:
+    """ranks -> a copy of ``model`` with them; None leaves a layer as it is."""
+
+    def apply(ranks: Sequence[int | None]) -> nn.Module:
+        trial = copy.deepcopy(model)
+        kept = [(layer, f, r) for layer, f, r in zip(layers, factorisers, ranks, strict=True) if r is not None]
+        here = [Layer(la.name, trial.get_submodule(la.name), la.upscale_factor) for la, _, _ in kept]
+        _apply(trial, here, [f for _, f, _ in kept], [r for _, _, r in kept], None)
+        return trial
+
+    return apply
+
+
+def ranks_of(model: nn.Module) -> dict[str, int]:
+    """{name: rank} of a model's low-rank layers: what :func:`factorize` takes to make them anew."""
+    return {layer.name: layer.rank for layer in survey(model, run=False).layers if layer.rank is not None}
+
+
+def load_lowrank(model: Model, state: Mapping[str, Tensor], *, example: Any = None) -> Model:
+    """Give ``model``, as its own code makes it, the structure and values of a factorised one's state_dict, in place.
+
+    ``state`` may come from a file (safetensors). LowRankError where it has no low-rank layers of this model's.
+    """
+    ending = ".reduce.weight"
+    ranks = {
+        key.removesuffix(ending): state[key.removesuffix("reduce.weight") + "weight"].shape[1]
+        for key in state
+        if key.endswith(ending) and key.removesuffix("reduce.weight") + "weight" in state
+    }
+    if not ranks:
+        raise LowRankError("state: holds no low-rank layer (no key ends in '.reduce.weight')")
+    factorize(model, rank=ranks, example=example, inplace=True)
+    model.load_state_dict(dict(state))
+    return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from lkca_kernels import lowrank_pixel_shuffle, pixel_shuffle_epilogue
 __all__ = ["FusedShuffle", "LowRankConv2d", "LowRankUpsample", "PixelShuffleUpsample"]
 
 Pair = int | tuple[int, int]
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
 def _pair(value: Pair) -> tuple[int, int]:
@@ -87,7 +88,7 @@ class PixelShuffleUpsample(nn.Module):
         padding: Pair | str | None = None,
         dilation: Pair = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: PaddingMode = "zeros",
         shared_groups: int = 1,
         device: Any = None,
         dtype: torch.dtype | None = None,
@@ -174,7 +175,7 @@ class LowRankConv2d(_LowRank):
         padding: Pair | str = 0,
         dilation: Pair = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: PaddingMode = "zeros",
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -228,7 +229,7 @@ class LowRankUpsample(_LowRank):
         padding: Pair | str | None = None,
         dilation: Pair = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: PaddingMode = "zeros",
         shared_groups: int = 1,
         device: Any = None,
         dtype: torch.dtype | None = None,
@@ -251,6 +252,7 @@ class LowRankUpsample(_LowRank):
         self.out_channels = out_channels
         self.upscale_factor = upscale_factor
         self.shared_groups = shared_groups
+        self.shuffle_apart = False  # whether merging gives back a convolution and a shuffle of their own
 
     def forward(self, x: Tensor, skip: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
         z = _in_turn(self.reduce, x, self.shared_groups)

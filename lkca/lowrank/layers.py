@@ -1,0 +1,338 @@
+"""The upsampling layers of a model: which can be factorised, how, and why the others can't."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lkca.errors import InputError
+from lkca.lowrank.dataflow import ConvCall, Dataflow, ShuffleCall, observe
+from lkca.models import LKCANet
+from lkca.nn import LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
+
+__all__ = ["Layer", "LowRankError", "Shuffle", "Survey", "plain_model", "survey"]
+
+_SIDES = (16, 24, 32, 48, 64, 96, 128)  # windowed attention wants multiples of its window
+_OWN = (PixelShuffleUpsample, LowRankUpsample, LowRankConv2d)
+
+
+class LowRankError(InputError, ValueError):
+    """What was asked of the low-rank tools cannot be done; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shuffle:
+    """An ``nn.PixelShuffle`` and the convolutions whose outputs, as they come, are all that it is given."""
+
+    module: nn.PixelShuffle
+    feeders: tuple[nn.Module, ...]
+
+
+@dataclass(eq=False)
+class Layer:
+    """One upsampling layer that can be factorised.
+
+    name: of ``module`` in the model: an ``nn.Conv2d``, or one of lkca.nn's layers. macs: of one pass over the example
+    (None: not run). shuffle: what takes the convolution's output as it comes, and could be done in the same pass.
+    """
+
+    name: str
+    module: nn.Module
+    upscale_factor: int
+    macs: int | None = None
+    shuffle: Shuffle | None = None
+
+    @property
+    def conv(self) -> nn.Conv2d:
+        """The convolution that meets the layer's input."""
+        if isinstance(self.module, PixelShuffleUpsample):
+            return self.module.conv
+        if isinstance(self.module, (LowRankUpsample, LowRankConv2d)):
+            return self.module.reduce
+        assert isinstance(self.module, nn.Conv2d)
+        return self.module
+
+    @property
+    def groups(self) -> int:
+        """Blocks of channels that the convolution serves in turn."""
+        return getattr(self.module, "shared_groups", 1)
+
+    @property
+    def rank(self) -> int | None:
+        """Rank in all groups of a layer that is low-rank already."""
+        return self.module.rank if isinstance(self.module, (LowRankUpsample, LowRankConv2d)) else None
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(out,), of all groups together."""
+        if isinstance(self.module, PixelShuffleUpsample):
+            bias: Any = self.module.conv.bias
+            return None if bias is None else bias.repeat(self.groups)
+        bias = self.module.bias
+        assert bias is None or isinstance(bias, Tensor)
+        return bias
+
+    def matrix(self) -> Tensor:
+        """(rows, in·k²), float64, on the CPU: the kernel; groups with rows of their own stand below each other."""
+        if isinstance(self.module, (LowRankUpsample, LowRankConv2d)):
+            last = self.module.weight.detach().unflatten(1, (self.groups, -1)).transpose(0, 1).flatten(0, 1)
+            return last.cpu().double() @ self.module.reduce.weight.detach().flatten(1).cpu().double()
+        return self.conv.weight.detach().flatten(1).cpu().double()
+
+    def last_factor(self, left: Tensor) -> Tensor:
+        """``left`` (rows, r) as the weight (out, groups·r) of the low-rank layer."""
+        if self.groups == 1:
+            return left
+        if isinstance(self.module, LowRankUpsample):
+            return left.unflatten(0, (self.groups, -1)).transpose(0, 1).flatten(1)
+        return torch.block_diag(*[left] * self.groups)
+
+    def bias_correction(self, shift: Tensor) -> Tensor:
+        """``shift`` (rows,) of :meth:`matrix` as the change (out,) of the bias."""
+        if isinstance(self.module, LowRankUpsample):
+            return shift.unflatten(0, (self.groups, -1)).sum(0)
+        return shift.repeat(self.groups)
+
+    @property
+    def full_rank(self) -> int:
+        """Largest rank, in all groups, that a factorisation can have use for."""
+        return self.rank or self.groups * min(self.conv.weight.shape[0], self.conv.weight[0].numel())
+
+    @property
+    def out(self) -> int:
+        """Channels before the shuffle."""
+        if isinstance(self.module, (LowRankUpsample, LowRankConv2d)):
+            return self.module.weight.shape[0]
+        return self.groups * self.conv.weight.shape[0]
+
+    def weights(self, rank: int | None = None) -> int:
+        """Parameters without the bias, as the layer is or as factors of ``rank``."""
+        if rank is None:
+            if isinstance(self.module, (LowRankUpsample, LowRankConv2d)):
+                return self.module.weight.numel() + self.module.reduce.weight.numel()
+            return self.conv.weight.numel()
+        return rank // self.groups * self.conv.weight[0].numel() + rank * self.out
+
+    def macs_per_pixel(self, rank: int | None = None) -> int:
+        """Multiplications per low-resolution pixel, as the layer is or as factors of ``rank``."""
+        rank = self.rank if rank is None else rank
+        if rank is None:
+            return self.groups * self.conv.weight.numel()
+        return rank * (self.conv.weight[0].numel() + self.out)
+
+
+@dataclass
+class Survey:
+    """layers: that can be factorised. skipped: name -> why not. macs: of the whole model on ``example``, None where the
+    model was not run, ``unrun`` then says why."""
+
+    layers: list[Layer] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    macs: int | None = None
+    example: Tensor | None = None
+    unrun: str | None = None
+
+
+def plain_model(model: nn.Module) -> nn.Module:
+    """``model`` itself; LowRankError for what has no modules that could be replaced."""
+    if not isinstance(model, nn.Module):
+        raise LowRankError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise LowRankError("model: is TorchScript, whose layers cannot be replaced; give the Python model")
+    if hasattr(model, "_orig_mod"):
+        raise LowRankError("model: is the result of torch.compile; give the model before that, and compile afterwards")
+    return model
+
+
+@torch.no_grad()
+def survey(model: nn.Module, example: Any = None, *, run: bool = True) -> Survey:
+    """Find the layers by running ``model`` on ``example`` (a tensor or a tuple of arguments).
+
+    Without an example, random images of likely shapes are tried; where none will do, only what can be told without
+    running the model is found: lkca.nn's layers, and convolutions that stand before an ``nn.PixelShuffle`` in an
+    ``nn.Sequential``. The latter holds with ``run=False`` too.
+    """
+    plain_model(model)
+    flow, result = None, Survey(unrun="not asked for")
+    if isinstance(model, nn.Conv2d):
+        return _single(model, result)
+    if run:
+        flow, result = _run(model, example)
+    names: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), []).append(name)
+    ties = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
+    sources = _from_flow(flow, names, result) if flow is not None else _from_patterns(model)
+    own = {id(inner) for m in model.modules() if isinstance(m, _OWN) for inner in m.modules()}
+    calls = Counter(id(c.module) for c in flow.convolutions) if flow is not None else Counter()
+    macs = {id(c.module): c.macs for c in flow.convolutions} if flow is not None else {}
+    for module in model.modules():
+        if isinstance(module, _OWN):
+            factor = getattr(module, "upscale_factor", 1)
+            layer = Layer(names[id(module)][0], module, factor)
+            if flow is not None:
+                layer.macs = macs.get(id(layer.conv), 0)
+            _keep(layer, names, ties, calls, result)
+    for module, factor, shuffle in sources:
+        if id(module) not in own:
+            layer = Layer(names[id(module)][0], module, factor, macs.get(id(module)), shuffle)
+            _keep(layer, names, ties, calls, result)
+    order = {name: i for i, (name, _) in enumerate(model.named_modules())}
+    result.layers.sort(key=lambda layer: order.get(layer.name, 0))
+    return result
+
+
+def _single(conv: nn.Conv2d, result: Survey) -> Survey:
+    reason = _refusal(conv)
+    if reason:
+        result.skipped[""] = reason
+    else:
+        result.layers.append(Layer("", conv, 1))
+    return result
+
+
+def _keep(layer: Layer, names: dict[int, list[str]], ties: Counter[int], calls: Counter[int], result: Survey) -> None:
+    conv = layer.conv
+    reason = _refusal(conv)
+    if len(names[id(layer.module)]) > 1:
+        reason = f"shared: registered as {' and '.join(names[id(layer.module)])}"
+    elif calls[id(conv)] > 1:
+        reason = f"reused: called {calls[id(conv)]} times in one forward pass"
+    elif reason is None and ties[id(conv.weight)] > 1:
+        reason = "shared: its weight is tied to another layer's"
+    elif layer.module is not conv and _hooks(conv):
+        reason = "hooks on its inner convolution"
+    if reason:
+        result.skipped[layer.name] = reason
+    elif layer not in result.layers:
+        result.layers.append(layer)
+
+
+def _refusal(conv: nn.Conv2d) -> str | None:
+    """Why this convolution by itself cannot be factorised."""
+    if parametrize.is_parametrized(conv) or "weight" not in conv._parameters:
+        return "its weight is computed (weight or spectral norm, pruning or another parametrisation); remove that first"
+    if conv.groups > 1:
+        return f"a grouped convolution (groups={conv.groups})"
+    kind = type(conv)
+    if kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward:
+        return f"a {kind.__name__}, which computes something else than nn.Conv2d"
+    if not conv.weight.is_floating_point():
+        return f"its weight is {conv.weight.dtype}, not floating"
+    if isinstance(conv.weight, nn.parameter.UninitializedParameter):
+        return "its weight has no shape yet (a lazy module); run the model once"
+    return None
+
+
+def _hooks(module: nn.Module) -> bool:
+    return any(
+        getattr(module, name, None)
+        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    )
+
+
+# ---- by running -----------------------------------------------------------------------------------------------------
+
+
+def _run(model: nn.Module, example: Any) -> tuple[Dataflow | None, Survey]:
+    if example is not None:
+        inputs = example if isinstance(example, tuple) else (example,)
+        flow = observe(model, *inputs)
+        return flow, Survey(macs=flow.macs, example=inputs[0] if isinstance(inputs[0], Tensor) else None)
+    failure = "it has no parameters"
+    for guess in _guesses(model):
+        try:
+            flow = observe(model, guess)
+        except Exception as error:  # whatever a foreign model raises at an input it was not made for
+            failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+            continue
+        return flow, Survey(macs=flow.macs, example=guess)
+    return None, Survey(unrun=f"no guessed input fits ({failure}); give example=")
+
+
+def _guesses(model: nn.Module) -> Iterator[Tensor]:
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if like is None or like.is_meta:
+        return
+    counts: list[int] = []
+    if isinstance(model, LKCANet):
+        counts.append(model.config.bands)
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    own = next((m for m in model.modules() if isinstance(m, _OWN)), None)
+    if first is not None:
+        counts.append(first.in_channels)
+    if own is not None and own is model:
+        counts.append(int(own.in_channels))
+    counts += [3, 1]
+    for side in _SIDES:
+        for count in dict.fromkeys(counts):
+            image = torch.rand(1, count, side, side, generator=torch.Generator().manual_seed(0))
+            yield image.to(like.device, like.dtype)
+
+
+def _from_flow(
+    flow: Dataflow, names: dict[int, list[str]], result: Survey
+) -> Iterable[tuple[nn.Conv2d, int, Shuffle | None]]:
+    """The convolutions that feed the flow's shuffles; what can't be told of the others goes to ``result.skipped``."""
+    found: dict[int, tuple[nn.Conv2d, int, Shuffle | None]] = {}
+    fusable = _fusable(flow)
+    for number, shuffle in enumerate(flow.shuffles):
+        title = names[id(shuffle.module)][0] if shuffle.module is not None else f"pixel shuffle {number}"
+        if not shuffle.sources:
+            result.skipped[title] = "its input does not come from a convolution"
+        clean = [call for call, reason in shuffle.sources.items() if reason is None]
+        for call, reason in shuffle.sources.items():
+            module = call.module
+            if not isinstance(module, nn.Conv2d):
+                if reason is None or not clean:
+                    result.skipped[title] = "a convolution called functionally: there is no nn.Conv2d to replace"
+            elif reason is None:
+                found.setdefault(
+                    id(module), (module, shuffle.upscale_factor, fusable.get(call) if not _hooks(module) else None)
+                )
+            elif not clean and id(module) not in found:
+                result.skipped[names[id(module)][0]] = reason
+    for module, _, _ in found.values():
+        result.skipped.pop(names[id(module)][0], None)
+    return found.values()
+
+
+def _fusable(flow: Dataflow) -> dict[ConvCall, Shuffle]:
+    """Convolutions whose output goes to one ``nn.PixelShuffle`` and nowhere else; all of that shuffle's inputs are."""
+    by_module: dict[int, list[ShuffleCall]] = {}
+    for shuffle in flow.shuffles:
+        by_module.setdefault(id(shuffle.module), []).append(shuffle)
+    result: dict[ConvCall, Shuffle] = {}
+    for calls in by_module.values():
+        module = calls[0].module
+        if type(module) is not nn.PixelShuffle or _hooks(module):
+            continue
+        direct = [call.direct for call in calls]
+        if all(c is not None and c.readers == ["pixel_shuffle"] and c.module is not None for c in direct):
+            feeders = tuple(c.module for c in direct if c is not None and c.module is not None)
+            result.update({c: Shuffle(module, feeders) for c in direct if c is not None})
+    return result
+
+
+# ---- by patterns ----------------------------------------------------------------------------------------------------
+
+
+def _from_patterns(model: nn.Module) -> Iterable[tuple[nn.Conv2d, int, Shuffle | None]]:
+    for module in model.modules():
+        if not isinstance(module, nn.Sequential):
+            continue
+        children = list(module)
+        for before, after in itertools.pairwise(children):
+            if isinstance(before, nn.Conv2d) and isinstance(after, nn.PixelShuffle):
+                yield (
+                    before,
+                    after.upscale_factor,
+                    None if _hooks(before) or _hooks(after) else Shuffle(after, (before,)),
+                )

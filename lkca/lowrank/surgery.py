@@ -1,0 +1,241 @@
+"""Put low-rank layers into a model, and take them out again."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lkca.lowrank.layers import Layer, LowRankError, plain_model
+from lkca.models import LKCANet
+from lkca.nn import FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
+
+__all__ = ["carry_over", "merge", "put_low_rank", "replace_module"]
+
+Model = TypeVar("Model", bound=nn.Module)
+Parts = tuple[Tensor, Tensor, Tensor]
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_non_full_backward_hook",
+    "_is_full_backward_hook",
+)
+_AGREEMENT = (
+    1e-3  # of the outputs' largest value: rounding of two orders of summation, far below what a wrong graph does
+)
+
+
+def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Set ``new`` under every name that ``old`` has in ``model``."""
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is old:
+                parent._modules[name] = new
+
+
+def carry_over(old: nn.Module, new: nn.Module) -> None:
+    """Hooks and train/eval mode of ``old`` to ``new``."""
+    for name in _HOOKS:
+        if hasattr(old, name):
+            setattr(new, name, getattr(old, name))
+    new.train(old.training)
+
+
+def _conv_arguments(conv: nn.Conv2d) -> dict[str, Any]:
+    return {
+        "stride": conv.stride,
+        "padding": conv.padding,
+        "dilation": conv.dilation,
+        "padding_mode": conv.padding_mode,
+        "device": "meta",  # so that no random number is drawn
+        "dtype": conv.weight.dtype,
+    }
+
+
+def _low_rank(layer: Layer, parts: Parts, fused: bool) -> LowRankConv2d | LowRankUpsample:
+    left, right, correction = parts
+    conv, old = layer.conv, layer.module
+    rank, bias = layer.groups * right.shape[0], layer.bias
+    arguments = {**_conv_arguments(conv), "bias": bias is not None}
+    new: LowRankConv2d | LowRankUpsample
+    if isinstance(old, (PixelShuffleUpsample, LowRankUpsample)):
+        new = LowRankUpsample(
+            old.in_channels,
+            old.out_channels,
+            old.upscale_factor,
+            rank,
+            conv.kernel_size,  # type: ignore[arg-type]
+            shared_groups=old.shared_groups,
+            **arguments,
+        )
+        new.shuffle_apart = isinstance(old, LowRankUpsample) and old.shuffle_apart
+    elif fused:
+        channels = layer.out // layer.upscale_factor**2
+        new = LowRankUpsample(conv.in_channels, channels, layer.upscale_factor, rank, conv.kernel_size, **arguments)  # type: ignore[arg-type]
+        new.shuffle_apart = True
+    else:
+        new = LowRankConv2d(conv.in_channels, layer.out, conv.kernel_size, rank, **arguments)  # type: ignore[arg-type]
+    new.to_empty(device=conv.weight.device)
+    new.reduce.weight.copy_(right.reshape(new.reduce.weight.shape))
+    new.weight.copy_(layer.last_factor(left))
+    if bias is not None:
+        assert new.bias is not None
+        new.bias.copy_(bias.double() + layer.bias_correction(correction).to(bias.device))
+    for parameter in new.parameters():
+        parameter.requires_grad_(conv.weight.requires_grad)
+    carry_over(old, new)
+    return new
+
+
+@torch.no_grad()
+def put_low_rank(
+    model: nn.Module, layers: Sequence[Layer], parts: Sequence[Parts], example: Tensor | None = None
+) -> list[bool]:
+    """Replace ``layers`` of ``model`` in place by factors ``parts``; True for each whose shuffle went into it.
+
+    Where shuffles go into their layers, the model is run on ``example`` with and without: should it look at the layers
+    in a way that the run before did not show (attributes, shapes), the outputs differ, and they stay separate.
+    """
+    replaced = {id(layer.module) for layer in layers if layer.shuffle is not None}
+    fused = [
+        layer.shuffle is not None and all(id(feeder) in replaced for feeder in layer.shuffle.feeders)
+        for layer in layers
+    ]
+    shuffles = {
+        id(layer.shuffle.module): layer.shuffle.module
+        for layer, one in zip(layers, fused, strict=True)
+        if one and layer.shuffle is not None
+    }
+    separate = [_low_rank(layer, p, False) for layer, p in zip(layers, parts, strict=True)]
+    for layer, new in zip(layers, separate, strict=True):
+        replace_module(model, layer.module, new)
+        _tell_parent(model, new)
+    own = [isinstance(new, LowRankUpsample) for new in separate]
+    if not any(fused):
+        return own
+    expected = _output(model, example)
+    together = [
+        _low_rank(layer, p, True) if one else new
+        for layer, p, one, new in zip(layers, parts, fused, separate, strict=True)
+    ]
+    stand_ins = {key: FusedShuffle(shuffle.upscale_factor) for key, shuffle in shuffles.items()}
+    for old, new in zip(separate, together, strict=True):
+        replace_module(model, old, new)
+    for key, stand_in in stand_ins.items():
+        carry_over(shuffles[key], stand_in)
+        replace_module(model, shuffles[key], stand_in)
+    if expected is None or _agree(expected, _output(model, example)):
+        return [one or lkca for one, lkca in zip(fused, own, strict=True)]
+    for old, new in zip(separate, together, strict=True):
+        replace_module(model, new, old)
+    for key, stand_in in stand_ins.items():
+        replace_module(model, stand_in, shuffles[key])
+    return own
+
+
+def _tell_parent(model: nn.Module, new: nn.Module) -> None:
+    """An LKCANet's configuration goes with its upsampler."""
+    for module in model.modules():
+        if isinstance(module, LKCANet) and module.upsample is new:
+            module.config = dataclasses.replace(module.config, rank=getattr(new, "rank", None))
+
+
+def _output(model: nn.Module, example: Tensor | None) -> Any:
+    if example is None:
+        return None
+    training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        return model(example)
+    except Exception as error:  # a foreign model that met a shape it did not expect
+        return error
+    finally:
+        for module, mode in training:
+            module.training = mode
+
+
+def _agree(expected: Any, found: Any) -> bool:
+    if isinstance(expected, Tensor):
+        if not isinstance(found, Tensor) or expected.shape != found.shape:
+            return False
+        scale = float(expected.abs().max()) + torch.finfo(torch.float32).tiny
+        loose = _AGREEMENT if expected.dtype in (torch.float32, torch.float64) else 0.05
+        return float((expected - found).abs().max()) <= loose * scale
+    if isinstance(expected, (list, tuple)):
+        same = isinstance(found, (list, tuple)) and len(found) == len(expected)
+        return same and all(_agree(e, f) for e, f in zip(expected, found, strict=True))
+    if isinstance(expected, dict):
+        return isinstance(found, dict) and all(_agree(v, found.get(k)) for k, v in expected.items())
+    return type(expected) is type(found) and not isinstance(found, Exception)
+
+
+# ---- back ----------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def merge(model: Model, *, inplace: bool = False) -> Model:
+    """The model with the factors of every low-rank layer multiplied out again, its structure as before factorisation.
+
+    A :class:`~lkca.nn.LowRankConv2d` becomes an ``nn.Conv2d``; so does a :class:`~lkca.nn.LowRankUpsample` whose pixel
+    shuffle was a module of the model, which comes back; any other becomes a :class:`~lkca.nn.PixelShuffleUpsample`.
+    Outputs differ by rounding alone. A copy unless ``inplace``. LowRankError where nothing is low-rank, or for an
+    LKCANet whose full-rank kernel its configuration cannot describe (fitted, with a body that its components share).
+    """
+    plain_model(model)
+    result = model if inplace else copy.deepcopy(model)
+    low = [m for m in result.modules() if isinstance(m, (LowRankConv2d, LowRankUpsample))]
+    if not low:
+        raise LowRankError("model: has no low-rank layer to merge")
+    if not list(result.children()) or result in low:
+        raise LowRankError("model: is a single layer; give a model that holds it, such as nn.Sequential(layer)")
+    for parent in result.modules():
+        if isinstance(parent, LKCANet) and parent.upsample in low and parent.config.groups > 1:
+            raise LowRankError(
+                "model: the body of this LKCANet serves its components in turn; its low-rank upsampler has no "
+                "full-rank counterpart in the configuration"
+            )
+    for old in low:
+        new = _merged(old)
+        carry_over(old, new)
+        replace_module(result, old, new)
+        _tell_parent(result, new)
+    for stand_in in [m for m in result.modules() if isinstance(m, FusedShuffle)]:
+        shuffle = nn.PixelShuffle(stand_in.upscale_factor)
+        carry_over(stand_in, shuffle)
+        replace_module(result, stand_in, shuffle)
+    return result
+
+
+def _merged(old: LowRankConv2d | LowRankUpsample) -> nn.Module:
+    kernel = _product(old)
+    arguments = {**_conv_arguments(old.reduce), "bias": old.bias is not None}
+    size = old.reduce.kernel_size
+    if isinstance(old, LowRankUpsample) and not old.shuffle_apart:
+        new: nn.Module = PixelShuffleUpsample(old.in_channels, old.out_channels, old.upscale_factor, size, **arguments)  # type: ignore[arg-type]
+        conv = new.conv
+    else:
+        new = conv = nn.Conv2d(kernel.shape[1], kernel.shape[0], size, **arguments)  # type: ignore[arg-type]
+    new.to_empty(device=old.weight.device)
+    assert isinstance(conv, nn.Conv2d)
+    conv.weight.copy_(kernel)
+    if old.bias is not None:
+        assert conv.bias is not None
+        conv.bias.copy_(old.bias)
+    for parameter in new.parameters():
+        parameter.requires_grad_(old.weight.requires_grad)
+    return new
+
+
+def _product(old: LowRankConv2d | LowRankUpsample) -> Tensor:
+    wide = copy.deepcopy(old).double() if old.weight.device.type != "mps" else old
+    return wide.merged_weight()

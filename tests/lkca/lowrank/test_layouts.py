@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import copy
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lkca.lowrank import LowRankError, analyze, factorize, factorize_reported, load_lowrank, merge, ranks_of
+from lkca.nn import LowRankConv2d, LowRankUpsample
+
+_spec = importlib.util.spec_from_file_location("layouts", Path(__file__).parent / "layouts.py")
+assert _spec is not None and _spec.loader is not None
+layouts = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(layouts)
+LAYOUTS = layouts.LAYOUTS
+
+
+def make(kind: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return kind()
+
+
+@pytest.mark.parametrize("kind", LAYOUTS, ids=lambda kind: kind.__name__)
+def test_exact_at_full_rank_and_back(kind: Callable[[], nn.Module], tmp_path: Path) -> None:
+    model, x = make(kind), torch.rand(2, 3, 9, 11)
+    names, fused = LAYOUTS[kind]
+    state = torch.random.get_rng_state()
+    result = factorize_reported(model, rank=1000)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert {layer.name for layer in result.layers} == names == set(ranks_of(result.model))
+    assert {layer.name for layer in result.layers if layer.fused} == fused
+    for name in names:
+        expected = LowRankUpsample if name in fused else LowRankConv2d
+        assert isinstance(result.model.get_submodule(name), expected)
+    torch.testing.assert_close(result.model(x), model(x), atol=1e-5, rtol=0)
+
+    low = factorize(model, rank=2)
+    back = merge(low)
+    assert {k: v.shape for k, v in back.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
+    assert [type(m) for m in back.modules()] == [type(m) for m in model.modules()]
+    torch.testing.assert_close(back(x), low(x), atol=1e-5, rtol=0)
+    assert (low(x) - model(x)).abs().max() > 1e-4  # rank 2 does lose something
+
+    save_file(low.state_dict(), tmp_path / "low.safetensors")
+    loaded = load_lowrank(make(kind), load_file(tmp_path / "low.safetensors"))
+    assert torch.equal(loaded(x), low(x))
+
+
+@pytest.mark.parametrize("kind", LAYOUTS, ids=lambda kind: kind.__name__)
+def test_analysis_tells_shares(kind: Callable[[], nn.Module]) -> None:
+    model = make(kind)
+    before = copy.deepcopy(model.state_dict())
+    found = analyze(model.train(), torch.rand(1, 3, 8, 8))
+    assert model.training and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert {layer.name for layer in found.layers} == LAYOUTS[kind][0] and not found.skipped
+    for layer in found.layers:
+        weight = model.get_submodule(layer.name).weight
+        assert layer.weight_share == weight.numel() / sum(p.numel() for p in model.parameters())
+        assert layer.macs_share is not None and 0 < layer.macs_share <= 1
+        torch.testing.assert_close(layer.singular_values, torch.linalg.svdvals(weight.detach().double().flatten(1)))
+
+
+class Between(nn.Module):
+    def __init__(self, conv: nn.Module, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.between = conv, between
+        self.shuffle = nn.PixelShuffle(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shuffle(self.between(self.conv(x)))
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(self.up(x))
+
+
+class TwoNames(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 12, 3, padding=1)
+        self.b = self.a
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.b(x), 2)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 12, 3, padding=1)
+        self.b = nn.Conv2d(3, 12, 3, padding=1)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.a(x), 2) + F.interpolate(self.b(x)[:, :3], scale_factor=2)
+
+
+class Raw(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.rand(12, 3, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(F.conv2d(x, self.w, padding=1), 2)
+
+
+class ByLinear(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(3, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.up(x.movedim(1, -1)).movedim(-1, 1), 2)
+
+
+class Same(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2
+
+
+def conv() -> nn.Conv2d:
+    return nn.Conv2d(3, 12, 3, padding=1)
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "relu": (lambda: Between(conv(), nn.ReLU()), "relu between"),
+    "in-place": (lambda: Between(conv(), nn.LeakyReLU(0.1, inplace=True)), "leaky_relu between"),
+    "hand-made swish": (lambda: Between(conv(), lambda y: y * torch.sigmoid(y)), "sigmoid between"),
+    "square": (lambda: Between(conv(), lambda y: y * y), "product of two feature maps"),
+    "norm": (lambda: Between(conv(), nn.GroupNorm(3, 12)), "between the convolution and the shuffle"),
+    "regrouped": (lambda: Between(conv(), lambda y: y.unflatten(1, (2, 6)).transpose(1, 2).flatten(1, 2)), "reshape"),
+    "channels cut": (lambda: Between(nn.Conv2d(3, 16, 1), lambda y: y[:, :12]), "reshape"),
+    "concatenated": (lambda: Between(nn.Conv2d(3, 6, 1), lambda y: torch.cat([y, y], 1)), "concatenation"),
+    "reused": (Twice, "called 2 times"),
+    "shared": (TwoNames, "registered as a and b"),
+    "tied": (Tied, "tied"),
+    "grouped": (lambda: Between(nn.Conv2d(3, 12, 3, padding=1, groups=3), nn.Identity()), "grouped"),
+    "weight norm": (lambda: Between(nn.utils.parametrizations.weight_norm(conv()), nn.Identity()), "norm"),
+    "old weight norm": (lambda: Between(nn.utils.weight_norm(conv()), nn.Identity()), "norm"),
+    "functional": (Raw, "called functionally"),
+    "linear": (ByLinear, "does not come from a convolution"),
+    "subclass": (lambda: Between(Same(3, 12, 3, padding=1), nn.Identity()), "Same"),
+    "no shuffle": (lambda: nn.Sequential(nn.Conv2d(3, 12, 3), nn.Upsample(scale_factor=2)), "no convolution"),
+    "compiled": (lambda: torch.compile(nn.Sequential(conv(), nn.PixelShuffle(2)), backend="eager"), "torch.compile"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals_say_why(case: str) -> None:
+    make_model, reason = REFUSED[case]
+    model = make_model()
+    names = [name for name, _ in model.named_modules()]
+    with pytest.raises(LowRankError, match=reason):
+        factorize(model, rank=2, inplace=True)
+    assert names == [name for name, _ in model.named_modules()]
+
+
+def test_a_model_that_nothing_can_be_guessed_for_is_told_by_pattern() -> None:
+    class Strange(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
+
+        def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+            return self.up(x + noise)
+
+    model, inputs = Strange(), (torch.rand(1, 3, 5, 5), torch.rand(1, 3, 5, 5))
+    found = analyze(model)
+    assert [layer.name for layer in found.layers] == ["up.0"] and found.macs is None
+    assert found.unrun is not None and "give example" in found.unrun
+    assert analyze(model, inputs).macs == 12 * 27 * 25
+    torch.testing.assert_close(factorize(model, rank=12)(*inputs), model(*inputs), atol=1e-5, rtol=0)
+
+
+def test_a_forward_that_looks_at_its_layers_keeps_them_apart() -> None:
+    class Looks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 12, 3, padding=1)
+            self.shuffle = nn.PixelShuffle(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            height = y.shape[2]  # of the coarse image: not so if the convolution shuffled too
+            return self.shuffle(y)[:, :, :height]
+
+    model, x = Looks(), torch.rand(1, 3, 6, 6)
+    result = factorize_reported(model, rank=12, example=x)
+    assert [layer.fused for layer in result.layers] == [False]
+    torch.testing.assert_close(result.model(x), model(x), atol=1e-5, rtol=0)
+
+
+def test_half_a_shared_shuffle_stays_a_shuffle() -> None:
+    model, x = make(layouts.EdvrLike), torch.rand(1, 3, 6, 6)
+    result = factorize_reported(model, rank={"upconv1": 24})
+    assert [(layer.name, layer.fused) for layer in result.layers] == [("upconv1", False)]
+    torch.testing.assert_close(result.model(x), model(x), atol=1e-5, rtol=0)
