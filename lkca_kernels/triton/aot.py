@@ -152,9 +152,12 @@ def representative_launches(dtype: torch.dtype) -> dict[str, Launch]:
         return torch.empty(shape, dtype=dtype, device="meta")
 
     def keep(variant: str, launches: list[Launch]) -> None:
+        seen: list[str] = []
         for launch in launches:
             name = launch.kernel.__name__.removesuffix("_kernel")
-            found.setdefault(f"{name} ({variant})", launch)
+            again = f", pass {seen.count(name) + 1}" if name in seen else ""
+            seen.append(name)
+            found.setdefault(f"{name} ({variant}{again})", launch)
 
     for channels, rank, s, h, w in ((128, 32, 4, 256, 256), (102, 16, 3, 100, 100)):
         phases = channels * s * s

@@ -1,0 +1,74 @@
+"""Where the Triton backend says that it can run; and that asking costs no import of Triton."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lkca_kernels import triton as backend
+from lkca_kernels.triton import support
+
+
+def in_a_new_process(code: str, **environment: str) -> str:
+    """Output of ``code``; TRITON_INTERPRET is unset unless given."""
+    inherited = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**inherited, **environment}, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_the_package_imports_no_triton() -> None:
+    code = "import sys, lkca_kernels, lkca_kernels.triton; print('triton' in sys.modules)"
+    assert in_a_new_process(code) == "False"
+
+
+def test_absent_triton_is_a_reason() -> None:
+    code = """
+import sys
+sys.modules["triton"] = None
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *a: None if name == "triton" else find(name, *a)
+import lkca_kernels.triton as t
+print(t.unavailable())
+"""
+    assert in_a_new_process(code) == "needs Triton, which is not installed"
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no_such_fwd"):
+        _ = backend.no_such_fwd
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_no_gpu_is_a_reason_except_in_the_interpreter() -> None:
+    pytest.importorskip("triton")
+    code = "import lkca_kernels.triton as t; print(t.unavailable())"
+    assert "GPU" in in_a_new_process(code)
+    assert in_a_new_process(code, TRITON_INTERPRET="1") == "None"
+
+
+def test_refusals_name_what_they_need(monkeypatch) -> None:
+    monkeypatch.setattr(support, "interpreted", lambda: False)
+    cpu, op = torch.device("cpu"), "lowrank_pixel_shuffle"
+    assert "CUDA tensors, not cpu" in str(support.can_run(op, cpu, torch.float32, 4))
+    assert "float64" in str(support.can_run(op, cpu, torch.float64, 4))
+    monkeypatch.setattr(support, "interpreted", lambda: True)
+    assert support.can_run(op, cpu, torch.float32, 4) is None
+    assert "bfloat16" in str(support.can_run(op, cpu, torch.bfloat16, 4))
+    assert "256" in str(support.can_run(op, cpu, torch.float32, 257))
+
+    cuda = torch.device("cuda", 0)
+    monkeypatch.setattr(support, "interpreted", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Old Card")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert support.can_run(op, cuda, torch.float16, 4) == "needs compute capability 8.0 or higher, Old Card has 7.5"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    assert support.can_run(op, cuda, torch.bfloat16, 4) is None
