@@ -19,7 +19,8 @@ constexpr int bwd_rows() {
 struct BwdScratch {
   float *z, *grad_z;           // [pixels of a slice][padded_rank]
   float *weight, *grad_weight;  // [s*s][padded_rank]
-  float *grad_sum;              // [s*s]
+  float* grad_sum;              // [s*s]
+  float* lane_sum;              // [s*s][N]
   float* grad;                  // s rows of gradient in fp32, for storage types other than fp32
 };
 
@@ -39,6 +40,7 @@ inline BwdScratch layout_bwd(const LowRankBwd& a, float* base, int64_t* total) {
   s.weight = take(s2 * a.padded_rank);
   s.grad_weight = take(s2 * a.padded_rank);
   s.grad_sum = take(s2);
+  s.lane_sum = take(s2 * N);
   s.grad = take(a.dtype == DType::f32 ? 0 : s2 * a.width);
   if (total) *total = used;
   return s;
@@ -132,6 +134,36 @@ void grad_weight_rows(const LowRankBwd& a, const float* grad, const float* z, in
   }
 }
 
+// Sums of a row of gradient, sample k added to lane k modulo s*N: all samples of a lane are of one phase.
+template <int S>
+void add_lane_sums(const float* grad, int64_t width, int scale, float* lane_sum) {
+  const int s = S ? S : scale;
+  for (int i = 0; i < s; ++i, grad += width * s, lane_sum += s * N) {
+    int64_t x = 0;
+    if constexpr (S != 0) {
+      Vec sum[S];
+      LKCA_UNROLL
+      for (int k = 0; k < S; ++k) sum[k] = Vec::load(lane_sum + k * N);
+      for (; x + N <= width; x += N) {
+        LKCA_UNROLL
+        for (int k = 0; k < S; ++k) sum[k] = sum[k] + Vec::load(grad + x * S + k * N);
+      }
+      LKCA_UNROLL
+      for (int k = 0; k < S; ++k) sum[k].store(lane_sum + k * N);
+    }
+    for (int64_t k = x * s; k < width * s; ++k) lane_sum[k % (s * N)] += grad[k];
+  }
+}
+
+inline void fold_lane_sums(const float* lane_sum, int scale, float* grad_sum) {
+  for (int i = 0; i < scale; ++i, lane_sum += scale * N)
+    for (int j = 0; j < scale; ++j) {
+      float sum = 0;
+      for (int x = 0; x < N; ++x) sum += lane_sum[x * scale + j];
+      grad_sum[i * scale + j] = sum;
+    }
+}
+
 // Offsets of the phases inside the s rows of gradient of one LR row are tabled, this many at a time.
 constexpr int64_t kPhases = 256;
 
@@ -160,7 +192,8 @@ void lowrank_bwd_slice(const LowRankBwd& a, int64_t slice, int64_t group, const 
     const float gate = a.gate ? a.gate[b * a.channels + c] : 1.f;
     const float* weight = a.weight + c * s2 * padded;
     for (int64_t k = 0; k < s2 * padded; ++k) s.weight[k] = gate * weight[k], s.grad_weight[k] = 0.f;
-    for (int64_t m = 0; m < s2; ++m) s.grad_sum[m] = 0.f;
+    if (want_sum)
+      for (int64_t k = 0; k < s2 * N; ++k) s.lane_sum[k] = 0.f;
     for (int64_t y = 0; y < rows; ++y) {
       const T* source = static_cast<const T*>(a.grad_out) + (b * a.channels + c) * a.height * scale * wide +
                         (y0 + y) * scale * wide;
@@ -205,14 +238,9 @@ void lowrank_bwd_slice(const LowRankBwd& a, int64_t slice, int64_t group, const 
           else
             grad_weight_rows<S, 1>(a, grad, s.z + pixel, r, s.grad_weight);
         }
-      if (want_sum)
-        for (int64_t i = 0; i < scale; ++i)
-          for (int64_t j = 0; j < scale; ++j) {
-            float sum = 0;
-            for (int64_t x = 0; x < a.width; ++x) sum += grad[i * wide + x * scale + j];
-            s.grad_sum[i * scale + j] += sum;
-          }
+      if (want_sum) add_lane_sums<S>(grad, a.width, a.scale, s.lane_sum);
     }
+    if (want_sum) fold_lane_sums(s.lane_sum, a.scale, s.grad_sum);
     if (a.partial_gate) {
       float sum = 0;
       for (int64_t m = 0; m < s2; ++m) {

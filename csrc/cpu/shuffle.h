@@ -58,7 +58,7 @@ void shuffle_fwd_rows(const ShuffleArgs& a, int64_t begin, int64_t end, float* s
   }
 }
 
-template <typename T>
+template <typename T, int S>
 void shuffle_bwd_rows(const ShuffleArgs& a, int64_t begin, int64_t end, float* row) {
   const int64_t s = a.scale, w = a.width, wide = w * s;
   for (int64_t task = begin; task < end; ++task) {
@@ -69,7 +69,7 @@ void shuffle_bwd_rows(const ShuffleArgs& a, int64_t begin, int64_t end, float* r
       const int64_t m = (c * s + i) * s;
       const T* grad = static_cast<const T*>(a.grad_out) + image * a.height * s * wide + (y * s + i) * wide;
       if (a.partial_gate) {
-        gather_row<T, 0>(static_cast<const T*>(a.y) + b * a.y_stride[0] + m * a.y_stride[1] + y * a.y_stride[2],
+        gather_row<T, S>(static_cast<const T*>(a.y) + b * a.y_stride[0] + m * a.y_stride[1] + y * a.y_stride[2],
                          a.y_stride[1], a.y_stride[3], w, a.scale, row);
         Vec sum = Vec::set1(0.f);
         for (int64_t x = 0; x < wide; x += N)
@@ -98,7 +98,9 @@ void shuffle_fwd(const ShuffleArgs& a, int64_t begin, int64_t end, float* scratc
 }
 
 void shuffle_bwd(const ShuffleArgs& a, int64_t begin, int64_t end, float* scratch) {
-  with_dtype(a.dtype, [&](auto t) { shuffle_bwd_rows<decltype(t)>(a, begin, end, scratch); });
+  with_dtype(a.dtype, [&](auto t) {
+    with_scale(a.scale, [&](auto s) { shuffle_bwd_rows<decltype(t), decltype(s)::value>(a, begin, end, scratch); });
+  });
 }
 
 inline int64_t bicubic_bwd_scratch(const BicubicBwd& a) {
