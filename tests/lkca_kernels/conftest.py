@@ -32,10 +32,13 @@ class Target:
     backend: str
     device: str
 
-    @property
-    def dtypes(self) -> tuple[torch.dtype, ...]:
-        half = (torch.float32, torch.bfloat16, torch.float16)
-        return (*half, torch.float64) if self.backend == "reference" else half
+    def needs(self, dtype: torch.dtype) -> None:
+        """Skip the test where the backend leaves ``dtype`` to the reference."""
+        reason = backends.explain_call(
+            "lowrank_pixel_shuffle", torch.device(self.device), dtype, 2, self.backend
+        ).refusals.get(self.backend)
+        if reason:
+            pytest.skip(f"{self.backend} {reason}")
 
 
 @dataclass(frozen=True)
@@ -273,7 +276,7 @@ def _targets() -> list[Any]:
             marks = [pytest.mark.skip(reason=f"{name} {reason}")] if reason else []
             if device == "cuda":
                 marks.append(pytest.mark.gpu)
-            targets.append(pytest.param(Target(name, device), id=f"{name}@{device}", marks=marks))
+            targets.append(pytest.param(Target(name, device), id=f"{name}_{device}", marks=marks))
     return targets
 
 

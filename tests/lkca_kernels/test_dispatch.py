@@ -134,6 +134,7 @@ def test_inductor(backend: Any, tools: Any) -> None:
 
 
 def test_autocast(typical: Any, backend: Any, tools: Any) -> None:
+    backend.needs(torch.bfloat16)
     tensors = tools.leaves(typical.make(torch.float32, backend.device))
     with torch.autocast(backend.device, dtype=torch.bfloat16):
         result = typical.call(tensors, backend=backend.backend)
