@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lkca.errors import LkcaError as LkcaError
     from lkca.errors import OutputError as OutputError
     from lkca.inference import upscale as upscale
+    from lkca.lowrank import replace_modules as replace_modules
     from lkca.models.directory import load_model as load_model
     from lkca.models.directory import save_model as save_model
 
@@ -36,6 +37,7 @@ _HOME = {
     "LkcaError": "lkca.errors",
     "OutputError": "lkca.errors",
     "load_model": "lkca.models.directory",
+    "replace_modules": "lkca.lowrank",
     "save_model": "lkca.models.directory",
     "upscale": "lkca.inference",
 }
@@ -51,6 +53,7 @@ __all__ = [
     "degrade",
     "load_model",
     "open_cube",
+    "replace_modules",
     "save_model",
     "synthetic_scene",
     "upscale",

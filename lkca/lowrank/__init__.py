@@ -12,6 +12,7 @@ from lkca.lowrank.factorize import (
     ranks_of,
 )
 from lkca.lowrank.layers import LowRankError
+from lkca.lowrank.replace import Replacements, replace_modules
 from lkca.lowrank.spectrum import (
     Factoriser,
     Moments,
@@ -35,6 +36,7 @@ __all__ = [
     "LayerRank",
     "LowRankError",
     "Moments",
+    "Replacements",
     "Spectrum",
     "analyze",
     "break_even_rank",
@@ -46,6 +48,7 @@ __all__ = [
     "merge",
     "rank_for_energy",
     "ranks_of",
+    "replace_modules",
     "singular_values",
     "spectrum",
     "stable_rank",

@@ -150,6 +150,8 @@ def factorize_reported(
             if r is None:
                 result.skipped[layer.name] = f"no rank that saves weights stays within {max_psnr_drop:g} dB"
         kept = [i for i, r in enumerate(found_ranks) if r is not None]
+        if not kept:
+            raise LowRankError(f"max_psnr_drop: {result.skipped[chosen[0].name]}, in any layer")
         chosen, factorisers, values = ([items[i] for i in kept] for items in (chosen, factorisers, values))  # type: ignore[assignment]
         ranks = [r for r in found_ranks if r is not None]
     before = [layer.weights() for layer in chosen]

@@ -14,7 +14,7 @@ from lkca.lowrank.layers import Layer, LowRankError, plain_model
 from lkca.models import LKCANet
 from lkca.nn import FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 
-__all__ = ["carry_over", "merge", "put_low_rank", "replace_module"]
+__all__ = ["agree", "carry_over", "conv_arguments", "merge", "output", "put_low_rank", "replace_module"]
 
 Model = TypeVar("Model", bound=nn.Module)
 Parts = tuple[Tensor, Tensor, Tensor]
@@ -51,7 +51,7 @@ def carry_over(old: nn.Module, new: nn.Module) -> None:
     new.train(old.training)
 
 
-def _conv_arguments(conv: nn.Conv2d) -> dict[str, Any]:
+def conv_arguments(conv: nn.Conv2d) -> dict[str, Any]:
     return {
         "stride": conv.stride,
         "padding": conv.padding,
@@ -66,7 +66,7 @@ def _low_rank(layer: Layer, parts: Parts, fused: bool) -> LowRankConv2d | LowRan
     left, right, correction = parts
     conv, old = layer.conv, layer.module
     rank, bias = layer.groups * right.shape[0], layer.bias
-    arguments = {**_conv_arguments(conv), "bias": bias is not None}
+    arguments = {**conv_arguments(conv), "bias": bias is not None}
     new: LowRankConv2d | LowRankUpsample
     if isinstance(old, (PixelShuffleUpsample, LowRankUpsample)):
         new = LowRankUpsample(
@@ -78,7 +78,7 @@ def _low_rank(layer: Layer, parts: Parts, fused: bool) -> LowRankConv2d | LowRan
             shared_groups=old.shared_groups,
             **arguments,
         )
-        new.shuffle_apart = isinstance(old, LowRankUpsample) and old.shuffle_apart
+        new.shuffle_apart = old.shuffle_apart
     elif fused:
         channels = layer.out // layer.upscale_factor**2
         new = LowRankUpsample(conv.in_channels, channels, layer.upscale_factor, rank, conv.kernel_size, **arguments)  # type: ignore[arg-type]
@@ -123,7 +123,7 @@ def put_low_rank(
     own = [isinstance(new, LowRankUpsample) for new in separate]
     if not any(fused):
         return own
-    expected = _output(model, example)
+    expected = output(model, example)
     together = [
         _low_rank(layer, p, True) if one else new
         for layer, p, one, new in zip(layers, parts, fused, separate, strict=True)
@@ -134,7 +134,7 @@ def put_low_rank(
     for key, stand_in in stand_ins.items():
         carry_over(shuffles[key], stand_in)
         replace_module(model, shuffles[key], stand_in)
-    if expected is None or _agree(expected, _output(model, example)):
+    if expected is None or agree(expected, output(model, example)):
         return [one or lkca for one, lkca in zip(fused, own, strict=True)]
     for old, new in zip(separate, together, strict=True):
         replace_module(model, new, old)
@@ -150,7 +150,7 @@ def _tell_parent(model: nn.Module, new: nn.Module) -> None:
             module.config = dataclasses.replace(module.config, rank=getattr(new, "rank", None))
 
 
-def _output(model: nn.Module, example: Tensor | None) -> Any:
+def output(model: nn.Module, example: Tensor | None) -> Any:
     if example is None:
         return None
     training = [(module, module.training) for module in model.modules()]
@@ -164,7 +164,7 @@ def _output(model: nn.Module, example: Tensor | None) -> Any:
             module.training = mode
 
 
-def _agree(expected: Any, found: Any) -> bool:
+def agree(expected: Any, found: Any) -> bool:
     if isinstance(expected, Tensor):
         if not isinstance(found, Tensor) or expected.shape != found.shape:
             return False
@@ -173,9 +173,9 @@ def _agree(expected: Any, found: Any) -> bool:
         return float((expected - found).abs().max()) <= loose * scale
     if isinstance(expected, (list, tuple)):
         same = isinstance(found, (list, tuple)) and len(found) == len(expected)
-        return same and all(_agree(e, f) for e, f in zip(expected, found, strict=True))
+        return same and all(agree(e, f) for e, f in zip(expected, found, strict=True))
     if isinstance(expected, dict):
-        return isinstance(found, dict) and all(_agree(v, found.get(k)) for k, v in expected.items())
+        return isinstance(found, dict) and all(agree(v, found.get(k)) for k, v in expected.items())
     return type(expected) is type(found) and not isinstance(found, Exception)
 
 
@@ -188,12 +188,15 @@ def merge(model: Model, *, inplace: bool = False) -> Model:
 
     A :class:`~lkca.nn.LowRankConv2d` becomes an ``nn.Conv2d``; so does a :class:`~lkca.nn.LowRankUpsample` whose pixel
     shuffle was a module of the model, which comes back; any other becomes a :class:`~lkca.nn.PixelShuffleUpsample`.
-    Outputs differ by rounding alone. A copy unless ``inplace``. LowRankError where nothing is low-rank, or for an
-    LKCANet whose full-rank kernel its configuration cannot describe (fitted, with a body that its components share).
+    What :func:`lkca.replace_modules` made of convolutions and shuffles is undone too. Outputs differ by rounding alone.
+
+    A copy unless ``inplace``. LowRankError where nothing is low-rank, or for an LKCANet whose full-rank kernel its
+    configuration cannot describe (fitted, with a body that its components share).
     """
     plain_model(model)
     result = model if inplace else copy.deepcopy(model)
-    low = [m for m in result.modules() if isinstance(m, (LowRankConv2d, LowRankUpsample))]
+    low: list[Any] = [m for m in result.modules() if isinstance(m, (LowRankConv2d, LowRankUpsample))]
+    low += [m for m in result.modules() if isinstance(m, PixelShuffleUpsample) and m.shuffle_apart]
     if not low:
         raise LowRankError("model: has no low-rank layer to merge")
     if not list(result.children()) or result in low:
@@ -205,7 +208,7 @@ def merge(model: Model, *, inplace: bool = False) -> Model:
                 "full-rank counterpart in the configuration"
             )
     for old in low:
-        new = _merged(old)
+        new = old.conv if isinstance(old, PixelShuffleUpsample) else _merged(old)
         carry_over(old, new)
         replace_module(result, old, new)
         _tell_parent(result, new)
@@ -218,7 +221,7 @@ def merge(model: Model, *, inplace: bool = False) -> Model:
 
 def _merged(old: LowRankConv2d | LowRankUpsample) -> nn.Module:
     kernel = _product(old)
-    arguments = {**_conv_arguments(old.reduce), "bias": old.bias is not None}
+    arguments = {**conv_arguments(old.reduce), "bias": old.bias is not None}
     size = old.reduce.kernel_size
     if isinstance(old, LowRankUpsample) and not old.shuffle_apart:
         new: nn.Module = PixelShuffleUpsample(old.in_channels, old.out_channels, old.upscale_factor, size, **arguments)  # type: ignore[arg-type]

@@ -117,9 +117,11 @@ class LocalChannelAttention(nn.Module):
         magnitude = x.abs()
         # W1 and the window's mean commute: pooling the few hidden channels is the cheaper order
         pooled = torch.cat([self.fc1(magnitude), magnitude.mean(1, keepdim=True)], 1)
-        pooled = F.avg_pool2d(pooled, self.window, stride=1, padding=self.window // 2, count_include_pad=False)
+        reach = self.window // 2
+        pooled = F.avg_pool2d(pooled, (1, self.window), stride=1, padding=(0, reach), count_include_pad=False)
+        pooled = F.avg_pool2d(pooled, (self.window, 1), stride=1, padding=(reach, 0), count_include_pad=False)
         hidden = pooled[:, :-1] / (pooled[:, -1:] + torch.finfo(x.dtype).tiny ** 0.5)
         return x * (2 * torch.sigmoid(self.fc2(F.relu(hidden))))
 
     def extra_repr(self) -> str:
-        return f"window={self.window}"
+        return f"channels={self.fc1.in_channels}, window={self.window}"

@@ -99,6 +99,7 @@ class PixelShuffleUpsample(nn.Module):
         self.out_channels = out_channels
         self.upscale_factor = upscale_factor
         self.shared_groups = shared_groups
+        self.shuffle_apart = False  # whether lkca.lowrank.merge gives back a convolution and a shuffle of their own
         self.conv = nn.Conv2d(
             _share(in_channels, shared_groups, "in_channels"),
             _share(out_channels, shared_groups, "out_channels") * upscale_factor**2,
@@ -252,7 +253,7 @@ class LowRankUpsample(_LowRank):
         self.out_channels = out_channels
         self.upscale_factor = upscale_factor
         self.shared_groups = shared_groups
-        self.shuffle_apart = False  # whether merging gives back a convolution and a shuffle of their own
+        self.shuffle_apart = False  # as in PixelShuffleUpsample
 
     def forward(self, x: Tensor, skip: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
         z = _in_turn(self.reduce, x, self.shared_groups)

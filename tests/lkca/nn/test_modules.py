@@ -48,6 +48,9 @@ def test_local_attention_starts_as_identity_and_ignores_the_scale() -> None:
     assert (attention(x) - x).abs().max() > 0.01
     torch.testing.assert_close(attention(1000 * x), 1000 * attention(x))
     assert attention(torch.zeros_like(x)).eq(0).all()
+    inside = F.avg_pool2d(x.abs(), 5, stride=1, padding=2, count_include_pad=False)
+    gate = 2 * torch.sigmoid(attention.fc2(F.relu(attention.fc1(inside / inside.mean(1, keepdim=True)))))
+    torch.testing.assert_close(attention(x), x * gate)
     with pytest.raises(ValueError, match="window"):
         LocalChannelAttention(8, window=4)
 

@@ -1,0 +1,194 @@
+"""Swap squeeze-excite blocks and upsamplers of a model for the fused ones, outputs unchanged."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lkca.lowrank.layers import Layer, plain_model, survey
+from lkca.lowrank.surgery import agree, carry_over, conv_arguments, output, replace_module
+from lkca.nn import ChannelAttention, FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
+
+__all__ = ["Replacements", "replace_modules"]
+
+_TOLERANCE = 1e-5
+
+
+@dataclass
+class Replacements:
+    """model: the one that was given, changed in place. swapped: name -> what now stands there. kept: name -> why an
+    upsampler or what looks like a squeeze-excite block stays as it was."""
+
+    model: nn.Module
+    swapped: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"{name}: now {what}" for name, what in self.swapped.items()]
+        lines += [f"{name}: kept, {reason}" for name, reason in self.kept.items()]
+        return "\n".join(lines) or "nothing to swap"
+
+
+@torch.no_grad()
+def replace_modules(model: nn.Module, example: Any = None) -> Replacements:
+    """Swap, in place, what lkca.nn has fused versions of; outputs change by at most 1e-5 of their size.
+
+    - Squeeze-excite blocks (torchvision's, timm's, RCAN's, HAT's, SENet's or any other) become
+      :class:`~lkca.nn.ChannelAttention`. A block is known by what it does: a module with two layers that squeeze and
+      expand its channels, whose results on probing images equal x · sigmoid(W2 relu(W1 mean(x) + b1) + b2).
+    - A convolution with its ``nn.PixelShuffle`` right behind it becomes :class:`~lkca.nn.PixelShuffleUpsample`.
+
+    example: an input (or tuple of arguments) for the run that finds the upsamplers, by default a random image. Hooks,
+    device, dtype, train/eval mode and requires_grad stay. Raises LowRankError for a model that is not made of modules.
+    """
+    plain_model(model)
+    result = Replacements(model)
+    _swap_attention(model, result)
+    _swap_upsamplers(model, example, result)
+    return result
+
+
+# ---- squeeze and excitation ----------------------------------------------------------------------------------------
+
+
+def _swap_attention(model: nn.Module, result: Replacements) -> None:
+    done: tuple[nn.Module, ...] = ()
+    for name, module in list(model.named_modules()):
+        if module is model or any(module is inner for inner in done):
+            continue
+        ends = _squeeze_and_expand(module)
+        if ends is None:
+            continue
+        done += tuple(module.modules())
+        new = _attention(*ends)
+        reason = _differs(module, new, ends[0])
+        if reason is not None:
+            result.kept[name] = reason
+            continue
+        carry_over(module, new)
+        replace_module(model, module, new)
+        result.swapped[name] = "ChannelAttention"
+
+
+def _squeeze_and_expand(module: nn.Module) -> tuple[nn.Module, nn.Module] | None:
+    """The two layers C -> C' and C' -> C that hold all of the module's parameters, if that is how it is made."""
+    if isinstance(module, (ChannelAttention, nn.Conv2d, nn.Linear)):
+        return None
+    holders = [m for m in module.modules() if m._parameters]
+    if len(holders) != 2 or not all(isinstance(m, (nn.Conv2d, nn.Linear)) for m in holders):
+        return None
+    sizes = []
+    for m in holders:
+        if isinstance(m, nn.Conv2d) and (m.kernel_size != (1, 1) or m.groups != 1 or m.stride != (1, 1)):
+            return None
+        if m._parameters.get("weight") is None:
+            return None
+        weight = m.weight
+        assert isinstance(weight, Tensor)
+        sizes.append(tuple(weight.shape[:2]))
+    (hidden, channels), (out, middle) = sizes
+    return (holders[0], holders[1]) if (out, middle) == (channels, hidden) and hidden <= channels else None
+
+
+def _attention(squeeze: nn.Module, expand: nn.Module) -> ChannelAttention:
+    weight: Any = squeeze.weight
+    bias = squeeze.bias is not None or expand.bias is not None
+    hidden, channels = weight.shape[:2]
+    new = ChannelAttention(channels, hidden_channels=hidden, bias=bias, device="meta", dtype=weight.dtype)
+    new.to_empty(device=weight.device)
+    for ours, theirs in ((new.fc1, squeeze), (new.fc2, expand)):
+        source: Any = theirs
+        ours.weight.copy_(source.weight.reshape(ours.weight.shape))
+        ours.weight.requires_grad_(source.weight.requires_grad)
+        if ours.bias is not None:
+            if source.bias is None:
+                ours.bias.zero_()
+            else:
+                ours.bias.copy_(source.bias)
+            ours.bias.requires_grad_(source.bias is not None and source.bias.requires_grad)
+    return new
+
+
+def _differs(module: nn.Module, new: ChannelAttention, squeeze: nn.Module) -> str | None:
+    """Why ``new`` may not take the module's place; None where it may."""
+    if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in module.modules() if m is not module):
+        return "hooks on its inner modules would be lost"
+    for m in module.modules():
+        if isinstance(m, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
+            return f"it holds a {type(m).__name__}"
+    weight: Any = squeeze.weight
+    channels = weight.shape[1]
+    old, fused = copy.deepcopy(module).eval(), copy.deepcopy(new).eval()
+    for hooks in ("_forward_hooks", "_forward_pre_hooks"):
+        getattr(old, hooks).clear()
+    if weight.device.type != "mps":
+        old, fused = old.double(), fused.double()
+    generator = torch.Generator().manual_seed(0)
+    for rows, cols, size in ((7, 5, 1.0), (4, 4, 30.0), (1, 3, 0.01), (6, 2, -10.0)):  # also where sigmoids saturate
+        x = torch.randn(2, channels, rows, cols, generator=generator, dtype=torch.float64) * abs(size)
+        x = (x + size * torch.rand(1, channels, 1, 1, generator=generator, dtype=torch.float64)).to(weight.device)
+        x = x.to(next(old.parameters()).dtype)
+        expected = fused(x)
+        try:
+            found = old(x)
+        except Exception as error:  # a foreign module that wants something else than an image
+            return f"it does not take an image alone ({type(error).__name__})"
+        if not isinstance(found, Tensor) or found.shape != expected.shape:
+            return "its result has another shape than its input (a gate alone, or another layer)"
+        if float((found - expected).abs().max()) > _TOLERANCE * float(expected.abs().max()):
+            return "it computes something else than x · sigmoid(W2 relu(W1 mean(x) + b1) + b2)"
+    return None
+
+
+# ---- upsamplers ----------------------------------------------------------------------------------------------------
+
+
+def _swap_upsamplers(model: nn.Module, example: Any, result: Replacements) -> None:
+    found = survey(model, example)
+    result.kept.update(found.skipped)
+    layers = [la for la in found.layers if not isinstance(la.module, (PixelShuffleUpsample, LowRankUpsample))]
+    here = {id(layer.module) for layer in layers if layer.shuffle is not None}
+    for layer in layers:
+        if isinstance(layer.module, LowRankConv2d):
+            continue
+        if layer.shuffle is None:
+            result.kept[layer.name] = "its pixel shuffle does not follow at once as a module, or one of them has hooks"
+        elif all(id(feeder) in here for feeder in layer.shuffle.feeders):
+            continue
+        else:
+            result.kept[layer.name] = "its pixel shuffle serves a layer that cannot be swapped"
+    layers = [layer for layer in layers if layer.name not in result.kept and layer.shuffle is not None]
+    if not layers:
+        return
+    expected = output(model, found.example)
+    swaps: list[tuple[nn.Module, nn.Module]] = [(layer.module, _upsampler(layer)) for layer in layers]
+    shuffles = {id(la.shuffle.module): la.shuffle.module for la in layers if la.shuffle is not None}
+    swaps += [(shuffle, FusedShuffle(shuffle.upscale_factor)) for shuffle in shuffles.values()]
+    for old, new in swaps:
+        carry_over(old, new)
+        replace_module(model, old, new)
+    if found.example is not None and not agree(expected, output(model, found.example)):
+        for old, new in swaps:
+            replace_module(model, new, old)
+        result.kept.update({layer.name: "the model's forward depends on its convolution alone" for layer in layers})
+        return
+    result.swapped.update({layer.name: "PixelShuffleUpsample" for layer in layers})
+
+
+def _upsampler(layer: Layer) -> PixelShuffleUpsample:
+    conv = layer.conv
+    new = PixelShuffleUpsample(
+        conv.in_channels,
+        layer.out // layer.upscale_factor**2,
+        layer.upscale_factor,
+        conv.kernel_size,  # type: ignore[arg-type]
+        bias=conv.bias is not None,
+        **conv_arguments(conv),
+    )
+    new.shuffle_apart = True
+    new.conv = copy.deepcopy(conv)
+    return new

@@ -1,0 +1,243 @@
+"""What factorisation keeps, how ranks are chosen, and what calibration gains, on a model that is not LKCA-Net."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lkca.data.degradation import Degradation
+from lkca.lowrank import (
+    Factoriser,
+    LowRankError,
+    Moments,
+    analyze,
+    effective_rank,
+    factorize,
+    factorize_reported,
+    merge,
+    ranks_of,
+    singular_values,
+    stable_rank,
+)
+from lkca.lowrank.layers import Layer
+from lkca.lowrank.moments import collect_moments
+from lkca.models.edsr import EDSR
+
+
+def small(bias: bool = True) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Sequential(nn.Conv2d(8, 32, 3, padding=1, bias=bias), nn.PixelShuffle(2)),
+        nn.Sequential(nn.Conv2d(8, 12, 3, padding=1, bias=bias), nn.PixelShuffle(2)),
+    )
+
+
+def images(count: int = 6) -> Tensor:
+    """Smooth, bright, correlated channels: inputs whose covariance is far from white."""
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.rand(count, 1, 5, 5, generator=generator) + 0.1 * torch.rand(count, 3, 5, 5, generator=generator)
+    return nn.functional.interpolate(coarse, size=(16, 16), mode="bicubic")
+
+
+def test_keeps_mode_dtype_gradients_and_hooks() -> None:
+    model = small().double()
+    model[2][0].weight.requires_grad_(False)
+    model[3].eval()
+    calls: list[str] = []
+    model[2][0].register_forward_hook(lambda m, i, o: calls.append(f"conv {tuple(o.shape)}"))
+    model[3].register_forward_pre_hook(lambda m, i: calls.append("before"))
+    x = torch.rand(1, 3, 4, 4).double()
+    low = factorize(model, rank=1000)
+    calls.clear()  # the hooks are the copy's too
+    torch.testing.assert_close(low(x), model(x))
+    assert calls == ["conv (1, 32, 4, 4)", "before"] * 2
+    assert low.training and not low[3].training and not low[3][0].training
+    assert all(p.dtype == torch.float64 for p in low.parameters())
+    assert not low[2][0].weight.requires_grad and low[3][0].weight.requires_grad
+    low(x).sum().backward()
+    assert low[3][0].reduce.weight.grad is not None and low[2][0].weight.grad is None
+    assert factorize(model, rank=2) is not model and ranks_of(model) == {}
+    assert factorize(model, rank=2, inplace=True) is model and ranks_of(model) == {"2.0": 2, "3.0": 2}
+
+
+def test_bfloat16_keeps_its_dtype() -> None:
+    low = factorize(small().bfloat16(), rank=3)
+    assert {p.dtype for p in low.parameters()} == {torch.bfloat16}
+
+
+def test_energy_and_budget_choose_ranks() -> None:
+    model = small()
+    found = analyze(model)
+    for share in (0.3, 0.7, 1.0):
+        result = factorize_reported(model, energy=share)
+        for layer, seen in zip(result.layers, found.layers, strict=True):
+            assert layer.energy >= share - 1e-9
+            assert layer.rank == 1 or float(seen.energy_curve[layer.rank - 2]) < share
+    whole = sum(layer.weights for layer in found.layers)
+    half = factorize_reported(model, budget=0.5)
+    assert half.layers == factorize_reported(model, budget=whole // 2).layers
+    spent = sum(layer.weights[1] for layer in half.layers)
+    assert whole / 2 - (72 + 32) <= spent <= whole / 2
+    assert spent == sum(p.numel() for n, p in half.model.named_parameters() if n[0] in "23" and not n.endswith("bias"))
+    with pytest.raises(LowRankError, match="rank 1"):
+        factorize(model, budget=10)
+
+
+def test_the_smallest_rank_within_a_psnr_drop() -> None:
+    torch.manual_seed(3)
+    model = small()
+    with torch.no_grad():  # a kernel of rank 4 with a little noise
+        kernel = torch.randn(32, 4) @ torch.randn(4, 72) * 0.1 + 1e-3 * torch.randn(32, 72)
+        model[2][0].weight.copy_(kernel.reshape(32, 8, 3, 3))
+    x = images()
+    target = model(x) + 0.05 * torch.randn(6, 3, 64, 64)
+
+    @torch.no_grad()
+    def psnr(net: nn.Module) -> float:
+        return float(-10 * (net(x) - target).square().mean((2, 3)).log10().mean())
+
+    result = factorize_reported(model, max_psnr_drop=0.05, calibration=list(zip(x, target, strict=True)))
+    ranks = {layer.name: layer.rank for layer in result.layers}
+    drop = psnr(model.eval()) - psnr(result.model.eval())
+    assert drop <= 0.05 and result.psnr_drop == pytest.approx(drop, abs=1e-4)
+    assert ranks["2.0"] <= 4
+    tried = {t["2.0"]: lost for t, lost in result.trials if list(t) == ["2.0"]}  # the heaviest layer, tried alone
+    assert tried.get(ranks["2.0"] - 1, 1.0) > 0.025 >= tried[ranks["2.0"]]
+    assert factorize(model, max_psnr_drop=1e-9, validation=lambda net: 30.0, layers=["3.0"])[3][0].rank == 1
+    with pytest.raises(LowRankError, match="pairs"):
+        factorize(model, max_psnr_drop=0.1, calibration=x)
+    with pytest.raises(LowRankError, match="no rank that saves"):
+        factorize(model, max_psnr_drop=0.1, validation=lambda net: float(len(ranks_of(net)) == 0))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_calibrated_factors_are_optimal_for_the_outputs(bias: bool) -> None:
+    model, x = small(bias), images(40)
+    layer = Layer("2.0", model[2][0], 2)
+    hidden = model[1](model[0](x)).detach()
+    with torch.no_grad():
+        full = model[2][0](hidden).double()
+
+    def lost(low: nn.Module) -> float:
+        with torch.no_grad():
+            y = low.get_submodule("2.0")
+            z = y.reduce(hidden)
+            found = nn.functional.conv2d(z, y.weight[:, :, None, None], y.bias)
+        return float((found - full).square().sum() / full.square().sum())
+
+    moments = collect_moments(model, [layer], x)[0]
+    expected = singular_values(layer.matrix(), moments, centred=bias)
+    for rank in (1, 2, 4, 8):
+        plain, data = (factorize(model, rank={"2.0": rank}, calibration=c) for c in (None, x))
+        assert lost(data) < 0.9 * lost(plain)
+        tail = expected[rank:].square().sum() / (full.square().sum() / full[:, 0].numel())
+        assert lost(data) == pytest.approx(float(tail), rel=0.05)  # moments come from a sample of the patches
+    for exact in (factorize(model, rank=32, calibration=x), factorize(model, energy=1.0, calibration=x)):
+        torch.testing.assert_close(exact(x), model(x), atol=1e-5, rtol=0)
+
+
+def test_moments_are_those_of_the_patches() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 4, (3, 2), stride=(2, 1), padding=(2, 1), dilation=(1, 2), padding_mode="reflect").double()
+    net, x = nn.Sequential(conv), torch.randn(2, 3, 7, 6).double()
+    moments = collect_moments(net, [Layer("0", conv, 1)], [x[:1], (x[1:], None)])[0]
+    y = (conv(x) - conv.bias[:, None, None]).detach()
+    mean = y.transpose(0, 1).flatten(1).mean(1)
+    torch.testing.assert_close(conv.weight.detach().flatten(1) @ moments.mean, mean)
+    power = conv.weight.detach().flatten(1)
+    torch.testing.assert_close((power @ moments.second @ power.T).trace(), y.square().mean((0, 2, 3)).sum())
+    assert moments.count == y[:, 0].numel()
+    with pytest.raises(LowRankError, match="no run reached"):
+        collect_moments(net, [Layer("0", nn.Conv2d(3, 4, 3), 1)], x)
+    with pytest.raises(LowRankError, match="not finite"):
+        collect_moments(net, [Layer("0", conv, 1)], x / 0)
+
+
+def test_full_rank_survives_a_singular_covariance() -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(12, 8).double()
+    direction = torch.randn(8).double()
+    moments = Moments(direction, torch.outer(direction, direction) * 2, 10)  # data that move along one line
+    left, right, _ = Factoriser.of(matrix, moments).at(8)
+    torch.testing.assert_close(left @ right, matrix)
+    left, right, correction = Factoriser.of(matrix, moments).at(1)
+    torch.testing.assert_close(left @ right @ direction + correction, matrix @ direction)
+
+
+def test_ranks_of_known_spectra() -> None:
+    assert stable_rank(torch.ones(7)) == pytest.approx(7) and effective_rank(torch.ones(7)) == pytest.approx(7)
+    assert stable_rank(torch.tensor([2.0, 0, 0])) == 1 and effective_rank(torch.tensor([2.0, 0, 0])) == pytest.approx(1)
+    assert stable_rank(torch.zeros(3)) == 0 == effective_rank(torch.zeros(3))
+
+
+def test_analysis_counts_the_whole_network(tmp_path: Path) -> None:
+    net = EDSR(bands=5, scale=4, width=6, blocks=1)
+    found = analyze(net, torch.rand(1, 5, 8, 8), ranks=[3])
+    assert [layer.name for layer in found.layers] == ["upsample.0", "upsample.2"]
+    pixels = 8 * 8
+    convs = 9 * (5 * 6 + 3 * 6 * 6 + 6 * 24) * pixels + 9 * 6 * 24 * 4 * pixels + 9 * 6 * 5 * 16 * pixels
+    assert found.macs == convs
+    first = found.layers[0]
+    assert first.macs_share == pytest.approx(9 * 6 * 24 * pixels / convs)
+    assert first.break_even == (54 * 24 - 1) // (54 + 24) == 16
+    candidate = first.candidates[0]
+    assert (candidate.rank, candidate.weights) == (3, 3 * (54 + 24))
+    assert candidate.energy == pytest.approx(float(first.energy_curve[2]))
+    low = analyze(factorize(net, rank=3), torch.rand(1, 5, 8, 8))
+    assert low.layers[0].rank == 3 and low.layers[0].weights == candidate.weights
+    assert low.macs == convs - 9 * 6 * 24 * 5 * pixels + candidate.macs * 5 * pixels
+    assert low.layers[0].macs_share == pytest.approx(candidate.macs * pixels / low.macs)
+    with pytest.raises(LowRankError, match="already"):
+        factorize(factorize(net, rank=3), rank=3)
+    lower = factorize(factorize(net, rank=8), rank=3)  # truncating in two steps is truncating once
+    x = torch.rand(1, 5, 6, 6)
+    torch.testing.assert_close(lower(x), factorize(net, rank=3)(x), atol=1e-5, rtol=0)
+    assert found.plot(tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+    assert found.as_dict()["layers"][0]["candidates"][0]["rank"] == 3 and "upsample.0" in str(found)
+
+
+def test_bad_arguments() -> None:
+    model = small()
+    for arguments, says in (
+        ({}, "either rank or energy"),
+        ({"rank": 2, "energy": 0.5}, "one of"),
+        ({"rank": 0}, "positive"),
+        ({"rank": 2.5}, "integer"),
+        ({"energy": 1.5}, r"\(0, 1\]"),
+        ({"rank": {"nowhere": 2}}, "no such upsampling layer; there are: 2.0, 3.0"),
+        ({"rank": 2, "calibration": []}, "no image"),
+        ({"rank": 2, "calibration": ["x"]}, "expected tensors"),
+        ({"max_psnr_drop": 0.0, "validation": lambda net: 1.0}, "above 0"),
+        ({"max_psnr_drop": 0.1, "calibration": [(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8))]}, "its target is"),
+    ):
+        with pytest.raises(LowRankError, match=says):
+            factorize(model, **arguments)
+    with pytest.raises(LowRankError, match="single layer"):
+        factorize(nn.Conv2d(3, 12, 3), rank=2)
+    with pytest.raises(LowRankError, match="Module"):
+        factorize(torch.rand(3), rank=2)
+    with pytest.raises(LowRankError, match="no low-rank layer"):
+        merge(model)
+
+
+@pytest.mark.realdata
+def test_calibration_loses_less_on_a_real_scene(real_data: Path) -> None:
+    """Random features of a real scene, one half to calibrate, the other to measure."""
+    with np.load(real_data / "cubes" / "abu_urban_2.npz") as file:
+        cube = torch.from_numpy(np.moveaxis(file["cube"].astype(np.float32), 2, 0).copy())[None, :, :96, :96] / 6000
+    torch.manual_seed(0)
+    net = EDSR(cube.shape[1], 4, width=16, blocks=1)
+    low = Degradation(method="bicubic", scale=4).apply(cube)
+    known, unseen = low[..., :12, :], low[..., 12:, :]
+    with torch.no_grad():
+        expected = net(unseen)
+        for rank in (4, 8, 16, 32):
+            plain, data = (factorize(net, rank=rank, calibration=c, example=known) for c in (None, known))
+            errors = [(candidate(unseen) - expected).square().mean() for candidate in (plain, data)]
+            assert errors[1] < 0.7 * errors[0]

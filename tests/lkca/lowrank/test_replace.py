@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import lkca
+from lkca.lowrank import factorize, merge
+from lkca.nn import ChannelAttention, FusedShuffle, PixelShuffleUpsample
+
+
+class TorchvisionLike(nn.Module):
+    def __init__(self, c: int = 8, activation: type[nn.Module] = nn.ReLU, scale: type[nn.Module] = nn.Sigmoid) -> None:
+        super().__init__()
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc1, self.fc2 = nn.Conv2d(c, 2, 1), nn.Conv2d(2, c, 1)
+        self.activation, self.scale_activation = activation(), scale()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale_activation(self.fc2(self.activation(self.fc1(self.avgpool(x))))) * x
+
+
+class RcanLike(nn.Module):
+    def __init__(self, c: int = 8) -> None:
+        super().__init__()
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.conv_du = nn.Sequential(nn.Conv2d(c, 2, 1), nn.ReLU(True), nn.Conv2d(2, c, 1), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.conv_du(self.avg_pool(x))
+
+
+class SenetLike(nn.Module):
+    def __init__(self, c: int = 8) -> None:
+        super().__init__()
+        self.fc = nn.Sequential(nn.Linear(c, 2, bias=False), nn.ReLU(), nn.Linear(2, c, bias=False), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.fc(x.mean((2, 3)))[:, :, None, None].expand_as(x)
+
+
+class MaxPooled(RcanLike):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.conv_du(F.adaptive_max_pool2d(x, 1))
+
+
+class Net(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, 8, 3, padding=1)
+        self.block = block
+        self.up = nn.Sequential(nn.Conv2d(8, 12, 3, padding=1), nn.PixelShuffle(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(self.block(self.head(x)))
+
+
+@pytest.mark.parametrize("kind", [TorchvisionLike, RcanLike, SenetLike])
+def test_swaps_without_changing_outputs(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model, x = Net(kind()).eval(), torch.rand(2, 3, 6, 5)
+    model.block.register_forward_hook(lambda m, i, o: seen.append(o.shape))
+    seen: list[torch.Size] = []
+    expected = model(x)
+    weights = model.up[0].weight.clone()
+    report = lkca.replace_modules(model)
+    assert report.swapped == {"block": "ChannelAttention", "up.0": "PixelShuffleUpsample"} and not report.kept
+    assert isinstance(model.block, ChannelAttention) and not model.block.training
+    assert isinstance(model.up[0], PixelShuffleUpsample) and isinstance(model.up[1], FusedShuffle)
+    assert torch.equal(model.up[0].conv.weight, weights)
+    seen.clear()
+    torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=0)
+    assert seen == [(2, 8, 6, 5)]
+    assert "block: now ChannelAttention" in str(report)
+    assert not lkca.replace_modules(model).swapped
+
+    for back in (merge(model), merge(factorize(model, rank=12))):
+        assert isinstance(back.up[0], nn.Conv2d) and type(back.up[1]) is nn.PixelShuffle
+        torch.testing.assert_close(back(x), expected, atol=1e-5, rtol=0)
+
+
+def test_what_computes_something_else_stays_with_a_reason() -> None:
+    blocks: dict[str, nn.Module] = {
+        "silu": TorchvisionLike(activation=nn.SiLU),
+        "hard": TorchvisionLike(scale=nn.Hardsigmoid),
+        "max": MaxPooled(),
+        "mlp": nn.Sequential(nn.Conv2d(8, 2, 1), nn.ReLU(), nn.Conv2d(2, 8, 1)),
+    }
+    hooked = RcanLike()
+    hooked.conv_du[0].register_forward_hook(lambda m, i, o: None)
+    blocks["hooked"] = hooked
+    for name, block in blocks.items():
+        model, x = Net(block), torch.rand(1, 3, 6, 5)
+        expected = model(x)
+        report = lkca.replace_modules(model, x)
+        assert list(report.swapped) == ["up.0"], name
+        assert ("hooks" if name == "hooked" else "something else") in report.kept["block"], name
+        torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=0)
+
+
+def test_an_upsampler_with_something_in_between_stays() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.PixelShuffle(2))
+    report = lkca.replace_modules(model)
+    assert not report.swapped and "relu" in report.kept["0"]
+
+
+def test_gradients_go_on() -> None:
+    torch.manual_seed(0)
+    model, x = Net(SenetLike()), torch.rand(1, 3, 6, 5)
+    model(x).square().sum().backward()
+    expected = [p.grad.norm() for n, p in model.named_parameters() if "weight" in n]
+    model.zero_grad()
+    lkca.replace_modules(model)
+    model(x).square().sum().backward()
+    found = [p.grad.norm() for n, p in model.named_parameters() if "weight" in n]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
