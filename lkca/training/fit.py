@@ -49,13 +49,13 @@ class Recipe:
     kernel_size: int = 7
     window: int = 9
     energy: float = 0.99
-    teacher_share: float = 0.35
-    student_share: float = 0.6
+    teacher_share: float = 0.25
+    student_share: float = 0.7
     patch: int = 14
     batch: int = 4
-    adapt_lr: float = 1e-4
+    adapt_lr: float = 5e-5
     teacher_lr: float = 1e-3
-    student_lr: float = 3e-4
+    student_lr: float = 2e-4
     weight_decay: float = 1e-2
     teacher_weight_end: float = 0.5
     alignment: float = 0.1
@@ -244,7 +244,14 @@ class _Run:
             degraded, target, criterion = self.draw()
             weight = teacher_weight(position, end=r.teacher_weight_end)
             return distillation_loss(
-                student, teacher, degraded, target, criterion, weight=weight, alignment=r.alignment
+                student,
+                teacher,
+                degraded,
+                target,
+                criterion,
+                weight=weight,
+                alignment=r.alignment,
+                orientations=torch.randperm(8, generator=self.generator)[:2].tolist(),
             )
 
         self.stage = "teacher"
@@ -260,6 +267,7 @@ class _Run:
     def _finish(self, teacher: LKCANet, student: LKCANet, steps: int, interrupted: bool) -> FitResult:
         layer, low = teacher.upsample, student.upsample
         assert isinstance(layer, PixelShuffleUpsample) and isinstance(low, LowRankUpsample)
+        r = self.recipe
         curve = energy_curve(spectrum(layer).singular_values)
         space = self.subspace
         components = space.synthesis.shape[1]
@@ -281,6 +289,7 @@ class _Run:
                 "components": components,
                 "training_pixels": sum(int(c.valid.sum()) for c in self.train_cubes),
                 "scenes": len(self.train_cubes),
+                "prior": dict(prior.origin) if r.prior and (prior := shipped_prior()) else None,
             },
         )
 

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lkca.data.degradation import Degradation
+from lkca.models import LKCANet, LKCANetConfig
+from lkca.training.distillation import distillation_loss, self_ensemble, teacher_weight
+from lkca.training.patches import PatchSampler, Scene, dihedral, fill_invalid, undo_dihedral
+from lkca.training.progress import Budget
+from lkca.training.subspace import SpectralSubspace
+from lkca.training.supervised import Schedule, train
+
+
+def network(**changes: int) -> LKCANet:
+    torch.manual_seed(0)
+    net = LKCANet(LKCANetConfig(bands=1, scale=2, width=4, blocks=1, window=3, shared=True, **changes))
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn_like(p) * 0.3)
+    return net
+
+
+def test_the_eight_symmetries_differ_and_are_undone() -> None:
+    image = torch.arange(12.0).reshape(1, 3, 4)
+    seen = [dihedral(image, e) for e in range(8)]
+    assert len({(t.shape, tuple(t.flatten().tolist())) for t in seen}) == 8
+    for e, turned in enumerate(seen):
+        torch.testing.assert_close(undo_dihedral(turned, e), image)
+
+
+def test_self_ensemble_treats_all_orientations_alike() -> None:
+    net, x = network(), torch.rand(2, 1, 5, 6)
+    once = self_ensemble(net, x)
+    assert (once - net.residual(x)).abs().max() > 1e-3
+    for e in range(8):
+        torch.testing.assert_close(undo_dihedral(self_ensemble(net, dihedral(x, e)), e), once)
+
+
+def test_teacher_weight_decays() -> None:
+    values = [teacher_weight(t, end=0.2) for t in (-1, 0, 0.25, 0.5, 1, 2)]
+    assert values[0] == values[1] == 1 and values[-1] == pytest.approx(0.2) == values[-2]
+    assert values == sorted(values, reverse=True) and values[3] == pytest.approx(0.6)
+
+
+def test_distillation_loss_weighs_truth_and_teacher() -> None:
+    teacher, x, target = network(), torch.rand(1, 1, 4, 4), torch.rand(1, 1, 8, 8)
+    l2 = nn.functional.mse_loss
+
+    def loss(student: LKCANet, truth: torch.Tensor, weight: float, alignment: float = 0.0) -> torch.Tensor:
+        return distillation_loss(student, teacher, x, truth, l2, weight=weight, alignment=alignment)
+
+    torch.testing.assert_close(loss(teacher, target, 0.0), l2(teacher.residual(x), target))
+    torch.testing.assert_close(loss(teacher, target, 1.0), l2(teacher.residual(x), self_ensemble(teacher, x)))
+    other = network()
+    with torch.no_grad():
+        other.head.weight.add_(0.1)
+    extra = loss(other, target, 1.0, 1.0) - loss(other, target, 1.0, 0.0)
+    f, g = other.features(x), teacher.features(x)
+    torch.testing.assert_close(extra, (f - g).square().sum() / g.square().sum())
+
+
+def test_subspace_round_trip_and_weighting() -> None:
+    torch.manual_seed(0)
+    coefficients = torch.randn(2, 500) * torch.tensor([[3.0], [1.0]])
+    mixing = torch.randn(6, 2) * torch.tensor([1.0, 100, 1, 1, 0.01, 0])[:, None]
+    detail, mean = mixing @ coefficients, torch.rand(6)
+    space = SpectralSubspace.of(detail, mean, 2)
+    torch.testing.assert_close(space.analysis @ space.synthesis, torch.eye(2), atol=1e-4, rtol=0)
+    encoded = space.encode((detail + mean[:, None])[:, :, None])
+    torch.testing.assert_close(space.decode_detail(encoded)[:, :, 0], detail, atol=1e-3, rtol=1e-3)
+    # squared error over components is the sum over bands of MSE / what bicubic leaves
+    error = torch.randn(2, 40)
+    weighted = (space.synthesis @ error)[:5].square().mean(1) / detail[:5].square().mean(1)
+    torch.testing.assert_close(error.square().sum(0).mean(), weighted.sum(), rtol=1e-3, atol=0)
+
+
+def test_fill_invalid() -> None:
+    cube = torch.ones(3, 2, 2) * torch.tensor([1.0, 2, 3])[:, None, None]
+    cube[0, 0, 0], cube[1, 1, 1], cube[2] = math.nan, math.inf, math.nan
+    filled, valid = fill_invalid(cube)
+    assert valid.tolist() == [[False, True], [True, False]]
+    assert filled.flatten(1).tolist() == [[1.0] * 4, [2.0] * 4, [0.0] * 4]
+
+
+def test_sampler_draws_pairs_of_any_phase_from_scenes_of_any_size() -> None:
+    degradation = Degradation(scale=2)
+    big = Scene(torch.rand(1, 21, 30), torch.ones(21, 30, dtype=torch.bool))
+    small = Scene(torch.rand(1, 5, 40) + 10, torch.ones(5, 40, dtype=torch.bool))
+    sampler = PatchSampler(
+        [big, small], 2, degradation.apply, patch=6, batch=3, generator=torch.Generator().manual_seed(0)
+    )
+    shapes = set()
+    for _ in range(60):
+        coarse, sharp, valid = sampler.draw()
+        torch.testing.assert_close(coarse, degradation.apply(sharp))
+        assert valid.shape == sharp.shape and valid.all()
+        shapes.add(tuple(sharp.shape))
+    assert shapes == {(3, 1, 12, 12), (3, 1, 4, 4)}
+    with pytest.raises(ValueError, match="no scene"):
+        PatchSampler(
+            [Scene(small.image, ~small.valid)], 2, degradation.apply, patch=6, batch=1, generator=torch.Generator()
+        )
+
+
+class Parabola(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = nn.Parameter(torch.tensor([0.0]))
+
+
+def test_train_leaves_the_best_that_was_scored() -> None:
+    module, budget = Parabola(), Budget(None, 40)
+    schedule = Schedule(0.0, 1.0, lr=0.2, warmup=1, ema=0.0, evaluations=20)
+    result = train(
+        module,
+        lambda position: (module.x - 5).square().sum(),
+        schedule,
+        budget,
+        score=lambda: -abs(module.x.item() - 2),
+    )
+    assert result.steps == budget.taken == 40 and not result.interrupted
+    assert result.best == pytest.approx(-abs(module.x.item() - 2)) and abs(module.x.item() - 2) < 0.5
+
+    module = Parabola()
+    train(module, lambda position: (module.x - 5).square().sum(), schedule, Budget(None, 200))
+    assert module.x.item() == pytest.approx(5, abs=0.2)  # without a score: the last state
+
+
+def test_budget() -> None:
+    with pytest.raises(ValueError, match="minutes"):
+        Budget(None, None)
+    budget = Budget(1000.0, 4)
+    budget.taken = 2
+    assert budget.fraction == 0.5
