@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lkca.cli import degrade, demo, doctor, evaluate, fit, inspect, schema, upscale
+from lkca.cli import analyze, degrade, demo, doctor, evaluate, factorize, fit, inspect, schema, upscale
 from lkca.cli.console import complain
 from lkca.errors import LkcaError
 
@@ -90,6 +90,8 @@ for _name, _module, _command in (
     ("evaluate", evaluate, evaluate.evaluate_command),
     ("degrade", degrade, degrade.degrade_command),
     ("inspect", inspect, inspect.inspect_command),
+    ("analyze", analyze, analyze.analyze_command),
+    ("factorize", factorize, factorize.factorize_command),
     ("doctor", doctor, doctor.doctor_command),
     ("schema", schema, schema.schema_command),
 ):

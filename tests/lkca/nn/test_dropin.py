@@ -1,4 +1,4 @@
-"""What torch.nn's modules can do, ours can: copies, devices, layouts, tracing, compiling, distribution, foreign weights."""
+"""What torch.nn's modules can do, ours can: copies, devices, layouts, tracing, compiling, DDP, foreign weights."""
 
 from __future__ import annotations
 
@@ -162,6 +162,5 @@ def test_attention_loads_the_usual_squeeze_excite_weights(first: str, second: st
     hidden = F.relu(F.linear(image().mean((2, 3)), w1, b1 if bias else None))
     gate = torch.sigmoid(F.linear(hidden, w2, b2 if bias else None))
     torch.testing.assert_close(wrapped(image()), image() * gate[:, :, None, None])
-    assert set(wrapped.state_dict()) == {
-        f"0.{n}.{p}" for n in ("fc1", "fc2") for p in ("weight", "bias") if bias or p == "weight"
-    }
+    parts = ("weight", "bias") if bias else ("weight",)
+    assert set(wrapped.state_dict()) == {f"0.{layer}.{part}" for layer in ("fc1", "fc2") for part in parts}

@@ -1,0 +1,92 @@
+"""``lkca analyze``: how low the rank of a model's upsampling layers is, and what lowering it would save."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lkca.cli.console import note, print_json, print_line, print_table
+from lkca.cli.options import Json, Overwrite, examples
+
+if TYPE_CHECKING:
+    from lkca.lowrank import Analysis, LayerAnalysis
+
+__all__ = ["EXAMPLES", "analyze_command"]
+
+EXAMPLES = examples(
+    "lkca analyze model",
+    "lkca analyze model --plot rank.png",
+    "lkca analyze my_package.networks:make_model --json > rank.json",
+)
+
+
+def analyze_command(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Model directory, or 'module:callable' that makes any PyTorch model.",
+            show_default=False,
+        ),
+    ],
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Picture of the energy curves to write.", show_default=False)
+    ] = None,
+    rank: Annotated[
+        list[int] | None, typer.Option("--rank", min=1, help="Candidate ranks; repeatable.", show_default=False)
+    ] = None,
+    json: Json = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Shows the spectrum of each convolution that feeds a pixel shuffle, and what a lower rank would keep and save."""
+    from lkca.inference.output import check_output
+    from lkca.lowrank import analyze
+    from lkca.lowrank.directory import load_any
+
+    if plot is not None:
+        check_output(plot, overwrite=overwrite, inputs=[])
+    net = load_any(model)
+    found = analyze(net, ranks=rank or None)
+    if json:
+        print_json(found.as_dict())
+    else:
+        _print(model, found)
+    if found.unrun:
+        note(f"{model}: was not run, so layers may be missing and multiplications are unknown: {found.unrun}")
+    if plot is not None:
+        found.plot(plot)
+        note(f"picture written to {plot}")
+
+
+def _print(model: str, found: Analysis) -> None:
+    if not found.layers:
+        print_line(f"{model}: no upsampling layer that could be factorised")
+    for layer in found.layers:
+        rows = [
+            [
+                str(c.rank),
+                f"{c.energy:.2%}",
+                f"{c.weights:,}",
+                f"{c.weights / layer.weights:.0%}",
+                f"{c.macs / layer.macs:.0%}",
+            ]
+            for c in layer.candidates
+        ]
+        print_table(_title(layer), ["rank", "energy", "weights", "of now", "multiplications"], rows)
+        share = f"{layer.weight_share:.1%} of the network's {found.parameters:,} parameters"
+        if layer.macs_share is not None:
+            share += f", {layer.macs_share:.1%} of its multiplications"
+        print_line(f"now {layer.weights:,} weights: {share}; lower ranks are cheaper up to {layer.break_even}")
+        print_line(f"stable rank {layer.stable_rank:.1f}, effective rank {layer.effective_rank:.1f}")
+    for name, reason in found.skipped.items():
+        print_line(f"{name}: cannot be factorised: {reason}")
+
+
+def _title(layer: LayerAnalysis) -> str:
+    kernel = f"{layer.kernel_size[0]}×{layer.kernel_size[1]}"
+    kernel += f", {layer.groups} groups in turn" if layer.groups > 1 else ""
+    rank = f"rank {layer.rank}" if layer.rank is not None else f"full rank {layer.full_rank}"
+    channels = f"{layer.in_channels} → {layer.out_channels}"
+    return f"{layer.name or layer.kind}  {channels}, {kernel}, ×{layer.upscale_factor}, {rank}"

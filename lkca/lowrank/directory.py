@@ -1,0 +1,176 @@
+"""Model directories: lower the rank of a fitted model by what it loses on real scenes; load any model for analysis."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lkca.data import open_cube
+from lkca.errors import InputError
+from lkca.evaluation import Evaluation, evaluate_model
+from lkca.inference.array import upscale_array
+from lkca.lowrank.factorize import Factorization, factorize_reported
+from lkca.metrics import PROTOCOL
+from lkca.models import LKCANet
+from lkca.models.config import ModelConfig, ValidationRecord
+from lkca.models.directory import LoadedModel, describe_architecture, load_model
+
+__all__ = ["FactorizedModel", "Point", "factorize_directory", "latencies", "load_any"]
+
+_CALIBRATION_SHARE = 0.75
+_LEAST_COARSE_ROWS = 4
+_KEYS = ("mpsnr", "sam", "rmse", "ergas")
+_PROBE = 32  # coarse pixels per side of the image that latency is measured on
+
+
+@dataclass(frozen=True)
+class Point:
+    """One rank that was measured. mpsnr: dB on the validation rows. seconds: latency, 32 × 32 coarse pixels."""
+
+    rank: int | None
+    mpsnr: float
+    weights: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class FactorizedModel:
+    """net and config: to be saved. before, after: scores of each scene's validation rows. points: what was tried, the
+    unchanged model first, then by rank."""
+
+    net: LKCANet
+    config: ModelConfig
+    factorization: Factorization
+    before: tuple[Evaluation, ...]
+    after: tuple[Evaluation, ...]
+    points: tuple[Point, ...]
+
+
+def load_any(model: str) -> nn.Module:
+    """A model directory's network, or what 'package.module:callable' returns (the working directory is searched too).
+
+    Raises InputError for anything else. The latter form runs the module's code.
+    """
+    package, separator, name = model.partition(":")
+    if not separator or Path(model).exists():
+        return load_model(model).net
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        made: Any = importlib.import_module(package)
+        for part in name.split("."):
+            made = getattr(made, part)
+        made = made if isinstance(made, nn.Module) else made()
+    except Exception as error:  # the user's own code
+        raise InputError(
+            f"{model}: gives no model ({type(error).__name__}: {error}); expected 'module:callable'"
+        ) from error
+    finally:
+        sys.path.remove(here)
+    if not isinstance(made, nn.Module):
+        raise InputError(f"{model}: gives a {type(made).__name__}; expected a torch.nn.Module")
+    return made
+
+
+def factorize_directory(
+    model: LoadedModel,
+    sources: Sequence[str],
+    *,
+    how: Mapping[str, Any] | None = None,
+    **wanted: Any,
+) -> FactorizedModel:
+    """Lower the rank of a loaded model's upsampler by one of rank, energy, max_psnr_drop, budget, as :func:`factorize`.
+
+    The upper three quarters of each scene's rows, made coarser as the model was trained to undo, calibrate the factors;
+    the rest validates. PSNR is that of lkca's protocol (mean over bands) with each scene's peak. ``how``: keyword
+    arguments for :func:`lkca.data.open_cube`. Raises InputError for scenes that do not fit the model.
+    """
+    scale = model.config.scale
+    scenes, references = [], []
+    for source in sources:
+        with open_cube(source, **(how or {})) as cube:
+            edge = int(cube.rows * _CALIBRATION_SHARE) // scale * scale
+            if edge == 0 or cube.rows - edge < _LEAST_COARSE_ROWS * scale:
+                raise InputError(f"{source}: has {cube.rows} rows, too few to calibrate on some and validate on others")
+            references.append(evaluate_model(cube, model, scale, region=f"{edge}:,:"))
+            known = evaluate_model(cube, None, scale, region=f"0:{edge},:", degradation=model.config.degradation)
+            scenes.append((known.arrays["low"], cube.good_bands))
+
+    def as_model(net: nn.Module) -> LoadedModel:
+        assert isinstance(net, LKCANet)
+        return LoadedModel(net.eval(), model.config, model.path)
+
+    def calibrate(net: nn.Module) -> None:
+        for low, good in scenes:
+            upscale_array(low, as_model(net), good_bands=good)
+
+    tried: dict[int | None, tuple[LKCANet, float]] = {}
+
+    def psnr(net: nn.Module) -> float:
+        assert isinstance(net, LKCANet)
+        pairs = zip(references, scenes, strict=True)
+        value = float(np.mean([_mpsnr(reference, as_model(net), good) for reference, (_, good) in pairs]))
+        tried[net.config.rank] = net, value
+        return value
+
+    psnr(model.net)
+    first = model.net.config.rank
+    done = factorize_reported(model.net, calibration=calibrate, validation=psnr, **wanted)
+    net = done.model
+    assert isinstance(net, LKCANet)
+    psnr(net)
+    after = []
+    for source, reference in zip(sources, references, strict=True):
+        with open_cube(source, **(how or {})) as cube:
+            after.append(evaluate_model(cube, as_model(net), scale, region=str(reference.window)))
+    sets = {"bicubic": (references, "bicubic"), "before": (references, "model"), "after": (after, "model")}
+    scores = {
+        name: {key: float(np.mean([getattr(r.scores[which], key) for r in results])) for key in _KEYS}
+        for name, (results, which) in sets.items()
+    }
+    split = "last quarter of the rows of " + ", ".join(Path(source).name for source in sources)
+    record = ValidationRecord(protocol=PROTOCOL, split=split, scores=scores)
+    config = model.config.model_copy(update={"architecture": describe_architecture(net), "validation": record})
+    order = sorted(tried, key=lambda rank: (rank != first, -(rank or 0)))
+    seconds = latencies([tried[rank][0] for rank in order])
+    points = tuple(
+        Point(rank, tried[rank][1], sum(p.numel() for p in tried[rank][0].upsample.parameters()), spent)
+        for rank, spent in zip(order, seconds, strict=True)
+    )
+    return FactorizedModel(net, config, done, tuple(references), tuple(after), points)
+
+
+def _mpsnr(reference: Evaluation, model: LoadedModel, good: np.ndarray) -> float:
+    guess = upscale_array(reference.arrays["low"], model, good_bands=good)
+    error = (guess - reference.arrays["truth"])[reference.bands].astype(np.float64)
+    mean_square = np.maximum(np.nanmean(error**2, axis=(1, 2)), 1e-20 * reference.peak**2)
+    return float(np.mean(10 * np.log10(reference.peak**2 / mean_square)))
+
+
+def latencies(nets: Sequence[LKCANet], side: int = _PROBE, rounds: int = 9) -> list[float]:
+    """Seconds of one forward pass of each over ``side`` × ``side`` coarse pixels, where it lives.
+
+    Least of ``rounds`` in which the networks take turns: what else the machine does meets all of them alike.
+    """
+    best = [float("inf")] * len(nets)
+    with torch.inference_mode():
+        for number in range(rounds + 1):  # the first one warms up
+            for i, net in enumerate(nets):
+                x = torch.rand(1, net.config.bands, side, side).to(net.head.weight)
+                begin = time.perf_counter()
+                net(x)
+                if x.is_cuda:
+                    torch.cuda.synchronize(x.device)
+                if number:
+                    best[i] = min(best[i], time.perf_counter() - begin)
+    return best

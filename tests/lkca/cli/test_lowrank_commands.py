@@ -1,0 +1,99 @@
+"""``lkca analyze`` and ``lkca factorize``, on a model fitted in a few steps and on a foreign one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import Result
+
+from lkca.data import write_cube
+from lkca.data.meta import CubeMeta
+from lkca.models.directory import load_model
+
+FOREIGN = """
+from torch import nn
+net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1), nn.PixelShuffle(2))
+def make(): return net
+def other(): return 3
+"""
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(scene, model directory)."""
+    from typer.testing import CliRunner
+
+    from lkca.cli.app import app
+
+    folder = tmp_path_factory.mktemp("fitted")
+    rng = np.random.default_rng(0)
+    blocks = rng.random((16, 10)).repeat(5, 0).repeat(5, 1)[:72, :40]
+    spectra = np.linspace(0.1, 0.8, 6)[:, None, None]
+    cube = (spectra * blocks + (0.7 - spectra) * rng.random((1, 72, 1)) * (1 - blocks)).astype(np.float32)
+    write_cube(folder / "scene.tif", cube, CubeMeta())
+    arguments = ["fit", folder / "scene.tif", "-s", "2", "-o", folder / "model", "--minutes", "1", "--max-steps", "12"]
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    return folder / "scene.tif", folder / "model"
+
+
+def test_analyze_a_model_directory(fitted: tuple[Path, Path], cli: Callable[..., Result], tmp_path: Path) -> None:
+    result = cli("analyze", fitted[1], "--plot", tmp_path / "rank.png")
+    assert result.exit_code == 0 and "upsample" in result.stdout and "stable rank" in result.stdout
+    assert (tmp_path / "rank.png").read_bytes()[:4] == b"\x89PNG"
+    layer = json.loads(cli("analyze", fitted[1], "--json", "--rank", "6").stdout)["layers"][0]
+    net = load_model(fitted[1]).net
+    assert layer["rank"] == net.upsample.rank and layer["groups"] == net.config.groups
+    assert layer["weights"] == sum(p.numel() for p in net.upsample.parameters())
+    assert [c["rank"] for c in layer["candidates"]] == [-(-6 // net.config.groups) * net.config.groups]
+
+
+def test_analyze_any_model(
+    cli: Callable[..., Result],
+    refuses: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "foreign_net.py").write_text(FOREIGN)
+    monkeypatch.chdir(tmp_path)
+    for source in ("foreign_net:make", "foreign_net:net"):
+        result = cli("analyze", source)
+        assert result.exit_code == 0 and "full rank 12" in result.stdout
+    refuses("analyze", "foreign_net:missing", says=("module:callable",))
+    refuses("analyze", "foreign_net:other", says=("int", "Module"))
+    refuses("analyze", "nowhere", says=("nowhere",))
+
+
+def test_factorize_keeps_within_the_drop(fitted: tuple[Path, Path], cli: Callable[..., Result], tmp_path: Path) -> None:
+    scene, model = fitted
+    before = load_model(model)
+    small = tmp_path / "small"
+    result = cli("factorize", model, "-o", small, "--max-psnr-drop", "0.05", "--calibration", scene)
+    assert result.exit_code == 0, result.stderr
+    assert "before" in result.stdout and "chosen" in result.stdout and "faster" in result.stdout
+    after = load_model(small)
+    assert after.config.architecture.config["rank"] < before.net.config.rank
+    scores = after.config.validation.scores
+    assert scores["before"]["mpsnr"] - scores["after"]["mpsnr"] <= 0.05
+    measured = json.loads(cli("evaluate", "-m", small, scene, "--region", "54:,:", "--json").stdout)
+    assert measured["results"][0]["scores"]["model"]["mpsnr"] == pytest.approx(scores["after"]["mpsnr"], abs=1e-6)
+    x = torch.rand(1, 6, 8, 8)
+    torch.testing.assert_close(after.net.features(x), before.net.features(x))
+
+
+def test_factorize_says_what_does_not_go(
+    fitted: tuple[Path, Path], refuses: Callable[..., str], tmp_path: Path
+) -> None:
+    scene, model = fitted
+    out = tmp_path / "small"
+    refuses("factorize", model, "-o", out, "--rank", "6", "--energy", "0.5", "--calibration", scene, says=("exclude",))
+    refuses("factorize", model, "-o", out, "--rank", "5000", "--calibration", scene, says=("rank",))
+    refuses("factorize", model, "-o", out, "--max-psnr-drop", "-1", "--calibration", scene, says=("above 0",))
+    write_cube(tmp_path / "flat.tif", np.ones((6, 4, 8), np.float32), CubeMeta())
+    refuses("factorize", model, "-o", out, "--calibration", tmp_path / "flat.tif", says=("flat.tif", "rows"))
+    assert not out.exists()
