@@ -19,6 +19,7 @@ from torch import Tensor
 from lkca_kernels.memory_format import memory_format_of
 
 from .config import CHANNELS_FIRST, CHANNELS_LAST, ChannelTile, power_of_two, splits
+from .guard import check
 from .launch import launch, streaming_multiprocessors, strides
 from .tiles import low_res_pixels
 
@@ -274,8 +275,25 @@ def _scale(
     return out
 
 
+def _check(x: Tensor, layers: Layers, *others: tuple[str, Tensor | None, tuple[int, ...]]) -> None:
+    _, channels, _, _ = x.shape
+    w1, b1, w2, b2 = layers
+    if any(layer is None for layer in layers):
+        raise ValueError("w1, b1, w2, b2: expected tensors, got None")
+    reduced = b1.numel()
+    check(
+        x,
+        ("w1", w1, (reduced, channels)),
+        ("b1", b1, (reduced,)),
+        ("w2", w2, (channels, reduced)),
+        ("b2", b2, (channels,)),
+        *others,
+    )
+
+
 def channel_gate_fwd(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
     """Gate (B, C) in the dtype of x, and mean (B, C) in float32."""
+    _check(x, (w1, b1, w2, b2))
     return _gate_of(_partial_sums(x, None), x.shape[2] * x.shape[3], (w1, b1, w2, b2), x.dtype)
 
 
@@ -283,6 +301,7 @@ def channel_attention_fwd(
     x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, residual: Tensor | None, *, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """x * gate + residual in the layout of x, and mean (B, C) in float32."""
+    _check(x, (w1, b1, w2, b2), ("residual", residual, x.shape), ("out", out, x.shape))
     if out is None:
         out = torch.empty_like(x, memory_format=memory_format_of(x))
     sums = _partial_sums(x, None)
@@ -322,6 +341,7 @@ def channel_gate_bwd(
     needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
     """Gradients of x, w1, b1, w2, b2; that of x is constant over each plane."""
+    _check(x, (w1, b1, w2, b2), ("grad", grad_gate, x.shape[:2]))
     _, d_mean, *d_layers = _layers_bwd(grad_gate, mean, w1, b1, w2, b2)
     d_x = None
     if needs[0]:
@@ -342,6 +362,7 @@ def channel_attention_bwd(
     needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
     """Gradients of x, w1, b1, w2, b2: grad_out and x read once for the gate's, grad_out once more for that of x."""
+    _check(x, (w1, b1, w2, b2), ("grad", grad_out, x.shape))
     d_gate = _partial_sums(x, grad_out).sum(0)
     gate, d_mean, *d_layers = _layers_bwd(d_gate, mean, w1, b1, w2, b2)
     d_x = None

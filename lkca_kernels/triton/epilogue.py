@@ -14,6 +14,7 @@ from lkca_kernels.memory_format import memory_format_of
 
 from .bicubic import bicubic_adjoint
 from .config import epilogue_tile, power_of_two
+from .guard import check_shuffle
 from .launch import launch, skip_kind, strides
 from .tiles import add_skip, load_shuffled, low_res_pixels, store_shuffled
 
@@ -125,6 +126,7 @@ def pixel_shuffle_epilogue_fwd(
     """(B, C, h*s, w*s), written once and contiguous unless ``out`` has strides of its own."""
     batch, phases, h, w = y.shape
     s = upscale_factor
+    check_shuffle(y, phases, s, skip_bicubic, gate, skip, out)
     rows = phases // s
     if out is None:
         out = torch.empty((batch, rows // s, h * s, w * s), dtype=y.dtype, device=y.device)
@@ -157,6 +159,7 @@ def pixel_shuffle_epilogue_bwd(
     need_y, need_gate, need_skip = needs
     batch, phases, h, w = y.shape
     s = upscale_factor
+    check_shuffle(y, phases, s, skip_bicubic, gate, skip, grad_out)
     rows = phases // s
     d_y = d_gate = d_skip = None
     if need_y or need_gate:

@@ -24,6 +24,7 @@ from lkca_kernels.memory_format import memory_format_of
 
 from .bicubic import bicubic_adjoint
 from .config import backward_tile, power_of_two, splits
+from .guard import check, check_shuffle
 from .launch import launch, precision, streaming_multiprocessors, strides
 from .tiles import load_shuffled, low_res_pixels
 
@@ -166,6 +167,9 @@ def lowrank_pixel_shuffle_bwd(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of z, weight, bias, gate and an LR skip, each where ``needs`` asks for it."""
     need_z, need_weight, need_bias, need_gate, need_skip = needs
+    phases = weight.shape[0]
+    check(z, ("weight", weight, (phases, z.shape[1])), ("bias", bias, (phases,)))
+    check_shuffle(z, phases, upscale_factor, skip_bicubic, gate, skip, grad_out)
     d_z = d_weight = d_bias = d_gate = d_skip = None
     if need_weight or need_bias or need_gate:
         s = upscale_factor

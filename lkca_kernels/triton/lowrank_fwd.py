@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .config import forward_tile, power_of_two
+from .guard import check, check_shuffle
 from .launch import launch, precision, skip_kind, strides
 from .tiles import add_skip, low_res_pixels, store_shuffled
 
@@ -87,7 +88,10 @@ def lowrank_pixel_shuffle_fwd(
     """(B, C, h*s, w*s), written once and contiguous unless ``out`` has strides of its own."""
     batch, rank, h, w = z.shape
     s = upscale_factor
-    channels = weight.shape[0] // (s * s)
+    phases = weight.shape[0]
+    check(z, ("weight", weight, (phases, rank)), ("bias", bias, (phases,)))
+    check_shuffle(z, phases, s, skip_bicubic, gate, skip, out)
+    channels = phases // (s * s)
     if out is None:
         out = torch.empty((batch, channels, h * s, w * s), dtype=z.dtype, device=z.device)
     tile = forward_tile(channels, rank, s, z.dtype)

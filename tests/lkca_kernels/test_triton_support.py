@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -72,3 +73,24 @@ def test_refusals_name_what_they_need(monkeypatch) -> None:
     assert support.can_run(op, cuda, torch.float16, 4) == "needs compute capability 8.0 or higher, Old Card has 7.5"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     assert support.can_run(op, cuda, torch.bfloat16, 4) is None
+
+
+def test_the_last_guard_refuses_what_a_kernel_would_read_past() -> None:
+    pytest.importorskip("triton")
+    z, weight = torch.zeros(1, 3, 2, 5), torch.zeros(12, 3)
+    options = {"upscale_factor": 2, "skip_bicubic": "matlab"}
+    wrong = {
+        "weight: expected shape (12, 3)": (z, weight[:, :2], None, None, None),
+        "bias: expected shape (12,)": (z, weight, torch.zeros(11), None, None),
+        "gate: expected shape (1, 3)": (z, weight, None, torch.zeros(2, 3), None),
+        "skip: expected shape (1, 3, 2, 5)": (z, weight, None, None, torch.zeros(1, 3, 4, 9)),
+        "weight: expected a dense torch.float32": (z, weight.half(), None, None, None),
+        "square divides 11": (z, weight[:11], None, None, None),
+    }
+    for message, tensors in wrong.items():
+        with pytest.raises(ValueError, match=re.escape(message)):
+            backend.lowrank_pixel_shuffle_fwd(*tensors, **options)
+    with pytest.raises(ValueError, match="gradient: expected shape"):
+        backend.lowrank_pixel_shuffle_bwd(z, z, weight, None, None, None, **options, needs=(True,) * 5)
+    with pytest.raises(ValueError, match="w2: expected shape"):
+        backend.channel_gate_fwd(z, torch.zeros(2, 3), torch.zeros(2), torch.zeros(2, 3), torch.zeros(3))
