@@ -87,11 +87,12 @@ class _Tag:
 def observe(model: nn.Module, *inputs: Any) -> Dataflow:
     """Run ``model(*inputs)`` once, in eval mode and without gradients; the model is left as it was."""
     recorder = _Recorder()
+    copies = [x.clone() if isinstance(x, Tensor) else x for x in inputs]  # some write into their input
     training = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad(), recorder.watch(model), recorder:
-            model(*inputs)
+            model(*copies)
     finally:
         for module, mode in training:
             module.training = mode

@@ -86,7 +86,7 @@ def collect_moments(
             calibration(model)
         else:
             for x in feeds(calibration, model):
-                model(x)
+                model(x.clone())  # some write into their input
     finally:
         for handle in handles:
             handle.remove()

@@ -134,7 +134,7 @@ def _differs(module: nn.Module, new: ChannelAttention, squeeze: nn.Module) -> st
         x = x.to(next(old.parameters()).dtype)
         expected = fused(x)
         try:
-            found = old(x)
+            found = old(x.clone())
         except Exception as error:  # a foreign module that wants something else than an image
             return f"it does not take an image alone ({type(error).__name__})"
         if not isinstance(found, Tensor) or found.shape != expected.shape:

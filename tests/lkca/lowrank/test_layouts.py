@@ -207,3 +207,20 @@ def test_half_a_shared_shuffle_stays_a_shuffle() -> None:
     result = factorize_reported(model, rank={"upconv1": 24})
     assert [(layer.name, layer.fused) for layer in result.layers] == [("upconv1", False)]
     torch.testing.assert_close(result.model(x), model(x), atol=1e-5, rtol=0)
+
+
+def test_a_model_may_write_into_its_input() -> None:
+    class Writes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x *= 255
+            return self.up(x)
+
+    model, x = Writes(), torch.rand(2, 3, 6, 6)
+    kept = x.clone()
+    pairs = [(x, torch.rand(2, 3, 12, 12))]
+    result = factorize_reported(model, max_psnr_drop=1.0, calibration=pairs, example=x)
+    assert result.layers[0].fused and torch.equal(x, kept)
