@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "platform.h"
+#include "epilogue.h"
 
 namespace lkca::cuda::emulation {
 namespace {
@@ -275,6 +275,12 @@ float lkca_emulation_round(int dtype, float value) {
   if (dtype == 1) return to_float(from_float<half_t>(value));
   if (dtype == 2) return to_float(from_float<bfloat_t>(value));
   return value;
+}
+int lkca_emulation_inside(int i, int n, int convention) {
+  return lkca::cuda::inside(i, n, static_cast<lkca::Bicubic>(convention));
+}
+int lkca_emulation_border(int i, int n, int convention) {
+  return static_cast<int>(lkca::bicubic_border(i, n, static_cast<lkca::Bicubic>(convention)));
 }
 int64_t lkca_emulation_shared_bytes() { return largest_shared; }
 int lkca_emulation_divide(int divisor, int n) { return lkca::cuda::FastDiv(divisor).div(n); }

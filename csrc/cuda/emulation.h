@@ -61,6 +61,9 @@ int64_t lkca_emulation_vector_bytes(int i);
 int64_t lkca_emulation_shared_bytes();
 /// The value after storage as float32 (0), float16 (1) or bfloat16 (2), by the host's own conversions.
 float lkca_emulation_round(int dtype, float value);
+/// Sample that stands at position i of a line of n: by inside(), and by bicubic_border().
+int lkca_emulation_inside(int i, int n, int convention);
+int lkca_emulation_border(int i, int n, int convention);
 /// n / divisor by FastDiv.
 int lkca_emulation_divide(int divisor, int n);
 }

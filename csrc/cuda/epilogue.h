@@ -7,9 +7,15 @@
 
 namespace lkca::cuda {
 
-/// Sample of an LR line at position i, which may lie outside.
-LKCA_BODY int64_t inside(int64_t i, int64_t n, Bicubic convention) {
-  return i >= 0 && i < n ? i : bicubic_border(i, n, convention);
+/// bicubic_border for -2 <= i <= n + 1, which is all that taps reach, without its loop and in 32 bits.
+LKCA_HD int inside(int i, int n, Bicubic convention) {
+  if (convention == Bicubic::torch) return larger(0, smaller(i, n - 1));
+  LKCA_UNROLL
+  for (int fold = 0; fold < 2; ++fold) {  // the second for a line of one sample
+    i = i < 0 ? -1 - i : i;
+    i = i >= n ? 2 * n - 1 - i : i;
+  }
+  return i < 0 ? -1 - i : i;
 }
 
 /// BicubicTaps of every phase in shared memory, for all threads of the block after the next barrier.
@@ -94,11 +100,11 @@ struct Epilogue {
           const int64_t pixel = tile.first + i - kReach;
           if (pixel < 0 || pixel >= shuffle.pixels) continue;
           const int two_rows = 2 * static_cast<int>(shuffle.width);  // two rows up, so that nothing is negative
-          const int64_t y = tile.row - 2 + shuffle.by_width.div(tile.x + i - kReach + two_rows);
+          const int y = static_cast<int>(tile.row) - 2 + shuffle.by_width.div(tile.x + i - kReach + two_rows);
           float sum = 0.0f;
           LKCA_UNROLL
           for (int k = 0; k < 4; ++k) {
-            const int64_t from = inside(y + taps.first + k, shuffle.height, bicubic);
+            const int from = inside(y + taps.first + k, static_cast<int>(shuffle.height), bicubic);
             sum += taps.weight[k] * to_float(load(plane + pixel + (from - y) * shuffle.width));
           }
           room.lines[u * kLine + i] = sum;
@@ -155,10 +161,8 @@ struct Epilogue {
                            float (&value)[V]) const {
     int x = shuffle.by_scale.div(element.column), phase = element.column - x * shuffle.scale;
     const int shift = shuffle.by_scale.div(element.q) - x;  // from LR column to pixel of the tile
-    const auto sample = [&](int column) {
-      const bool in = column >= 0 && column < shuffle.width;
-      return line[(in ? column : static_cast<int>(bicubic_border(column, shuffle.width, bicubic))) + shift];
-    };
+    const int width = static_cast<int>(shuffle.width);
+    const auto sample = [&](int column) { return line[inside(column, width, bicubic) + shift]; };
     int first = x + table[phase].first;
     float window[4];
     LKCA_UNROLL

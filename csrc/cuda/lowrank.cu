@@ -2,6 +2,7 @@
 #include "api.h"
 #include "dispatch.h"
 #include "epilogue.h"
+#include "lowrank_rows.h"
 
 namespace lkca::cuda {
 namespace {
@@ -323,8 +324,13 @@ int64_t partial_splits(const Shuffle& shuffle, int64_t rank) {
   return larger<int64_t>(1, smaller(shuffle.pixel_tiles, ceil_div(kPartialBlocks, larger<int64_t>(1, others))));
 }
 
+/// Blocks that share a pixel tile, each with its part of the rows.
+int64_t forward_splits(const Shuffle& shuffle, int64_t parts) {
+  return smaller(parts, ceil_div(kForwardBlocks, larger<int64_t>(1, shuffle.batch * shuffle.pixel_tiles)));
+}
+
 template <class T, bool kLowRes>
-const char* forward(const Shuffle& shuffle, const LowrankInputs& in, void* out, Stream stream) {
+const char* forward_staged(const Shuffle& shuffle, const LowrankInputs& in, void* out, Stream stream) {
   using Kernel = LowrankForward<T, kLowRes>;
   typename Kernel::Args args{};
   args.shuffle = shuffle;
@@ -334,11 +340,50 @@ const char* forward(const Shuffle& shuffle, const LowrankInputs& in, void* out, 
   args.bias = static_cast<const T*>(in.bias);
   args.rank = in.rank;
   args.kc = k_step<T>(in.rank);
-  args.splits =
-      smaller(shuffle.u_tiles, ceil_div(kForwardBlocks, larger<int64_t>(1, shuffle.batch * shuffle.pixel_tiles)));
+  args.splits = forward_splits(shuffle, shuffle.u_tiles);
   args.vec_z = vectors<T>(in.z, shuffle.pixels);
   args.vec_weight = vectors<T>(in.weight, in.rank);
   return launch<Kernel>(args, stream);
+}
+
+template <class T, int S, bool kLowRes>
+const char* forward_rows(const Shuffle& shuffle, const LowrankInputs& in, void* out, Stream stream) {
+  using Kernel = LowrankRows<T, S, kLowRes>;
+  typename Kernel::Args args{};
+  args.shuffle = shuffle;
+  args.z = static_cast<const T*>(in.z);
+  args.weight = static_cast<const T*>(in.weight);
+  args.bias = static_cast<const T*>(in.bias);
+  args.gate = static_cast<const T*>(in.gate);
+  args.skip = static_cast<const T*>(in.skip);
+  args.out = static_cast<T*>(out);
+  args.bicubic = in.bicubic;
+  args.rank = in.rank;
+  args.chunks = ceil_div(shuffle.u_rows, Kernel::kU);
+  args.splits = forward_splits(shuffle, args.chunks);
+  args.vec_z = vectors<T>(in.z, shuffle.pixels);
+  args.vec_weight = vectors<T>(in.weight, in.rank);
+  return launch<Kernel>(args, stream);
+}
+
+/// LowrankRows where it serves: 16 bits, s of 2, 4 or 8, a rank up to 32, HR rows of whole vectors.
+template <class T, bool kLowRes>
+const char* forward(const Shuffle& shuffle, const LowrankInputs& in, void* out, Stream stream) {
+  if constexpr (sizeof(T) == 2) {
+    if (in.rank <= LowrankRows<T, 2, kLowRes>::kc && vectors<T>(out, shuffle.width_hr) &&
+        (kLowRes || vectors<T>(in.skip, shuffle.width_hr))) {
+      const auto rows = [&](auto scale) {
+        constexpr int S = decltype(scale)::value;
+        return forward_rows<T, S, kLowRes>(shuffle, in, out, stream);
+      };
+      if (shuffle.scale == 2) return rows(Constant<2>{});
+      if (shuffle.scale == 4) return rows(Constant<4>{});
+      if constexpr (!kLowRes) {  // with the interpolation, s = 8 would spill registers
+        if (shuffle.scale == 8) return rows(Constant<8>{});
+      }
+    }
+  }
+  return forward_staged<T, kLowRes>(shuffle, in, out, stream);
 }
 
 template <class T>

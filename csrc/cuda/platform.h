@@ -12,11 +12,13 @@
 #define LKCA_BODY __device__ __forceinline__
 #define LKCA_UNROLL _Pragma("unroll")
 #define LKCA_UNROLL4 _Pragma("unroll 4")
+#define LKCA_NO_UNROLL _Pragma("unroll 1")
 #else
 #define LKCA_HD inline
 #define LKCA_BODY inline
 #define LKCA_UNROLL
 #define LKCA_UNROLL4
+#define LKCA_NO_UNROLL
 #include "emulation.h"
 #endif
 
@@ -199,6 +201,15 @@ LKCA_HD I smaller(I a, I b) {
 template <class I>
 LKCA_HD I larger(I a, I b) {
   return a > b ? a : b;
+}
+
+/// Keeps the compiler from computing what depends on `value` ahead of a loop, where it would hold registers.
+LKCA_BODY void compute_here(int& value) {
+#if defined(__CUDACC__)
+  asm volatile("" : "+r"(value));
+#else
+  (void)value;
+#endif
 }
 
 /// Division of 0 <= n < 2^31 by a run-time divisor (Granlund and Montgomery, PLDI 1994): a multiplication

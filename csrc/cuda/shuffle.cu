@@ -169,7 +169,7 @@ struct SkipBackward {
   }
 
   /// Weight of LR sample `at` in HR sample `hr` of a line of n LR samples.
-  LKCA_BODY static float weight(const Shuffle& shuffle, const TableTaps* table, int hr, int64_t at, int64_t n,
+  LKCA_BODY static float weight(const Shuffle& shuffle, const TableTaps* table, int hr, int at, int n,
                                 Bicubic convention) {
     const int x = shuffle.by_scale.div(hr);
     const TableTaps& taps = table[hr - x * shuffle.scale];
@@ -204,7 +204,8 @@ struct SkipBackward {
         if (y < shuffle.height && hr_column >= 0 && hr_column < shuffle.width_hr) {
           const int64_t last = smaller(height_hr, (y + kReach + 1) * scale);
           for (int64_t row = larger<int64_t>(0, (y - kReach) * scale); row < last; ++row) {
-            const float factor = weight(shuffle, table, static_cast<int>(row), y, shuffle.height, args.bicubic);
+            const float factor = weight(shuffle, table, static_cast<int>(row), static_cast<int>(y),
+                                        static_cast<int>(shuffle.height), args.bicubic);
             if (factor != 0.0f) sum += factor * to_float(load(g + row * shuffle.width_hr + hr_column));
           }
         }
@@ -219,7 +220,8 @@ struct SkipBackward {
         for (int step = 0; step < (2 * kReach + 1) * scale; ++step) {
           const int64_t hr_column = (x - kReach) * scale + step;
           if (hr_column < 0 || hr_column >= shuffle.width_hr) continue;
-          const float factor = weight(shuffle, table, static_cast<int>(hr_column), x, shuffle.width, args.bicubic);
+          const float factor = weight(shuffle, table, static_cast<int>(hr_column), static_cast<int>(x),
+                                      static_cast<int>(shuffle.width), args.bicubic);
           sum += factor * lines[line * line_length + column * scale + step];
         }
         store(args.grad_skip + (plane * shuffle.height + y) * shuffle.width + x, from_float<T>(sum));

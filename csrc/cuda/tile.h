@@ -159,11 +159,13 @@ LKCA_HD int k_step(int64_t rank) {
 template <class T, class Grid>
 LKCA_BODY void load_rows(const Grid& grid, T* op, int extent, int kc, const T* src, int64_t ld, int64_t valid_i,
                          int64_t valid_k, bool vec) {
+  int thread = grid.thread();
+  compute_here(thread);
   const int stride = Operand<T>::stride(extent, kc);
   if (vec) {
     constexpr int V = kVec<T>;
     const int per_row = kc / V;
-    for (int index = grid.thread(); index < extent * per_row; index += kThreads) {
+    for (int index = thread; index < extent * per_row; index += kThreads) {
       const int i = index / per_row, k = (index - i * per_row) * V;
       Vec16 vector = {{0, 0, 0, 0}};
       if (i < valid_i && k < valid_k) vector = load16(src + i * ld + k);
@@ -175,7 +177,7 @@ LKCA_BODY void load_rows(const Grid& grid, T* op, int extent, int kc, const T* s
       }
     }
   } else {
-    for (int index = grid.thread(); index < extent * kc; index += kThreads) {
+    for (int index = thread; index < extent * kc; index += kThreads) {
       const int i = index / kc, k = index - i * kc;
       op[Operand<T>::at(i, k, stride)] = i < valid_i && k < valid_k ? load(src + i * ld + k) : from_float<T>(0.0f);
     }
@@ -186,11 +188,13 @@ LKCA_BODY void load_rows(const Grid& grid, T* op, int extent, int kc, const T* s
 template <int Extent, class T, class Grid>
 LKCA_BODY void load_columns(const Grid& grid, T* op, int kc, const T* src, int64_t ld, int64_t valid_i, int64_t valid_k,
                             bool vec) {
+  int thread = grid.thread();
+  compute_here(thread);
   const int stride = Operand<T>::stride(Extent, kc);
   if (vec) {
     // A warp takes 4 neighbouring vectors of 8 values of k: 64-byte pieces in, few bank conflicts out.
     constexpr int V = kVec<T>, kFours = Extent / V / 4;
-    for (int index = grid.thread(); index < Extent / V * kc; index += kThreads) {
+    for (int index = thread; index < Extent / V * kc; index += kThreads) {
       const int rest = index / 32;
       const int i = (rest % kFours * 4 + index % 4) * V;
       const int k = rest / kFours * 8 + index / 4 % 8;
@@ -206,7 +210,7 @@ LKCA_BODY void load_columns(const Grid& grid, T* op, int kc, const T* src, int64
       }
     }
   } else {
-    for (int index = grid.thread(); index < Extent * kc; index += kThreads) {
+    for (int index = thread; index < Extent * kc; index += kThreads) {
       const int k = index / Extent, i = index % Extent;
       op[Operand<T>::at(i, k, stride)] = i < valid_i && k < valid_k ? load(src + k * ld + i) : from_float<T>(0.0f);
     }

@@ -47,7 +47,7 @@ def kernels_in(report: str) -> list[Kernel]:
     found = []
     for entry in report.split("Compiling entry function ")[1:]:
         symbol, architecture = re.match(r"'(\S+)' for 'sm_(\d+)", entry).groups()  # type: ignore[union-attr]
-        name = re.search(r"grid_kernelINS\w*?GLOBAL__N__\w*?_cu_[0-9a-f]{8}\d+(\w+?)EEvNT_4ArgsE", symbol)
+        name = re.search(r"(?:_cu_[0-9a-f]{8}|grid_kernelINS0_)\d+([A-Z]\w+?)EEvNT_4ArgsE", symbol)
         stack, stores, loads = re.search(
             r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", entry
         ).groups()  # type: ignore[union-attr]

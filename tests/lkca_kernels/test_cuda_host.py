@@ -132,6 +132,10 @@ SHAPES = [
     (1, 2, 1, 13, 11, 5),
     (2, 3, 16, 3, 2, 8),
     (1, 1, 3, 2, 3, 17),
+    (1, 45, 7, 3, 52, 2),
+    (2, 17, 17, 5, 30, 4),
+    (1, 11, 32, 13, 11, 8),
+    (1, 9, 40, 9, 4, 4),
 ]
 SKIPS = ["none", "hr", "matlab", "torch"]
 
@@ -262,6 +266,7 @@ def test_channel_attention(grid: ctypes.CDLL, shape: tuple[int, ...], dtype: tor
 def test_result_depends_on_neither_thread_order_nor_grid(grid: ctypes.CDLL, dtype: torch.dtype) -> None:
     """A missing barrier shows in one of the orders; the loop over work shows with fewer blocks than work."""
     upsampling, _ = upsampling_inputs((2, 5, 70, 9, 16, 4), "matlab", dtype, True)
+    low_rank, _ = upsampling_inputs((2, 20, 9, 9, 16, 4), "matlab", dtype, True)
     grad_out = random(2, 5, 36, 64, dtype=dtype, seed=6)
     y = random(2, 80, 9, 16, dtype=dtype, seed=7)
     y17 = random(1, 289, 2, 3, dtype=dtype, seed=7)  # few u rows in a tile: several warps to each
@@ -272,6 +277,7 @@ def test_result_depends_on_neither_thread_order_nor_grid(grid: ctypes.CDLL, dtyp
     def run() -> list[Tensor]:
         _, _, _, gate, skip = upsampling
         out = [cuda.lowrank_pixel_shuffle_fwd(*upsampling, **options)]
+        out.append(cuda.lowrank_pixel_shuffle_fwd(*low_rank, **options))
         out += cuda.lowrank_pixel_shuffle_bwd(grad_out, *upsampling, **options, needs=(True,) * 5)
         out.append(cuda.pixel_shuffle_epilogue_fwd(y, gate, skip, **options))
         out += cuda.pixel_shuffle_epilogue_bwd(grad_out, y, gate, skip, **options, needs=(True,) * 3)
@@ -367,14 +373,15 @@ def test_at_most_twice_the_error_of_pytorch_in_the_same_dtype(grid: ctypes.CDLL,
 @pytest.mark.parametrize("scale", [2, 3, 4, 5, 8, 64])
 def test_shared_memory_fits_every_card(grid: ctypes.CDLL, scale: int, dtype: torch.dtype) -> None:
     """99 KB a block is what sm_86 and sm_89 give; three blocks of 16-bit types at rank 32 fit an A100's 164 KB."""
-    inputs, _ = upsampling_inputs((1, 1, 70, 1, 1, scale), "matlab", dtype, True)
     options = {"upscale_factor": scale, "skip_bicubic": "matlab"}
-    out = cuda.lowrank_pixel_shuffle_fwd(*inputs, **options)
-    assert grid.lkca_emulation_shared_bytes() <= 99 * 1024
+    for rank in (70, 32):
+        inputs, _ = upsampling_inputs((1, 1, rank, 1, 4, scale), "matlab", dtype, True)
+        out = cuda.lowrank_pixel_shuffle_fwd(*inputs, **options)
+        assert grid.lkca_emulation_shared_bytes() <= 99 * 1024
     cuda.lowrank_pixel_shuffle_bwd(out, *inputs, **options, needs=(True,) * 5)
     assert grid.lkca_emulation_shared_bytes() <= 99 * 1024
     if dtype != torch.float32:
-        inputs, _ = upsampling_inputs((1, 1, 32, 1, 1, scale), "hr", dtype, True)
+        inputs, _ = upsampling_inputs((1, 1, 32, 1, 4, scale), "hr", dtype, True)
         cuda.lowrank_pixel_shuffle_fwd(*inputs, **options)
         assert 3 * (grid.lkca_emulation_shared_bytes() + 1024) <= 164 * 1024
 
@@ -519,3 +526,14 @@ def test_backend_says_why_it_cannot_run() -> None:
     assert "cpu" in (cuda.can_run("channel_gate", cpu, torch.float32, 1) or "")
     assert "float64" in (cuda.can_run("channel_gate", torch.device("cuda"), torch.float64, 1) or "")
     assert "65" in (cuda.can_run("lowrank_pixel_shuffle", torch.device("cuda"), torch.float32, 65) or "")
+
+
+def test_border_rule_without_a_loop(emulation: ctypes.CDLL) -> None:
+    """The kernels' short form of bicubic_border, over all that taps reach."""
+    for size in range(1, 9):
+        for i in range(-2, size + 2):
+            for convention in (0, 1):
+                short, full = (
+                    f(i, size, convention) for f in (emulation.lkca_emulation_inside, emulation.lkca_emulation_border)
+                )
+                assert short == full, (i, size, convention)

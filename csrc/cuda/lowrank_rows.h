@@ -1,0 +1,263 @@
+// The low-rank forward for 16-bit types, s = 2, 4 or 8 and ranks up to 32: from the tensor cores straight to the HR
+// rows.
+//
+// The pixels are the rows of the product here and the weight rows its columns, both in an order that leaves each thread
+// with whole 16-byte vectors of an HR row: the 8/s pixels of a vector are rows `group` and `group + 8` of the fragments
+// (two fragments for s = 2), its s sub-pixels are the two columns of a thread in s/2 fragments. Nothing is staged, and
+// a warp writes 128 neighbouring bytes to each of four u rows.
+#pragma once
+
+#include "epilogue.h"
+
+namespace lkca::cuda {
+
+template <class T, int S, bool kLowRes>
+struct LowrankRows {
+  static_assert(sizeof(T) == 2 && (S == 2 || S == 4 || (S == 8 && !kLowRes)), "a vector is whole pixels");
+  static constexpr int threads = kThreads, min_blocks = kLowRes || S == 8 ? 2 : 3;
+  static constexpr int kRows = 128, kU = kRows / S, kFragments = S / 2;  // weight rows and u rows of a chunk
+  static constexpr int kPixels = 8 / S, kVectors = 4 / kPixels;          // of a vector; vectors of a thread and u row
+  static constexpr int kSteps = 2, kc = 16 * kSteps, kStride = kc + 8;
+  static constexpr int kReach = 2, kSamples = kPixels + 2 * kReach;
+  static constexpr int kLine = 144;  // at least kTilePixels + 2 * kReach; u rows start in other banks
+
+  struct Args {
+    Shuffle shuffle;
+    const T *z, *weight, *bias, *gate, *skip;
+    T* out;
+    Bicubic bicubic;
+    int64_t rank, chunks, splits;
+    bool vec_z, vec_weight;
+  };
+
+  struct alignas(16) Row {
+    int64_t offset;
+    float gate;
+    int unused;
+  };
+  struct Shared {
+    alignas(16) T z[kTilePixels * kStride];
+    T weight[kRows * kStride];
+    Row rows[kU];
+    alignas(16) float shift[kRows];  // gate * bias
+    TableTaps table[S];
+    float lines[kLowRes ? kU * kLine : 1];
+  };
+
+  static int64_t blocks(const Args& args) { return args.shuffle.batch * args.shuffle.pixel_tiles * args.splits; }
+  static int64_t shared_bytes(const Args&) { return sizeof(Shared); }
+
+  /// Place of weight row m of a chunk in shared memory: the columns of a fragment one after another.
+  LKCA_HD static int place(int m) {
+    const int u = m / S, j = m % S;
+    return (u / 4 * kFragments + j / 2) * 8 + u % 4 * 2 + j % 2;
+  }
+
+  template <class Grid>
+  LKCA_BODY static void load_weight(const Grid& grid, const Args& args, T* weight, int64_t row0, int rows) {
+    constexpr int V = kVec<T>;
+    int thread = grid.thread();
+    compute_here(thread);
+    if (args.vec_weight) {
+      for (int index = thread; index < kRows * (kc / V); index += kThreads) {
+        const int m = index / (kc / V), k = index % (kc / V) * V;
+        Vec16 vector = {{0, 0, 0, 0}};
+        if (m < rows && k < args.rank) vector = load16(args.weight + (row0 + m) * args.rank + k);
+        *reinterpret_cast<Vec16*>(weight + place(m) * kStride + k) = vector;
+      }
+    } else {
+      LKCA_NO_UNROLL
+      for (int index = thread; index < kRows * kc; index += kThreads) {
+        const int m = index / kc, k = index % kc;
+        const bool in = m < rows && k < args.rank;
+        weight[place(m) * kStride + k] = in ? load(args.weight + (row0 + m) * args.rank + k) : from_float<T>(0.0f);
+      }
+    }
+  }
+
+  /// Interpolation down the columns: five LR rows give all S u rows of a channel.
+  template <class Grid>
+  LKCA_BODY static void fill_lines(const Grid& grid, const Args& args, const PixelTile& tile, int64_t plane0,
+                                   int channels, Shared& shared) {
+    constexpr int kWidth = kTilePixels + 2 * kReach;
+    const Shuffle& shuffle = args.shuffle;
+    int thread = grid.thread();
+    compute_here(thread);
+    LKCA_NO_UNROLL
+    for (int index = thread; index < channels * kWidth; index += kThreads) {
+      const int channel = index / kWidth, i = index % kWidth;
+      const int64_t pixel = tile.first + i - kReach;
+      if (pixel < 0 || pixel >= shuffle.pixels || i >= tile.count + 2 * kReach) continue;
+      const int two_rows = 2 * static_cast<int>(shuffle.width);  // so that nothing is negative
+      const int y = static_cast<int>(tile.row) - 2 + shuffle.by_width.div(tile.x + i - kReach + two_rows);
+      const T* const at = args.skip + (plane0 + channel) * shuffle.pixels + pixel;
+      float sample[5];
+      if (y >= kReach && y + kReach < shuffle.height) {
+        LKCA_UNROLL
+        for (int k = 0; k < 5; ++k) sample[k] = to_float(load(at + (k - kReach) * shuffle.width));
+      } else {
+        LKCA_UNROLL
+        for (int k = 0; k < 5; ++k) {
+          const int from = inside(y + k - kReach, static_cast<int>(shuffle.height), args.bicubic);
+          sample[k] = to_float(load(at + (from - y) * shuffle.width));
+        }
+      }
+      float* const line = shared.lines + channel * S * kLine + i;
+      const auto put = [&](int sub, const float* from) {
+        const TableTaps taps = shared.table[sub];
+        float sum = 0.0f;
+        LKCA_UNROLL
+        for (int k = 0; k < 4; ++k) sum += taps.weight[k] * from[k];
+        line[sub * kLine] = sum;
+      };
+      LKCA_NO_UNROLL
+      for (int sub = 0; sub < S / 2; ++sub) put(sub, sample);  // the upper half begins two rows above
+      LKCA_NO_UNROLL
+      for (int sub = S / 2; sub < S; ++sub) put(sub, sample + 1);
+    }
+  }
+
+  /// Interpolation along the row: one vector, from pixel `pixel` of the tile, LR column x.
+  LKCA_BODY static void along_row(const Args& args, const Shared& shared, int u, int pixel, int x, float (&value)[8]) {
+    compute_here(pixel);
+    compute_here(x);
+    const float* const line = shared.lines + u * kLine + pixel;
+    const int width = static_cast<int>(args.shuffle.width);
+    float sample[kSamples];
+    if (x >= kReach && x + kSamples - kReach <= width) {
+      LKCA_UNROLL
+      for (int i = 0; i < kSamples; ++i) sample[i] = line[i];
+    } else {
+      LKCA_UNROLL
+      for (int i = 0; i < kSamples; ++i) {
+        sample[i] = line[inside(x + i - kReach, width, args.bicubic) - x + kReach];
+      }
+    }
+    LKCA_UNROLL
+    for (int j = 0; j < S; ++j) {
+      const TableTaps taps = shared.table[j];
+      LKCA_UNROLL
+      for (int e = 0; e < kPixels; ++e) {
+        float sum = 0.0f;
+        LKCA_UNROLL
+        for (int k = 0; k < 4; ++k) sum += taps.weight[k] * sample[e + (2 * j + 1 < S ? 0 : 1) + k];
+        value[e * S + j] = sum;
+      }
+    }
+  }
+
+  template <class Grid>
+  LKCA_BODY static void run(const Grid& grid, const Args& args, unsigned char* memory) {
+    const Shuffle& shuffle = args.shuffle;
+    Shared& shared = *reinterpret_cast<Shared*>(memory);
+    const int group = grid.thread() % 32 / 4, t = grid.thread() % 4;
+    const int pixel0 = grid.thread() / 32 % 4 * 32, first_block = grid.thread() / 128;
+    const auto word = [](const T* p) { return *reinterpret_cast<const uint32_t*>(p); };
+    if constexpr (kLowRes) fill_bicubic_table(grid, shuffle, args.bicubic, shared.table);
+
+    const int64_t work_count = shuffle.batch * shuffle.pixel_tiles * args.splits;
+    for (int64_t work = grid.block(); work < work_count; work += grid.blocks()) {
+      const int64_t split = work % args.splits, batch_tile = work / args.splits;
+      const int64_t batch = batch_tile / shuffle.pixel_tiles;
+      const PixelTile tile(shuffle, batch_tile % shuffle.pixel_tiles);
+      int64_t offset[kVectors];
+      [[maybe_unused]] int column[kVectors];
+      LKCA_UNROLL
+      for (int v = 0; v < kVectors; ++v) {
+        const Element element(shuffle, tile, (pixel0 + (8 * v + group) * kPixels) * S);
+        offset[v] = element.offset;
+        column[v] = element.column / S;
+      }
+      load_columns<kTilePixels>(grid, shared.z, kc, args.z + batch * args.rank * shuffle.pixels + tile.first,
+                                shuffle.pixels, tile.count, args.rank, args.vec_z);
+      grid.sync();
+      uint32_t a[kSteps][2][4];  // the same for every chunk
+      LKCA_UNROLL
+      for (int m = 0; m < 2; ++m) {
+        LKCA_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          const int slot = 2 * m + half;  // of the 4 pixels that a thread holds
+          const int pixel = pixel0 + (slot / kPixels * 8 + group) * kPixels + slot % kPixels;
+          LKCA_UNROLL
+          for (int step = 0; step < kSteps; ++step) {
+            const T* const p = shared.z + pixel * kStride + 16 * step + 2 * t;
+            a[step][m][half] = word(p);
+            a[step][m][half + 2] = word(p + 8);
+          }
+        }
+      }
+
+      const int64_t last = args.chunks * (split + 1) / args.splits;
+      for (int64_t chunk = args.chunks * split / args.splits; chunk < last; ++chunk) {
+        const int u0 = static_cast<int>(chunk) * kU;
+        const int u_count = static_cast<int>(smaller<int64_t>(kU, shuffle.u_rows - u0)), rows = u_count * S;
+        grid.sync();  // the last chunk, and z, have been read
+        load_weight(grid, args, shared.weight, static_cast<int64_t>(u0) * S, rows);
+        int m = grid.thread();
+        compute_here(m);
+        if (m < rows) {
+          const URow row(shuffle, batch, u0 + m / S);
+          const float gate = args.gate == nullptr ? 1.0f : to_float(load(args.gate + row.plane));
+          const float bias = args.bias == nullptr ? 0.0f : to_float(load(args.bias + u0 * int64_t{S} + m));
+          shared.shift[m] = gate * bias;
+          if (m % S == 0) shared.rows[m / S] = Row{row.offset, gate, 0};
+        }
+        if constexpr (kLowRes) {  // a chunk is whole channels: kU is a multiple of S
+          fill_lines(grid, args, tile, batch * shuffle.channels + u0 / S, u_count / S, shared);
+        }
+        grid.sync();
+
+        LKCA_NO_UNROLL
+        for (int block = first_block; block * 4 < u_count; block += 2) {
+          const int u = block * 4 + t;
+          const bool exists = u < u_count;
+          const int64_t row_offset = shared.rows[exists ? u : 0].offset;
+          Vec16 skip[kVectors];
+          LKCA_UNROLL
+          for (int v = 0; v < kVectors; ++v) {
+            skip[v] = Vec16{{0, 0, 0, 0}};
+            const bool in = exists && pixel0 + (8 * v + group) * kPixels < tile.count;
+            if (!kLowRes && args.skip != nullptr && in) skip[v] = load16_once(args.skip + row_offset + offset[v]);
+          }
+          float d[2][kFragments][4];
+          LKCA_UNROLL
+          for (int n = 0; n < kFragments; ++n) {
+            LKCA_UNROLL
+            for (int m = 0; m < 2; ++m) {
+              LKCA_UNROLL
+              for (int e = 0; e < 4; ++e) d[m][n][e] = 0.0f;
+            }
+            LKCA_UNROLL
+            for (int step = 0; step < kSteps; ++step) {
+              const T* const p = shared.weight + ((block * kFragments + n) * 8 + group) * kStride + 16 * step + 2 * t;
+              const uint32_t b[2] = {word(p), word(p + 8)};
+              LKCA_UNROLL
+              for (int m = 0; m < 2; ++m) grid.mma(d[m][n], a[step][m], b, T{});
+            }
+          }
+          if (!exists) continue;
+          const float gate = shared.rows[u].gate;
+          LKCA_UNROLL
+          for (int v = 0; v < kVectors; ++v) {
+            const int pixel = pixel0 + (8 * v + group) * kPixels;
+            if (pixel >= tile.count) continue;
+            float value[8];
+            if constexpr (kLowRes) {
+              along_row(args, shared, u, pixel, column[v], value);
+            } else {
+              unpack(skip[v], value, T{});
+            }
+            LKCA_UNROLL
+            for (int e = 0; e < 8; ++e) {
+              const int slot = v * kPixels + e / S, j = e % S;
+              value[e] += gate * d[slot / 2][j / 2][slot % 2 * 2 + j % 2] + shared.shift[u * S + j];
+            }
+            store16_once(args.out + row_offset + offset[v], pack(value, T{}));
+          }
+        }
+      }
+    }
+  }
+};
+
+}  // namespace lkca::cuda
