@@ -41,10 +41,10 @@ def distillation_loss(
 ) -> Tensor:
     """(1 - weight) criterion(student, target) + weight (criterion(student, taught) + alignment · A).
 
-    taught: the teacher's self-ensemble over ``orientations``; a random few per step teach the mean of all, at less cost.
-    A = |F_N - F_N'|²/|F_N'|² compares the features of student and teacher, of one
-    shape because the student is the factorised teacher. degraded: (B, C, h, w). target: (B, C, s*h, s*w), what the
-    residual branch should give. weight: 0..1.
+    taught: the teacher's self-ensemble over ``orientations``; a random few per step teach the mean of all, for less.
+    A = |F_N - F_N'|²/|F_N'|² compares the features of student and teacher, of one shape because the student is the
+    factorised teacher. degraded: (B, C, h, w). target: (B, C, s*h, s*w), what the residual branch should give.
+    weight: 0..1.
     """
     features = student.features(degraded)
     restored = student.upsample(features)
