@@ -102,7 +102,7 @@ def fit_command(
         "threads": threads,
     }
     changes = {name: value for name, value in given.items() if value is not None}
-    settings = validated(FitConfig, settings.model_dump() | changes, "command line")
+    settings = validated(FitConfig, settings.model_dump(exclude_unset=True) | changes, "command line")
     check_model_output(output, overwrite=overwrite)
     set_threads(settings.threads)
     how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes}

@@ -26,6 +26,8 @@ from lkca.training.progress import ProgressCallback
 
 __all__ = ["FittedModel", "fit_scenes"]
 
+_SIZES = {"width", "blocks", "kernel_size", "window"}  # of a network that starts from random weights
+
 
 @dataclass(frozen=True)
 class FittedModel:
@@ -55,6 +57,9 @@ def fit_scenes(
         raise InputError("the fit has no end; give minutes, max_steps or both")
     if config.sigma is not None and config.degradation != "gaussian":
         raise InputError(f"sigma belongs to the gaussian degradation, not to {config.degradation}; leave it out")
+    idle = sorted(config.recipe.model_fields_set & _SIZES)
+    if config.recipe.prior and idle:
+        raise InputError(f"recipe.{idle[0]} has no effect on the shipped prior; add 'prior: false' to the recipe")
     device = resolve_device(config.device)
     degradation = Degradation(method=config.degradation, scale=config.scale, sigma=config.sigma)
     scenes = prepare_scenes(sources, config.scale, region=config.region, how=how)

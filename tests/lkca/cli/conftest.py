@@ -69,8 +69,10 @@ def scene_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory, scene_file: Path) -> Path:
     """A ×2 model; a few steps are enough to have something other than bicubic."""
-    path = tmp_path_factory.mktemp("model") / "model"
-    args = ["fit", scene_file, "-s", "2", "-o", path, "--region", "0:48,:", "--max-steps", "12", "--minutes", "5"]
+    folder = tmp_path_factory.mktemp("model")
+    path, config = folder / "model", folder / "fit.yaml"
+    config.write_text("max_steps: 12\nrecipe: {prior: false, width: 8, blocks: 1}\n")
+    args = ["fit", scene_file, "-s", "2", "-o", path, "--region", "0:48,:", "--config", config]
     result = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return path

@@ -108,7 +108,7 @@ def test_some_missing_samples_are_no_obstacle(cli: Cli) -> None:
     values[3:6, 4:9] = np.nan
     values[20, 20, 2] = np.inf
     save("c.npy", values)
-    Path("fit.yaml").write_text("max_steps: 2\nrecipe: {width: 4, blocks: 1}\n")
+    Path("fit.yaml").write_text("max_steps: 2\nrecipe: {prior: false, width: 4, blocks: 1}\n")
     assert cli("fit", "c.npy", "-s", "2", "-o", "m", "--config", "fit.yaml").exit_code == 0
     assert cli("upscale", "-i", "c.npy", "-o", "o.npz", "-m", "m").exit_code == 0
     with np.load("o.npz") as result:
@@ -232,8 +232,9 @@ def test_wrong_use(refuses: Refuses, args: tuple[str, ...]) -> None:
         ("minutes: .nan", "'minutes'"),
         ("scale: 1", "'scale' is 1"),
         ("degradation: blur", "bicubic"),
-        ("recipe: {width: 0}", "width"),
-        ("recipe: {kernel_size: 4}", "kernel_size"),
+        ("recipe: {prior: false, width: 0}", "width"),
+        ("recipe: {prior: false, kernel_size: 4}", "kernel_size"),
+        ("recipe: {width: 8}", "prior: false"),
         ("sigma: 2.0", "gaussian"),
         ("- a list", "expected 'key: value' lines"),
         ("a: [", "not plain YAML at line"),
@@ -349,7 +350,7 @@ def test_full_disk_for_a_model(refuses: Refuses, model_dir: Path) -> None:
     shutil.copytree(model_dir, "m")
     before = {p: p.read_bytes() for p in Path("m").iterdir()}
     save("c.npy", cube())
-    Path("fit.yaml").write_text("max_steps: 1\nrecipe: {width: 32, blocks: 1}\n")
+    Path("fit.yaml").write_text("max_steps: 1\nrecipe: {prior: false, width: 32, blocks: 1}\n")
     with full_disk(20_000):
         refuses(
             *("fit", "c.npy", "-s", "2", "-o", "m", "--overwrite", "--config", "fit.yaml"),
@@ -362,7 +363,7 @@ def test_full_disk_for_a_model(refuses: Refuses, model_dir: Path) -> None:
 
 def test_ctrl_c_leaves_a_usable_model(cli: Cli) -> None:
     save("c.npy", cube())
-    Path("fit.yaml").write_text("recipe: {width: 4, blocks: 1}\n")
+    Path("fit.yaml").write_text("recipe: {prior: false, width: 4, blocks: 1}\n")
     run = subprocess.Popen(
         [sys.executable, "-m", "lkca", "fit", "c.npy", "-s", "2", "-o", "m", "--config", "fit.yaml", "--minutes", "9"],
         stderr=subprocess.PIPE,

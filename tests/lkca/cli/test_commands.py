@@ -202,7 +202,7 @@ def test_configuration_file_and_options(cli: Cli, scene_file: Path, tmp_path: Pa
     config = tmp_path / "fit.yaml"
     config.write_text(
         "scale: 3\nmax_steps: 2\ndegradation: gaussian\nsigma: 1.5\nseed: 5\n"
-        "recipe: {width: 4, blocks: 1, components: 3}\n"
+        "recipe: {prior: false, width: 4, blocks: 1, components: 3}\n"
     )
     folder = tmp_path / "m"
     assert cli("fit", scene_file, "-o", folder, "--config", config, "-s", "2").exit_code == 0
@@ -214,7 +214,7 @@ def test_configuration_file_and_options(cli: Cli, scene_file: Path, tmp_path: Pa
 
 def test_same_seed_same_model(cli: Cli, scene_file: Path, tmp_path: Path) -> None:
     config = tmp_path / "fit.yaml"
-    config.write_text("minutes: null\nmax_steps: 4\nrecipe: {width: 4, blocks: 1}\n")
+    config.write_text("minutes: null\nmax_steps: 4\nrecipe: {prior: false, width: 4, blocks: 1}\n")
     for name in ("a", "b"):
         result = cli("fit", scene_file, "-s", "2", "-o", tmp_path / name, "--config", config, "--threads", "1")
         assert result.exit_code == 0
@@ -228,7 +228,7 @@ def test_bad_bands_are_left_to_bicubic(cli: Cli, tmp_path: Path, scene_file: Pat
     values[2] = np.random.default_rng(0).random(values.shape[1:])
     source, config = tmp_path / "bad.img", tmp_path / "fit.yaml"
     write_cube(source, values, meta.replace(good_bands=good))
-    config.write_text("max_steps: 2\nrecipe: {width: 4, blocks: 1}\n")
+    config.write_text("max_steps: 2\nrecipe: {prior: false, width: 4, blocks: 1}\n")
     assert cli("fit", source, "-s", "2", "-o", tmp_path / "m", "--config", config).exit_code == 0
     assert load_model(tmp_path / "m").config.bands.used == [0, 1, 3, 4, 5]
     result = cli("upscale", "-i", source, "-o", tmp_path / "o.img", "-m", tmp_path / "m")
@@ -263,7 +263,9 @@ def test_real_scene_end_to_end(cli: Cli, real_data: Path, tmp_path: Path) -> Non
     """A genuine ENVI file (stored as int16 with a reflectance scale factor) through fit, degrade, upscale, evaluate."""
     source = real_data / "formats" / "envi_bil_jasper" / "jasperRidge2_R198.img"
     config = tmp_path / "fit.yaml"
-    config.write_text("scale: 4\nmax_steps: 2\nregion: '0:48,0:48'\nrecipe: {width: 4, blocks: 1, components: 4}\n")
+    config.write_text(
+        "scale: 4\nmax_steps: 2\nregion: '0:48,0:48'\nrecipe: {prior: false, width: 4, blocks: 1, components: 4}\n"
+    )
     assert cli("fit", source, "-o", tmp_path / "m", "--config", config).exit_code == 0
     assert cli("degrade", "-i", source, "-o", tmp_path / "low.img", "-s", "4").exit_code == 0
     result = cli("upscale", "-i", tmp_path / "low.img", "-o", tmp_path / "high.img", "-m", tmp_path / "m")
