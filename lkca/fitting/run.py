@@ -20,6 +20,7 @@ from lkca.inference.array import resolve_device
 from lkca.metrics import PROTOCOL
 from lkca.models.config import ModelConfig, TrainingRecord, ValidationRecord
 from lkca.models.directory import describe_architecture
+from lkca.models.prior import shipped_prior
 from lkca.training import FitResult, fit
 from lkca.training.fit import Recipe
 from lkca.training.progress import ProgressCallback
@@ -58,7 +59,7 @@ def fit_scenes(
     if config.sigma is not None and config.degradation != "gaussian":
         raise InputError(f"sigma belongs to the gaussian degradation, not to {config.degradation}; leave it out")
     idle = sorted(config.recipe.model_fields_set & _SIZES)
-    if config.recipe.prior and idle:
+    if config.recipe.prior and idle and shipped_prior() is not None:
         raise InputError(f"recipe.{idle[0]} has no effect on the shipped prior; add 'prior: false' to the recipe")
     device = resolve_device(config.device)
     degradation = Degradation(method=config.degradation, scale=config.scale, sigma=config.sigma)
@@ -88,6 +89,7 @@ def fit_scenes(
         command=command,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         recipe=config.recipe.model_dump(),
+        details=result.description,
     )
     entry = ModelConfig(
         architecture=describe_architecture(result.net),

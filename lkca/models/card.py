@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -43,6 +44,9 @@ def model_card(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
         f"- {parameters:,} numbers in the weights; {training.seconds:.0f} s on {training.device}, seed {training.seed}"
         + (", stopped before its time budget." if training.interrupted else "."),
     ]
+    if prior := training.details.get("prior"):
+        about = json.dumps(prior, ensure_ascii=False, default=str)
+        lines.append(f"- Started from lkca's shipped prior: `{about}`")
     if training.command:
         lines += ["", "```", training.command, "```"]
     if config.validation is not None:

@@ -83,6 +83,9 @@ class TrainingRecord(StrictModel):
     threads: int | None = None
     command: str = ""
     recipe: dict[str, Any] = Field(default_factory=dict, description="Knobs of lkca.training.fit.")
+    details: dict[str, Any] = Field(
+        default_factory=dict, description="What the fit says of itself; 'prior': what the weights started from."
+    )
     created: str = Field(default="", description="ISO 8601, UTC.")
 
 
