@@ -80,7 +80,7 @@ def use_isa(name: str) -> str:
 
 
 def use_huge_pages(setting: str) -> str:
-    """Switch huge pages behind fresh outputs: "auto", "0" or "1" (environment: LKCA_HUGE_PAGES); returns the old one."""
+    """Huge pages behind fresh outputs: "auto", "0" or "1" (environment: LKCA_HUGE_PAGES); returns the old setting."""
     return str(_ops.use_huge_pages(setting))
 
 

@@ -127,7 +127,8 @@ Floats sum_pixels(const Tensor& x, const Tensor* y, bool channels_last) {
   Floats sums(a.outer * a.inner, 0.f);
   for (int64_t outer = 0; outer < a.outer; ++outer)
     for (int64_t chunk = 0; chunk < a.chunks; ++chunk)
-      for (int64_t c = 0; c < a.inner; ++c) sums[outer * a.inner + c] += a.partial[(outer * a.chunks + chunk) * a.inner + c];
+      for (int64_t c = 0; c < a.inner; ++c)
+        sums[outer * a.inner + c] += a.partial[(outer * a.chunks + chunk) * a.inner + c];
   return sums;
 }
 

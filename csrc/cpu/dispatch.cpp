@@ -30,8 +30,7 @@ std::vector<const Variant*> available() {
   const Variant* next = kVariants;
 #ifdef LKCA_CPU_X86
   __builtin_cpu_init();
-  const bool avx2 =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   for (const bool supported : {avx512 && __builtin_cpu_supports("avx512bf16"), avx512, avx2}) {

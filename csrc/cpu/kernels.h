@@ -34,8 +34,8 @@ struct LowRankFwd {
   Skip skip_kind;
   const void* skip;  // contiguous
   BicubicTable bicubic;
-  void* out;  // contiguous
-  bool stream;          // non-temporal stores
+  void* out;    // contiguous
+  bool stream;  // non-temporal stores
   // Filled by the driver from the variant's plan:
   float* packed_weight;
   float* packed_z;
@@ -99,12 +99,12 @@ struct ChannelArgs {
   int64_t outer, pixels, inner;
   int64_t chunks, chunk_pixels;
   const void* x;
-  const void* y;        // second factor of the sum (grad_out), or null
-  float* partial;       // [outer][chunks][inner]
-  const float* scale;   // [outer][inner], or null
-  const float* shift;   // [outer][inner], or null
-  const void* addend;   // like x, or null
-  void* out;            // out = x * scale + shift + addend; x null: out = shift
+  const void* y;       // second factor of the sum (grad_out), or null
+  float* partial;      // [outer][chunks][inner]
+  const float* scale;  // [outer][inner], or null
+  const float* shift;  // [outer][inner], or null
+  const void* addend;  // like x, or null
+  void* out;           // out = x * scale + shift + addend; x null: out = shift
 };
 
 // Work items are [begin, end); scratch is the caller's, 64-byte aligned, of as many floats as the table says.
@@ -114,7 +114,7 @@ struct LowRankFwdTable {
   int64_t (*tasks)(const LowRankFwd&);  // per row of pixels
   int64_t (*scratch)(const LowRankFwd&);
   void (*pack_weight)(const LowRankFwd&);
-  void (*pack_rows)(const LowRankFwd&, int64_t begin, int64_t end);  // b * height + y
+  void (*pack_rows)(const LowRankFwd&, int64_t begin, int64_t end);            // b * height + y
   void (*run)(const LowRankFwd&, int64_t begin, int64_t end, float* scratch);  // task * rows + row
 };
 
@@ -124,12 +124,13 @@ struct Kernels {
   int64_t (*lowrank_bwd_scratch)(const LowRankBwd&);
   void (*lowrank_bwd)(const LowRankBwd&, int64_t begin, int64_t end, float* scratch);  // groups
   int64_t (*shuffle_scratch)(const ShuffleArgs&);
-  void (*shuffle_fwd)(const ShuffleArgs&, int64_t begin, int64_t end, float* scratch);  // (b * channels + c) * height + y
+  void (*shuffle_fwd)(const ShuffleArgs&, int64_t begin, int64_t end,
+                      float* scratch);  // (b * channels + c) * height + y
   void (*shuffle_bwd)(const ShuffleArgs&, int64_t begin, int64_t end, float* scratch);
   int64_t (*bicubic_bwd_scratch)(const BicubicBwd&);
   void (*bicubic_bwd)(const BicubicBwd&, int64_t begin, int64_t end, float* scratch);  // planes
-  void (*channel_sum)(const ChannelArgs&, int64_t begin, int64_t end);  // outer * chunks
-  void (*channel_apply)(const ChannelArgs&, int64_t begin, int64_t end);  // outer * chunks
+  void (*channel_sum)(const ChannelArgs&, int64_t begin, int64_t end);                 // outer * chunks
+  void (*channel_apply)(const ChannelArgs&, int64_t begin, int64_t end);               // outer * chunks
 };
 
 extern const Kernels kernels_generic;

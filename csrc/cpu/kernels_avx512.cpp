@@ -6,10 +6,11 @@
 #include <string.h>
 
 #define LKCA_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
+// clang-format off: the target before all code, then Vec, on which the kernels are written
 #include "cpu/target_begin.h"
 #include "cpu/vec_avx512.h"
-// Vec first: the kernels are written on it.
 #include "cpu/kernels_impl.h"
+// clang-format on
 
 LKCA_KERNEL_TABLE(kernels_avx512)
 #include "cpu/target_end.h"

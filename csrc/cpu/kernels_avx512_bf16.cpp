@@ -7,11 +7,12 @@
 
 #define LKCA_TARGET "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
 #define LKCA_BF16_DOT
+// clang-format off: the target before all code, then Vec, on which the kernels are written
 #include "cpu/target_begin.h"
 #include "cpu/vec_avx512.h"
-// Vec first: the kernels are written on it.
 #include "cpu/kernels_common.h"
 #include "cpu/lowrank_fwd.h"
+// clang-format on
 
 namespace lkca::cpu {
 const LowRankFwdTable lowrank_fwd_avx512_bf16 = LKCA_LOWRANK_FWD_TABLE;

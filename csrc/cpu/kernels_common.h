@@ -10,7 +10,11 @@ constexpr int N = Vec::N;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+inline void prefetch([[maybe_unused]] const void* p) {
+#if defined(__GNUC__) || defined(__clang__)
+  __builtin_prefetch(p, 0, 3);
+#endif
+}
 
 inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -34,10 +38,6 @@ inline void store_part(const Vec& v, T* p, int64_t count) {
 template <typename F>
 inline void with_dtype(DType dtype, F f) {
   if (dtype == DType::f32) return f(float{});
-#ifdef LKCA_TUNE
-  if (dtype == DType::bf16) return f(BF16{});
-  return;
-#endif
   if (dtype == DType::bf16) return f(BF16{});
   f(F16{});
 }
@@ -50,16 +50,19 @@ struct Scale {
 // Scales with a kernel of their own; every other scale runs the one named 0.
 template <typename F>
 inline auto with_scale(int scale, F f) {
-#ifdef LKCA_TUNE
-  return f(Scale<4>{});
-#endif
   switch (scale) {
-    case 2: return f(Scale<2>{});
-    case 3: return f(Scale<3>{});
-    case 4: return f(Scale<4>{});
-    case 5: return f(Scale<5>{});
-    case 8: return f(Scale<8>{});
-    default: return f(Scale<0>{});
+    case 2:
+      return f(Scale<2>{});
+    case 3:
+      return f(Scale<3>{});
+    case 4:
+      return f(Scale<4>{});
+    case 5:
+      return f(Scale<5>{});
+    case 8:
+      return f(Scale<8>{});
+    default:
+      return f(Scale<0>{});
   }
 }
 
@@ -115,10 +118,11 @@ inline void bicubic_row(const float* line, int64_t width, const BicubicTable& ta
   }
 }
 
-// Stores S consecutive vectors; 16-bit types two at a time, so that a store fills whole registers.
+// Stores S consecutive vectors; 16-bit types two at a time, so that a store fills whole registers. Not where S is odd:
+// every other tile would then begin in the middle of one, which streaming stores do not take.
 template <bool STREAM, int S, typename T>
 inline void put_all(const Vec (&v)[S], T* p) {
-  constexpr int PAIRED = sizeof(T) == 2 ? S / 2 * 2 : 0;
+  constexpr int PAIRED = sizeof(T) == 2 && S % 2 == 0 ? S : 0;
   if constexpr (PAIRED > 0) {
     LKCA_UNROLL
     for (int j = 0; j < PAIRED; j += 2) store_pair<STREAM>(v[j], v[j + 1], p + j * N);

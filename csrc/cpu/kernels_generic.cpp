@@ -1,6 +1,7 @@
 // Plain C++ for any processor.
+// clang-format off: the target before all code, then Vec, on which the kernels are written
 #include "cpu/vec_generic.h"
-// Vec first: the kernels are written on it.
 #include "cpu/kernels_impl.h"
+// clang-format on
 
 LKCA_KERNEL_TABLE(kernels_generic)

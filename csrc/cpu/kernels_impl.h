@@ -6,10 +6,9 @@
 #include "cpu/lowrank_fwd.h"
 #include "cpu/shuffle.h"
 
-#define LKCA_KERNEL_TABLE(variable)                                                                 \
+#define LKCA_KERNEL_TABLE(variable)                                                                        \
   namespace lkca::cpu {                                                                                    \
-  const Kernels variable = {N,                   LKCA_LOWRANK_FWD_TABLE,                  \
-                            lowrank_bwd_scratch, lowrank_bwd,     shuffle_scratch,                         \
-                            shuffle_fwd,     shuffle_bwd,         bicubic_bwd_scratch,                     \
-                            bicubic_bwd,     channel_sum,         channel_apply};                          \
+  const Kernels variable = {                                                                               \
+      N,           LKCA_LOWRANK_FWD_TABLE, lowrank_bwd_scratch, lowrank_bwd, shuffle_scratch, shuffle_fwd, \
+      shuffle_bwd, bicubic_bwd_scratch,    bicubic_bwd,         channel_sum, channel_apply};               \
   }

@@ -10,8 +10,8 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::contiguous;
 
-// Outputs from this size on are written past the caches: reading the lines first would cost as much as writing them, and
-// a consumer finds little of such an output in its cache anyway. Measured: docs/cpu_backend.md.
+// Outputs from this size on are written past the caches: reading the lines first would cost as much as writing them,
+// and a consumer finds little of such an output in its cache anyway. Measured: docs/cpu_backend.md.
 constexpr int64_t kStreamBytes = int64_t{4} << 20;
 
 struct Call {
@@ -58,8 +58,8 @@ const float* data_or_null(const std::vector<float>& v, const OptionalTensor& t) 
 
 }  // namespace
 
-Tensor lowrank_pixel_shuffle_fwd(Tensor z, Tensor weight, OptionalTensor bias, OptionalTensor gate,
-                                 OptionalTensor skip, int64_t scale, int64_t bicubic, OptionalTensor out) {
+Tensor lowrank_pixel_shuffle_fwd(Tensor z, Tensor weight, OptionalTensor bias, OptionalTensor gate, OptionalTensor skip,
+                                 int64_t scale, int64_t bicubic, OptionalTensor out) {
   const Call call = check_call(z, weight, bias, gate, skip, scale, bicubic);
   const Tensor result = output_of(out, call.high, call.type);
   if (result.numel() == 0) return result;
@@ -103,9 +103,8 @@ Tensor lowrank_pixel_shuffle_fwd(Tensor z, Tensor weight, OptionalTensor bias, O
   const int64_t row_operations = a.channels * scale * scale * a.width * (a.rank + 4) / 16;
   for (a.row0 = 0; a.row0 < all_rows; a.row0 += rows) {
     a.rows = std::min(rows, all_rows - a.row0);
-    parallel_tasks(a.rows, a.rank * a.width, [&](int64_t begin, int64_t end) {
-      k.pack_rows(a, a.row0 + begin, a.row0 + end);
-    });
+    parallel_tasks(a.rows, a.rank * a.width,
+                   [&](int64_t begin, int64_t end) { k.pack_rows(a, a.row0 + begin, a.row0 + end); });
     parallel_tasks(tasks * a.rows, row_operations / tasks, [&](int64_t begin, int64_t end) {
       const Scratch scratch(k.scratch(a));
       k.run(a, begin, end, scratch.data());
@@ -168,7 +167,8 @@ std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, Optio
                                        (image_rows + wanted_groups - 1) / wanted_groups);
     a.slices_per_image = (call.height + a.slice_rows - 1) / a.slice_rows;
     const int64_t slices = call.batch * a.slices_per_image;
-    const int64_t room = std::max<int64_t>(int64_t{2} << 20, grad_out.numel() / 8) / std::max<int64_t>(1, rows * padded);
+    const int64_t room =
+        std::max<int64_t>(int64_t{2} << 20, grad_out.numel() / 8) / std::max<int64_t>(1, rows * padded);
     a.groups = std::clamp<int64_t>(std::min(wanted_groups, room), 1, std::max<int64_t>(1, slices));
     const Scratch partial_weight(wanted(1) ? a.groups * rows * padded : 1);
     const Scratch partial_bias(wanted(2) ? a.groups * rows : 1);

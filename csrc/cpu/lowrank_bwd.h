@@ -17,7 +17,7 @@ constexpr int bwd_rows() {
 }
 
 struct BwdScratch {
-  float *z, *grad_z;           // [pixels of a slice][padded_rank]
+  float *z, *grad_z;            // [pixels of a slice][padded_rank]
   float *weight, *grad_weight;  // [s*s][padded_rank]
   float* grad_sum;              // [s*s]
   float* lane_sum;              // [s*s][N]
@@ -59,9 +59,8 @@ inline void add_grad_z(const float* grad, const int64_t* offset, int64_t phases,
                        int64_t padded, float* grad_z) {
   Vec acc[X][V];
   LKCA_UNROLL
-  for (int x = 0; x < X; ++x)
-    LKCA_UNROLL
-    for (int v = 0; v < V; ++v) acc[x][v] = Vec::load(grad_z + x * padded + v * N);
+  for (int x = 0; x < X; ++x) LKCA_UNROLL
+  for (int v = 0; v < V; ++v) acc[x][v] = Vec::load(grad_z + x * padded + v * N);
   for (int64_t m = 0; m < phases; ++m) {
     const float* g = grad + offset[m];
     Vec w[V];
@@ -75,9 +74,8 @@ inline void add_grad_z(const float* grad, const int64_t* offset, int64_t phases,
     }
   }
   LKCA_UNROLL
-  for (int x = 0; x < X; ++x)
-    LKCA_UNROLL
-    for (int v = 0; v < V; ++v) acc[x][v].store(grad_z + x * padded + v * N);
+  for (int x = 0; x < X; ++x) LKCA_UNROLL
+  for (int v = 0; v < V; ++v) acc[x][v].store(grad_z + x * padded + v * N);
 }
 
 // grad_weight[m][r] += sum over pixels of grad[x, m] * z[x][r], for M phases that follow each other in `rows` rows.
@@ -86,30 +84,25 @@ inline void add_grad_weight(const float* grad, int64_t wide, int64_t step, int64
                             int64_t padded, float* grad_weight, int64_t row_stride) {
   Vec acc[ROWS][PHASES][V];
   LKCA_UNROLL
-  for (int i = 0; i < ROWS; ++i)
-    LKCA_UNROLL
-    for (int j = 0; j < PHASES; ++j)
-      LKCA_UNROLL
-      for (int v = 0; v < V; ++v) acc[i][j][v] = Vec::load(grad_weight + i * row_stride + j * padded + v * N);
+  for (int i = 0; i < ROWS; ++i) LKCA_UNROLL
+  for (int j = 0; j < PHASES; ++j) LKCA_UNROLL
+  for (int v = 0; v < V; ++v) acc[i][j][v] = Vec::load(grad_weight + i * row_stride + j * padded + v * N);
   for (int64_t x = 0; x < width; ++x, grad += step, z += padded) {
     Vec pixel[V];
     LKCA_UNROLL
     for (int v = 0; v < V; ++v) pixel[v] = Vec::load(z + v * N);
     LKCA_UNROLL
-    for (int i = 0; i < ROWS; ++i)
+    for (int i = 0; i < ROWS; ++i) LKCA_UNROLL
+    for (int j = 0; j < PHASES; ++j) {
+      const Vec sample = Vec::set1(grad[i * wide + j]);
       LKCA_UNROLL
-      for (int j = 0; j < PHASES; ++j) {
-        const Vec sample = Vec::set1(grad[i * wide + j]);
-        LKCA_UNROLL
-        for (int v = 0; v < V; ++v) acc[i][j][v] = fma(sample, pixel[v], acc[i][j][v]);
-      }
+      for (int v = 0; v < V; ++v) acc[i][j][v] = fma(sample, pixel[v], acc[i][j][v]);
+    }
   }
   LKCA_UNROLL
-  for (int i = 0; i < ROWS; ++i)
-    LKCA_UNROLL
-    for (int j = 0; j < PHASES; ++j)
-      LKCA_UNROLL
-      for (int v = 0; v < V; ++v) acc[i][j][v].store(grad_weight + i * row_stride + j * padded + v * N);
+  for (int i = 0; i < ROWS; ++i) LKCA_UNROLL
+  for (int j = 0; j < PHASES; ++j) LKCA_UNROLL
+  for (int v = 0; v < V; ++v) acc[i][j][v].store(grad_weight + i * row_stride + j * padded + v * N);
 }
 
 template <int S, int V>
@@ -195,8 +188,8 @@ void lowrank_bwd_slice(const LowRankBwd& a, int64_t slice, int64_t group, const 
     if (want_sum)
       for (int64_t k = 0; k < s2 * N; ++k) s.lane_sum[k] = 0.f;
     for (int64_t y = 0; y < rows; ++y) {
-      const T* source = static_cast<const T*>(a.grad_out) + (b * a.channels + c) * a.height * scale * wide +
-                        (y0 + y) * scale * wide;
+      const T* source =
+          static_cast<const T*>(a.grad_out) + (b * a.channels + c) * a.height * scale * wide + (y0 + y) * scale * wide;
       const float* grad;
       if constexpr (sizeof(T) == sizeof(float)) {
         grad = source;

@@ -1,7 +1,7 @@
 // Forward of lowrank_pixel_shuffle: a matrix product whose result is shuffled in registers. See docs/cpu_backend.md.
 //
-// The rows m = (c, i, j) of the weight are taken P at a time, P a multiple of s, against one vector of N pixels, so that
-// P accumulators hold whole groups of s phases; these are interleaved in registers and stored as s*N consecutive
+// The rows m = (c, i, j) of the weight are taken P at a time, P a multiple of s, against one vector of N pixels, so
+// that P accumulators hold whole groups of s phases; these are interleaved in registers and stored as s*N consecutive
 // samples. W is packed so that the broadcasts of a group are consecutive, z so that the vectors of a tile are.
 #pragma once
 
@@ -134,8 +134,7 @@ void pack_rows(const LowRankFwd& a, int64_t begin, int64_t end) {
       const int64_t x0 = t * N;
       const int64_t count = min_of(N, a.width - x0);
       if (sx == 1 && !PAIRS) {
-        for (int64_t r = 0; r < steps; ++r)
-          to_lane_order<S>(load_part(z + r * sr + x0, count)).store(out + r * N);
+        for (int64_t r = 0; r < steps; ++r) to_lane_order<S>(load_part(z + r * sr + x0, count)).store(out + r * N);
       } else {
         for (int l = 0; l < N; ++l) {
           const int64_t pixel = lane_pixel<S>(l);
@@ -290,9 +289,8 @@ void lowrank_tasks(const LowRankFwd& a, int64_t begin, int64_t end, float* scrat
 }
 
 void lowrank_pack_weight(const LowRankFwd& a) {
-  with_dtype(a.dtype, [&](auto t) {
-    with_scale(a.scale, [&](auto s) { pack_weight<decltype(t), decltype(s)::value>(a); });
-  });
+  with_dtype(a.dtype,
+             [&](auto t) { with_scale(a.scale, [&](auto s) { pack_weight<decltype(t), decltype(s)::value>(a); }); });
 }
 
 void lowrank_pack_rows(const LowRankFwd& a, int64_t begin, int64_t end) {
@@ -315,8 +313,6 @@ void lowrank_fwd(const LowRankFwd& a, int64_t begin, int64_t end, float* scratch
 }  // namespace
 }  // namespace lkca::cpu
 
-#define LKCA_LOWRANK_FWD_TABLE                                                                              \
-  {                                                                                                        \
-    lowrank_packed_weight_floats, lowrank_packed_row_floats, lowrank_fwd_tasks, lowrank_fwd_scratch,       \
-        lowrank_pack_weight, lowrank_pack_rows, lowrank_fwd                                                \
-  }
+#define LKCA_LOWRANK_FWD_TABLE                                                                      \
+  {lowrank_packed_weight_floats, lowrank_packed_row_floats, lowrank_fwd_tasks, lowrank_fwd_scratch, \
+   lowrank_pack_weight,          lowrank_pack_rows,         lowrank_fwd}

@@ -22,8 +22,8 @@ namespace lkca::cpu {
 using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-Tensor lowrank_pixel_shuffle_fwd(Tensor z, Tensor weight, OptionalTensor bias, OptionalTensor gate,
-                                 OptionalTensor skip, int64_t scale, int64_t bicubic, OptionalTensor out);
+Tensor lowrank_pixel_shuffle_fwd(Tensor z, Tensor weight, OptionalTensor bias, OptionalTensor gate, OptionalTensor skip,
+                                 int64_t scale, int64_t bicubic, OptionalTensor out);
 // `needs`: bit k asks for the gradient of the k-th tensor input.
 std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor> lowrank_pixel_shuffle_bwd(
     Tensor grad_out, Tensor z, Tensor weight, OptionalTensor bias, OptionalTensor gate, OptionalTensor skip,
@@ -32,8 +32,7 @@ std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, Optio
 Tensor pixel_shuffle_epilogue_fwd(Tensor y, OptionalTensor gate, OptionalTensor skip, int64_t scale, int64_t bicubic,
                                   OptionalTensor out);
 std::tuple<OptionalTensor, OptionalTensor, OptionalTensor> pixel_shuffle_epilogue_bwd(
-    Tensor grad_out, Tensor y, OptionalTensor gate, OptionalTensor skip, int64_t scale, int64_t bicubic,
-    int64_t needs);
+    Tensor grad_out, Tensor y, OptionalTensor gate, OptionalTensor skip, int64_t scale, int64_t bicubic, int64_t needs);
 
 std::tuple<Tensor, Tensor> channel_gate_fwd(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2);
 std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor> channel_gate_bwd(
@@ -66,7 +65,7 @@ Tensor empty_of(const Shape& shape, torch::headeronly::ScalarType dtype);
 // The given output, checked, or a fresh one of this shape on huge pages if it is large.
 Tensor output_of(const OptionalTensor& out, const Shape& shape, torch::headeronly::ScalarType dtype);
 
-void to_floats(const Tensor& t, float* out);  // contiguous t
+void to_floats(const Tensor& t, float* out);               // contiguous t
 void from_floats(const float* values, const Tensor& out);  // contiguous out
 void copy_strides(const Tensor& t, int64_t (&strides)[4]);
 

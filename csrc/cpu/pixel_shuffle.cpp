@@ -72,9 +72,11 @@ Tensor pixel_shuffle_epilogue_fwd(Tensor y, OptionalTensor gate, OptionalTensor 
   return result;
 }
 
-std::tuple<OptionalTensor, OptionalTensor, OptionalTensor> pixel_shuffle_epilogue_bwd(
-    Tensor grad_out, Tensor y, OptionalTensor gate, OptionalTensor skip, int64_t scale, int64_t bicubic,
-    int64_t needs) {
+std::tuple<OptionalTensor, OptionalTensor, OptionalTensor> pixel_shuffle_epilogue_bwd(Tensor grad_out, Tensor y,
+                                                                                      OptionalTensor gate,
+                                                                                      OptionalTensor skip,
+                                                                                      int64_t scale, int64_t bicubic,
+                                                                                      int64_t needs) {
   Shape low, high;
   ShuffleArgs a = check_call(y, gate, skip, scale, &low, &high);
   const Bicubic convention = bicubic_convention(bicubic);
@@ -100,11 +102,10 @@ std::tuple<OptionalTensor, OptionalTensor, OptionalTensor> pixel_shuffle_epilogu
     const Scratch partial_gate(grad_gate ? images * a.height : 1);
     a.partial_gate = grad_gate ? partial_gate.data() : nullptr;
     const Kernels& k = kernels();
-    parallel_tasks(grad_out.numel() ? images * a.height : 0, a.width * scale * scale,
-                   [&](int64_t begin, int64_t end) {
-                     const Scratch scratch(k.shuffle_scratch(a));
-                     k.shuffle_bwd(a, begin, end, scratch.data());
-                   });
+    parallel_tasks(grad_out.numel() ? images * a.height : 0, a.width * scale * scale, [&](int64_t begin, int64_t end) {
+      const Scratch scratch(k.shuffle_scratch(a));
+      k.shuffle_bwd(a, begin, end, scratch.data());
+    });
     if (grad_gate) {
       std::vector<float> sums(images, 0.f);
       if (grad_out.numel())

@@ -41,8 +41,8 @@ void shuffle_fwd_rows(const ShuffleArgs& a, int64_t begin, int64_t end, float* s
     const int64_t image = task / a.height, y = task % a.height, b = image / a.channels, c = image % a.channels;
     const float gate = a.gate ? a.gate[image] : 1.f;
     for (int64_t i = 0; i < s; ++i) {
-      const T* from = static_cast<const T*>(a.y) + b * a.y_stride[0] + (c * s + i) * s * a.y_stride[1] +
-                      y * a.y_stride[2];
+      const T* from =
+          static_cast<const T*>(a.y) + b * a.y_stride[0] + (c * s + i) * s * a.y_stride[1] + y * a.y_stride[2];
       const int64_t offset = image * a.height * s * wide + (y * s + i) * wide;
       T* out = static_cast<T*>(a.out) + offset;
       gather_row<T, S>(from, a.y_stride[1], a.y_stride[3], w, a.scale, row);

@@ -18,9 +18,7 @@ struct Vec {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
   }
-  static Vec load(const F16* p) {
-    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
-  }
+  static Vec load(const F16* p) { return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
   void store(float* p) const { _mm256_storeu_ps(p, v); }
   void store(BF16* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_bf16()); }
   void store(F16* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_f16()); }
@@ -91,8 +89,10 @@ inline Vec to_lane_order(Vec a) {
 
 // Rows a, b, c, d become, inside each half, the four columns.
 inline void transpose4(Vec& a, Vec& b, Vec& c, Vec& d) {
-  const __m256d ab0 = _mm256_castps_pd(_mm256_unpacklo_ps(a.v, b.v)), ab1 = _mm256_castps_pd(_mm256_unpackhi_ps(a.v, b.v));
-  const __m256d cd0 = _mm256_castps_pd(_mm256_unpacklo_ps(c.v, d.v)), cd1 = _mm256_castps_pd(_mm256_unpackhi_ps(c.v, d.v));
+  const __m256d ab0 = _mm256_castps_pd(_mm256_unpacklo_ps(a.v, b.v)),
+                ab1 = _mm256_castps_pd(_mm256_unpackhi_ps(a.v, b.v));
+  const __m256d cd0 = _mm256_castps_pd(_mm256_unpacklo_ps(c.v, d.v)),
+                cd1 = _mm256_castps_pd(_mm256_unpackhi_ps(c.v, d.v));
   a.v = _mm256_castpd_ps(_mm256_unpacklo_pd(ab0, cd0));
   b.v = _mm256_castpd_ps(_mm256_unpackhi_pd(ab0, cd0));
   c.v = _mm256_castpd_ps(_mm256_unpacklo_pd(ab1, cd1));

@@ -28,9 +28,7 @@ struct Vec {
     const __m512i index = _mm512_load_si512(high.index);
     return {_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, index, words))};
   }
-  static Vec load(const F16* p) {
-    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
-  }
+  static Vec load(const F16* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
   void store(float* p) const { _mm512_storeu_ps(p, v); }
   void store(BF16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bf16()); }
   void store(F16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_f16()); }
@@ -127,8 +125,10 @@ inline Vec to_lane_order(Vec a) {
 
 // Rows a, b, c, d become, inside each quarter, the four columns.
 inline void transpose4(Vec& a, Vec& b, Vec& c, Vec& d) {
-  const __m512d ab0 = _mm512_castps_pd(_mm512_unpacklo_ps(a.v, b.v)), ab1 = _mm512_castps_pd(_mm512_unpackhi_ps(a.v, b.v));
-  const __m512d cd0 = _mm512_castps_pd(_mm512_unpacklo_ps(c.v, d.v)), cd1 = _mm512_castps_pd(_mm512_unpackhi_ps(c.v, d.v));
+  const __m512d ab0 = _mm512_castps_pd(_mm512_unpacklo_ps(a.v, b.v)),
+                ab1 = _mm512_castps_pd(_mm512_unpackhi_ps(a.v, b.v));
+  const __m512d cd0 = _mm512_castps_pd(_mm512_unpacklo_ps(c.v, d.v)),
+                cd1 = _mm512_castps_pd(_mm512_unpackhi_ps(c.v, d.v));
   a.v = _mm512_castpd_ps(_mm512_unpacklo_pd(ab0, cd0));
   b.v = _mm512_castpd_ps(_mm512_unpackhi_pd(ab0, cd0));
   c.v = _mm512_castpd_ps(_mm512_unpacklo_pd(ab1, cd1));
@@ -162,7 +162,8 @@ inline void interleave(Vec (&a)[S]) {
   } else if constexpr (S == 8) {
     transpose4(a[0], a[1], a[2], a[3]);
     transpose4(a[4], a[5], a[6], a[7]);
-    const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11),
+                  high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
     Vec out[8];
     LKCA_UNROLL
     for (int q = 0; q < 4; ++q) {

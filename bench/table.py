@@ -1,0 +1,75 @@
+"""Prints the table of a pytest-benchmark JSON: ``python bench/table.py bench/results/last.json``.
+
+Times are medians. "limit" is the least time that the case could take here: the larger of its multiplications at the
+rate of a 2048³ matrix product and its output's bytes at the rate of filling a tensor of about that size (warm for out=;
+fresh, on huge pages or not, whichever is faster, otherwise), all measured in the same run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+BASELINES = ("eager", "compile", "onnxruntime")
+
+
+def _limit(facts: dict[str, Any], limits: dict[str, dict[str, Any]]) -> float | None:
+    """Seconds, or None where the case or the run does not tell."""
+    matmul = limits.get(f"matmul {facts.get('dtype')}")
+    prefixes = ("write fresh", "write fresh huge") if facts.get("fresh") else ("write warm",)
+    rates = []
+    for prefix in prefixes:
+        fills = [v for k, v in limits.items() if k.removeprefix(f"{prefix} ").split(" ")[0].isdigit()]
+        if fills and "bytes" in facts:
+            nearest = min(fills, key=lambda v: abs(v["bytes"] - facts["bytes"]))
+            rates.append(nearest["bytes"] / nearest["median"])
+    if matmul is None or not rates:
+        return None
+    return max(facts["flops"] * matmul["median"] / matmul["flops"], facts["bytes"] / max(rates))
+
+
+def table(report: dict[str, Any]) -> str:
+    groups: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for result in report["benchmarks"]:
+        facts = result["extra_info"] | {"median": result["stats"]["median"]}
+        groups[result["group"]][facts["contender"]] = facts
+    limits = groups.pop("limits", {})
+    machine = report["machine_info"]["cpu"].get("brand_raw", "unknown processor")
+    some = next((facts for group in groups.values() for facts in group.values()), {})
+    lines = [
+        f"{machine}, {some.get('threads')} threads, torch {some.get('torch')}; medians in ms; ratio = baseline / ours",
+        "",
+        "| case (C, s, R, LR) | ours | eager | compile | ONNX Runtime | limit | share of limit |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, group in groups.items():
+        if "lkca" not in group or "one eager op" in group:
+            continue
+        ours = group["lkca"]
+        cells = [name, f"{ours['median'] * 1e3:.2f}"]
+        for baseline in BASELINES:
+            other = group.get(baseline)
+            cells.append(f"{other['median'] * 1e3:.1f} ({other['median'] / ours['median']:.1f}×)" if other else "")
+        limit = _limit(ours, limits)
+        cells += [f"{limit * 1e3:.2f}", f"{100 * limit / ours['median']:.0f} %"] if limit else ["", ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    tiny = groups.get("1000 tiny calls")
+    if tiny:
+        ours_us, one_us = (tiny[k]["median"] * 1e3 for k in ("lkca", "one eager op"))
+        lines += ["", f"Tiny call: {ours_us:.1f} µs, {ours_us - one_us:.1f} µs more than one eager op."]
+    if limits:
+        lines += ["", "Measured limits: " + "; ".join(_rate(k, v) for k, v in sorted(limits.items()))]
+    return "\n".join(lines)
+
+
+def _rate(name: str, facts: dict[str, Any]) -> str:
+    if "flops" in facts:
+        return f"{name} {facts['flops'] / facts['median'] / 1e9:.0f} GFLOP/s"
+    return f"{name} {facts['bytes'] / facts['median'] / 1e9:.1f} GB/s"
+
+
+if __name__ == "__main__":
+    print(table(json.loads(Path(sys.argv[1]).read_text())))

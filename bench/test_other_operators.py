@@ -1,0 +1,92 @@
+"""pixel_shuffle_epilogue, channel_attention, and the whole upsampling layer: full rank in eager against low rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from baselines import CONTENDERS, compiled, eager_epilogue, onnx_call
+from torch import Tensor
+
+import lkca_kernels
+
+
+def _run(
+    measure: Callable[..., None],
+    threads: int,
+    group: str,
+    contender: str,
+    ours: Callable[..., Tensor],
+    plain: Callable[..., Tensor],
+    tensors: list[Tensor],
+) -> None:
+    with torch.inference_mode():
+        if contender == "onnxruntime":
+            f = onnx_call(plain, tensors, threads, None)
+        else:
+            function = ours if contender == "lkca" else plain if contender == "eager" else compiled(plain, None)
+            f = lambda: function(*tensors)  # noqa: E731
+        measure(f, group, contender, rounds=15 if contender == "lkca" else 7)
+
+
+@pytest.mark.parametrize("contender", CONTENDERS)
+def test_pixel_shuffle_epilogue(measure: Callable[..., None], threads: int, contender: str) -> None:
+    c, s, n = 128, 4, 64
+    tensors = [torch.randn(1, c * s * s, n, n), torch.randn(1, c), torch.randn(1, c, n * s, n * s)]
+    _run(
+        measure,
+        threads,
+        f"pixel_shuffle_epilogue {c}, {s}, {n}×{n}",
+        contender,
+        lambda *t: lkca_kernels.pixel_shuffle_epilogue(*t, upscale_factor=s),
+        lambda *t: eager_epilogue(*t, s),
+        tensors,
+    )
+
+
+@pytest.mark.parametrize("contender", CONTENDERS)
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+def test_channel_attention(measure: Callable[..., None], threads: int, contender: str, layout: str) -> None:
+    c, hidden, n = 64, 16, 256
+    x, residual = torch.randn(1, c, n, n), torch.randn(1, c, n, n)
+    if layout == "channels_last":
+        if contender == "onnxruntime":
+            pytest.skip("ONNX has no channels_last")
+        x, residual = (t.contiguous(memory_format=torch.channels_last) for t in (x, residual))
+    weights = [torch.randn(hidden, c), torch.randn(hidden), torch.randn(c, hidden), torch.randn(c)]
+
+    def plain(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, residual: Tensor) -> Tensor:
+        gate = torch.sigmoid(F.linear(F.relu(F.linear(x.mean((2, 3)), w1, b1)), w2, b2))
+        return x * gate[:, :, None, None] + residual
+
+    _run(
+        measure,
+        threads,
+        f"channel_attention {c}, {n}×{n} {layout}",
+        contender,
+        lkca_kernels.channel_attention,
+        plain,
+        [x, *weights, residual],
+    )
+
+
+@pytest.mark.parametrize("contender", CONTENDERS)
+def test_whole_layer(measure: Callable[..., None], threads: int, contender: str) -> None:
+    """3×3 convolution 64 → 128 channels ×4 with its shuffle, full rank in the baselines, rank 32 in ours."""
+    cin, c, s, r, n = 64, 128, 4, 32, 128
+    x = torch.randn(1, cin, n, n)
+    if contender == "lkca":
+        tensors = [x, torch.randn(r, cin, 3, 3), torch.randn(c * s * s, r), torch.randn(c * s * s)]
+    else:
+        tensors = [x, torch.randn(c * s * s, cin, 3, 3), torch.randn(c * s * s)]
+    _run(
+        measure,
+        threads,
+        "whole layer 64 → 128, 4, 128×128",
+        contender,
+        lambda x, down, up, bias: lkca_kernels.lowrank_upsample(x, down, up, bias, upscale_factor=s),
+        lambda x, weight, bias: F.pixel_shuffle(F.conv2d(x, weight, bias, padding=1), s),
+        tensors,
+    )

@@ -1,0 +1,268 @@
+"""What only the C++ CPU backend has: instruction sets, huge pages, streaming stores, threads, peak memory."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lkca_kernels import cpu, reference
+
+pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=f"the C++ CPU backend {cpu.unavailable()}")
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Half an ulp of the storage type, and a few of the sums; RMS ratios of random errors stay below.
+ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
+
+
+def _isas() -> tuple[str, ...]:
+    return cpu.available_isas() if cpu.unavailable() is None else ("absent",)
+
+
+@pytest.fixture(params=_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = cpu.use_isa(request.param)
+    yield request.param
+    cpu.use_isa(before)
+
+
+def _lowrank(
+    dtype: torch.dtype, c: int, s: int, r: int, h: int, w: int, skip: str, batch: int = 1
+) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+    generator = torch.Generator().manual_seed(1)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(dtype)
+
+    f = s if skip == "high" else 1
+    tensors = (
+        normal(batch, r, h, w),
+        normal(c * s * s, r),
+        normal(c * s * s),
+        normal(batch, c),
+        normal(batch, c, h * f, w * f),
+    )
+    return tensors, {"upscale_factor": s, "skip_bicubic": "matlab"}
+
+
+# The bf16 variant differs from plain AVX-512 in bf16 only.
+VARIANTS = [(isa, dtype) for isa in _isas() for dtype in DTYPES if isa != "avx512_bf16" or dtype == torch.bfloat16]
+
+
+# Outputs of 4 MiB and more take the streaming stores where rows begin on cache lines (widths 64, 48, 96), and the
+# ordinary ones where they do not (33, 35): every scale with a kernel of its own, and one without (6).
+@pytest.mark.parametrize(("isa", "dtype"), VARIANTS, indirect=["isa"], ids=str)
+@pytest.mark.parametrize(
+    ("c", "s", "r", "h", "w"),
+    [
+        (132, 2, 5, 64, 64),
+        (60, 3, 3, 62, 64),
+        (57, 4, 33, 48, 48),
+        (19, 5, 4, 48, 96),
+        (11, 8, 3, 64, 48),
+        (20, 4, 3, 67, 33),
+        (9, 6, 3, 64, 35),
+    ],
+)
+def test_large_outputs_on_every_variant(
+    isa: str, dtype: torch.dtype, c: int, s: int, r: int, h: int, w: int, tools: Any
+) -> None:
+    if w % 2 == 0:
+        assert c * s * s * h * w * 2 >= 4 << 20 and w * s * 2 % 64 == 0, "does not reach the streaming stores"
+    for skip in ("high", "low"):
+        tensors, how = _lowrank(dtype, c, s, r, h, w, skip)
+        out = torch.full((1, c, h * s, w * s), float("nan"), dtype=dtype)
+        cpu.lowrank_pixel_shuffle_fwd(*tensors, **how, out=out)
+        # fp32 arithmetic is exact enough beside half an ulp of 16 bits.
+        exact = torch.float64 if dtype == torch.float32 else torch.float32
+        truth = reference.lowrank_pixel_shuffle(*(t.to(exact) for t in tensors), **how)
+        assert tools.rms_ratio(out, truth) < ROUNDING[dtype]
+        assert (out.to(exact) - truth).abs().max() < 8 * ROUNDING[dtype] * truth.abs().max()
+
+
+def test_variants_agree_on_gradients(tools: Any) -> None:
+    tensors, how = _lowrank(torch.float32, 7, 4, 33, 20, 37, "low", batch=2)
+    grad = torch.randn(2, 7, 80, 148)
+    needs = (True,) * 5
+    found = {}
+    for name in cpu.available_isas():
+        before = cpu.use_isa(name)
+        try:
+            found[name] = cpu.lowrank_pixel_shuffle_bwd(grad, *tensors, **how, needs=needs)
+        finally:
+            cpu.use_isa(before)
+    for name, gradients in found.items():
+        for mine, plain in zip(gradients, found["generic"], strict=True):
+            assert mine is not None and plain is not None
+            assert tools.rms_ratio(mine, plain.double()) < 2e-6, name
+
+
+def _everything(dtype: torch.dtype) -> list[Tensor]:
+    """Outputs and gradients of every operator, on sizes that several threads share."""
+    results: list[Tensor | None] = []
+    for skip in ("high", "low"):
+        tensors, how = _lowrank(dtype, 24, 3, 17, 61, 37, skip, batch=2)
+        out = cpu.lowrank_pixel_shuffle_fwd(*tensors, **how)
+        grad = out.flip(3)
+        results += [out, *cpu.lowrank_pixel_shuffle_bwd(grad, *tensors, **how, needs=(True,) * 4 + (skip == "low",))]
+        y = torch.randn(2, 24 * 9, 61, 37, generator=torch.Generator().manual_seed(2)).to(dtype)
+        results.append(cpu.pixel_shuffle_epilogue_fwd(y, *tensors[3:], **how))
+        results += cpu.pixel_shuffle_epilogue_bwd(grad, y, *tensors[3:], **how, needs=(True, True, skip == "low"))
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(2, 24, 200, 150, generator=torch.Generator().manual_seed(3)).to(dtype)
+        x = x.contiguous(memory_format=layout)
+        weights = [torch.randn(*n, generator=torch.Generator().manual_seed(4)).to(dtype) for n in ((6, 24), (6,))]
+        weights += [torch.randn(*n, generator=torch.Generator().manual_seed(5)).to(dtype) for n in ((24, 6), (24,))]
+        out, mean = cpu.channel_attention_fwd(x, *weights, x)
+        results += [out, mean, *cpu.channel_attention_bwd(out, x, mean, *weights, needs=(True,) * 5)]
+        gate, mean = cpu.channel_gate_fwd(x, *weights)
+        results += [gate, mean, *cpu.channel_gate_bwd(gate, x, mean, *weights, needs=(True,) * 5)]
+    return [t for t in results if t is not None]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_results_do_not_depend_on_the_number_of_threads(dtype: torch.dtype) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = _everything(dtype)
+        for threads in (2, 3, 7):
+            torch.set_num_threads(threads)
+            assert all(map(torch.equal, alone, _everything(dtype))), threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def _in_fresh_process(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_environment_chooses_the_variant() -> None:
+    asked = _in_fresh_process("from lkca_kernels import cpu; print(cpu.isa())", LKCA_CPU_ISA="generic")
+    assert asked.stdout.strip() == "generic"
+
+
+def test_unknown_settings() -> None:
+    with pytest.raises(RuntimeError, match=r"no variant 'sse9', expected auto or one of .*generic"):
+        cpu.use_isa("sse9")
+    with pytest.raises(RuntimeError, match="LKCA_HUGE_PAGES: expected auto, 0 or 1, got 'maybe'"):
+        cpu.use_huge_pages("maybe")
+    assert cpu.use_isa("auto") in cpu.available_isas()
+
+
+def _huge_bytes(t: Tensor) -> int:
+    """Bytes on huge pages in the memory maps that hold t."""
+    first, last, total, inside = t.data_ptr(), t.data_ptr() + t.numel() * t.element_size(), 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        span = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
+        if span:
+            inside = int(span[1], 16) < last and int(span[2], 16) > first
+        elif inside and line.startswith("AnonHugePages:"):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+@pytest.mark.parametrize(("setting", "megabytes", "huge"), [("auto", 40, True), ("auto", 10, False), ("0", 40, False)])
+def test_huge_pages(setting: str, megabytes: int, huge: bool) -> None:
+    switch = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not switch.exists() or "[madvise]" not in switch.read_text():
+        pytest.skip("needs Linux with transparent_hugepage=madvise")
+    before = cpu.use_huge_pages(setting)
+    try:
+        tensors, how = _lowrank(torch.float32, megabytes * 2, 4, 2, 64, 128, "low")
+        out = cpu.lowrank_pixel_shuffle_fwd(*tensors, **how)
+        assert out.numel() * 4 == megabytes << 20
+        # At most the two ends, less than a huge page each, are on small pages.
+        expected = (megabytes - 4) << 20 if huge else 0
+        assert _huge_bytes(out) >= expected if huge else _huge_bytes(out) == 0
+    finally:
+        assert cpu.use_huge_pages(before) == setting
+
+
+def _status(field: str) -> int:
+    line = next(n for n in Path("/proc/self/status").read_text().splitlines() if n.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize(("c", "r", "h"), [(128, 32, 32), (64, 64, 96), (128, 32, 96)])
+@pytest.mark.parametrize("skip", ("high", "low"))
+def test_peak_memory_is_that_of_the_output(dtype: torch.dtype, c: int, r: int, h: int, skip: str) -> None:
+    peak = Path("/proc/self/clear_refs")
+    if not os.access(peak, os.W_OK):
+        pytest.skip("needs /proc/self/clear_refs to read the peak of one call")
+    tensors, how = _lowrank(dtype, c, 4, r, h, h, skip)
+    out = cpu.lowrank_pixel_shuffle_fwd(*tensors, **how)  # its pages are there from now on
+    output = out.numel() * out.element_size()
+    peak.write_text("5")
+    before = _status("VmRSS")
+    cpu.lowrank_pixel_shuffle_fwd(*tensors, **how, out=out)
+    # Two pages of measuring error and what the allocator rounds up, beside the packed copies of z and W.
+    assert _status("VmHWM") - before < 0.05 * output + (1 << 17)
+
+
+def _spoiled(value: Any, rng: random.Random) -> Any:
+    if isinstance(value, Tensor):
+        changes: list[Callable[[], Any]] = [
+            lambda: value.double(),
+            lambda: value.to("meta"),
+            lambda: value[..., :-1],
+            lambda: value[:0],
+            lambda: value.flatten(),
+            lambda: value[None],
+            lambda: value.int(),
+            lambda: value.to_sparse(),
+            lambda: value.transpose(0, -1),
+        ]
+        return rng.choice(changes)()
+    return rng.choice([-1, 0, 1, 3, 7, 2**31, -(2**40), 2**62])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_operators_survive_wrong_calls_past_python(seed: int) -> None:
+    """Every call straight to the library returns, or raises; none ends the process."""
+    rng = random.Random(seed)
+    (z, weight, bias, gate, skip), _ = _lowrank(torch.float32, 3, 2, 5, 4, 6, "low")
+    grad, y = torch.randn(1, 3, 8, 12), torch.randn(1, 12, 4, 6)
+    x = torch.randn(2, 5, 4, 6)
+    net = [torch.randn(3, 5), torch.randn(3), torch.randn(5, 3), torch.randn(5)]
+    mean = torch.randn(2, 5)
+    calls: dict[str, tuple[Any, ...]] = {
+        "lowrank_pixel_shuffle_fwd": (z, weight, bias, gate, skip, 2, 0, grad.clone()),
+        "lowrank_pixel_shuffle_bwd": (grad, z, weight, bias, gate, skip, 2, 0, 31),
+        "pixel_shuffle_epilogue_fwd": (y, gate, skip, 2, 0, grad.clone()),
+        "pixel_shuffle_epilogue_bwd": (grad, y, gate, skip, 2, 0, 7),
+        "channel_gate_fwd": (x, *net),
+        "channel_gate_bwd": (mean, x, mean, *net, 31),
+        "channel_attention_fwd": (x, *net, x.clone(), x.clone()),
+        "channel_attention_bwd": (x.clone(), x, mean, *net, 31),
+    }
+    refused = 0
+    for op, arguments in calls.items():
+        function = getattr(torch.ops.lkca_cpu, op)
+        function(*arguments)
+        for _ in range(60):
+            spoiled = list(arguments)
+            for k in rng.sample(range(len(spoiled)), rng.choice((1, 1, 2))):
+                spoiled[k] = _spoiled(spoiled[k], rng)
+            try:
+                function(*spoiled)
+            except (RuntimeError, NotImplementedError, TypeError, IndexError):
+                refused += 1
+    assert refused > 200
