@@ -16,6 +16,7 @@ from lkca.lowrank.search import Validation, for_budget, for_psnr_drop, psnr_func
 from lkca.lowrank.spectrum import Factoriser, Moments, rank_for_energy
 from lkca.lowrank.surgery import put_low_rank
 from lkca.models import LKCANet
+from lkca.nn import LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 
 __all__ = ["Factorization", "LayerRank", "factorize", "factorize_reported", "load_lowrank", "ranks_of"]
 
@@ -122,8 +123,11 @@ def factorize_reported(
         raise LowRankError(f"energy: expected a share in (0, 1], got {energy}")
     if calibration is not None and not callable(calibration) and not isinstance(calibration, Tensor):
         calibration = list(calibration)  # an iterator is needed twice
-    if isinstance(model, nn.Conv2d) or (not inplace and not list(model.children())):
+    alone = isinstance(model, (PixelShuffleUpsample, LowRankUpsample, LowRankConv2d))
+    if isinstance(model, nn.Conv2d) or (alone and inplace):
         raise LowRankError("model: is a single layer; give a model that holds it, such as nn.Sequential(layer)")
+    if alone:
+        model = nn.Sequential(model)
     result = Factorization(model if inplace else copy.deepcopy(model))
     work = result.model
     found = survey(work, _example(example, calibration), run=not isinstance(work, LKCANet))
@@ -154,12 +158,15 @@ def factorize_reported(
             raise LowRankError(f"max_psnr_drop: {result.skipped[chosen[0].name]}, in any layer")
         chosen, factorisers, values = ([items[i] for i in kept] for items in (chosen, factorisers, values))  # type: ignore[assignment]
         ranks = [r for r in found_ranks if r is not None]
+    ranks = [min(r, layer.full_rank) for layer, r in zip(chosen, ranks, strict=True)]
     before = [layer.weights() for layer in chosen]
     fused = _apply(work, chosen, factorisers, ranks, found.example)
     for layer, r, v, old, one_pass in zip(chosen, ranks, values, before, fused, strict=True):
         held = v[: r // layer.groups].square().sum() / v.square().sum().clamp_min(torch.finfo(v.dtype).tiny)
         weights = (old, layer.weights(r))
         result.layers.append(LayerRank(layer.name, r, layer.full_rank, float(held), weights, one_pass))
+    if alone:
+        result.model = work.get_submodule("0")
     return result
 
 

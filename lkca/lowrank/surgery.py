@@ -199,8 +199,10 @@ def merge(model: Model, *, inplace: bool = False) -> Model:
     low += [m for m in result.modules() if isinstance(m, PixelShuffleUpsample) and m.shuffle_apart]
     if not low:
         raise LowRankError("model: has no low-rank layer to merge")
-    if not list(result.children()) or result in low:
-        raise LowRankError("model: is a single layer; give a model that holds it, such as nn.Sequential(layer)")
+    if result in low:
+        if inplace:
+            raise LowRankError("model: is a single layer; give a model that holds it, such as nn.Sequential(layer)")
+        return merge(nn.Sequential(model)).get_submodule("0")  # type: ignore[return-value]
     for parent in result.modules():
         if isinstance(parent, LKCANet) and parent.upsample in low and parent.config.groups > 1:
             raise LowRankError(

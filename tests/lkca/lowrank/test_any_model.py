@@ -26,6 +26,7 @@ from lkca.lowrank import (
 from lkca.lowrank.layers import Layer
 from lkca.lowrank.moments import collect_moments
 from lkca.models.edsr import EDSR
+from lkca.nn import LowRankUpsample, PixelShuffleUpsample
 
 
 def small(bias: bool = True) -> nn.Module:
@@ -200,6 +201,20 @@ def test_analysis_counts_the_whole_network(tmp_path: Path) -> None:
     torch.testing.assert_close(lower(x), factorize(net, rank=3)(x), atol=1e-5, rtol=0)
     assert found.plot(tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
     assert found.as_dict()["layers"][0]["candidates"][0]["rank"] == 3 and "upsample.0" in str(found)
+
+
+def test_a_layer_of_ours_alone() -> None:
+    torch.manual_seed(0)
+    layer, x = PixelShuffleUpsample(6, 4, 2), torch.rand(1, 6, 5, 5)
+    low = factorize(layer, rank=16, calibration=x)
+    assert isinstance(low, LowRankUpsample) and isinstance(layer, PixelShuffleUpsample)
+    torch.testing.assert_close(low(x), layer(x), atol=1e-5, rtol=0)
+    back = merge(factorize(layer, rank=5))
+    assert isinstance(back, PixelShuffleUpsample)
+    torch.testing.assert_close(back(x), factorize(layer, rank=5)(x), atol=1e-5, rtol=0)
+    assert analyze(layer).layers[0].full_rank == 16
+    with pytest.raises(LowRankError, match="single layer"):
+        factorize(layer, rank=2, inplace=True)
 
 
 def test_bad_arguments() -> None:
