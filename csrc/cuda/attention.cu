@@ -94,10 +94,10 @@ struct Layers {
 
   LKCA_HD static int64_t floats(int64_t channels, int64_t hidden) { return channels + hidden; }
 
-  /// mean (channels) and relu(w1 mean + b1) (hidden) into shared memory, for all threads.
+  /// mean (channels) and relu(w1 mean + b1) (hidden) into shared memory, for all threads. A thread may still read its
+  /// own means, and `active`, from a batch element before.
   template <class Grid>
   LKCA_BODY void hidden_layer(const Grid& grid, const Planes& planes, int64_t batch, float* mean, float* active) const {
-    grid.sync();  // both may still be read
     for (int64_t c = grid.thread(); c < planes.channels; c += kThreads) {
       float sum = 0.0f;
       for (int64_t p = 0; p < parts; ++p) sum += load(sums + (batch * planes.channels + c) * parts + p);

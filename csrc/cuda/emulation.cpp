@@ -45,7 +45,7 @@ struct Lane {  // what a lane shows to its warp
 };
 
 int thread_order = 0;
-int64_t max_blocks = 0, only_last = 0, largest_shared = 0;
+int64_t max_blocks = 0, only_last = 0, largest_shared = 0, wanted_forward_blocks = 0;
 std::vector<Range> ranges;
 std::string fault;
 
@@ -201,6 +201,8 @@ int HostGrid::thread() const { return current; }
 
 void HostGrid::sync() const { wait(block_barrier, static_cast<int>(fibres.size())); }
 
+void HostGrid::sync_warp() const { wait(warp_barriers[current / kLanes], kLanes); }
+
 float HostGrid::warp_sum(float value) const {
   const int warp = current / kLanes, first = warp * kLanes, lane = current % kLanes;
   for (int mask = 16; mask > 0; mask >>= 1) {
@@ -250,6 +252,8 @@ const char* run_grid(int64_t blocks, int threads, int64_t shared_bytes, const Bo
 void on_read(const void* p, size_t bytes) { check(p, bytes, false); }
 void on_write(const void* p, size_t bytes) { check(p, bytes, true); }
 
+int64_t forward_blocks(int64_t usual) { return wanted_forward_blocks > 0 ? wanted_forward_blocks : usual; }
+
 void begin_call() {
   ranges.clear();
   largest_shared = 0;
@@ -265,6 +269,7 @@ using namespace lkca::cuda::emulation;
 extern "C" {
 void lkca_emulation_thread_order(int order) { thread_order = order; }
 void lkca_emulation_max_blocks(int64_t blocks) { max_blocks = blocks; }
+void lkca_emulation_forward_blocks(int64_t blocks) { wanted_forward_blocks = blocks; }
 void lkca_emulation_only_last(int64_t blocks) { only_last = blocks; }
 int64_t lkca_emulation_bytes_written(int i) { return nth(i, true) == nullptr ? -1 : nth(i, true)->written; }
 int64_t lkca_emulation_bytes_read(int i) { return nth(i, false) == nullptr ? -1 : nth(i, false)->read; }

@@ -24,6 +24,7 @@ struct HostGrid {
   int64_t block() const { return block_index; }
   int64_t blocks() const { return block_count; }
   void sync() const;
+  void sync_warp() const;
   float warp_sum(float value) const;
   void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], half_t) const;
   void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bfloat_t) const;
@@ -37,6 +38,9 @@ const char* run_grid(int64_t blocks, int threads, int64_t shared_bytes, const Bo
 void on_read(const void* p, size_t bytes);
 void on_write(const void* p, size_t bytes);
 
+/// `usual`, or what a test asked for with lkca_emulation_forward_blocks.
+int64_t forward_blocks(int64_t usual);
+
 /// Device memory of the call: [p, p + bytes).
 void begin_call();
 void add_range(const void* p, int64_t bytes, bool writable);
@@ -49,6 +53,8 @@ extern "C" {
 void lkca_emulation_thread_order(int order);
 /// Launch at most this many blocks (the loop over work must take the rest); 0: no cap.
 void lkca_emulation_max_blocks(int64_t blocks);
+/// How many blocks the low-rank forward should come to at least (with few, each takes several chunks); 0: the usual.
+void lkca_emulation_forward_blocks(int64_t blocks);
 /// Run only the last `blocks` blocks of each grid (for shapes too large to emulate in full); 0: all.
 void lkca_emulation_only_last(int64_t blocks);
 /// Bytes written to the i-th writable range of the last call, in the order of registration.

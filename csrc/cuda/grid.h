@@ -23,6 +23,8 @@ struct DeviceGrid {
   LKCA_BODY int64_t block() const { return blockIdx.x; }
   LKCA_BODY int64_t blocks() const { return gridDim.x; }
   LKCA_BODY void sync() const { __syncthreads(); }
+  /// Brings a warp together again after its threads went different ways: mma() needs all of them at once.
+  LKCA_BODY void sync_warp() const { __syncwarp(); }
 
   /// Sum over the 32 lanes, the same in each; a butterfly, so the order never changes.
   LKCA_BODY float warp_sum(float value) const {

@@ -36,7 +36,6 @@ struct LowrankForward {
     using Room = typename Epilogue<T, kLowRes>::Room;
     const Room room(shuffle, reinterpret_cast<unsigned char*>(b + Operand<T>::size(kTilePixels, args.kc)));
     args.epilogue.start(grid, shuffle, room);
-    grid.sync();
     const bool z_stays = args.rank <= args.kc;
     const int64_t work_count = shuffle.batch * shuffle.pixel_tiles * args.splits;
 
@@ -326,7 +325,11 @@ int64_t partial_splits(const Shuffle& shuffle, int64_t rank) {
 
 /// Blocks that share a pixel tile, each with its part of the rows.
 int64_t forward_splits(const Shuffle& shuffle, int64_t parts) {
-  return smaller(parts, ceil_div(kForwardBlocks, larger<int64_t>(1, shuffle.batch * shuffle.pixel_tiles)));
+  int64_t wanted = kForwardBlocks;
+#if !defined(__CUDACC__)
+  wanted = emulation::forward_blocks(wanted);
+#endif
+  return smaller(parts, ceil_div(wanted, larger<int64_t>(1, shuffle.batch * shuffle.pixel_tiles)));
 }
 
 template <class T, bool kLowRes>

@@ -209,6 +209,7 @@ struct LowrankRows {
 
         LKCA_NO_UNROLL
         for (int block = first_block; block * 4 < u_count; block += 2) {
+          grid.sync_warp();
           const int u = block * 4 + t;
           const bool exists = u < u_count;
           const int64_t row_offset = shared.rows[exists ? u : 0].offset;

@@ -80,7 +80,7 @@ def emulation(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(library))
     for name in ("bytes_written", "bytes_read", "vector_bytes", "shared_bytes"):
         getattr(loaded, f"lkca_emulation_{name}").restype = ctypes.c_int64
-    for name in ("max_blocks", "only_last"):
+    for name in ("max_blocks", "only_last", "forward_blocks"):
         getattr(loaded, f"lkca_emulation_{name}").argtypes = [ctypes.c_int64]
     loaded.lkca_emulation_round.restype = ctypes.c_float
     loaded.lkca_emulation_round.argtypes = [ctypes.c_int, ctypes.c_float]
@@ -101,6 +101,7 @@ def grid(emulation: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterator[ct
     emulation.lkca_emulation_thread_order(0)
     emulation.lkca_emulation_max_blocks(0)
     emulation.lkca_emulation_only_last(0)
+    emulation.lkca_emulation_forward_blocks(0)
 
 
 def random(*shape: int, dtype: torch.dtype, seed: int) -> Tensor:
@@ -292,9 +293,10 @@ def test_result_depends_on_neither_thread_order_nor_grid(grid: ctypes.CDLL, dtyp
         return out
 
     expected = run()
-    for order, blocks in ((1, 0), (2, 0), (1, 2), (3, 2)):
+    for order, blocks, forward_blocks in ((1, 0, 0), (2, 0, 1), (1, 2, 1), (3, 2, 0)):
         grid.lkca_emulation_thread_order(order)
         grid.lkca_emulation_max_blocks(blocks)
+        grid.lkca_emulation_forward_blocks(forward_blocks)  # 1: a block takes all weight rows of its pixels
         for i, (a, b) in enumerate(zip(run(), expected, strict=True)):
             assert torch.equal(a, b), f"result {i}, order {order}, at most {blocks} blocks"
 
