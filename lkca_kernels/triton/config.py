@@ -50,7 +50,9 @@ def forward_tile(channels: int, rank: int, scale: int, dtype: torch.dtype) -> Sh
     Half of it where the scale is no power of two: such rows are stored element by element, with an address for each.
     """
     block_p = 64 if scale == power_of_two(scale) else 32
-    block_r = max(16, min(power_of_two(rank), 32 if dtype == torch.float32 else 64))
+    # One slice holds a whole small rank; slices of a larger one are narrow, since the loop keeps more in registers.
+    whole = 64 if dtype != torch.float32 else 32
+    block_r = max(16, power_of_two(rank)) if rank <= whole else 32
     return _shuffle_tile(channels * scale, scale, 64, block_p, block_r, 4)
 
 
