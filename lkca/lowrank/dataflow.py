@@ -37,7 +37,6 @@ class ConvCall:
     """One call of a convolution. module: its ``nn.Conv2d``, None where it was called by other means."""
 
     module: nn.Module | None
-    weight: Tensor
     channels: int
     macs: int
     readers: list[str] = field(default_factory=list)  # operators that read the output as it came
@@ -154,7 +153,7 @@ class _Recorder(TorchDispatchMode):
         if out.ndim != 4:
             return
         module = self._conv[-1] if self._conv else None
-        call = ConvCall(module, args[1], out.shape[1], macs)
+        call = ConvCall(module, out.shape[1], macs)
         self.flow.convolutions.append(call)
         self._tag(out, _Tag({call: None}, call, call.channels))
 

@@ -169,9 +169,11 @@ def survey(model: nn.Module, example: Any = None, *, run: bool = True) -> Survey
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(id(module), []).append(name)
     ties = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
-    sources = _from_flow(flow, names, result) if flow is not None else _from_patterns(model)
     own = {id(inner) for m in model.modules() if isinstance(m, _OWN) for inner in m.modules()}
     calls = Counter(id(c.module) for c in flow.convolutions) if flow is not None else Counter()
+    sources = list(_from_patterns(model, names))
+    if flow is not None:  # a branch that did not run (another scale's head) is told by pattern
+        sources = [*_from_flow(flow, names, result), *(s for s in sources if not calls[id(s[0])])]
     macs = {id(c.module): c.macs for c in flow.convolutions} if flow is not None else {}
     for module in model.modules():
         if isinstance(module, _OWN):
@@ -292,7 +294,7 @@ def _from_flow(
             module = call.module
             if not isinstance(module, nn.Conv2d):
                 if reason is None or not clean:
-                    result.skipped[title] = "a convolution called functionally: there is no nn.Conv2d to replace"
+                    result.skipped[title] = "a functional or transposed convolution: there is no nn.Conv2d to replace"
             elif reason is None:
                 found.setdefault(
                     id(module), (module, shuffle.upscale_factor, fusable.get(call) if not _hooks(module) else None)
@@ -324,15 +326,11 @@ def _fusable(flow: Dataflow) -> dict[ConvCall, Shuffle]:
 # ---- by patterns ----------------------------------------------------------------------------------------------------
 
 
-def _from_patterns(model: nn.Module) -> Iterable[tuple[nn.Conv2d, int, Shuffle | None]]:
+def _from_patterns(model: nn.Module, names: dict[int, list[str]]) -> Iterable[tuple[nn.Conv2d, int, Shuffle | None]]:
     for module in model.modules():
         if not isinstance(module, nn.Sequential):
             continue
-        children = list(module)
-        for before, after in itertools.pairwise(children):
+        for before, after in itertools.pairwise(list(module)):
             if isinstance(before, nn.Conv2d) and isinstance(after, nn.PixelShuffle):
-                yield (
-                    before,
-                    after.upscale_factor,
-                    None if _hooks(before) or _hooks(after) else Shuffle(after, (before,)),
-                )
+                alone = len(names[id(after)]) == 1 and not _hooks(before) and not _hooks(after)
+                yield before, after.upscale_factor, Shuffle(after, (before,)) if alone else None

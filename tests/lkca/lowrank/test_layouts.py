@@ -148,7 +148,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "grouped": (lambda: Between(nn.Conv2d(3, 12, 3, padding=1, groups=3), nn.Identity()), "grouped"),
     "weight norm": (lambda: Between(nn.utils.parametrizations.weight_norm(conv()), nn.Identity()), "norm"),
     "old weight norm": (lambda: Between(nn.utils.weight_norm(conv()), nn.Identity()), "norm"),
-    "functional": (Raw, "called functionally"),
+    "functional": (Raw, "functional or transposed"),
+    "transposed": (lambda: Between(nn.ConvTranspose2d(3, 12, 1), nn.Identity()), "functional or transposed"),
     "linear": (ByLinear, "does not come from a convolution"),
     "subclass": (lambda: Between(Same(3, 12, 3, padding=1), nn.Identity()), "Same"),
     "no shuffle": (lambda: nn.Sequential(nn.Conv2d(3, 12, 3), nn.Upsample(scale_factor=2)), "no convolution"),
@@ -207,6 +208,28 @@ def test_half_a_shared_shuffle_stays_a_shuffle() -> None:
     result = factorize_reported(model, rank={"upconv1": 24})
     assert [(layer.name, layer.fused) for layer in result.layers] == [("upconv1", False)]
     torch.testing.assert_close(result.model(x), model(x), atol=1e-5, rtol=0)
+
+
+def test_a_branch_that_did_not_run_is_told_by_pattern() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            shared = nn.PixelShuffle(2)
+            self.x2 = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
+            self.x4 = nn.Sequential(nn.Conv2d(3, 48, 3, padding=1), nn.PixelShuffle(4))
+            self.a = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), shared)
+            self.b = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), shared)
+            self.head = "x2"
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.get_submodule(self.head)(x)
+
+    model, x = Heads(), torch.rand(1, 3, 6, 6)
+    result = factorize_reported(model, energy=1.0)
+    assert {la.name: la.fused for la in result.layers} == {"x2.0": True, "x4.0": True, "a.0": False, "b.0": False}
+    for head in ("x2", "x4", "a", "b"):
+        model.head = result.model.head = head
+        torch.testing.assert_close(result.model(x), model(x), atol=1e-5, rtol=0)
 
 
 def test_a_model_may_write_into_its_input() -> None:
