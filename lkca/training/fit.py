@@ -35,11 +35,12 @@ __all__ = ["FitResult", "Recipe", "fit"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """The knobs of :func:`fit`; the defaults were chosen on training scenes (docs/fit.md has the ablation).
+    """The knobs of :func:`fit`; docs/fit.md says which defaults were measured (on training scenes) and which were not.
 
     components: spectral components that the network restores; the rest of the spectrum stays bicubic. prior: start from
-    the shipped prior, else from random weights of the given size. energy: share of
-    the upsampling kernels' squared norm that the factors keep. teacher_share: of the budget; the student gets the rest.
+    the shipped prior, else from random weights of the given size. energy: share of the upsampling kernel's squared norm
+    that the factors keep. teacher_share, student_share: of the budget. patch: low-resolution pixels. adapt_lr: where the
+    prior knows scale and degradation, else teacher_lr. holdout: share of the rows.
     """
 
     components: int = 16
