@@ -39,7 +39,7 @@ class Recipe:
 
     components: spectral components that the network restores; the rest of the spectrum stays bicubic. prior: start from
     the shipped prior, else from random weights of the given size. energy: share of the upsampling kernel's squared norm
-    that the factors keep. teacher_share, student_share: of the budget. patch: low-resolution pixels. adapt_lr: where the
+    that the factors keep. teacher_share, student_share: of the budget. patch: coarse pixels. adapt_lr: where the
     prior knows scale and degradation, else teacher_lr. holdout: share of the rows.
     """
 
