@@ -1,4 +1,4 @@
-"""Gain of the fit recipe over bicubic on the scenes that it was chosen on: ``python bench/fit_validation.py DATA``.
+"""Gain of the fit recipe over bicubic on the scenes that it was chosen on: ``python studies/fit/validate.py DATA``.
 
 The first 68 % of each scene's rows are fitted, the rest is tested. ``--set name=value`` changes fields of the recipe.
 """
