@@ -95,7 +95,7 @@ def study(root: Path, weights: Path, data: str, kind: str) -> tuple[dict[str, di
         for name, images in (("plain", None), ("calibrated", calibration)):
             low = factorize(net, rank=rank, calibration=images, example=validation[0][0])
             drops[name][rank] = round(whole - psnr(low), 4)
-            errors[name][rank] = round(disturbance(net, low, validation), 5)
+            errors[name][rank] = float(f"{disturbance(net, low, validation):.3g}")
     numbers["drop in dB by rank"] = drops
     numbers["disturbance by rank"] = errors
     for limit in (0.05,):
@@ -118,7 +118,8 @@ def draw_disturbance(results: dict[str, dict[str, object]], path: Path) -> None:
         axes = figure.add_subplot(1, len(results), i)
         errors: dict[str, dict[int, float]] = numbers["disturbance by rank"]  # type: ignore[assignment]
         for label, values in errors.items():
-            axes.plot(list(values), list(values.values()), marker=".", label=label)
+            above = {rank: value for rank, value in values.items() if value > 0}
+            axes.plot(list(above), list(above.values()), marker=".", label=label)
         axes.set(xscale="log", yscale="log", xlabel="rank", ylabel="‖low − net‖² / ‖net − truth‖²", title=name)
         axes.legend(fontsize=7)
         axes.spines[["top", "right"]].set_visible(False)
