@@ -14,8 +14,8 @@ namespace lkca::cpu {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
-// glibc maps every allocation above 32 MiB afresh (DEFAULT_MMAP_THRESHOLD_MAX); below, it may hand out memory whose
-// pages are there already, and the advice costs more than it saves.
+// Above 32 MiB (DEFAULT_MMAP_THRESHOLD_MAX) glibc maps memory afresh unless it has a free block of the size; below, it
+// mostly hands out memory whose pages are there already, and the advice costs more than it saves.
 constexpr size_t kAlwaysFresh = size_t{32} << 20;
 
 constexpr int kUnread = -1, kOff = 0, kOn = 1, kAuto = 2;
