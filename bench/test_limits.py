@@ -39,7 +39,7 @@ def test_write_fresh_huge(measure: Callable[..., None], megabytes: int) -> None:
     count = megabytes * 250_000
 
     def write() -> Any:
-        memory = mmap.mmap(-1, count * 4)
+        memory = mmap.mmap(-1, count * 4, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory gets none
         memory.madvise(mmap.MADV_HUGEPAGE)
         return torch.frombuffer(memory, dtype=torch.float32).fill_(1.0)
 
