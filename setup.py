@@ -58,7 +58,8 @@ def plan_extensions() -> tuple[list[Any], dict[str, Any], dict[str, str]]:
     )
     record = {"cpu": cpu.reason, "cuda": cuda.reason, "torch": torch.__version__}
     common = {"include_dirs": [str(ROOT / "csrc")], "py_limited_api": True}
-    flags = ["-O3", "-std=c++20", "-fvisibility=hidden", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
+    # -g0: Python's own flags hold -g, which would make the library four times larger.
+    flags = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
     extensions = []
     if cpu.build:
         from pybind11.setup_helpers import Pybind11Extension
@@ -82,7 +83,7 @@ def plan_extensions() -> tuple[list[Any], dict[str, Any], dict[str, str]]:
     if cuda.build:
         assert nvcc is not None
         # On a machine whose CUDA_HOME torch could not guess (wheels without a toolkit), set it by hand.
-        cpp_extension.CUDA_HOME = os.environ["CUDA_HOME"] = str(Path(nvcc).resolve().parent.parent)
+        cpp_extension.CUDA_HOME = os.environ["CUDA_HOME"] = plan.cuda_home(nvcc)
         os.environ["TORCH_CUDA_ARCH_LIST"] = plan.cuda_arch_list(
             os.environ.get("TORCH_CUDA_ARCH_LIST"), visible_devices=torch.cuda.device_count()
         )

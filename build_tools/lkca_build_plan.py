@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ __all__ = [
     "BuildError",
     "Decision",
     "cuda_arch_list",
+    "cuda_home",
     "decide_cpu",
     "decide_cuda",
     "expose_torch",
@@ -94,6 +96,19 @@ def nvcc_release(nvcc: str) -> str | None:
         return None
     found = re.search(r"release (\d+\.\d+)", out)
     return found.group(1) if found else None
+
+
+def cuda_home(nvcc: str) -> str:
+    """The toolkit's folder. nvcc may be a link or a script far away from it; its dry run tells where it works."""
+    home = Path(nvcc).resolve().parent.parent
+    if (home / "include" / "cuda_runtime.h").is_file():
+        return str(home)
+    dry_run = [nvcc, "--dryrun", "-x", "cu", os.devnull, "-o", os.devnull]
+    with suppress(OSError, subprocess.SubprocessError):
+        told = subprocess.run(dry_run, capture_output=True, text=True, timeout=60)
+        if found := re.search(r"^#\$ TOP=(.+)$", told.stderr + told.stdout, re.MULTILINE):
+            return str(Path(found.group(1).strip()).resolve())
+    return str(home)
 
 
 def _decide(name: str, obstacle: str | None) -> Decision:

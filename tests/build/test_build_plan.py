@@ -99,3 +99,18 @@ def test_nvcc_of_cuda_home_goes_first(plan, monkeypatch, tmp_path):
     assert plan.find_nvcc() == str(nvcc)
     assert plan.nvcc_release(str(nvcc)) == "13.0"
     assert plan.nvcc_release(str(tmp_path / "absent")) is None
+
+
+def test_the_toolkit_is_found_behind_a_wrapper_script(plan, tmp_path):
+    """nvcc on PATH may be a script whose own folder holds no toolkit: linking there would not find cudart."""
+    toolkit = tmp_path / "cuda-13.0"
+    (toolkit / "include").mkdir(parents=True)
+    (toolkit / "include" / "cuda_runtime.h").touch()
+    (toolkit / "bin").mkdir()
+    (toolkit / "bin" / "nvcc").touch()
+    assert plan.cuda_home(str(toolkit / "bin" / "nvcc")) == str(toolkit)
+    wrapper = tmp_path / "bin" / "nvcc"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f"#!/bin/sh\necho '#$ TOP={toolkit}/bin/..' >&2\n")
+    wrapper.chmod(0o755)
+    assert plan.cuda_home(str(wrapper)) == str(toolkit)

@@ -17,6 +17,7 @@ def test_the_page_lists_what_is_read() -> None:
         ("csrc", {".h", ".cpp", ".cu"}),
         ("build_tools", {".py"}),
         ("tests", {".py"}),
+        ("bench", {".py"}),
     ):
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in suffixes:

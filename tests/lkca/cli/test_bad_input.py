@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from lkca.data import CubeMeta, write_cube
 
 Refuses = Callable[..., str]
 Cli = Callable[..., Result]
+FullDisk = Callable[[int], AbstractContextManager[None]]
 READERS = [("inspect", "{}"), ("fit", "{}", "-s", "2", "-o", "m"), ("evaluate", "{}", "-s", "2")]
 
 
@@ -314,22 +314,9 @@ def test_unwritable_folder(cli: Cli, folder: str) -> None:
     assert names() == {"c.npy"}
 
 
-@contextmanager
-def full_disk(nbytes: int) -> Iterator[None]:
-    """No file may grow beyond ``nbytes``: a write then fails like one on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
-
-
 @pytest.mark.parametrize("output", ["o.tif", "o.img", "o.npz", "o.mat"])
 @pytest.mark.parametrize("precious", [True, False])
-def test_full_disk(refuses: Refuses, output: str, precious: bool) -> None:
+def test_full_disk(refuses: Refuses, full_disk: FullDisk, output: str, precious: bool) -> None:
     save("c.npy", cube(64, 64, 16))
     if precious:
         Path(output).write_bytes(b"precious")
@@ -345,7 +332,7 @@ def test_full_disk(refuses: Refuses, output: str, precious: bool) -> None:
         assert Path(output).read_bytes() == b"precious"
 
 
-def test_full_disk_for_a_model(refuses: Refuses, model_dir: Path) -> None:
+def test_full_disk_for_a_model(refuses: Refuses, full_disk: FullDisk, model_dir: Path) -> None:
     """The old model survives."""
     shutil.copytree(model_dir, "m")
     before = {p: p.read_bytes() for p in Path("m").iterdir()}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,34 +20,23 @@ CUBE = np.random.default_rng(0).uniform(0, 1, (8, 90, 80)).astype(np.float32)
 META = CubeMeta(wavelengths=np.linspace(400, 900, 8))
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """A full disk: no file may grow beyond 50 kB."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+FullDisk = Callable[[int], AbstractContextManager[None]]
 
 
 @pytest.mark.parametrize(
     ("name", "compress"),
     [*((name, None) for name in [*NAMES, "cog.tif"]), *((name, "deflate") for name in ["x.tif", "cog.tif", "x.npz"])],
 )
-@pytest.mark.usefixtures("small_files")
-def test_full_disk(tmp_path: Path, name: str, compress: str | None) -> None:
+def test_full_disk(full_disk: FullDisk, tmp_path: Path, name: str, compress: str | None) -> None:
     (tmp_path / "keep.txt").write_text("mine")
-    with pytest.raises(OutputError, match=f"{name}: could not be written .*nothing was kept"):
+    with full_disk(50_000), pytest.raises(OutputError, match=f"{name}: could not be written .*nothing was kept"):
         write_cube(tmp_path / name, CUBE, META, compress=compress, driver="COG" if name == "cog.tif" else None)
     assert [file.name for file in tmp_path.iterdir()] == ["keep.txt"]
 
 
-@pytest.mark.usefixtures("small_files")
 @pytest.mark.parametrize("rows", [1, 5, 9, 16])
-def test_full_disk_that_shows_only_when_gdal_flushes(tmp_path: Path, rows: int) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (600, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    with pytest.raises(OutputError, match="could not be written"):
+def test_full_disk_that_shows_only_when_gdal_flushes(full_disk: FullDisk, tmp_path: Path, rows: int) -> None:
+    with full_disk(600), pytest.raises(OutputError, match="could not be written"):
         write_cube(tmp_path / "x.tif", CUBE[:, :rows], META)
     assert not list(tmp_path.iterdir())
 
