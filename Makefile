@@ -1,6 +1,7 @@
 # Two commands do all the set-up: `make demo` and `make test`. The rest is for developers.
 PYTHON ?= python3
 VENV   ?= .venv
+VENV_THIRDPARTY ?= .venv-thirdparty
 # The CPU wheel of this release is small and is the one CI tests; see docs/install.md for CUDA and other sources.
 TORCH  ?= torch==2.13.0
 DEMO_MINUTES ?= 2
@@ -11,7 +12,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 NATIVE := $(shell find csrc -type f 2>/dev/null) setup.py $(wildcard build_tools/*.py)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint format bench gpu-check clean
+.PHONY: demo test test-thirdparty lint format bench gpu-check clean
 
 $(VENV)/.torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -39,6 +40,14 @@ test: $(VENV)/.tested-with
 	$(PY) -m pytest
 	TRITON_INTERPRET=1 $(PY) -m pytest tests/lkca_kernels -k triton
 
+# Published networks, in a venv of its own: spandrel brings torchvision, which must match TORCH.
+test-thirdparty:
+	$(PYTHON) -m venv $(VENV_THIRDPARTY)
+	$(VENV_THIRDPARTY)/bin/pip install --quiet "$(TORCH)" torchvision "spandrel==0.4.2" einops pytest pytest-timeout \
+	  "setuptools>=77" wheel ninja "pybind11>=2.13"
+	$(VENV_THIRDPARTY)/bin/pip install --quiet --no-build-isolation --editable .
+	$(VENV_THIRDPARTY)/bin/python -m pytest tests/thirdparty
+
 lint: $(VENV)/.tested-with
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -57,5 +66,5 @@ gpu-check:
 	$(PYTHON) bench/gpu_check.py
 
 clean:
-	rm -rf build dist *.egg-info $(VENV) $(DEMO_OUT)
+	rm -rf build dist *.egg-info $(VENV) $(VENV_THIRDPARTY) $(DEMO_OUT)
 	find lkca_kernels -name '*.so' -delete
