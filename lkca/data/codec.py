@@ -51,7 +51,7 @@ def nodata_code(dtype: np.dtype, nodata: float | None) -> np.generic | None:
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
             return dtype.type(nodata)
-    if dtype.kind == "b" or nodata != int(nodata):
+    if dtype.kind == "b" or not float(nodata).is_integer():  # infinite included
         return None
     info = np.iinfo(dtype)
     return dtype.type(int(nodata)) if info.min <= nodata <= info.max else None

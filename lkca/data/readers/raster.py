@@ -69,18 +69,18 @@ def open_raster(file: Path, source: str) -> Cube:
 
 
 class _RasterWindows:
-    """Reads blocks; bands with another nodata value than the first, and masked pixels, are brought to one rule."""
+    """Reads blocks; where bands differ in their nodata values, or a mask says what is missing, that becomes NaN."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
         self.nodatavals = dataset.nodatavals
-        known = [value for value in self.nodatavals if value is not None]
-        self.nodata = float(known[0]) if known else None
-        self.mixed = any(value is not None and value != self.nodata and value == value for value in known)
+        self.mixed = len({str(value) for value in self.nodatavals}) > 1  # as text, where NaN equals NaN
+        first = self.nodatavals[0]
+        self.nodata = np.nan if self.mixed else None if first is None else float(first)
         flags = dataset.mask_flag_enums[0]
         self.masked = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
         self.dtype = np.result_type(*dataset.dtypes)
-        if self.masked and self.dtype.kind != "f":  # pixels outside the mask become NaN
+        if (self.masked or self.mixed) and self.dtype.kind != "f":
             self.dtype = np.dtype(np.float32 if self.dtype.itemsize <= 2 else np.float64)
 
     def __call__(self, window: Window, bands: np.ndarray) -> np.ndarray:
@@ -92,13 +92,12 @@ class _RasterWindows:
         except RasterioError as error:
             # rasterio hides GDAL's own words in the cause
             raise OSError(str(error.__cause__ or error)) from error
-        if self.mixed:
-            for position, band in enumerate(bands):
-                own = self.nodatavals[band]
-                if own is not None and own != self.nodata:
-                    block[position][block[position] == own] = self.nodata
-        if mask is not None:
+        if self.mixed or mask is not None:
             block = block.astype(self.dtype)
+        if self.mixed:
+            for samples, band in zip(block, bands, strict=True):
+                samples[samples == self.nodatavals[band]] = np.nan
+        if mask is not None:
             block[:, mask == 0] = np.nan
         return block
 

@@ -22,7 +22,7 @@ def test_nodata_is_compared_in_stored_units_and_nonfinite_is_missing() -> None:
     assert np.array_equal(np.isnan(to_physical(floats, CubeMeta(nodata=-9999.0)))[0, 0], [False] + [True] * 5)
 
 
-@pytest.mark.parametrize("nodata", [-9999.0, 0.5, np.nan, 1e30])
+@pytest.mark.parametrize("nodata", [-9999.0, 0.5, np.nan, 1e30, np.inf, -np.inf])
 def test_nodata_that_no_sample_can_hold_matches_nothing(nodata: float) -> None:
     stored = np.array([[[0, 1, 55537]]], dtype=np.uint16)  # 55537 is -9999 in 16 bits
     assert np.isfinite(to_physical(stored, CubeMeta(nodata=nodata))).all()

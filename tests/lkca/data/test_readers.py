@@ -244,6 +244,26 @@ def test_geotiff_scales_mask_and_nodata_per_band(tmp_path: Path) -> None:
         assert np.argwhere(~cube.valid_mask()).tolist() == [[3, 4]]
 
 
+def test_bands_with_different_nodata_values(tmp_path: Path) -> None:
+    """A value that is nodata in one band is a sample in another: only a VRT can say so."""
+    bands = ""
+    for band, nodata in enumerate((None, -1, -2), start=1):
+        samples = np.array([[[-1, -2, 5]]], dtype=np.int16)
+        with write_tiff(tmp_path / f"{band}.tif", samples) as dataset:
+            dataset.write(samples)
+        declared = "" if nodata is None else f"<NoDataValue>{nodata}</NoDataValue>"
+        bands += (
+            f'<VRTRasterBand dataType="Int16" band="{band}">{declared}<SimpleSource><SourceFilename relativeToVRT="1">'
+            f"{band}.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>"
+        )
+    vrt = tmp_path / "x.vrt"
+    vrt.write_text(f'<VRTDataset rasterXSize="3" rasterYSize="1">{bands}</VRTDataset>')
+    expected = [[-1, -2, 5], [np.nan, -2, 5], [-1, np.nan, 5]]
+    with open_cube(vrt) as cube:
+        np.testing.assert_array_equal(cube.read()[:, 0], expected)
+        np.testing.assert_array_equal(cube.read(bands=[2, 0])[:, 0], [expected[2], expected[0]])
+
+
 def test_all_nodata_bands_are_bad(tmp_path: Path) -> None:
     array = CUBE.copy()
     array[2] = 0
