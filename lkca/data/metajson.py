@@ -45,7 +45,7 @@ def meta_from_json(text: str, source: str) -> tuple[CubeMeta, str | None]:
             scale_factor=_number(entries.get("scale_factor", 1.0)),
             offset=_number(entries.get("offset", 0.0)),
             band_names=None if names is None else tuple(str(name) for name in names),
-            crs=entries.get("crs"),
+            crs=_wkt(entries.get("crs")),
             transform=None if transform is None else Affine(*(float(value) for value in transform)),
             tags={key: _text(value) for key, value in entries.items() if key not in _OWN_KEYS},
         )
@@ -56,6 +56,19 @@ def meta_from_json(text: str, source: str) -> tuple[CubeMeta, str | None]:
 
 
 _OWN_KEYS = {"axes", "scale_factor", "offset", "nodata", "band_names", "crs", "transform"}
+
+
+def _wkt(value: Any) -> str | None:
+    """WKT of a CRS given as WKT or as EPSG:n; ValueError where PROJ does not know it."""
+    if value is None:
+        return None
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError
+
+    try:
+        return str(CRS.from_string(value).to_wkt())
+    except (CRSError, AttributeError) as error:
+        raise ValueError(f"crs is {str(value)[:40]!r}, neither WKT nor EPSG:n") from error
 
 
 def _plain(value: float | np.ndarray) -> float | list[float]:

@@ -256,7 +256,9 @@ def test_classic_netcdf(tmp_path: Path) -> None:
 
 
 def test_bad_json_metadata(tmp_path: Path) -> None:
-    for text in ("{broken", "[1]", '{"nodata": "x"}', '{"transform": [1, 2]}', '{"scale_factor": 0}'):
+    wrong = ("{broken", "[1]", '{"nodata": "x"}', '{"transform": [1, 2]}', '{"scale_factor": 0}', '{"crs": "Mars"}',
+             '{"crs": 4326}')  # fmt: skip
+    for text in wrong:
         np.savez(tmp_path / "x.npz", cube=CUBE, meta=np.array(text))
         refused(tmp_path / "x.npz", "JSON metadata|scale factor")
 
