@@ -73,6 +73,10 @@ def _sentence(error: ValidationError, kind: type[BaseModel]) -> str:
         text = f"the key '{where}' is missing; add it"
     elif first["type"] == "json_invalid":
         text = f"is not valid JSON ({first['msg'].removeprefix('Invalid JSON: ')}); the file is damaged"
+    elif first["type"] == "value_error" and isinstance(first["input"], dict):  # of a record: its sentence says which
+        text = first["msg"].removeprefix("Value error, ")
+    elif not where:
+        text = f"holds a {type(first['input']).__name__}; expected a record of keys and values"
     else:
         found = repr(first["input"])
         found = found if len(found) <= 60 else found[:57] + "..."

@@ -166,7 +166,13 @@ def test_unknown_architecture_key(saved: Path) -> None:
 )
 def test_bad_values_are_named(saved: Path, change: Any, words: str) -> None:
     edit(saved, change)
-    assert words in refusal(saved)
+    message = refusal(saved)
+    assert words in message and "''" not in message and "{" not in message
+
+
+def test_a_configuration_that_is_no_record(saved: Path) -> None:
+    (saved / CONFIG).write_text("[]")
+    assert "holds a list; expected a record" in refusal(saved)
 
 
 def test_non_finite_number_in_the_configuration(saved: Path) -> None:
