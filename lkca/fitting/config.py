@@ -14,9 +14,33 @@ from lkca.training.fit import Recipe
 
 __all__ = ["FitConfig", "RecipeConfig"]
 
+_TO_ONE: dict[str, Any] = {"gt": 0, "le": 1}
+# Beyond these a fit cannot run, or asks for all the memory there is.
+_BOUNDS: dict[str, dict[str, Any]] = {
+    "components": {"ge": 1, "le": 4096},
+    "width": {"ge": 1, "le": 1024},
+    "blocks": {"ge": 1, "le": 128},
+    "kernel_size": {"ge": 1, "le": 127},
+    "window": {"ge": 0, "le": 1023},
+    "patch": {"ge": 4, "le": 1024},
+    "batch": {"ge": 1, "le": 1024},
+    "energy": _TO_ONE,
+    "teacher_share": _TO_ONE,
+    "student_share": _TO_ONE,
+    "holdout": {"gt": 0, "lt": 1},
+    "adapt_lr": _TO_ONE,
+    "teacher_lr": _TO_ONE,
+    "student_lr": _TO_ONE,
+    "weight_decay": {"ge": 0, "le": 1},
+    "teacher_weight_end": {"ge": 0, "le": 1},
+    "alignment": {"ge": 0},
+}
 # The recipe's own dataclass says which knobs there are; this makes it checkable and part of the JSON schema.
 _HINTS = typing.get_type_hints(Recipe)
-_KNOBS: dict[str, Any] = {field.name: (_HINTS[field.name], field.default) for field in dataclasses.fields(Recipe)}
+_KNOBS: dict[str, Any] = {
+    knob.name: (_HINTS[knob.name], Field(default=knob.default, **_BOUNDS.get(knob.name, {})))
+    for knob in dataclasses.fields(Recipe)
+}
 RecipeConfig: Any = create_model("RecipeConfig", __base__=StrictModel, **_KNOBS)
 
 
