@@ -10,6 +10,7 @@ import numpy as np
 from affine import Affine
 
 from lkca.data.meta import CubeMeta
+from lkca.data.readers.envi import find_header
 from lkca.data.readers.envi_header import DTYPES
 from lkca.data.window import Window
 from lkca.data.writers.base import Backend, temporary_beside
@@ -29,10 +30,14 @@ _OWN_KEYS = {
 
 
 def envi_paths(path: Path) -> tuple[Path, Path]:
-    """(data file, header) for an output name: ``x.hdr`` -> x.img and x.hdr; ``x.img`` -> x.img and x.hdr."""
+    """(data file, header) for an output name: ``x.hdr`` -> x.img and x.hdr; ``x.img`` -> x.img and x.hdr.
+
+    A header that stands there already under another name, such as ``x.img.hdr``, is the one to replace: readers would
+    go on taking it for that of the new data.
+    """
     if path.suffix.lower() == ".hdr":
         return path.with_suffix(".img"), path
-    return path, path.with_suffix(".hdr")
+    return path, find_header(path) or path.with_suffix(".hdr")
 
 
 class EnviBackend(Backend):

@@ -70,6 +70,17 @@ def test_existing_header_of_another_file(tmp_path: Path) -> None:
     assert (tmp_path / "x.hdr").read_text() == "mine"
 
 
+def test_a_header_of_the_longer_name_is_replaced_too(tmp_path: Path) -> None:
+    write_cube(tmp_path / "x.img", CUBE, META)
+    (tmp_path / "x.hdr").rename(tmp_path / "x.img.hdr")  # as ENVI itself and others name it
+    with pytest.raises(InputError, match="exists already"):
+        write_cube(tmp_path / "x.img", CUBE[:, :20], META)
+    write_cube(tmp_path / "x.img", CUBE[:, :20], META, overwrite=True)
+    with open_cube(tmp_path / "x.img") as cube:
+        assert np.array_equal(cube.read(), CUBE[:, :20])
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["x.img", "x.img.hdr"]
+
+
 def test_sidecars_of_the_replaced_file_go(tmp_path: Path) -> None:
     write_cube(tmp_path / "x.tif", CUBE, META)
     (tmp_path / "x.tif.aux.xml").write_text("<PAMDataset/>")
