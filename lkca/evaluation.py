@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,8 @@ from lkca.errors import InputError
 from lkca.inference.array import bicubic_array, upscale_array
 from lkca.inference.checks import check_scale, suits
 from lkca.inference.degrade import degrade_array
-from lkca.inference.windows import whole_pixels
-from lkca.metrics import PROTOCOL, Metrics, evaluate
+from lkca.inference.windows import row_strips, whole_pixels
+from lkca.metrics import PROTOCOL, MetricAccumulator, Metrics, evaluate
 from lkca.models.directory import LoadedModel
 
 __all__ = ["Evaluation", "evaluate_model", "evaluate_prediction"]
@@ -29,7 +30,7 @@ class Evaluation:
     the largest valid sample of the reference's scored bands; the same for all predictions. bands: indices of the
     scored bands. wavelengths: of all bands of the file, nm. scores: {"bicubic": Metrics, "model": Metrics}, or
     {"prediction": Metrics}. arrays: float32 (bands, rows, cols) in physical units, all bands of the file, under
-    "low", "truth" and the names of ``scores``.
+    "low", "truth" and the names of ``scores``; none for a finished prediction.
     """
 
     source: str
@@ -85,7 +86,7 @@ def evaluate_model(
     notes += cut
     good = cube.good_bands
     truth = cube.read(window)
-    peak, bands = _peak(truth, good, cube.source)
+    peak, bands = _peak([truth], good, cube.source)
     low = degrade_array(truth, degradation)
     arrays = {"low": low, "truth": truth, "bicubic": bicubic_array(low, scale)}
     if model is not None:
@@ -97,37 +98,60 @@ def evaluate_model(
     )
 
 
-def evaluate_prediction(reference: Cube, prediction: Cube, scale: int) -> Evaluation:
-    """Scores a finished prediction against its reference; both must have the same rows, columns and bands."""
-    if reference.shape != prediction.shape:
+def evaluate_prediction(reference: Cube, prediction: Cube, scale: int, *, region: str | None = None) -> Evaluation:
+    """Scores a finished prediction against its reference, strip by strip: neither is held in memory.
+
+    region: the part of the reference to score. The prediction covers the whole reference, or exactly that part, or
+    (without a region) the reference cut to a multiple of ``scale``, as ``lkca degrade`` cuts it. ``arrays`` stay empty.
+    Raises InputError where the sizes do not fit or nothing can be scored.
+    """
+    notes = [*reference.warnings, *prediction.warnings]
+    whole = Window.full(reference.rows, reference.cols)
+    window = whole if region is None else Window.parse(region, (reference.rows, reference.cols))
+    size = (prediction.rows, prediction.cols)
+    if region is None and size != (whole.height, whole.width):
+        cut, remarks = whole_pixels(reference, None, scale)
+        if size == (cut.height, cut.width):
+            window, notes = cut, notes + remarks
+    covers_all = size == (whole.height, whole.width)
+    if prediction.bands != reference.bands or not (covers_all or size == (window.height, window.width)):
         found, expected = (f"{c.rows} × {c.cols} × {c.bands}" for c in (prediction, reference))
         raise InputError(
             f"{prediction.source}: is {found} (rows × columns × bands), the reference {reference.source} is "
-            f"{expected}; give two cubes of one size"
+            f"{expected}; give two cubes of one size, or the prediction's part of the reference as --region"
         )
-    truth, guess = reference.read(), prediction.read()
-    peak, bands = _peak(truth, reference.good_bands & prediction.good_bands, reference.source)
-    window = Window(0, 0, reference.rows, reference.cols)
-    scores = {"prediction": _score(truth, guess, bands, scale, peak, prediction.source)}
-    arrays = {"truth": truth, "prediction": guess}
-    lost = scores["prediction"].missing
-    notes = [*reference.warnings, *prediction.warnings]
-    if lost:
-        notes.append(f"{prediction.source} lacks {lost} pixels that the reference has; they are not scored")
+    truth, guess = reference.region(window), prediction.region(window) if covers_all else prediction
+    strips = list(row_strips(window.height, window.width, 2 * reference.bands))
+    good = reference.good_bands & prediction.good_bands
+    peak, bands = _peak((truth.read(strip) for strip in strips), good, reference.source)
+    scored = np.zeros(reference.bands, dtype=bool)
+    scored[bands] = True
+    accumulator = MetricAccumulator(reference.bands, scale, peak, good_bands=scored)
+    for strip in strips:
+        accumulator.update(truth.read(strip), guess.read(strip))
+    try:
+        metrics = accumulator.compute()
+    except ValueError as error:
+        raise InputError(f"{prediction.source}: cannot be scored ({error})") from error
+    if metrics.missing:
+        notes.append(f"{prediction.source} lacks {metrics.missing} pixels that the reference has; they are not scored")
     return Evaluation(
-        prediction.source, window, scale, peak, bands, reference.meta.wavelengths, None, scores, arrays, tuple(notes)
-    )
+        prediction.source, window, scale, peak, bands, reference.meta.wavelengths, None, {"prediction": metrics}, {},
+        tuple(notes),
+    )  # fmt: skip
 
 
-def _peak(truth: np.ndarray, good: np.ndarray, source: str) -> tuple[float, np.ndarray]:
-    """Largest valid sample of the good bands that hold data, and those bands' indices."""
-    finite = np.isfinite(truth)
-    bands = np.flatnonzero(good & finite.any(axis=(1, 2)))
+def _peak(blocks: Iterable[np.ndarray], good: np.ndarray, source: str) -> tuple[float, np.ndarray]:
+    """Largest valid sample of the good bands that hold data, and those bands' indices; blocks (bands, rows, cols)."""
+    top = np.full(good.size, -np.inf)
+    for block in blocks:
+        top = np.maximum(top, np.max(block, axis=(1, 2), where=np.isfinite(block), initial=-np.inf))
+    bands = np.flatnonzero(good & (top > -np.inf))
     if bands.size == 0:
         raise InputError(
             f"{source}: the region has no valid sample in any good band; check the nodata value or give another region"
         )
-    peak = float(np.max(truth[bands], where=finite[bands], initial=-np.inf))
+    peak = float(top[bands].max())
     if peak <= 0:
         raise InputError(f"{source}: the largest valid sample is {peak:g}; metrics need positive values")
     return peak, bands

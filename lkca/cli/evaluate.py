@@ -107,10 +107,12 @@ def evaluate_command(
     if reference is not None or prediction is not None:
         if reference is None or prediction is None or files or model is not None:
             raise InputError("--reference and --prediction go together, without files and without -m")
+        if degradation is not None:
+            raise InputError("--degradation has no effect on a finished --prediction; leave it out")
         if scale is None:
             raise InputError("--reference and --prediction need the scale factor for ERGAS; give -s, for example -s 4")
         with open_cube(reference, **how) as truth, open_cube(prediction, **how) as guess:
-            results.append(evaluate_prediction(truth, guess, scale))
+            results.append(evaluate_prediction(truth, guess, scale, region=region))
     else:
         if not files:
             raise InputError("give cubes to degrade and restore, or --reference and --prediction")

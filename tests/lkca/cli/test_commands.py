@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -124,6 +124,29 @@ def test_degrade_then_bicubic_then_score(cli: Cli, scene_file: Path, tmp_path: P
     ours, theirs = pair["scores"]["prediction"], direct["scores"]["bicubic"]
     assert ours["mpsnr"] == pytest.approx(theirs["mpsnr"], abs=0.02)  # the files are rounded to 1e-4
     assert ours["ergas"] == pytest.approx(theirs["ergas"], rel=0.01)
+
+
+def test_a_prediction_of_a_part_of_its_reference(cli: Cli, scene_file: Path, tmp_path: Path) -> None:
+    """×5 of 72 × 40 pixels leaves 70 × 40; the finished file is scored as the model's own evaluation does it."""
+    low, high = tmp_path / "low.tif", tmp_path / "high.tif"
+    assert cli("degrade", "-i", scene_file, "-o", low, "-s", "5").exit_code == 0
+    assert cli("upscale", "-i", low, "-o", high, "-s", "5", "--bicubic", "--dtype", "float32").exit_code == 0
+
+    def score(*args: str | Path) -> dict[str, Any]:
+        done = cli("evaluate", *args, "-s", "5", "--json")
+        assert done.exit_code == 0, done.stderr
+        result: dict[str, Any] = json.loads(done.stdout)["results"][0]
+        return result
+
+    pair = ("--reference", scene_file, "--prediction", high)
+    cut, named, direct = score(*pair), score(*pair, "--region", "0:70,:"), score(scene_file)
+    assert cut["region"] == named["region"] == direct["region"] == "0:70,0:40" and "cut" in cut["notes"][0]
+    assert cut["scores"] == named["scores"] and cut["peak"] == direct["peak"]
+    assert cut["scores"]["prediction"]["mpsnr"] == pytest.approx(direct["scores"]["bicubic"]["mpsnr"], abs=0.02)
+    same = ("--reference", scene_file, "--prediction", scene_file)
+    assert score(*same, "--region", "10:30,5:")["scores"]["prediction"]["pixels"] == 20 * 35
+    assert cli("evaluate", *pair, "-s", "5", "--region", "0:50,:").exit_code == 2
+    assert cli("evaluate", *pair, "-s", "5", "--degradation", "area").exit_code == 2
 
 
 def test_a_perfect_prediction(cli: Cli, scene_file: Path) -> None:
