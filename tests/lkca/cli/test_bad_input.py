@@ -236,6 +236,7 @@ def test_wrong_use(refuses: Refuses, args: tuple[str, ...]) -> None:
         ("recipe: {prior: false, kernel_size: 4}", "kernel_size"),
         ("recipe: {width: 8}", "prior: false"),
         ("recipe: {prior: false, width: 100000000}", "recipe.width"),
+        ("seed: 1\nseed: 2", "line 2 (the key 'seed' stands twice)"),
         ("recipe: {components: 0}", "recipe.components"),
         ("recipe: {patch: 0}", "recipe.patch"),
         ("recipe: {holdout: 2.0}", "recipe.holdout"),
