@@ -55,10 +55,10 @@ def open_npz(file: Path, source: str, variable: str | None, shape: tuple[int, in
 def open_npy(file: Path, source: str, shape: tuple[int, int] | None, axes: str | None) -> Cube:
     """A cube in an .npy, memory-mapped."""
     with file.open("rb") as stream:
-        _npy_head(stream, file.stat().st_size, source)
+        _, dtype = _npy_head(stream, file.stat().st_size, source)
+    if dtype.kind not in "biuf":
+        raise InputError(f"{source}: holds {dtype} samples; expected real numbers")
     array = np.load(file, mmap_mode="r", allow_pickle=False)
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"{source}: holds {array.dtype} samples; expected real numbers")
     return _cube(array, source, CubeMeta(), {}, shape, axes, file, "npy")
 
 

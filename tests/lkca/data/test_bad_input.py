@@ -255,6 +255,11 @@ def test_classic_netcdf(tmp_path: Path) -> None:
     refused(tmp_path / "x.nc", "classic NetCDF; convert it")
 
 
+def test_arrays_of_objects_are_never_unpickled(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([{"a": 1}, None], dtype=object))
+    refused(tmp_path / "x.npy", "holds object samples; expected real numbers")
+
+
 def test_bad_json_metadata(tmp_path: Path) -> None:
     wrong = ("{broken", "[1]", '{"nodata": "x"}', '{"transform": [1, 2]}', '{"scale_factor": 0}', '{"crs": "Mars"}',
              '{"crs": 4326}')  # fmt: skip
