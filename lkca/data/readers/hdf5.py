@@ -103,6 +103,10 @@ def _cube(
         check_memory(dataset.size * dataset.dtype.itemsize, f"{named} (loaded whole)", "store it as a 3-D dataset")
         array = dataset[()].reshape(layout)
     windows = ArrayWindows(array, order)
+    if not counts:
+        coordinate = _band_coordinate(dataset, order)
+        if coordinate is not None:
+            companions["wavelength"], units = coordinate
     wavelengths, fwhm, good = spectral_lists(companions, windows.shape[2], units)
     scale, offset, nodata = _radiometry(dataset, named)
     transform, crs = _georeference(h5, dataset, datasets, order, dims, named)
@@ -155,6 +159,18 @@ def _companions(name: str, datasets: dict[str, h5py.Dataset]) -> tuple[dict[str,
             if key in WAVELENGTH_NAMES:
                 units = _text_attr(dataset, "units", "Units", "unit")
     return vectors, units
+
+
+def _band_coordinate(dataset: h5py.Dataset, order: str) -> tuple[np.ndarray, str] | None:
+    """The coordinate variable of the band axis and its units, where it has units: CF leaves its name free."""
+    axis = order.index("b")
+    if dataset.ndim != 3 or not len(dataset.dims[axis]):
+        return None
+    scale = dataset.dims[axis][0]
+    units = _text_attr(scale, "units")
+    if not units or scale.shape != (dataset.shape[axis],) or scale.dtype.kind not in "iuf":
+        return None
+    return scale[()], units
 
 
 def _dimension_name(dataset: h5py.Dataset, axis: int) -> str:

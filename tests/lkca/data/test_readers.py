@@ -203,6 +203,23 @@ def write_tiff(file: Path, array: np.ndarray, **options) -> rasterio.io.DatasetW
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("units", ["nm", "um", "1", None])
+def test_netcdf_band_coordinate(tmp_path: Path, units: str | None) -> None:
+    values = NM / 1000 if units == "um" else NM
+    with h5py.File(tmp_path / "x.nc", "w") as file:
+        cube = file.create_dataset("reflectance", data=CUBE)
+        file["channel"] = values
+        file["channel"].make_scale("channel")
+        cube.dims[0].attach_scale(file["channel"])
+        if units is not None:
+            file["channel"].attrs["units"] = units
+    with open_cube(tmp_path / "x.nc", axes="brc") as opened:
+        if units in ("nm", "um"):
+            np.testing.assert_allclose(opened.meta.wavelengths, NM)
+        else:
+            assert opened.meta.wavelengths is None
+
+
 def test_geotiff_spectral_places(tmp_path: Path) -> None:
     with write_tiff(tmp_path / "imagery.tif", CUBE) as dataset:
         dataset.write(CUBE)
