@@ -62,6 +62,20 @@ class Recipe:
     alignment: float = 0.1
     holdout: float = 0.2
 
+    def __post_init__(self) -> None:
+        sizes = {
+            name: getattr(self, name) for name in ("components", "width", "blocks", "kernel_size", "patch", "batch")
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise InputError(f"recipe: {name} is {size}; expected at least 1")
+        shares = self.teacher_share, self.student_share
+        if min(shares) <= 0 or sum(shares) > 1:
+            raise InputError(
+                f"recipe: teacher_share and student_share are {shares[0]} and {shares[1]}; expected positive shares of "
+                "the budget that sum to 1 at most"
+            )
+
 
 @dataclass
 class FitResult:

@@ -238,3 +238,9 @@ def test_of_several_data_files_the_one_that_fits(tmp_path: Path) -> None:
     (tmp_path / "x.hdr").write_text(MINIMAL)
     with open_cube(tmp_path / "x.hdr") as cube:
         assert cube.files[0].name == "x.bil"
+
+
+def test_a_list_may_open_on_the_next_line() -> None:
+    fields = parse_header("ENVI\nwavelength = \r\n {400,\n 500}\nfwhm =\nbands = 2\n")
+    assert [float(value) for value in fields["wavelength"].split(",")] == [400, 500]
+    assert fields["bands"] == "2"

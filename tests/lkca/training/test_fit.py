@@ -95,3 +95,11 @@ def test_bad_input() -> None:
     ):
         with pytest.raises(InputError, match=words):
             fit(cubes, 4, max_steps=2)
+
+
+@pytest.mark.parametrize(
+    "knobs", [{"components": 0}, {"width": -1}, {"teacher_share": 0.0}, {"teacher_share": 0.8, "student_share": 0.4}]
+)
+def test_a_recipe_that_cannot_run_is_refused(knobs: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=next(iter(knobs))):
+        Recipe(**knobs)
