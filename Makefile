@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 VENV_THIRDPARTY ?= .venv-thirdparty
+# torchvision must be of the same build as torch, so this venv has a pair of its own.
+TORCH_THIRDPARTY ?= torch==2.14.1 torchvision==0.29.1
 # The CPU wheel of this release is small and is the one CI tests; see docs/install.md for CUDA and other sources.
 TORCH  ?= torch==2.13.0
 DEMO_MINUTES ?= 2
@@ -40,12 +42,12 @@ test: $(VENV)/.tested-with
 	$(PY) -m pytest
 	TRITON_INTERPRET=1 $(PY) -m pytest tests/lkca_kernels -k triton
 
-# Published networks, in a venv of its own: spandrel brings torchvision, which must match TORCH.
+# Published networks, in a venv of its own: spandrel brings torchvision.
 test-thirdparty:
 	$(PYTHON) -m venv $(VENV_THIRDPARTY)
-	$(VENV_THIRDPARTY)/bin/pip install --quiet "$(TORCH)" torchvision "spandrel==0.4.2" einops pytest pytest-timeout \
+	$(VENV_THIRDPARTY)/bin/pip install --quiet $(TORCH_THIRDPARTY) "spandrel==0.4.2" einops pytest pytest-timeout \
 	  "setuptools>=77" wheel ninja "pybind11>=2.13"
-	$(VENV_THIRDPARTY)/bin/pip install --quiet --no-build-isolation --editable .
+	LKCA_BUILD_CUDA=0 $(VENV_THIRDPARTY)/bin/pip install --quiet --no-build-isolation --editable .
 	$(VENV_THIRDPARTY)/bin/python -m pytest tests/thirdparty
 
 lint: $(VENV)/.tested-with
