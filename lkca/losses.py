@@ -10,18 +10,28 @@ everywhere: at equal inputs, at zero vectors and on constant images. With x the 
   acos of the cosine has an infinite derivative at equal spectra, and loses small angles to rounding.
 - gradient: mean |M(x) - M(y)| with M the magnitude of the 3-D forward difference along band, row and column,
   sqrt(dc^2 + dh^2 + dw^2 + 1e-6), where all three exist.
-- spectral-gradient: L1 + w1 SAM + w2 gradient; w1 = 0.3..0.5 and w2 = 0.1 are the field's habit.
+- weighted sum: sum over the named terms of weight times loss. L1 + w1 SAM + w2 gradient with w1 = 0.3..0.5 and
+  w2 = 0.1 is the field's habit ("spectral-gradient").
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["SpectralGradientLoss", "charbonnier_loss", "gradient_loss", "l1_loss", "sam_loss"]
+__all__ = [
+    "LOSSES",
+    "SpectralGradientLoss",
+    "WeightedLoss",
+    "charbonnier_loss",
+    "gradient_loss",
+    "l1_loss",
+    "sam_loss",
+]
 
 _DARK = 1e-4  # a spectrum with a smaller norm has no direction worth learning
 _GRADIENT_EPS = 1e-6
@@ -64,34 +74,47 @@ def gradient_loss(prediction: Tensor, target: Tensor) -> Tensor:
     return F.l1_loss(_gradient_magnitude(x), _gradient_magnitude(y))
 
 
-class SpectralGradientLoss(nn.Module):
-    """L1 + ``sam_weight`` * SAM + ``gradient_weight`` * gradient; a weight of 0 leaves its term uncomputed.
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": l1_loss,
+    "charbonnier": charbonnier_loss,
+    "sam": sam_loss,
+    "gradient": gradient_loss,
+}
 
-    ValueError for a weight that is negative or not finite.
+
+class WeightedLoss(nn.Module):
+    """Sum of ``weights[name]`` * :data:`LOSSES` [name]; a weight of 0 leaves its term uncomputed.
+
+    ValueError for an unknown name, a weight that is negative or not finite, and where no weight is positive.
     """
 
-    def __init__(self, sam_weight: float = 0.3, gradient_weight: float = 0.1) -> None:
+    def __init__(self, weights: Mapping[str, float]) -> None:
         super().__init__()
-        for name, weight in (("sam_weight", sam_weight), ("gradient_weight", gradient_weight)):
+        for name, weight in weights.items():
+            if name not in LOSSES:
+                raise ValueError(f"loss: {name!r} is unknown; expected {', '.join(LOSSES)}")
             if not (math.isfinite(weight) and weight >= 0):
-                raise ValueError(f"SpectralGradientLoss: {name} must be a number of at least 0, found {weight!r}")
-        self.sam_weight = sam_weight
-        self.gradient_weight = gradient_weight
+                raise ValueError(f"loss: {name}_weight must be a number of at least 0, found {weight!r}")
+        self.weights = {name: float(weight) for name, weight in weights.items() if weight}
+        if not self.weights:
+            raise ValueError("loss: no term has a weight; expected at least one above 0")
 
     def terms(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """The weighted terms under "l1", "sam" and "gradient" (those with a weight); their sum is the loss."""
-        terms = {"l1": l1_loss(prediction, target)}
-        if self.sam_weight:
-            terms["sam"] = self.sam_weight * sam_loss(prediction, target)
-        if self.gradient_weight:
-            terms["gradient"] = self.gradient_weight * gradient_loss(prediction, target)
-        return terms
+        """The weighted terms by name (those with a weight); their sum is the loss."""
+        return {name: weight * LOSSES[name](prediction, target) for name, weight in self.weights.items()}
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         return torch.stack(list(self.terms(prediction, target).values())).sum()
 
     def extra_repr(self) -> str:
-        return f"sam_weight={self.sam_weight}, gradient_weight={self.gradient_weight}"
+        return ", ".join(f"{name}={weight:g}" for name, weight in self.weights.items())
+
+
+class SpectralGradientLoss(WeightedLoss):
+    """L1 + ``sam_weight`` * SAM + ``gradient_weight`` * gradient."""
+
+    def __init__(self, sam_weight: float = 0.3, gradient_weight: float = 0.1) -> None:
+        super().__init__({"l1": 1.0, "sam": sam_weight, "gradient": gradient_weight})
 
 
 def _pair(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

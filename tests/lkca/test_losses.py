@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lkca.losses import SpectralGradientLoss, charbonnier_loss, gradient_loss, l1_loss, sam_loss
+from lkca.losses import SpectralGradientLoss, WeightedLoss, charbonnier_loss, gradient_loss, l1_loss, sam_loss
 from lkca.metrics import evaluate
 
 LOSSES = {
@@ -77,6 +77,8 @@ def test_the_sum_is_the_weighted_sum_of_its_terms() -> None:
     torch.testing.assert_close(loss(x, y), expected)
     assert set(loss.terms(x, y)) == {"l1", "sam", "gradient"}
     assert set(SpectralGradientLoss(0, 0).terms(x, y)) == {"l1"}
+    named = WeightedLoss({"charbonnier": 2.0, "sam": 0.0, "gradient": 0.5})
+    torch.testing.assert_close(named(x, y), 2 * charbonnier_loss(x, y) + 0.5 * gradient_loss(x, y))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -136,3 +138,6 @@ def test_bad_arguments_are_told() -> None:
         gradient_loss(rand(1, 1, 3, 3), rand(1, 1, 3, 3))
     with pytest.raises(ValueError, match="gradient_weight must be"):
         SpectralGradientLoss(0.3, -0.1)
+    for weights, words in (({"l2": 1.0}, "'l2' is unknown"), ({"l1": 0.0}, "no term"), ({"l1": math.inf}, "l1_weight")):
+        with pytest.raises(ValueError, match=words):
+            WeightedLoss(weights)
