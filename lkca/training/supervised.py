@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from lkca.training.optimise import Average, adamw, rate_factor, set_rate
 from lkca.training.progress import Budget
 
 __all__ = ["LoopResult", "Schedule", "channels_last", "train"]
@@ -68,28 +69,20 @@ def train(
     last averaged state is kept. KeyboardInterrupt ends the loop early, with the best so far in place.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if p.ndim > 1]
-    others = [p for p in parameters if p.ndim <= 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=schedule.lr,
-        betas=(0.9, 0.99),
-    )
-    average = copy.deepcopy(module.state_dict())
-    best_state = copy.deepcopy(average)
+    optimiser = adamw(module, schedule.lr, schedule.weight_decay)
+    average = Average(module, schedule.ema)
+    best_state = copy.deepcopy(average.state)
     result = LoopResult()
 
     def rate() -> float | None:
         if score is None:
-            best_state.update(copy.deepcopy(average))
+            best_state.update(copy.deepcopy(average.state))
             return None
-        live = copy.deepcopy(module.state_dict())
-        module.load_state_dict(average)
-        value = score()
-        module.load_state_dict(live)
+        with average.inside(module):
+            value = score()
         if value > result.best:
             result.best = value
-            best_state.update(copy.deepcopy(average))
+            best_state.update(copy.deepcopy(average.state))
         return value
 
     try:
@@ -97,9 +90,7 @@ def train(
         due = 1
         while budget.fraction < schedule.end:
             position = schedule.position(budget.fraction)
-            rise = min(1.0, (result.steps + 1) / schedule.warmup)
-            for group in optimiser.param_groups:
-                group["lr"] = schedule.lr * rise * 0.5 * (1 + math.cos(math.pi * position))
+            set_rate(optimiser, schedule.lr * rate_factor(position, result.steps, schedule.warmup))
             loss = loss_of(position)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -108,11 +99,7 @@ def train(
             result.steps += 1
             budget.taken += 1
             result.loss = float(loss.detach())
-            with torch.no_grad():
-                keep = min(schedule.ema, result.steps / (result.steps + 10))
-                for name, value in module.state_dict().items():
-                    if value.is_floating_point():
-                        average[name].lerp_(value, 1 - keep)
+            average.update(module, result.steps)
             if schedule.position(budget.fraction) >= due / schedule.evaluations:
                 due = int(schedule.position(budget.fraction) * schedule.evaluations) + 1
                 gain = rate()

@@ -1,0 +1,67 @@
+"""What every training loop shares: the optimiser, the learning rate's course, and the average of the weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Average", "adamw", "rate_factor", "set_rate"]
+
+_RAMP = 10  # steps; until then the average forgets its start faster
+
+
+def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019) over what is trainable; vectors and scalars are not decayed."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    decayed = [p for p in parameters if p.ndim > 1]
+    others = [p for p in parameters if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99))
+
+
+def rate_factor(position: float, step: int, warmup: int) -> float:
+    """Share of the peak learning rate: linear over the first ``warmup`` steps, times half a cosine over position 0..1.
+
+    step: steps taken before this one.
+    """
+    return min(1.0, (step + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * position))
+
+
+def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    """The learning rate of every group."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+
+
+class Average:
+    """Exponential moving average of a module's floating-point state (Polyak averaging), kept beside it.
+
+    decay: share of the old average that a step keeps, less over the first steps: min(decay, n / (n + 10)) after step n.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state: dict[str, Tensor] = copy.deepcopy(module.state_dict())
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, steps: int) -> None:
+        """Take in the module's state after its ``steps``-th step."""
+        keep = min(self.decay, steps / (steps + _RAMP))
+        for name, value in module.state_dict().items():
+            if value.is_floating_point():
+                self.state[name].lerp_(value, 1 - keep)
+
+    @contextmanager
+    def inside(self, module: nn.Module) -> Iterator[None]:
+        """The module holds the average within the context, and its own state again afterwards."""
+        live = copy.deepcopy(module.state_dict())
+        module.load_state_dict(self.state)
+        try:
+            yield
+        finally:
+            module.load_state_dict(live)
