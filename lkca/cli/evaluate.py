@@ -9,6 +9,7 @@ import typer
 
 from lkca.cli.console import note, print_json, print_line, print_table
 from lkca.cli.options import (
+    MODEL_HELP,
     Axes,
     BandShape,
     DegradationOption,
@@ -32,6 +33,7 @@ __all__ = ["EXAMPLES", "SCORES", "evaluate_command", "print_evaluation"]
 EXAMPLES = examples(
     'lkca evaluate -m model scene.tif --region "68:,:" --panel compare.png',
     "lkca evaluate -m model *.mat --json > scores.json",
+    "lkca evaluate -m general scene.tif -s 4",
     "lkca evaluate scene.tif -s 4",
     "lkca evaluate --reference truth.tif --prediction sharp.tif -s 4",
 )
@@ -56,8 +58,10 @@ def evaluate_command(
         typer.Argument(metavar="[FILES]...", help="Sharp cubes to degrade and restore.", show_default=False),
     ] = None,
     model: Annotated[
-        Path | None,
-        typer.Option("--model", "-m", help="Model directory; without it, bicubic alone is scored.", show_default=False),
+        str | None,
+        typer.Option(
+            "--model", "-m", help=f"{MODEL_HELP} Without it, bicubic alone is scored.", show_default=False
+        ),
     ] = None,
     scale: Annotated[
         int | None, typer.Option("--scale", "-s", min=2, max=64, help="Scale factor.", show_default="the model's")
@@ -93,13 +97,14 @@ def evaluate_command(
     from lkca.evaluation import evaluate_model, evaluate_prediction
     from lkca.inference.array import resolve_device
     from lkca.inference.output import check_output
-    from lkca.models.directory import load_model
+    from lkca.models.directory import LoadedModel
+    from lkca.models.shipped import find_model
 
     how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes}
     set_threads(threads)
     if panel is not None:
         if not files or model is None:
-            raise InputError("--panel compares a model with bicubic; give -m MODEL_DIR and a file")
+            raise InputError("--panel compares a model with bicubic; give -m MODEL and a file")
         if panel.suffix.lower() not in _PICTURES:
             raise InputError(f"{panel}: is no picture's name; end it in one of {', '.join(_PICTURES)}")
         check_output(panel, overwrite=overwrite, inputs=files)
@@ -116,10 +121,10 @@ def evaluate_command(
     else:
         if not files:
             raise InputError("give cubes to degrade and restore, or --reference and --prediction")
-        loaded = None if model is None else load_model(model)
-        factor = scale if scale is not None else loaded.config.scale if loaded is not None else None
+        loaded = None if model is None else find_model(model, scale)
+        factor = loaded.config.scale if scale is None and isinstance(loaded, LoadedModel) else scale
         if factor is None:
-            raise InputError("without a model, give the scale factor with -s, for example -s 4")
+            raise InputError("give the scale factor with -s, for example -s 4; only a model directory has its own")
         blur = None if degradation is None else Degradation(method=degradation, scale=factor)
         where = resolve_device(device)
         for file in files:
@@ -164,7 +169,7 @@ def write_panel(path: Path, result: Evaluation) -> None:
     """The picture that compares low resolution, bicubic, model and truth."""
     import numpy as np
 
-    from lkca.visual import comparison_panel
+    from lkca.panel import comparison_panel
 
     scored = np.zeros(result.arrays["truth"].shape[0], dtype=bool)
     scored[result.bands] = True

@@ -1,31 +1,15 @@
-"""Pictures: which bands, which stretch, which pixels, and a file that is whole or not there."""
+"""Pictures: which bands, which stretch, which pixels."""
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lkca.data.degradation import degrade
 from lkca.data.synthetic import synthesize
-from lkca.errors import InputError, OutputError
 from lkca.metrics import evaluate
-from lkca.visual import Composite, choose_pixels, comparison_panel, rgb, spectral_angle_map
+from lkca.visual import Composite, choose_pixels, error_map, rgb, runs, spectral_angle_map
 
 NM = np.linspace(400, 2500, 43)  # every 50 nm
-
-
-@pytest.fixture(scope="module")
-def scene() -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    import torch
-
-    truth, wavelengths, good = synthesize(40, 48, 43)
-    low = degrade(torch.from_numpy(truth), 4)
-    bicubic = low.repeat_interleave(4, 1).repeat_interleave(4, 2).numpy()
-    ours = 0.5 * (bicubic + truth)
-    return {"lr": low.numpy(), "bicubic": bicubic, "ours": ours, "truth": truth}, wavelengths, good
 
 
 def test_colours_are_the_nearest_good_bands() -> None:
@@ -77,16 +61,19 @@ def test_missing_pixels_are_grey_and_do_not_move_the_stretch() -> None:
     assert np.isfinite(rgb(np.full((3, 4, 4), 0.3), None)).all()
 
 
-def test_the_angle_map_averages_to_the_metric(
-    scene: tuple[dict[str, np.ndarray], np.ndarray, np.ndarray],
-) -> None:
-    cubes, _, good = scene
-    angles = spectral_angle_map(cubes["truth"], cubes["bicubic"], good)
-    expected = evaluate(cubes["truth"], cubes["bicubic"], scale=4, good_bands=good).sam
+def test_the_maps_average_to_the_metrics() -> None:
+    truth, _, good = synthesize(40, 48, 43)
+    blurred = 0.5 * (truth + np.roll(truth, 1, axis=2))
+    angles = spectral_angle_map(truth, blurred, good)
+    expected = evaluate(truth, blurred, scale=4, good_bands=good).sam
     assert float(angles.mean()) == pytest.approx(expected, rel=1e-5)
-    dark = cubes["truth"].copy()
+    errors = error_map(truth, blurred, good)
+    assert float(errors.mean()) == pytest.approx(float(np.abs(truth - blurred)[good].mean()), rel=1e-5)
+    dark = truth.copy()
     dark[:, 3, 4] = 0
-    assert np.isnan(spectral_angle_map(dark, cubes["bicubic"], good)[3, 4])
+    dark[:, 5, 6] = np.nan
+    assert np.isnan(spectral_angle_map(dark, blurred, good)[[3, 5], [4, 6]]).all()
+    assert np.isnan(error_map(dark, blurred, good)[5, 6])
 
 
 def test_pixels_are_unlike_and_apart() -> None:
@@ -100,62 +87,16 @@ def test_pixels_are_unlike_and_apart() -> None:
     assert len(choose_pixels(np.ones((3, 2, 2)))) >= 1
 
 
-def test_the_panel_is_a_picture_that_shows_the_difference(
-    scene: tuple[dict[str, np.ndarray], np.ndarray, np.ndarray], tmp_path: Path
-) -> None:
-    from matplotlib.image import imread
-
-    cubes, wavelengths, good = scene
-    scores = {name: evaluate(cubes["truth"], cubes[name], scale=4, good_bands=good) for name in ("bicubic", "ours")}
-    path = tmp_path / "panel.png"
-    had_pyplot = "matplotlib.pyplot" in sys.modules
-    comparison_panel(path, **cubes, wavelengths=wavelengths, good_bands=good, metrics=scores, title="a scene")
-    picture = imread(path)
-    assert picture.shape[0] > 1000 and picture.shape[1] > 1500
-    assert 0.2 < picture[..., :3].mean() < 0.95 and picture[..., :3].std() > 0.1
-    assert list(tmp_path.iterdir()) == [path]
-    comparison_panel(tmp_path / "other.png", **(cubes | {"ours": cubes["bicubic"]}), wavelengths=wavelengths)
-    assert np.abs(imread(tmp_path / "other.png") - picture).max() > 0.1
-    assert ("matplotlib.pyplot" in sys.modules) == had_pyplot
-
-
-def test_the_panel_needs_no_metadata_and_bears_missing_pixels(
-    scene: tuple[dict[str, np.ndarray], np.ndarray, np.ndarray], tmp_path: Path
-) -> None:
-    holed = {name: cube[:5].copy() for name, cube in scene[0].items()}
-    for cube in holed.values():
-        cube[:, 0, 0] = np.nan
-    comparison_panel(tmp_path / "panel.svg", **holed, pixels=[(5, 5)])
-    text = (tmp_path / "panel.svg").read_text()
-    assert text.startswith("<?xml") and text.rstrip().endswith("</svg>")
-
-
-def test_nothing_partial_is_left(
-    scene: tuple[dict[str, np.ndarray], np.ndarray, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from matplotlib.figure import Figure
-
-    def full_disk(self: Figure, target: Path, **_: object) -> None:
-        Path(target).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Figure, "savefig", full_disk)
-    with pytest.raises(OutputError, match="No space left"):
-        comparison_panel(tmp_path / "panel.png", **scene[0], pixels=[])
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_bad_arguments_are_told(scene: tuple[dict[str, np.ndarray], np.ndarray, np.ndarray], tmp_path: Path) -> None:
-    cubes = scene[0]
-    with pytest.raises(InputError, match="no picture format"):
-        comparison_panel(tmp_path / "panel.xyz", **cubes, pixels=[])
-    with pytest.raises(ValueError, match="over one integer"):
-        comparison_panel(tmp_path / "panel.png", **(cubes | {"lr": cubes["lr"][:, :7]}))
-    with pytest.raises(ValueError, match="must be one"):
-        comparison_panel(tmp_path / "panel.png", **(cubes | {"ours": cubes["lr"]}))
+def test_bad_arguments_are_told() -> None:
+    cube = np.ones((43, 4, 4))
     with pytest.raises(ValueError, match="3 wavelengths for 43 bands"):
-        rgb(cubes["truth"], NM[:3])
+        rgb(cube, NM[:3])
     with pytest.raises(ValueError, match="every band is marked bad"):
-        rgb(cubes["truth"], None, np.zeros(43, dtype=bool))
+        rgb(cube, None, np.zeros(43, dtype=bool))
     with pytest.raises(ValueError, match="true, cir"):
-        rgb(cubes["truth"], NM, kind="thermal")  # type: ignore[arg-type]
+        rgb(cube, NM, kind="thermal")  # type: ignore[arg-type]
+
+
+def test_runs_of_bad_bands() -> None:
+    assert runs(np.array([1, 1, 0, 0, 1, 0, 1], dtype=bool)) == [(0, 1), (4, 4), (6, 6)]
+    assert runs(np.zeros(3, dtype=bool)) == []

@@ -1,0 +1,195 @@
+"""The picture that compares a restored scene with bicubic and with the truth.
+
+Drawn on a canvas of its own (Agg): no display, no pyplot, no state shared between figures or threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lkca.errors import InputError, OutputError
+from lkca.metrics import Metrics
+from lkca.visual import Composite, CompositeKind, choose_pixels, error_map, runs, spectral_angle_map
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, FigureBase
+
+__all__ = ["comparison_panel", "save_figure"]
+
+_PIXEL_COLOURS = ("#e41a1c", "#ff9f00", "#00b7ff", "#f032e6", "#ffffff", "#7fff00")
+
+
+def comparison_panel(
+    path: str | os.PathLike[str],
+    lr: np.ndarray,
+    bicubic: np.ndarray,
+    ours: np.ndarray,
+    truth: np.ndarray,
+    wavelengths: np.ndarray | None = None,
+    good_bands: np.ndarray | None = None,
+    *,
+    pixels: Sequence[tuple[int, int]] | None = None,
+    metrics: Mapping[str, Metrics] | None = None,
+    title: str | None = None,
+    label: str = "LKCA-Net",
+    units: str = "reflectance",
+    kind: CompositeKind = "true",
+) -> None:
+    """Draw and save the comparison of a restored scene: pictures, error maps and spectra.
+
+    lr: (bands, rows/s, cols/s); bicubic, ours, truth: (bands, rows, cols), physical values of ``units``. Row one: the
+    four cubes in the colours and the stretch of the truth. Row two: mean absolute error over the good bands, and
+    spectral angle, of bicubic and ours, each kind within the same limits (0 to the 98th percentile of bicubic's).
+    Row three: spectra at ``pixels``, (row, col) of the truth, default :func:`choose_pixels`; bad bands are shaded.
+    metrics: of "bicubic" and "ours", for captions. label: the name of ours. path: its suffix is the format (png, pdf,
+    svg). ValueError for shapes that do not fit; InputError for an unknown suffix; OutputError where the file cannot
+    be written; nothing partial stands under ``path``.
+    """
+    from matplotlib.figure import Figure
+
+    _check_panel(lr, bicubic, ours, truth)
+    good = np.ones(len(truth), dtype=bool) if good_bands is None else np.asarray(good_bands, dtype=bool)
+    composite = Composite.of(truth, wavelengths, good, kind=kind)
+    pixels = choose_pixels(truth, good) if pixels is None else list(pixels)
+    metrics = metrics or {}
+
+    figure = Figure(figsize=(15, 12.2), layout="constrained")
+    parts: np.ndarray = figure.subfigures(3, 1, height_ratios=(1.08, 1, 0.86))  # type: ignore[assignment]
+    scale = truth.shape[1] // lr.shape[1]
+    extent = (-0.5, truth.shape[2] - 0.5, truth.shape[1] - 0.5, -0.5)
+
+    pictures = parts[0].subplots(1, 4)
+    ours_name, bicubic_name = _caption(label, metrics.get("ours")), _caption("bicubic", metrics.get("bicubic"))
+    names = (f"LR (1/{scale})", bicubic_name, ours_name, "truth")
+    for axes, cube, name in zip(pictures, (lr, bicubic, ours, truth), names, strict=True):
+        axes.imshow(composite.render(cube), extent=extent, interpolation="nearest")
+        axes.set_title(name, fontsize=11)
+        _bare(axes)
+    pictures[0].set_xlabel(f"R, G, B: {composite.name}", fontsize=8.5)
+    _mark(pictures[3], pixels)
+
+    maps = parts[1].subplots(1, 4)
+    errors = [error_map(truth, cube, good) for cube in (bicubic, ours)]
+    angles = [spectral_angle_map(truth, cube, good) for cube in (bicubic, ours)]
+    _draw_maps(parts[1], maps[:2], errors, label, "mean |error|", units)
+    _draw_maps(parts[1], maps[2:], angles, label, "spectral angle", "degrees")
+
+    curves = (
+        (truth, "truth", "#000000", 2.0, "-"),
+        (bicubic, "bicubic", "#2b7bba", 1.3, "--"),
+        (ours, label, "#d1321c", 1.3, "-"),
+    )
+    plots = parts[2].subplots(1, len(pixels), squeeze=False)[0] if pixels else ()
+    for number, (axes, pixel) in enumerate(zip(plots, pixels, strict=True)):
+        _draw_spectra(axes, curves, pixel, wavelengths, good)
+        colour = _PIXEL_COLOURS[number % len(_PIXEL_COLOURS)]
+        axes.set_title(f"pixel {number + 1} (row {pixel[0]}, column {pixel[1]})", fontsize=10)
+        axes.plot(0.03, 0.94, marker="s", color=colour, markeredgecolor="black", transform=axes.transAxes, ms=8)
+        if number == 0:
+            axes.set_ylabel(units)
+            axes.legend(fontsize=8.5, frameon=False, loc="best")
+    if title:
+        figure.suptitle(title, fontsize=13)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 120) -> None:
+    """Write a figure beside ``path``, then rename it; the suffix is the format. Errors as in comparison_panel."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    path = Path(path)
+    canvas = FigureCanvasAgg(figure)
+    formats = sorted(canvas.get_supported_filetypes())
+    suffix = path.suffix.lower().lstrip(".")
+    if suffix not in formats:
+        raise InputError(f"{path}: {suffix or 'no suffix'} is no picture format; choose one of {', '.join(formats)}")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        try:
+            figure.savefig(aside, format=suffix, dpi=dpi)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: the picture cannot be written ({error.strerror or error})") from error
+
+
+def _check_panel(lr: np.ndarray, bicubic: np.ndarray, ours: np.ndarray, truth: np.ndarray) -> None:
+    if truth.ndim != 3 or bicubic.shape != truth.shape or ours.shape != truth.shape:
+        raise ValueError(
+            f"comparison_panel: bicubic {bicubic.shape}, ours {ours.shape} and truth {truth.shape} must be one "
+            "(bands, rows, cols)"
+        )
+    bands, rows, cols = truth.shape
+    whole = lr.ndim == 3 and lr.shape[0] == bands and rows % lr.shape[1] == 0
+    if not whole or rows // lr.shape[1] * lr.shape[2] != cols:
+        raise ValueError(f"comparison_panel: lr {lr.shape} is not {truth.shape} with rows and columns over one integer")
+
+
+def _caption(name: str, metrics: Metrics | None) -> str:
+    return name if metrics is None else f"{name}: {metrics.mpsnr:.2f} dB, SAM {metrics.sam:.2f}°"
+
+
+def _bare(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _mark(axes: Axes, pixels: Sequence[tuple[int, int]]) -> None:
+    from matplotlib.patheffects import withStroke
+
+    outline = [withStroke(linewidth=2.5, foreground="black")]
+    for number, (row, col) in enumerate(pixels):
+        colour = _PIXEL_COLOURS[number % len(_PIXEL_COLOURS)]
+        axes.plot(col, row, marker="s", ms=8, mfc="none", mec=colour, mew=1.6, path_effects=outline)
+        axes.annotate(
+            str(number + 1), (col, row), (7, 5), textcoords="offset points", color=colour, fontsize=11, weight="bold",
+            path_effects=outline,
+        )  # fmt: skip
+
+
+def _draw_maps(
+    figure: FigureBase, pair: np.ndarray, images: Sequence[np.ndarray], label: str, what: str, unit: str
+) -> None:
+    """Maps of bicubic and ours within the same limits, over one colour bar."""
+    finite = images[0][np.isfinite(images[0])]
+    limit = float(np.percentile(finite, 98)) if finite.size else 0.0
+    for axes, image, name in zip(pair, images, ("bicubic", label), strict=True):
+        shown = axes.imshow(image, cmap="inferno", vmin=0, vmax=limit or 1.0, interpolation="nearest")
+        axes.set_title(f"{what}: {name}", fontsize=11)
+        _bare(axes)
+    bar = figure.colorbar(
+        shown, ax=list(pair), location="bottom", fraction=0.05, pad=0.03, aspect=45, extend="max"
+    )  # fmt: skip
+    bar.set_label(unit, fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+
+
+def _draw_spectra(
+    axes: Axes,
+    curves: Sequence[tuple[np.ndarray, str, str, float, str]],
+    pixel: tuple[int, int],
+    wavelengths: np.ndarray | None,
+    good: np.ndarray,
+) -> None:
+    at = np.arange(1, len(good) + 1, dtype=float) if wavelengths is None else np.asarray(wavelengths, dtype=float)
+    order = np.argsort(at, kind="stable")
+    at, shown = at[order], good[order]
+    for cube, name, colour, width, style in curves:
+        spectrum = np.where(shown, cube[order, pixel[0], pixel[1]].astype(np.float64), np.nan)
+        axes.plot(at, spectrum, style, color=colour, lw=width, label=name)
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(0.0, low), high)
+    half = 0.5 * float(np.median(np.diff(at))) if len(at) > 1 else 0.5
+    for low, high in runs(~shown):
+        axes.axvspan(at[low] - half, at[high] + half, color="#d9d9d9", lw=0, zorder=0)
+    axes.set_xlabel("band" if wavelengths is None else "wavelength (nm)")
+    axes.set_xlim(at[0] - half, at[-1] + half)
+    axes.tick_params(labelsize=8.5)
+    axes.spines[["top", "right"]].set_visible(False)
