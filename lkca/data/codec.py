@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +71,16 @@ class Encoder:
     missing: int = 0
     low: float = np.inf
     high: float = -np.inf
+
+    def counts(self) -> dict[str, float]:
+        """What was counted, JSON-able, for :meth:`add` of another encoder."""
+        return {"clipped": self.clipped, "missing": self.missing, "low": self.low, "high": self.high}
+
+    def add(self, counts: Mapping[str, float]) -> None:
+        """Count what another encoder of the same output counted."""
+        self.clipped += int(counts["clipped"])
+        self.missing += int(counts["missing"])
+        self.low, self.high = min(self.low, counts["low"]), max(self.high, counts["high"])
 
     def encode(self, physical: np.ndarray) -> np.ndarray:
         """(bands, rows, cols) physical -> stored samples in ``meta.stored_dtype``.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import secrets
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,15 @@ from lkca.data.meta import CubeMeta
 from lkca.data.window import Window
 from lkca.errors import InputError, LkcaError, OutputError
 
-__all__ = ["Backend", "CubeWriter", "WriteReport", "check_disk_space", "check_target", "temporary_beside"]
+__all__ = [
+    "Backend",
+    "CubeWriter",
+    "WriteReport",
+    "check_disk_space",
+    "check_target",
+    "leftovers",
+    "temporary_beside",
+]
 
 _FEW_LEVELS = 32
 _SIDECARS = (".aux.xml", ".ovr", ".msk")  # of GDAL; those of a replaced file describe the old samples
@@ -84,21 +93,18 @@ class CubeWriter:
         self._pixels = 0
         self._open = True
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that will stand there, the data first."""
+        return tuple(final for _, final in self._backend.pairs)
+
     def write(self, window: Window, array: np.ndarray) -> None:
         """Write (bands, height, width) physical samples; NaN and inf become nodata.
 
         OutputError where the disk is full or the file cannot be written, and for missing samples in an
         integer file that has no nodata value; the writer is then aborted.
         """
-        if not self._open:
-            raise OutputError(f"{self.path}: is closed; nothing more can be written")
-        rows, cols, bands = self.shape
-        window.check(rows, cols, str(self.path))
-        if array.shape != (bands, window.height, window.width):
-            raise ValueError(
-                f"{self.path}: expected samples of shape {(bands, window.height, window.width)} for {window}, "
-                f"found {array.shape}"
-            )
+        self._check(window, array)
         try:
             self._backend.write(window, self._encoder.encode(array))
         except ValueError as error:
@@ -113,6 +119,31 @@ class CubeWriter:
             self.abort()
             raise
         self._pixels += window.height * window.width
+
+    def write_stored(self, window: Window, stored: np.ndarray, counts: Mapping[str, float]) -> None:
+        """Write samples that an ``Encoder(self.meta)`` has encoded before, with what it counted (``counts()``)."""
+        self._check(window, stored)
+        try:
+            self._backend.write(window, stored)
+        except OSError as error:
+            self.abort()
+            raise write_error(self.path, error) from error
+        except BaseException:
+            self.abort()
+            raise
+        self._encoder.add(counts)
+        self._pixels += window.height * window.width
+
+    def _check(self, window: Window, array: np.ndarray) -> None:
+        if not self._open:
+            raise OutputError(f"{self.path}: is closed; nothing more can be written")
+        rows, cols, bands = self.shape
+        window.check(rows, cols, str(self.path))
+        if array.shape != (bands, window.height, window.width):
+            raise ValueError(
+                f"{self.path}: expected samples of shape {(bands, window.height, window.width)} for {window}, "
+                f"found {array.shape}"
+            )
 
     def close(self, commit: bool = True) -> WriteReport | None:
         """Put the file in place (``commit``) and report; OutputError if windows are missing or writing fails."""
@@ -226,6 +257,12 @@ def temporary_beside(final: Path) -> Path:
             f"{final}: cannot be written into {final.parent} ({error.strerror}); choose a directory you may write to"
         ) from error
     return temporary
+
+
+def leftovers(final: Path) -> list[Path]:
+    """Files that :func:`temporary_beside` made for ``final`` and whose writer was killed (or still runs)."""
+    name = f".{glob.escape(final.stem)}.{'[0-9a-f]' * 8}.tmp{glob.escape(final.suffix)}"
+    return [found for end in ("", *_SIDECARS) for found in sorted(final.parent.glob(name + end))]
 
 
 def check_disk_space(path: Path, nbytes: int) -> None:
