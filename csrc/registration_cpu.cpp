@@ -8,6 +8,19 @@ std::string use_isa(const std::string& name) { return lkca::cpu::use_isa(name); 
 std::string use_huge_pages(const std::string& setting) { return lkca::cpu::use_huge_pages(setting); }
 std::string isa() { return lkca::cpu::isa(); }
 
+// What exported programs call (lkca_kernels/exporting.py): without `out`, so that nothing aliases.
+using lkca::cpu::OptionalTensor;
+using lkca::cpu::Tensor;
+
+Tensor lowrank_pixel_shuffle(Tensor z, Tensor weight, OptionalTensor bias, OptionalTensor gate, OptionalTensor skip,
+                             int64_t scale, int64_t bicubic) {
+  return lkca::cpu::lowrank_pixel_shuffle_fwd(z, weight, bias, gate, skip, scale, bicubic, std::nullopt);
+}
+
+Tensor pixel_shuffle_epilogue(Tensor y, OptionalTensor gate, OptionalTensor skip, int64_t scale, int64_t bicubic) {
+  return lkca::cpu::pixel_shuffle_epilogue_fwd(y, gate, skip, scale, bicubic, std::nullopt);
+}
+
 }  // namespace
 
 // skip_bicubic: 0 matlab, 1 torch. needs: bit k asks for the gradient of the k-th tensor input.
@@ -34,6 +47,11 @@ STABLE_TORCH_LIBRARY(lkca_cpu, m) {
   m.def(
       "channel_attention_bwd(Tensor grad_out, Tensor x, Tensor mean, Tensor w1, Tensor b1, Tensor w2, Tensor b2, "
       "int needs) -> (Tensor?, Tensor?, Tensor?, Tensor?, Tensor?)");
+  m.def(
+      "lowrank_pixel_shuffle(Tensor z, Tensor weight, Tensor? bias, Tensor? gate, Tensor? skip, int upscale_factor, "
+      "int skip_bicubic) -> Tensor");
+  m.def(
+      "pixel_shuffle_epilogue(Tensor y, Tensor? gate, Tensor? skip, int upscale_factor, int skip_bicubic) -> Tensor");
   m.def("isa() -> str");
   m.def("available_isas() -> str");
   m.def("use_isa(str name) -> str");
@@ -50,6 +68,8 @@ STABLE_TORCH_LIBRARY_IMPL(lkca_cpu, CPU, m) {
   m.impl("channel_gate_bwd", TORCH_BOX(&channel_gate_bwd));
   m.impl("channel_attention_fwd", TORCH_BOX(&channel_attention_fwd));
   m.impl("channel_attention_bwd", TORCH_BOX(&channel_attention_bwd));
+  m.impl("lowrank_pixel_shuffle", TORCH_BOX(&lowrank_pixel_shuffle));
+  m.impl("pixel_shuffle_epilogue", TORCH_BOX(&pixel_shuffle_epilogue));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lkca_cpu, CompositeExplicitAutograd, m) {

@@ -5,7 +5,7 @@ Importing asks no device and loads no library.
 
 from __future__ import annotations
 
-from lkca_kernels.backends import BackendError, Explanation, available_backends, use_backend
+from lkca_kernels.backends import BackendError, Explanation, available_backends, keep_operators, use_backend
 from lkca_kernels.ops import (
     channel_attention,
     channel_gate,
@@ -24,6 +24,7 @@ __all__ = [
     "channel_attention",
     "channel_gate",
     "explain",
+    "keep_operators",
     "lowrank_pixel_shuffle",
     "lowrank_upsample",
     "pixel_shuffle_epilogue",

@@ -58,6 +58,7 @@ __all__ = [
     "choose",
     "explain_call",
     "function",
+    "keep_operators",
     "unavailable",
     "use_backend",
 ]
@@ -68,6 +69,7 @@ ENVIRONMENT_VARIABLE = "LKCA_BACKEND"
 _NATIVE = BACKENDS[1:]
 _AUTO: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}  # then the reference
 _override: ContextVar[str | None] = ContextVar("lkca_backend", default=None)
+_kept: ContextVar[bool] = ContextVar("lkca_keep_operators", default=False)
 
 
 class BackendError(ValueError):
@@ -166,6 +168,20 @@ def use_backend(name: str) -> Iterator[None]:
         _override.reset(token)
 
 
+@contextmanager
+def keep_operators() -> Iterator[None]:
+    """``torch.export`` inside keeps lkca's operators whole; outside, a program holds the reference's operations.
+
+    Such a program needs ``import lkca_kernels`` before it is loaded, and the backend is chosen where it runs, at each
+    call, unless one was asked for by name while exporting.
+    """
+    token = _kept.set(True)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
 def _requested(backend: str | None) -> tuple[str | None, str]:
     """The backend asked for by name (None = automatic), and who asked: argument, then context, then environment."""
     if backend is not None:
@@ -185,13 +201,13 @@ def _only_reference() -> str | None:
         return "cannot run inside torch.func transforms (vmap, grad, jvp)"
     if torch.autograd.forward_ad._current_level >= 0:
         return "has no forward-mode derivative"
-    if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
+    if torch._C._get_tracing_state() is not None or (torch.compiler.is_exporting() and not _kept.get()):
         return "is not used while exporting: an exported program holds plain PyTorch operations"
     return None
 
 
 def choose(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int, backend: str | None) -> str:
-    """Name of the backend that serves the call.
+    """Name of the backend that serves the call; "auto" in a program that keeps its operators (:func:`keep_operators`).
 
     Raises BackendError where the one asked for by name cannot: it never falls back silently.
     """
@@ -199,6 +215,8 @@ def choose(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: in
     if name == "reference":
         return name
     if name is None:
+        if _kept.get() and torch.compiler.is_exporting():
+            return "auto"
         return "reference" if _only_reference() else _automatic(op, device, dtype, upscale_factor)
     reason = _refusal(name, op, device, dtype, upscale_factor) or _only_reference()
     if reason is not None:

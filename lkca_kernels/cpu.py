@@ -10,6 +10,7 @@ from torch import Tensor
 from lkca_kernels.native import load
 
 __all__ = [
+    "CONVENTIONS",
     "available_isas",
     "can_run",
     "channel_attention_bwd",
@@ -28,7 +29,7 @@ __all__ = [
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MAX_SCALE = 1024
-_CONVENTIONS = {"matlab": 0, "torch": 1}
+CONVENTIONS = {"matlab": 0, "torch": 1}
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -100,7 +101,7 @@ def lowrank_pixel_shuffle_fwd(
     out: Tensor | None = None,
 ) -> Tensor:
     result: Tensor = _ops.lowrank_pixel_shuffle_fwd(
-        z, weight, bias, gate, skip, upscale_factor, _CONVENTIONS[skip_bicubic], out
+        z, weight, bias, gate, skip, upscale_factor, CONVENTIONS[skip_bicubic], out
     )
     return result
 
@@ -118,7 +119,7 @@ def lowrank_pixel_shuffle_bwd(
     needs: tuple[bool, ...],
 ) -> Gradients:
     result: Gradients = _ops.lowrank_pixel_shuffle_bwd(
-        grad_out, z, weight, bias, gate, skip, upscale_factor, _CONVENTIONS[skip_bicubic], _bits(needs)
+        grad_out, z, weight, bias, gate, skip, upscale_factor, CONVENTIONS[skip_bicubic], _bits(needs)
     )
     return result
 
@@ -132,7 +133,7 @@ def pixel_shuffle_epilogue_fwd(
     skip_bicubic: str,
     out: Tensor | None = None,
 ) -> Tensor:
-    result: Tensor = _ops.pixel_shuffle_epilogue_fwd(y, gate, skip, upscale_factor, _CONVENTIONS[skip_bicubic], out)
+    result: Tensor = _ops.pixel_shuffle_epilogue_fwd(y, gate, skip, upscale_factor, CONVENTIONS[skip_bicubic], out)
     return result
 
 
@@ -147,7 +148,7 @@ def pixel_shuffle_epilogue_bwd(
     needs: tuple[bool, ...],
 ) -> Gradients:
     result: Gradients = _ops.pixel_shuffle_epilogue_bwd(
-        grad_out, y, gate, skip, upscale_factor, _CONVENTIONS[skip_bicubic], _bits(needs)
+        grad_out, y, gate, skip, upscale_factor, CONVENTIONS[skip_bicubic], _bits(needs)
     )
     return result
 

@@ -159,6 +159,12 @@ class Operator:
 
     # ---- implementation: tensors, options, backend -> the backend's function ---------------------------------------
 
+    def _resolve(self, backend: str, first: Tensor, options: dict[str, Any]) -> str:
+        """The backend itself: an exported program may say "auto"."""
+        if backend != "auto":
+            return backend
+        return backends.choose(self.name, first.device, first.dtype, options.get("upscale_factor", 1), None)
+
     def _split(self, arguments: tuple[Any, ...]) -> tuple[Tensors, dict[str, Any], tuple[Any, ...]]:
         end = self.count + len(self.option_names)
         options = dict(zip(self.option_names, arguments[self.count : end], strict=True))
@@ -166,6 +172,7 @@ class Operator:
 
     def _forward(self, *arguments: Any) -> Any:
         tensors, options, (backend,) = self._split(arguments)
+        backend = self._resolve(backend, arguments[0], options)
         if _empty(tensors) or backend == "reference":
             with torch.no_grad():
                 result = self._plain(tensors, options)
@@ -184,6 +191,7 @@ class Operator:
         tensors = arguments[: self.count]
         mean = arguments[self.count : self.count + self.with_mean]
         _, options, (needs, backend) = self._split(tensors + arguments[self.count + self.with_mean :])
+        backend = self._resolve(backend, tensors[0], options)
         if grad.numel() == 0 or _empty(tensors) or backend == "reference":
             grads = self._reference_gradients(grad, tensors, options, needs)
         else:

@@ -30,7 +30,7 @@ def _border_index(size: int, padded: int, convention: str, device: torch.device)
     index = torch.arange(-_REACH, padded + _REACH, device=device)
     if convention == "torch":
         return index.clamp(0, size - 1)
-    index = index % (2 * size)
+    index = index % index.new_full((1,), 2 * size)  # a tensor: the ONNX exporter has no remainder by a symbolic number
     return torch.minimum(index, 2 * size - 1 - index)
 
 

@@ -1,0 +1,62 @@
+"""Exported programs for processes without Python: calls of lkca's operators become calls of the C++ library's."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lkca_kernels.backends import BackendError
+from lkca_kernels.cpu import CONVENTIONS, unavailable
+
+__all__ = ["call_cpp_operators"]
+
+_SERVED = ("lowrank_pixel_shuffle", "pixel_shuffle_epilogue")
+
+
+@cache
+def _cpp_operators() -> dict[Any, Any]:
+    """lkca_kernels::<op> -> lkca_cpu::<op>, each with its fake registered; BackendError without the library."""
+    reason = unavailable()
+    if reason is not None:
+        raise BackendError(f"the C++ CPU library, whose operators the program would call, {reason}")
+
+    def lowrank(
+        z: Tensor, weight: Tensor, bias: Tensor | None, gate: Tensor | None, skip: Tensor | None, s: int, _: int
+    ) -> Tensor:
+        return z.new_empty(z.shape[0], weight.shape[0] // s**2, z.shape[2] * s, z.shape[3] * s)
+
+    def epilogue(y: Tensor, gate: Tensor | None, skip: Tensor | None, s: int, _: int) -> Tensor:
+        return y.new_empty(y.shape[0], y.shape[1] // s**2, y.shape[2] * s, y.shape[3] * s)
+
+    for name, fake in zip(_SERVED, (lowrank, epilogue), strict=True):
+        torch.library.register_fake(f"lkca_cpu::{name}", fake)
+    return {
+        getattr(torch.ops.lkca_kernels, name).default: getattr(torch.ops.lkca_cpu, name).default for name in _SERVED
+    }
+
+
+def call_cpp_operators(program: torch.export.ExportedProgram) -> int:
+    """Let a program exported under :func:`lkca_kernels.keep_operators` call ``lkca_cpu::*``, in place.
+
+    Those operators need nothing but the shared library (:func:`lkca_kernels.native.library_path`), so that an
+    AOTInductor package of the program runs in a C++ process that has loaded it. CPU, inference. Returns how many calls
+    were replaced. Raises BackendError where the library is not here, or where the program calls an operator that it
+    has no such form of.
+    """
+    operators = _cpp_operators()
+    graph = program.graph_module.graph
+    replaced = 0
+    for node in graph.nodes:
+        name = str(node.target)
+        if node.op != "call_function" or not name.startswith("lkca_kernels."):
+            continue
+        if node.target not in operators:
+            raise BackendError(f"{name} has no form that a C++ process can call; export it with plain operations")
+        *arguments, convention, _ = node.args  # the backend that Python would have chosen
+        node.target, node.args = operators[node.target], (*arguments, CONVENTIONS[convention])
+        replaced += 1
+    program.graph_module.recompile()
+    return replaced

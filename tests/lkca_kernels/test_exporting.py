@@ -1,0 +1,111 @@
+"""Exported programs that keep lkca's operators, and those that call the C++ library's."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lkca_kernels
+from lkca_kernels.exporting import call_cpp_operators
+
+
+class Both(nn.Module):
+    """Every option of both upsampling operators: z (B, 5, h, w), low (B, 3, h, w) -> (B, 3, 2h, 2w)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias, self.gate = torch.randn(12, 5), torch.randn(12), torch.randn(1, 3)
+
+    def forward(self, z: Tensor, low: Tensor) -> Tensor:
+        gate = self.gate.expand(z.shape[0], -1)
+        first = lkca_kernels.lowrank_pixel_shuffle(z, self.weight, self.bias, gate, low, upscale_factor=2)
+        second = lkca_kernels.pixel_shuffle_epilogue(
+            torch.cat([low] * 4, 1), gate, first, upscale_factor=2, skip_bicubic="torch"
+        )
+        return lkca_kernels.pixel_shuffle_epilogue(
+            torch.cat([z[:, :4]] * 3, 1), None, second, upscale_factor=2
+        ) + lkca_kernels.lowrank_pixel_shuffle(z, self.weight, skip=low, upscale_factor=2, skip_bicubic="torch")
+
+
+def inputs(batch: int = 2, h: int = 7, w: int = 6) -> tuple[Tensor, Tensor]:
+    return torch.randn(batch, 5, h, w), torch.randn(batch, 3, h, w)
+
+
+def exported(strict: bool = False) -> torch.export.ExportedProgram:
+    size = {0: torch.export.Dim("b"), 2: torch.export.Dim("h"), 3: torch.export.Dim("w")}
+    with lkca_kernels.keep_operators():
+        return torch.export.export(Both(), inputs(), dynamic_shapes=(size, size), strict=strict)
+
+
+def targets(program: torch.export.ExportedProgram) -> set[str]:
+    return {str(node.target).partition(".")[0] for node in program.graph.nodes if "lkca" in str(node.target)}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_backend_is_chosen_where_the_program_runs(strict: bool) -> None:
+    program = exported(strict)
+    assert targets(program) == {"lkca_kernels"}
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    for size in ((1, 1, 1), (2, 5, 9)):
+        tensors = inputs(*size)
+        expected = program.module()(*tensors)
+        for backend in lkca_kernels.available_backends():
+            if backend == "triton":
+                continue  # the interpreter's own tests cover it, slowly
+            with lkca_kernels.use_backend(backend):
+                torch.testing.assert_close(loaded(*tensors), expected, rtol=1e-4, atol=1e-4)
+    with lkca_kernels.use_backend("cuda"), pytest.raises(lkca_kernels.BackendError, match="cuda"):
+        loaded(*inputs())
+
+
+def test_a_loaded_program_is_differentiable() -> None:
+    program = exported()
+    z, low = (t.requires_grad_() for t in inputs())
+    found = torch.autograd.grad(program.module()(z, low).square().sum(), (z, low))
+    with lkca_kernels.use_backend("reference"):
+        expected = torch.autograd.grad(program.module()(z, low).square().sum(), (z, low))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_backend_named_while_exporting_stays() -> None:
+    with lkca_kernels.use_backend("reference"):
+        assert targets(exported()) == set()
+
+
+def test_calls_of_the_cpp_library() -> None:
+    if lkca_kernels.backends.unavailable("cpu"):
+        pytest.skip("the C++ library was not built")
+    program = exported()
+    tensors = inputs(3, 4, 9)
+    expected = program.module()(*tensors)
+    assert call_cpp_operators(program) == 4 and targets(program) == {"lkca_cpu"}
+    torch.testing.assert_close(program.module()(*tensors), expected)
+    # what a compiler asks: shapes by the fake, in step with the real kernel
+    again = torch.export.export(program.module(), tensors, strict=False)
+    torch.testing.assert_close(again.module()(*tensors), expected)
+    for name, arguments in {
+        "lowrank_pixel_shuffle": (tensors[0], torch.randn(12, 5), None, None, tensors[1], 2, 0),
+        "pixel_shuffle_epilogue": (torch.randn(2, 12, 3, 4), None, None, 2, 0),
+    }.items():
+        operator = getattr(torch.ops.lkca_cpu, name).default
+        torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+def test_an_operator_without_a_cpp_form_is_named() -> None:
+    if lkca_kernels.backends.unavailable("cpu"):
+        pytest.skip("the C++ library was not built")
+
+    class Gate(nn.Module):
+        def forward(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+            return lkca_kernels.channel_gate(x, w, b, w, b)
+
+    with lkca_kernels.keep_operators():
+        program = torch.export.export(Gate(), (torch.randn(1, 2, 3, 3), torch.randn(2, 2), torch.randn(2)))
+    with pytest.raises(lkca_kernels.BackendError, match="channel_gate"):
+        call_cpp_operators(program)
