@@ -98,6 +98,11 @@ class CubeWriter:
         """The files that will stand there, the data first."""
         return tuple(final for _, final in self._backend.pairs)
 
+    @property
+    def temporaries(self) -> tuple[Path, ...]:
+        """The files in which the samples are until then."""
+        return tuple(temporary for temporary, _ in self._backend.pairs)
+
     def write(self, window: Window, array: np.ndarray) -> None:
         """Write (bands, height, width) physical samples; NaN and inf become nodata.
 
