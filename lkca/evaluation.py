@@ -14,10 +14,12 @@ from lkca.data.degradation import Degradation
 from lkca.errors import InputError
 from lkca.inference.array import bicubic_array, upscale_array
 from lkca.inference.checks import check_scale, suits
+from lkca.inference.choose import model_for
 from lkca.inference.degrade import degrade_array
 from lkca.inference.windows import row_strips, whole_pixels
 from lkca.metrics import PROTOCOL, MetricAccumulator, Metrics, evaluate
 from lkca.models.directory import LoadedModel
+from lkca.models.prior import Prior
 
 __all__ = ["Evaluation", "evaluate_model", "evaluate_prediction"]
 
@@ -62,7 +64,7 @@ class Evaluation:
 
 def evaluate_model(
     cube: Cube,
-    model: LoadedModel | None,
+    model: LoadedModel | Prior | None,
     scale: int,
     *,
     region: str | None = None,
@@ -72,16 +74,17 @@ def evaluate_model(
 ) -> Evaluation:
     """Degrades ``cube`` by ``scale``, restores it by bicubic and by ``model`` (None: bicubic alone), and scores both.
 
-    region: 'ROWS,COLS' as Python slices; cut to a multiple of ``scale``, said in ``notes``. degradation: the model's
-    own by default. Bad and empty bands are neither scored nor shown to the network. Raises InputError where the
-    model was made for other bands or another scale, or the region is smaller than ``scale`` or without valid samples.
+    model: a prior, the general model, is adapted to the degraded cube; it never sees the truth. region: 'ROWS,COLS' as
+    Python slices; cut to a multiple of ``scale``, said in ``notes``. degradation: the model's own by default. Bad and
+    empty bands are neither scored nor shown to the network. Raises InputError where the model was made for other bands
+    or another scale, or the region is smaller than ``scale`` or without valid samples.
     """
     notes: list[str] = list(cube.warnings)
-    if model is not None:
+    if isinstance(model, LoadedModel):
         check_scale(model, scale)
         notes += suits(cube, model, force=force)
     if degradation is None:
-        degradation = model.config.degradation if model is not None else Degradation(scale=scale)
+        degradation = model.config.degradation if isinstance(model, LoadedModel) else Degradation(scale=scale)
     window, cut = whole_pixels(cube, region, scale)
     notes += cut
     good = cube.good_bands
@@ -89,8 +92,9 @@ def evaluate_model(
     peak, bands = _peak([truth], good, cube.source)
     low = degrade_array(truth, degradation)
     arrays = {"low": low, "truth": truth, "bicubic": bicubic_array(low, scale)}
-    if model is not None:
-        arrays["model"] = upscale_array(low, model, good_bands=good, device=device)
+    chosen = model_for(Cube.from_array(low, cube.meta.degraded(scale), cube.source), model, scale)
+    if chosen is not None:
+        arrays["model"] = upscale_array(low, chosen, good_bands=good, device=device)
     names: list[str] = [name for name in ("bicubic", "model") if name in arrays]
     scores = {name: _score(truth, arrays[name], bands, scale, peak, cube.source) for name in names}
     return Evaluation(

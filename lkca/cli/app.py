@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lkca.cli import analyze, degrade, demo, doctor, evaluate, factorize, fit, inspect, schema, upscale
+from lkca.cli import analyze, degrade, demo, doctor, evaluate, factorize, fit, inspect, models, schema, upscale
 from lkca.cli.console import complain
 from lkca.errors import LkcaError
 
@@ -89,6 +89,7 @@ for _name, _module, _command in (
     ("upscale", upscale, upscale.upscale_command),
     ("evaluate", evaluate, evaluate.evaluate_command),
     ("degrade", degrade, degrade.degrade_command),
+    ("models", models, models.models_command),
     ("inspect", inspect, inspect.inspect_command),
     ("analyze", analyze, analyze.analyze_command),
     ("factorize", factorize, factorize.factorize_command),

@@ -59,9 +59,7 @@ def evaluate_command(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model", "-m", help=f"{MODEL_HELP} Without it, bicubic alone is scored.", show_default=False
-        ),
+        typer.Option("--model", "-m", help=f"{MODEL_HELP} Without it, bicubic alone is scored.", show_default=False),
     ] = None,
     scale: Annotated[
         int | None, typer.Option("--scale", "-s", min=2, max=64, help="Scale factor.", show_default="the model's")

@@ -9,6 +9,7 @@ import typer
 from lkca.errors import InputError
 
 __all__ = [
+    "MODEL_HELP",
     "Axes",
     "BandShape",
     "DegradationMethod",
@@ -27,6 +28,11 @@ __all__ = [
 ]
 
 DegradationMethod = Literal["bicubic", "gaussian", "area"]
+
+MODEL_HELP = (
+    "A model directory that 'lkca fit' wrote, or the name of a shipped model ('lkca models'); a directory of that name "
+    "goes first."
+)
 
 _PANEL = "How to read the file"
 _RUN = "Where to run"

@@ -5,12 +5,10 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
-import lkca
 from lkca.data import Cube
 from lkca.data.degradation import Degradation
 from lkca.errors import InputError
@@ -19,7 +17,7 @@ from lkca.fitting.scenes import prepare_scenes
 from lkca.inference.array import resolve_device
 from lkca.metrics import PROTOCOL
 from lkca.models.config import ModelConfig, TrainingRecord, ValidationRecord
-from lkca.models.directory import describe_architecture
+from lkca.models.directory import describe_architecture, package_versions
 from lkca.models.prior import shipped_prior
 from lkca.training import FitResult, fit
 from lkca.training.fit import Recipe
@@ -101,13 +99,6 @@ def fit_scenes(
         validation=ValidationRecord(
             protocol=f"{PROTOCOL}, peak = the normalisation's", split=result.split, scores=result.metrics
         ),
-        versions={"lkca": lkca.__version__, **{name: _version(name) for name in ("torch", "numpy")}},
+        versions=package_versions(),
     )
     return FittedModel(result, entry, tuple(scenes.notes))
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

@@ -27,6 +27,8 @@ def check_scale(model: LoadedModel, scale: int | None) -> None:
 
 def suits(cube: Cube, model: LoadedModel, *, force: bool = False) -> list[str]:
     """Remarks on how the cube's bands and values differ from the model's; InputError where they are others."""
+    if model.adapted:
+        return []
     return match_bands(cube, model.config, force=force) + match_range(cube, model.config, force=force)
 
 

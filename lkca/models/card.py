@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from lkca.models.config import ModelConfig
+from lkca.models.config import ModelConfig, TrainingRecord
 
 __all__ = ["model_card"]
 
@@ -44,6 +44,10 @@ def model_card(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
         f"- {parameters:,} numbers in the weights; {training.seconds:.0f} s on {training.device}, seed {training.seed}"
         + (", stopped before its time budget." if training.interrupted else "."),
     ]
+    if made := training.details.get("made"):
+        lines.append(f"- Made as: {made}.")
+    if terms := training.details.get("terms"):
+        lines.append(f"- Terms of the training data: {terms}")
     if prior := training.details.get("prior"):
         about = json.dumps(prior, ensure_ascii=False, default=str)
         lines.append(f"- Started from lkca's shipped prior: `{about}`")
@@ -67,8 +71,7 @@ def model_card(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
         "",
         "## Limits",
         "",
-        "Fitted to the scenes above by making them coarser and learning to restore them (Wald's protocol): expect it "
-        "to suit the same sensor, similar ground and similar blur. Detail finer than the input's pixels is an "
+        f"{_suits(training)} Detail finer than the input's pixels is an "
         "estimate, not a measurement; check it with `lkca evaluate` on a part of your scene that was not used for "
         "training. The training data's own terms of use apply to what is derived from them.",
         "",
@@ -76,6 +79,15 @@ def model_card(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _suits(training: TrainingRecord) -> str:
+    if training.details.get("made"):
+        return "Made from the statistics of the cube above: it suits that cube and others of its sensor and ground."
+    return (
+        "Fitted to the scenes above by making them coarser and learning to restore them (Wald's protocol): expect it "
+        "to suit the same sensor, similar ground and similar blur."
+    )
 
 
 def _degradation(config: ModelConfig) -> str:

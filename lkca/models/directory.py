@@ -9,6 +9,7 @@ import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+import lkca
 from lkca.config import validated
 from lkca.data.memory import check_memory
 from lkca.errors import InputError, OutputError
@@ -32,6 +34,7 @@ __all__ = [
     "check_model_output",
     "describe_architecture",
     "load_model",
+    "package_versions",
     "save_model",
 ]
 
@@ -44,11 +47,15 @@ _DTYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "U8", "BOOL"}
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network ready for inference (eval mode, float32, on the CPU) and what its directory says of it."""
+    """A network ready for inference (eval mode, float32, on the CPU) and what its directory says of it.
+
+    adapted: made from the cube that it upscales (lkca.inference.adapt), so there is nothing to compare.
+    """
 
     net: LKCANet
     config: ModelConfig
     path: Path
+    adapted: bool = False
 
 
 def check_model_output(path: str | os.PathLike[str], *, overwrite: bool) -> None:
@@ -232,3 +239,15 @@ def _umask() -> int:
 def describe_architecture(net: LKCANet) -> Architecture:
     """The entry of ``config.json`` that :func:`build_network` turns back into this network's class and sizes."""
     return Architecture(config=dataclasses.asdict(net.config))
+
+
+def package_versions() -> dict[str, str]:
+    """The entry ``versions`` of ``config.json``: lkca, torch, numpy; "unknown" for what is not installed."""
+
+    def of(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "unknown"
+
+    return {"lkca": lkca.__version__, **{name: of(name) for name in ("torch", "numpy")}}

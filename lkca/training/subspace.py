@@ -9,6 +9,9 @@ from torch import Tensor
 
 __all__ = ["SpectralSubspace"]
 
+_NO_DETAIL = 1e-3  # of the bands' median RMS: a band with less is constant
+_NO_VARIANCE = 1e-9  # of all components' variance: what is left of rounding
+
 
 @dataclass(frozen=True)
 class SpectralSubspace:
@@ -23,20 +26,29 @@ class SpectralSubspace:
 
     @classmethod
     def of(cls, detail: Tensor, mean: Tensor, components: int) -> SpectralSubspace:
-        """Principal components of ``detail`` (bands, pixels), what bicubic misses, each band divided by its RMS.
+        """Of ``detail`` (bands, pixels), what bicubic misses; see :meth:`of_moments`."""
+        detail = detail.double()
+        return cls.of_moments(detail @ detail.T, detail.square().mean(1), mean, components)
 
+    @classmethod
+    def of_moments(cls, products: Tensor, power: Tensor, mean: Tensor, components: int) -> SpectralSubspace:
+        """Principal components of what bicubic misses, each band divided by its RMS.
+
+        products: (bands, bands), the detail's sum over pixels of band times band. power: (bands,), its mean square.
         In these weighted bands the squared error is the first-order change of the bands' mean PSNR, and the components
         are orthonormal, so a sum of squares over components is what a network over components should minimise. A band
-        without detail (constant) is left out.
+        without detail (constant) is left out. Fewer components where there is no more variance, at least one.
         """
-        rms = detail.double().square().mean(1).sqrt()
-        floor = 1e-3 * rms.median().clamp_min(torch.finfo(torch.float32).tiny)
+        rms = power.double().sqrt()
+        floor = _NO_DETAIL * rms.median().clamp_min(torch.finfo(torch.float32).tiny)
         weight = torch.where(rms > floor, 1 / rms.clamp_min(floor), 0)
-        weighted = detail.double() * weight[:, None]
-        _, vectors = torch.linalg.eigh(weighted @ weighted.T)
-        basis = vectors.flip(1)[:, :components]  # largest eigenvalue first
-        basis = basis * torch.where(basis.sum(0) < 0, -1.0, 1.0)  # a sign that does not depend on the LAPACK in use
-        return cls(mean.float(), (basis.T * weight).float(), (basis * rms[:, None]).float())
+        values, vectors = torch.linalg.eigh(products.double() * weight * weight[:, None])
+        count = max(1, min(components, int((values > _NO_VARIANCE * values.sum()).sum())))
+        basis = vectors.flip(1)[:, :count]  # largest eigenvalue first
+        analysis = basis.T * weight
+        # A sign that depends neither on the LAPACK in use nor on the order of the bands: brighter is more.
+        sign = torch.where(analysis @ mean.double() < 0, -1.0, 1.0).double()
+        return cls(mean.float(), (sign[:, None] * analysis).float(), (basis * sign * rms[:, None]).float())
 
     def encode(self, cube: Tensor) -> Tensor:
         """(bands, H, W) -> (K, H, W)."""

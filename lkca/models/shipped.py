@@ -1,0 +1,133 @@
+"""The models that come with the package, by name. docs/models.md."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from lkca.errors import InputError
+from lkca.models.directory import CARD, LoadedModel, load_model
+from lkca.models.prior import PRIOR_FILE, Prior, shipped_prior
+
+__all__ = ["DEFAULT", "MEASURED_FILE", "SHIPPED", "ShippedModel", "find_model"]
+
+DEFAULT = "general"
+_HERE = Path(__file__).parent
+_WEIGHTS = _HERE / "weights"
+MEASURED_FILE = _WEIGHTS / "measured.json"  # written by studies/shipped/measure.py
+
+
+@dataclass(frozen=True)
+class ShippedModel:
+    """name: what ``-m`` takes. bands: of the cubes that it takes. trained_on, terms: the data, and what its owners ask.
+
+    The default model is the prior, and takes any bands; every other has one model directory per scale.
+    """
+
+    name: str
+    bands: str
+    trained_on: str
+    terms: str
+
+    @property
+    def any_bands(self) -> bool:
+        """Adapted to each cube, whatever its bands."""
+        return self.name == DEFAULT
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Scale factors, rising."""
+        if self.any_bands:
+            return self._prior().scales
+        return tuple(sorted(int(path.name.rpartition("_x")[2]) for path in _WEIGHTS.glob(f"{self.name}_x*")))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        files = [path for folder in self._folders() for path in folder.iterdir()]
+        return sum(path.stat().st_size for path in files + ([_HERE / PRIOR_FILE] if self.any_bands else []))
+
+    @property
+    def card(self) -> str:
+        """Markdown: what it takes, what it learned from, how good it is, its limits."""
+        return "\n".join(
+            [*((folder / CARD).read_text(encoding="utf-8") for folder in self._folders()), self._results()]
+        )
+
+    @property
+    def gains(self) -> dict[int, float]:
+        """Scale → dB of MPSNR over bicubic, mean of the public test scenes; empty where none was measured."""
+        return {
+            scale: sum(s["model"]["mpsnr"] - s["bicubic"]["mpsnr"] for s in scenes.values()) / len(scenes)
+            for scale, scenes in self._measured().items()
+        }
+
+    def load(self, scale: int | None) -> LoadedModel | Prior:
+        """Raises InputError where there is no such scale, or several and none is named."""
+        if self.any_bands:
+            return self._prior()
+        scales = self.scales
+        if scale is None and len(scales) == 1:
+            scale = scales[0]
+        if scale not in scales:
+            wanted = "needs a scale factor" if scale is None else f"does not upscale ×{scale}"
+            raise InputError(f"the model '{self.name}' {wanted}; give -s with one of {', '.join(map(str, scales))}")
+        return load_model(_WEIGHTS / f"{self.name}_x{scale}")
+
+    def _prior(self) -> Prior:
+        prior = shipped_prior()
+        if prior is None:
+            raise InputError(f"the general model is not in this installation ({PRIOR_FILE} is missing); reinstall lkca")
+        return prior
+
+    def _folders(self) -> list[Path]:
+        return [_WEIGHTS / self.name] if self.any_bands else [_WEIGHTS / f"{self.name}_x{s}" for s in self.scales]
+
+    def _measured(self) -> dict[int, dict[str, dict[str, dict[str, float]]]]:
+        """Scale → scene → "bicubic" or "model" → metric."""
+        if not MEASURED_FILE.is_file():
+            return {}
+        found = json.loads(MEASURED_FILE.read_text(encoding="utf-8")).get(self.name, {})
+        return {int(scale): scenes for scale, scenes in found.items()}
+
+    def _results(self) -> str:
+        rows = [
+            f"| {scene} | ×{scale} | {s['bicubic']['mpsnr']:.2f} → {s['model']['mpsnr']:.2f} "
+            f"| {s['bicubic']['sam']:.2f} → {s['model']['sam']:.2f} |"
+            for scale, scenes in self._measured().items()
+            for scene, s in scenes.items()
+        ]
+        head = ["## Public test scenes", "", "| | scale | MPSNR bicubic → model, dB | SAM bicubic → model, ° |"]
+        return "\n".join([*head, "|---|---|---:|---:|", *rows, ""]) if rows else ""
+
+
+SHIPPED = {
+    model.name: model
+    for model in (
+        ShippedModel(
+            name=DEFAULT,
+            bands="any number and order, any sensor",
+            trained_on="CAVE, ABU (AVIRIS), synthetic dead leaves",
+            terms="CAVE, ABU: research use, cite Yasuma et al. 2008, Kang et al. 2017",
+        ),
+    )
+}
+
+
+def find_model(model: str | os.PathLike[str], scale: int | None = None) -> LoadedModel | Prior:
+    """The model directory of that path, else the shipped model of that name.
+
+    ``scale`` picks among the files of a shipped model; it is not compared with a directory's. Raises InputError where
+    there is neither, as :func:`lkca.models.directory.load_model` does.
+    """
+    name = os.fspath(model)
+    if os.path.lexists(name):
+        return load_model(name)
+    if name not in SHIPPED:
+        raise InputError(
+            f"{name}: does not exist; -m takes a model directory as 'lkca fit' writes it, or the name of a shipped "
+            f"model ({', '.join(SHIPPED)}; see 'lkca models')"
+        )
+    return SHIPPED[name].load(scale)
