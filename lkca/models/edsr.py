@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
+
+from lkca.nn import PixelShuffleUpsample
 
 __all__ = ["EDSR"]
 
@@ -19,18 +23,33 @@ class _ResidualBlock(nn.Module):
 
 
 class EDSR(nn.Module):
-    """(B, bands, h, w), normalised -> (B, bands, s*h, s*w), scale s = 2, 3 or a power of 2.
+    """(B, bands, h, w), normalised -> (B, bands, s*h, s*w).
 
-    As in EDSR the upsampler shuffles feature channels, by 2 at a time (3 for ×3), and a convolution over the fine image
-    makes the bands; there is no bicubic skip. ValueError for another scale.
+    As published (``upsampler="features"``) feature channels are shuffled, by 2 at a time (3 for ×3), a convolution over
+    the fine image makes the bands, and there is no bicubic skip; ValueError for a scale s other than 3 and powers of 2.
+    With ``upsampler="bands"`` the upsampler is LKCA-Net's: one convolution to bands·s² channels, which starts at zero,
+    pixel shuffle, bicubic skip; any s >= 2.
     """
 
-    def __init__(self, bands: int, scale: int, width: int = 64, blocks: int = 8) -> None:
+    def __init__(
+        self,
+        bands: int,
+        scale: int,
+        width: int = 64,
+        blocks: int = 8,
+        upsampler: Literal["features", "bands"] = "features",
+    ) -> None:
         super().__init__()
         self.head = nn.Conv2d(bands, width, 3, padding=1)
         self.body = nn.Sequential(
             *(_ResidualBlock(width) for _ in range(blocks)), nn.Conv2d(width, width, 3, padding=1)
         )
+        self.upsample: nn.Module
+        self.tail: nn.Module | None = None
+        if upsampler == "bands":
+            self.upsample = PixelShuffleUpsample(width, bands, scale, bias=False)
+            nn.init.zeros_(self.upsample.conv.weight)
+            return
         steps = [3] if scale == 3 else [2] * (scale.bit_length() - 1)
         if scale != 3 and (scale < 2 or 2 ** len(steps) != scale):
             raise ValueError(f"scale: expected 3 or a power of 2, got {scale}")
@@ -41,5 +60,8 @@ class EDSR(nn.Module):
         self.tail = nn.Conv2d(width, bands, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.head(x)
-        return self.tail(self.upsample(x + self.body(x)))
+        shallow = self.head(x)
+        features = shallow + self.body(shallow)
+        if self.tail is None:
+            return self.upsample(features, skip=x)
+        return self.tail(self.upsample(features))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lkca.data.degradation import Degradation, DegradationMethod, crop_to_multiple
 from lkca.errors import InputError
@@ -23,7 +23,7 @@ from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.lkcanet import lift, repeat
 from lkca.models.prior import shipped_prior
 from lkca.nn import LowRankUpsample, PixelShuffleUpsample
-from lkca.training.distillation import Criterion, distillation_loss, teacher_weight
+from lkca.training.distillation import Criterion, Distiller, Point, teacher_weight
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget, Progress, ProgressCallback
 from lkca.training.subspace import SpectralSubspace
@@ -31,6 +31,8 @@ from lkca.training.supervised import LoopResult, Schedule, channels_last, train
 from lkca_kernels import bicubic_upsample
 
 __all__ = ["FitResult", "Recipe", "fit"]
+
+_FEATURES = (Point("upsample", where="input"),)  # F_N
 
 
 @dataclass(frozen=True)
@@ -257,14 +259,11 @@ class _Run:
 
         def distil(position: float) -> Tensor:
             degraded, target, criterion = self.draw()
-            weight = teacher_weight(position, end=r.teacher_weight_end)
-            return distillation_loss(
-                student,
-                teacher,
+            return distiller.loss(
                 degraded,
                 target,
                 criterion,
-                weight=weight,
+                weight=teacher_weight(position, end=r.teacher_weight_end),
                 alignment=r.alignment,
                 orientations=torch.randperm(8, generator=self.generator)[:2].tolist(),
             )
@@ -275,6 +274,7 @@ class _Run:
         student = channels_last(factorize(teacher, energy=r.energy))
         if not loop.interrupted:
             self.stage = "distil"
+            distiller = Distiller(teacher, student, self.draw()[0], _FEATURES, apply=_residual)
             loop = self.train(student, distil, r.teacher_share + r.student_share, r.student_lr)
             steps += loop.steps
         return self._finish(teacher, student, steps, loop.interrupted)
@@ -327,6 +327,11 @@ class _Run:
                     into = sums.setdefault(name, {})
                     into[key] = into.get(key, 0.0) + getattr(measured, key) / len(cubes)
         return sums
+
+
+def _residual(net: nn.Module, degraded: Tensor) -> Tensor:
+    assert isinstance(net, LKCANet)
+    return net.residual(degraded)
 
 
 def _fold(components: Tensor) -> Tensor:

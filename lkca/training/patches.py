@@ -48,8 +48,9 @@ class PatchSampler:
     """Draws batches (degraded, sharp, valid) of patches at any pixel offset, in any of the eight orientations.
 
     Each patch is cropped first and degraded then: offsets that are no multiple of the scale give new sub-pixel phases,
-    and the patch's border is a scene's border. A batch comes from one scene, chosen by its number of pixels; patches
-    are ``patch`` low-resolution pixels wide, or as wide as the scene allows.
+    and the patch's border is a scene's border. A scene is chosen by its number of pixels: for a batch, or where
+    ``mixed`` for each patch (the scenes must then have one number of channels). Patches are ``patch`` low-resolution
+    pixels wide, or as wide as the scene allows; where mixed, as the smallest one allows.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class PatchSampler:
         patch: int,
         batch: int,
         generator: torch.Generator,
+        mixed: bool = False,
     ) -> None:
         self._scenes = [s for s in scenes if min(s.image.shape[1:]) >= scale and s.valid.any()]
         if not self._scenes:
@@ -70,6 +72,7 @@ class PatchSampler:
         self._patch = patch
         self._batch = batch
         self._generator = generator
+        self._mixed = mixed
         self._pixels = torch.tensor([float(s.valid.sum()) for s in self._scenes])
 
     def _integer(self, end: int) -> int:
@@ -77,11 +80,14 @@ class PatchSampler:
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
         """(B, C, p, p), (B, C, s*p, s*p), (B, 1, s*p, s*p) bool."""
-        scene = self._scenes[int(torch.multinomial(self._pixels, 1, generator=self._generator))]
-        height, width = scene.image.shape[1:]
-        side = self._scale * min(self._patch, height // self._scale, width // self._scale)
+        count = self._batch if self._mixed else 1
+        chosen = torch.multinomial(self._pixels, count, True, generator=self._generator).tolist()
+        scenes = [self._scenes[index] for index in chosen] * (self._batch // count)
+        among = self._scenes if self._mixed else scenes
+        side = self._scale * min(self._patch, *(n // self._scale for scene in among for n in scene.image.shape[1:]))
         images, masks = [], []
-        for _ in range(self._batch):
+        for scene in scenes:
+            height, width = scene.image.shape[1:]
             row, col = self._integer(height - side + 1), self._integer(width - side + 1)
             element = self._integer(8)
             images.append(dihedral(scene.image[:, row : row + side, col : col + side], element))

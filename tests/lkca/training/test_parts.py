@@ -7,21 +7,10 @@ import torch
 from torch import nn
 
 from lkca.data.degradation import Degradation
-from lkca.models import LKCANet, LKCANetConfig
-from lkca.training.distillation import distillation_loss, self_ensemble, teacher_weight
 from lkca.training.patches import PatchSampler, Scene, dihedral, fill_invalid, undo_dihedral
 from lkca.training.progress import Budget
 from lkca.training.subspace import SpectralSubspace
 from lkca.training.supervised import Schedule, train
-
-
-def network(**changes: int) -> LKCANet:
-    torch.manual_seed(0)
-    net = LKCANet(LKCANetConfig(bands=1, scale=2, width=4, blocks=1, window=3, shared=True, **changes))
-    with torch.no_grad():
-        for p in net.parameters():
-            p.copy_(torch.randn_like(p) * 0.3)
-    return net
 
 
 def test_the_eight_symmetries_differ_and_are_undone() -> None:
@@ -30,37 +19,6 @@ def test_the_eight_symmetries_differ_and_are_undone() -> None:
     assert len({(t.shape, tuple(t.flatten().tolist())) for t in seen}) == 8
     for e, turned in enumerate(seen):
         torch.testing.assert_close(undo_dihedral(turned, e), image)
-
-
-def test_self_ensemble_treats_all_orientations_alike() -> None:
-    net, x = network(), torch.rand(2, 1, 5, 6)
-    once = self_ensemble(net, x)
-    assert (once - net.residual(x)).abs().max() > 1e-3
-    for e in range(8):
-        torch.testing.assert_close(undo_dihedral(self_ensemble(net, dihedral(x, e)), e), once)
-
-
-def test_teacher_weight_decays() -> None:
-    values = [teacher_weight(t, end=0.2) for t in (-1, 0, 0.25, 0.5, 1, 2)]
-    assert values[0] == values[1] == 1 and values[-1] == pytest.approx(0.2) == values[-2]
-    assert values == sorted(values, reverse=True) and values[3] == pytest.approx(0.6)
-
-
-def test_distillation_loss_weighs_truth_and_teacher() -> None:
-    teacher, x, target = network(), torch.rand(1, 1, 4, 4), torch.rand(1, 1, 8, 8)
-    l2 = nn.functional.mse_loss
-
-    def loss(student: LKCANet, truth: torch.Tensor, weight: float, alignment: float = 0.0) -> torch.Tensor:
-        return distillation_loss(student, teacher, x, truth, l2, weight=weight, alignment=alignment)
-
-    torch.testing.assert_close(loss(teacher, target, 0.0), l2(teacher.residual(x), target))
-    torch.testing.assert_close(loss(teacher, target, 1.0), l2(teacher.residual(x), self_ensemble(teacher, x)))
-    other = network()
-    with torch.no_grad():
-        other.head.weight.add_(0.1)
-    extra = loss(other, target, 1.0, 1.0) - loss(other, target, 1.0, 0.0)
-    f, g = other.features(x), teacher.features(x)
-    torch.testing.assert_close(extra, (f - g).square().sum() / g.square().sum())
 
 
 def test_subspace_round_trip_and_weighting() -> None:
@@ -100,6 +58,15 @@ def test_sampler_draws_pairs_of_any_phase_from_scenes_of_any_size() -> None:
         assert valid.shape == sharp.shape and valid.all()
         shapes.add(tuple(sharp.shape))
     assert shapes == {(3, 1, 12, 12), (3, 1, 4, 4)}
+    mixed = PatchSampler(
+        [big, small], 2, degradation.apply, patch=6, batch=8, generator=torch.Generator().manual_seed(0), mixed=True
+    )
+    origins = set()
+    for _ in range(9):
+        _, sharp, _ = mixed.draw()
+        assert sharp.shape == (8, 1, 4, 4)  # as wide as the smaller scene allows
+        origins.add(tuple((sharp.flatten(1).mean(1) > 5).tolist()))
+    assert any(0 < sum(of_small) < 8 for of_small in origins)
     with pytest.raises(ValueError, match="no scene"):
         PatchSampler(
             [Scene(small.image, ~small.valid)], 2, degradation.apply, patch=6, batch=1, generator=torch.Generator()

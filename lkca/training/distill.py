@@ -1,0 +1,141 @@
+"""Any teacher, any student: the distillation loop. docs/distillation.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lkca.losses import SpectralGradientLoss
+from lkca.nn import LowRankConv2d, LowRankUpsample
+from lkca.training.distillation import Apply, Criterion, Decay, Distiller, Point, _call, teacher_weight
+from lkca.training.progress import Budget
+from lkca.training.supervised import LoopResult, Schedule, train
+
+__all__ = ["DistillRecipe", "distill"]
+
+Draw = Callable[[], tuple[Tensor, Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True)
+class DistillRecipe:
+    """The knobs of :func:`distill`; docs/distillation.md has the ablation.
+
+    points, alignment: features that are compared, and their weight α. start, end, decay: the teacher's weight;
+    start = end = 0 is fine-tuning without teacher. orientations: of the teacher's self-ensemble, drawn anew every step;
+    1: the teacher as it is. warmup_share: of the time, in which only the low-rank factors learn, at ``warmup_lr``.
+    """
+
+    points: tuple[Point, ...] = ()
+    alignment: float = 0.1
+    start: float = 1.0
+    end: float = 0.0
+    decay: Decay = "cosine"
+    orientations: int = 1
+    warmup_share: float = 0.0
+    warmup_lr: float = 1e-3
+    lr: float = 5e-4
+    weight_decay: float = 1e-4
+    ema: float = 0.99
+    evaluations: int = 8
+
+    def __post_init__(self) -> None:
+        for name, value in (("start", self.start), ("end", self.end), ("warmup_share", self.warmup_share)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}: expected 0 to 1, got {value}")
+        if not 1 <= self.orientations <= 8:
+            raise ValueError(f"orientations: expected 1 to 8, got {self.orientations}")
+        teacher_weight(0.0, decay=self.decay)
+
+
+def distill(
+    teacher: nn.Module,
+    student: nn.Module,
+    draw: Draw,
+    *,
+    budget: Budget,
+    recipe: DistillRecipe | None = None,
+    criterion: Criterion | None = None,
+    score: Callable[[], float] | None = None,
+    apply: Apply = _call,
+    generator: torch.Generator | None = None,
+    report: Callable[[float | None, float | None], None] = lambda loss, gain: None,
+) -> LoopResult:
+    """Train ``student`` in place on the truth and on ``teacher``, until the budget's end; the teacher stays as it is.
+
+    draw() gives the next batch: degraded (B, C, h, w), sharp (B, C', H, W), normalised, and what of it counts,
+    (B, 1, H, W) bool, or None for all. criterion: compares outputs; by default L1 + 0.3 SAM + 0.1 gradient
+    (:class:`lkca.losses.SpectralGradientLoss`). score, report: as in :func:`lkca.training.supervised.train`.
+    generator: for the orientations. ValueError for points that do not fit the models.
+    """
+    recipe = recipe or DistillRecipe()
+    criterion = criterion or SpectralGradientLoss()
+    modes = [(module, module.training) for module in teacher.modules()]
+    teacher.eval()
+    first = draw()
+    whole = Distiller(teacher, student, first[0], recipe.points, apply=apply)
+    began = budget.fraction
+
+    def loss_of(position: float) -> Tensor:
+        degraded, sharp, valid = draw()
+        done = (budget.fraction - began) / max(1 - began, 1e-9)  # of both phases
+        orientations = [0]
+        if recipe.orientations > 1:
+            orientations = torch.randperm(8, generator=generator)[: recipe.orientations].tolist()
+        return whole.loss(
+            degraded,
+            sharp,
+            _where(criterion, valid),
+            weight=teacher_weight(done, recipe.start, recipe.end, recipe.decay),
+            alignment=recipe.alignment,
+            orientations=orientations,
+        )
+
+    def phase(end: float, lr: float) -> LoopResult:
+        schedule = Schedule(
+            budget.fraction, end, lr, recipe.weight_decay, ema=recipe.ema, evaluations=recipe.evaluations
+        )
+        return train(whole, loss_of, schedule, budget, score=score, report=report)
+
+    try:
+        steps = 0
+        if recipe.warmup_share > 0:
+            with _only_factors(student):
+                result = phase(began + recipe.warmup_share * (1 - began), recipe.warmup_lr)
+            if result.interrupted:
+                return result
+            steps = result.steps
+        result = phase(1.0, recipe.lr)
+        result.steps += steps
+        return result
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _where(criterion: Criterion, valid: Tensor | None) -> Criterion:
+    """``criterion`` of predictions that are taken as perfect where not ``valid``."""
+    if valid is None:
+        return criterion
+    return lambda prediction, target: criterion(torch.where(valid, prediction, target), target)
+
+
+class _only_factors:
+    """Inside, only the parameters of the student's low-rank layers ask for gradients."""
+
+    def __init__(self, student: nn.Module) -> None:
+        layers = [m for m in student.modules() if isinstance(m, (LowRankConv2d, LowRankUpsample))]
+        if not layers:
+            raise ValueError("warmup_share: the student has no low-rank layer to warm up")
+        factors = {id(p) for layer in layers for p in layer.parameters()}
+        self._frozen = [p for p in student.parameters() if p.requires_grad and id(p) not in factors]
+
+    def __enter__(self) -> None:
+        for p in self._frozen:
+            p.requires_grad_(False)
+
+    def __exit__(self, *_: object) -> None:
+        for p in self._frozen:
+            p.requires_grad_(True)

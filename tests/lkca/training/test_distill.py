@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lkca.lowrank import factorize
+from lkca.models import LKCANet, LKCANetConfig
+from lkca.models.edsr import EDSR
+from lkca.training.distill import DistillRecipe, distill
+from lkca.training.distillation import Distiller, Point, self_ensemble, teacher_weight
+from lkca.training.patches import dihedral, undo_dihedral
+from lkca.training.progress import Budget
+
+F_N = Point("upsample", where="input")
+RANK = Point("upsample.conv", "upsample.reduce")
+l2 = nn.functional.mse_loss
+
+
+def network(seed: int = 0, bands: int = 3, **changes: int) -> LKCANet:
+    torch.manual_seed(seed)
+    net = LKCANet(LKCANetConfig(bands=bands, scale=2, width=8, blocks=1, window=3, **changes))
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn_like(p) * 0.2)
+    return net
+
+
+def pair() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(5)
+    return torch.rand(2, 3, 5, 6), torch.rand(2, 3, 10, 12)
+
+
+@pytest.mark.parametrize("decay", ("cosine", "linear", "exponential"))
+def test_teacher_weight_decays(decay: str) -> None:
+    values = [teacher_weight(t, 0.9, 0.2, decay) for t in (-1, 0, 0.25, 0.5, 1, 2)]  # type: ignore[arg-type]
+    assert values[0] == values[1] == pytest.approx(0.9) and values[-1] == pytest.approx(0.2) == values[-2]
+    assert values == sorted(values, reverse=True) and values[1] > values[2] > values[3] > values[4]
+
+
+def test_teacher_weight_shapes() -> None:
+    assert teacher_weight(0.5) == pytest.approx(0.5) and teacher_weight(0.25) > 0.8
+    assert teacher_weight(0.25, decay="linear") == pytest.approx(0.75)
+    assert teacher_weight(0.25, decay="exponential") < 0.3
+    assert teacher_weight(0.9, 0.4, decay="constant") == 0.4
+    with pytest.raises(ValueError, match="cosine, linear"):
+        teacher_weight(0.5, decay="step")  # type: ignore[arg-type]
+
+
+def test_self_ensemble_treats_all_orientations_alike() -> None:
+    net, (x, _) = network(), pair()
+    once = self_ensemble(net, x)
+    assert (once - net(x)).abs().max() > 1e-3
+    for e in range(8):
+        torch.testing.assert_close(undo_dihedral(self_ensemble(net, dihedral(x, e)), e), once)
+
+
+def test_loss_weighs_truth_teacher_and_features() -> None:
+    teacher, student, (x, y) = network(0), network(1), pair()
+    whole = Distiller(teacher, student, x, [F_N])
+
+    def loss(weight: float, alignment: float = 0.0, orientations: tuple[int, ...] = (0,)) -> Tensor:
+        return whole.loss(x, y, l2, weight=weight, alignment=alignment, orientations=orientations)
+
+    truth, word = l2(student(x), y), l2(student(x), teacher(x))
+    torch.testing.assert_close(loss(0.0, 1.0), truth)
+    torch.testing.assert_close(loss(1.0), word)
+    torch.testing.assert_close(loss(0.25), 0.75 * truth + 0.25 * word)
+    f, g = student.features(x), teacher.features(x)
+    torch.testing.assert_close(
+        loss(0.5, 0.3) - loss(0.5), 0.5 * 0.3 * (f - g).square().sum() / g.square().sum(), atol=1e-5, rtol=1e-4
+    )
+    torch.testing.assert_close(loss(1.0, 0.0, (3, 0, 6)), l2(student(x), self_ensemble(teacher, x, (0, 3, 6))))
+    torch.testing.assert_close(loss(1.0, 0.0, (3, 6)), l2(student(x), self_ensemble(teacher, x, (3, 6))))
+
+
+def test_a_residual_branch_can_be_taught_alone() -> None:
+    teacher, student, (x, y) = network(0), network(1), pair()
+    whole = Distiller(teacher, student, x, [F_N], apply=lambda net, x: net.residual(x))  # type: ignore[operator]
+    torch.testing.assert_close(
+        whole.loss(x, y, l2, weight=0.5, alignment=0.0),
+        0.5 * l2(student.residual(x), y) + 0.5 * l2(student.residual(x), teacher.residual(x)),
+    )
+
+
+def test_factors_map_rank_features_to_the_full_rank_layer() -> None:
+    teacher, (x, y) = network(), pair()
+    full, low = factorize(teacher, rank=12), factorize(teacher, rank=2)
+    layer = teacher.upsample.conv  # type: ignore[union-attr]
+    taught = layer(teacher.features(x))
+
+    def alignment(student: nn.Module) -> float:
+        whole = Distiller(teacher, student, x, [RANK])
+        assert not whole.projectors
+        with torch.no_grad():
+            whole_loss, of_outputs = (whole.loss(x, y, l2, weight=1.0, alignment=a) for a in (1.0, 0.0))
+        return float(whole_loss - of_outputs)
+
+    assert alignment(full) == pytest.approx(0, abs=1e-6)
+    own = torch.einsum("or,brhw->bohw", low.upsample.weight, low.upsample.reduce(low.features(x)))  # type: ignore[operator, arg-type]
+    assert alignment(low) == pytest.approx(float((own - taught).square().sum() / taught.square().sum()), rel=1e-4)
+
+
+def test_projector_between_different_networks_is_trained_and_dropped() -> None:
+    teacher, student, (x, y) = EDSR(3, 2, width=6, blocks=1), network(bands=3), pair()
+    point = Point("body", "body.0")
+    whole = Distiller(teacher, student, x, [point])
+    assert [p.shape for p in whole.projectors.parameters()] == [(6, 8, 1, 1), (6,)]
+    whole.loss(x, y, l2, weight=1.0, alignment=1.0).backward()
+    assert all(p.grad is not None for p in whole.projectors.parameters())
+    assert all(p.grad is None for p in teacher.parameters())
+    assert not any("projector" in name for name, _ in student.named_parameters())
+    names = set(student.state_dict())
+    distill(teacher, student, lambda: (x, y, None), budget=Budget(None, 2), recipe=DistillRecipe(points=(point,)))
+    assert set(student.state_dict()) == names and not any(m._forward_hooks for m in student.modules())
+
+
+def test_points_that_do_not_fit_are_named() -> None:
+    teacher, student, (x, _) = network(), factorize(network(), rank=2), pair()
+    with pytest.raises(ValueError, match="teacher: has no module 'nothing'"):
+        Distiller(teacher, student, x, [Point("nothing")])
+    with pytest.raises(ValueError, match="8 and 12 channels need a mapping"):
+        Distiller(teacher, student, x, [Point("upsample.conv", "body", mapping="identity")])
+    with pytest.raises(ValueError, match="no factors map 8 to 12"):
+        Distiller(teacher, student, x, [Point("upsample.conv", "body", mapping="factors")])
+    with pytest.raises(ValueError, match="different grids"):
+        Distiller(teacher, student, x, [Point("upsample", "body")])
+    with pytest.raises(ValueError, match="one shape"):
+        Distiller(teacher, nn.Identity(), x)
+
+
+def test_distil_brings_the_student_near_its_teacher() -> None:
+    torch.manual_seed(0)
+    teacher = network()
+    student = factorize(teacher, rank=4)
+    before = copy.deepcopy(student)
+    kept = copy.deepcopy(teacher.state_dict())
+    teacher.train()
+
+    def draw() -> tuple[Tensor, Tensor, None]:
+        x = torch.rand(4, 3, 6, 6)
+        return x, torch.zeros(4, 3, 12, 12), None  # a truth that is wrong: only the teacher knows better
+
+    recipe = DistillRecipe(points=(F_N, RANK), decay="constant", lr=1e-2, ema=0.9)
+    done = distill(teacher, student, draw, budget=Budget(None, 60), recipe=recipe, criterion=l2)
+    assert done.steps == 60 and teacher.training
+    assert all(torch.equal(kept[k], v) for k, v in teacher.state_dict().items())
+    x, _, _ = draw()
+    with torch.no_grad():
+        assert l2(student(x), teacher(x)) < 0.7 * l2(before(x), teacher(x))
+
+
+def test_warmup_moves_the_factors_alone() -> None:
+    teacher, (x, y) = network(), pair()
+    student = factorize(teacher, rank=2)
+    before = copy.deepcopy(student.state_dict())
+    recipe = DistillRecipe(warmup_share=1.0)
+    distill(teacher, student, lambda: (x, y, None), budget=Budget(None, 3), recipe=recipe)
+    moved = {k for k, v in student.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == {"upsample.weight", "upsample.reduce.weight"}
+    assert all(p.requires_grad for p in student.parameters())
+    with pytest.raises(ValueError, match="no low-rank layer"):
+        distill(teacher, network(), lambda: (x, y, None), budget=Budget(None, 3), recipe=recipe)
+
+
+def test_pixels_that_do_not_count_teach_nothing() -> None:
+    teacher, (x, y) = network(), pair()
+    valid = torch.zeros(2, 1, 10, 12, dtype=torch.bool)
+    valid[..., :6] = True
+    spoilt = torch.where(valid, y, 1e6)
+    results = []
+    for target in (y, spoilt):
+        student = factorize(teacher, rank=2)
+        recipe = DistillRecipe(start=0.0)
+        distill(teacher, student, lambda y=target: (x, y, valid), budget=Budget(None, 3), recipe=recipe, criterion=l2)
+        results.append(student.state_dict())
+    assert all(torch.equal(results[0][k], results[1][k]) for k in results[0])
+
+
+def test_recipe_bounds() -> None:
+    for bad in ({"start": 1.5}, {"orientations": 9}, {"warmup_share": -0.1}):
+        with pytest.raises(ValueError, match="expected"):
+            DistillRecipe(**bad)  # type: ignore[arg-type]
