@@ -13,8 +13,6 @@ from lkca_kernels.cpu import CONVENTIONS, unavailable
 
 __all__ = ["call_cpp_operators"]
 
-_SERVED = ("lowrank_pixel_shuffle", "pixel_shuffle_epilogue")
-
 
 @cache
 def _cpp_operators() -> dict[Any, Any]:
@@ -31,10 +29,12 @@ def _cpp_operators() -> dict[Any, Any]:
     def epilogue(y: Tensor, gate: Tensor | None, skip: Tensor | None, s: int, _: int) -> Tensor:
         return y.new_empty(y.shape[0], y.shape[1] // s**2, y.shape[2] * s, y.shape[3] * s)
 
-    for name, fake in zip(_SERVED, (lowrank, epilogue), strict=True):
-        torch.library.register_fake(f"lkca_cpu::{name}", fake)
+    torch.library.register_fake("lkca_cpu::lowrank_pixel_shuffle", lowrank)
+    torch.library.register_fake("lkca_cpu::pixel_shuffle_epilogue", epilogue)
+    ours, theirs = torch.ops.lkca_kernels, torch.ops.lkca_cpu
     return {
-        getattr(torch.ops.lkca_kernels, name).default: getattr(torch.ops.lkca_cpu, name).default for name in _SERVED
+        ours.lowrank_pixel_shuffle.default: theirs.lowrank_pixel_shuffle.default,
+        ours.pixel_shuffle_epilogue.default: theirs.pixel_shuffle_epilogue.default,
     }
 
 
