@@ -53,7 +53,11 @@ def _empty(tensors: Tensors) -> bool:
 
 
 def _unwatched(tensors: Tensors) -> bool:
-    """Whether neither autograd, nor a tracer, mode or tensor subclass has to see the call, and no tensor is empty."""
+    """Whether neither autograd, nor a tracer, mode or tensor subclass has to see the call.
+
+    No tensor is empty, nor a negated view (``torch.imag`` of a conjugate), whose memory holds the values with the other
+    sign: only the dispatcher resolves those.
+    """
     if torch._C._len_torch_dispatch_stack():
         return False
     grad = torch.is_grad_enabled()
@@ -64,7 +68,7 @@ def _unwatched(tensors: Tensors) -> bool:
             kind = type(tensor)
             if kind is not Tensor and kind is not torch.nn.Parameter:
                 return False
-            if tensor.numel() == 0:
+            if tensor.numel() == 0 or tensor.is_neg():
                 return False
     return True
 

@@ -85,6 +85,17 @@ def test_out() -> None:
     _lowrank(room[320:440].view(2, 3, 4, 5), W, out=shared)  # neighbours are no overlap
 
 
+def test_negated_views(typical: Any, backend: Any) -> None:
+    """``torch.imag`` of a conjugate is a view whose memory has the other sign."""
+    tensors = typical.make(torch.float32, backend.device)
+    views = [t if t is None else torch._neg_view(-t) for t in tensors]
+    assert torch.equal(typical.call(views, backend=backend.backend), typical.call(tensors, backend=backend.backend))
+    if typical.op != "channel_gate":
+        out = torch._neg_view(torch.zeros_like(typical.call(tensors)))
+        with pytest.raises(ValueError, match="out: is a negated view"):
+            typical.call(tensors, backend=backend.backend, out=out)
+
+
 def _spoil(value: Any, rng: random.Random) -> Any:
     """A near miss of an argument."""
     if not isinstance(value, torch.Tensor):
