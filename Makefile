@@ -14,7 +14,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 NATIVE := $(shell find csrc -type f 2>/dev/null) setup.py $(wildcard build_tools/*.py)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-thirdparty lint format bench gpu-check clean
+.PHONY: demo test test-thirdparty lint format docs bench gpu-check clean
 
 $(VENV)/.torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -59,6 +59,9 @@ format: $(VENV)/.tested-with
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+docs: $(VENV)/.tested-with
+	$(VENV)/bin/mkdocs build --strict
 
 bench: $(VENV)/.tested-with
 	$(PY) -m pytest bench --benchmark-only --benchmark-json=bench/results/last.json

@@ -50,8 +50,10 @@ def channel_gate(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, *, b
     Args:
         x: (B, C, H, W), float16, bfloat16, float32 or float64, any strides. All tensors share its dtype and device;
             under autocast they are cast to the autocast dtype (float64 is not).
-        w1, b1: (Cr, C) and (Cr,), to Cr hidden channels.
-        w2, b2: (C, Cr) and (C,), back to C.
+        w1: (Cr, C), to Cr hidden channels.
+        b1: (Cr,).
+        w2: (C, Cr), back to C.
+        b2: (C,).
         backend: see :func:`lkca_kernels.use_backend`.
 
     Returns:

@@ -127,9 +127,11 @@ def lowrank_upsample(
         weight_down: (R, Cin, kh, kw).
         bias_down: (R,), of the convolution.
         padding: of the convolution, zeros; by default what keeps an odd kernel's size, dilation * (k // 2).
-        stride, dilation: of the convolution. With (h, w) the size it gives, the other arguments and the result are as
-            for :func:`lowrank_pixel_shuffle`.
+        stride: of the convolution.
+        dilation: of the convolution.
 
+    With (h, w) the size that the convolution gives, the other arguments and the result are as for
+    :func:`lowrank_pixel_shuffle`.
     The convolution is PyTorch's own; ``backend`` chooses who serves the second stage.
     """
     _checks.check_first("x", x, "(B, Cin, H, W)")

@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
 )
+NEEDS_REAL_DATA = "<!-- needs: real data -->"
 LANGUAGES = {"python", "bash", "yaml", "text"}
 
 
@@ -83,7 +84,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_blocks_run(page: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_run(
+    page: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if NEEDS_REAL_DATA in page.read_text(encoding="utf-8"):
+        real_data: Path = request.getfixturevalue("real_data")
+        shutil.copy(real_data / "cubes" / "jasper_ridge.npz", tmp_path)
     shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
