@@ -102,6 +102,7 @@ def _prepare(cubes: Sequence[Cube], scale: int, region: str | None) -> TrainingS
         bands=BandSet(
             count=first.bands,
             used=used.tolist(),
+            nonnegative=[b for b in used.tolist() if not any((values[b] < 0).any() for values in raw)],
             wavelengths_nm=None if wavelengths is None else wavelengths.tolist(),
             fwhm_nm=None if meta.fwhm is None else np.asarray(meta.fwhm, dtype=float).tolist(),
         ),

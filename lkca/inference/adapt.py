@@ -36,18 +36,20 @@ _SIDE = 64  # pixels of a window
 _GRID = 20  # windows along a side of the scene, at most
 _PIXELS = 100_000  # that suffice
 _QUANTILE = 0.999
+_NEGLIGIBLE = 3e-3  # of a band's lost detail: what is below 0 no more than this is the ringing of a filter
 
 
 class _Statistics:
     """Sums over windows. In bands where a sample is missing it counts as one without detail.
 
-    count, total: valid samples and their sum, (bands,). products: of the detail, (bands, bands). peak: the largest
-    quantile of a band's magnitudes.
+    count, total: valid samples and their sum, (bands,). below: sum of the squares of those below 0. products: of the
+    detail, (bands, bands). peak: the largest quantile of a band's magnitudes.
     """
 
     def __init__(self, bands: int) -> None:
         self.count = torch.zeros(bands, dtype=torch.float64)
         self.total = torch.zeros(bands, dtype=torch.float64)
+        self.below = torch.zeros(bands, dtype=torch.float64)
         self.products = torch.zeros(bands, bands, dtype=torch.float64)
         self.peak = 0.0
         self.windows = 0
@@ -66,7 +68,9 @@ class _Statistics:
         seen = torch.from_numpy(valid)
         detail = torch.where(seen, detail, 0).flatten(1).double()
         self.count += seen.flatten(1).sum(1)
-        self.total += torch.where(seen, torch.from_numpy(filled), 0).flatten(1).double().sum(1)
+        samples = torch.where(seen, torch.from_numpy(filled), 0).flatten(1).double()
+        self.total += samples.sum(1)
+        self.below += samples.clamp_max(0).square().sum(1)
         self.products += detail @ detail.T
         self.peak = max(self.peak, float(np.quantile(np.abs(filled), _QUANTILE, axis=(1, 2)).max()))
 
@@ -79,6 +83,9 @@ def adapt(cube: Cube, prior: Prior, scale: int, *, components: int = COMPONENTS)
     depends on the cube alone. Missing samples are left out; bad and empty bands stay to bicubic, constant ones and what
     lies outside the components too. Raises InputError for a scale that the prior lacks, and where the windows hold no
     valid sample.
+
+    Where next to nothing is below 0, results below 0 become 0: physical spectra are not negative, and beside a bright
+    edge a dark pixel's spectral angle suffers from nothing else as much (docs/models.md).
     """
     if scale not in prior.scales:
         raise InputError(
@@ -101,6 +108,7 @@ def adapt(cube: Cube, prior: Prior, scale: int, *, components: int = COMPONENTS)
         )
     products, count = found.products[alive][:, alive], found.count[alive]
     space = SpectralSubspace.of_moments(products, products.diagonal() / count, found.total[alive] / count, components)
+    nonnegative = found.below <= _NEGLIGIBLE * found.products.diagonal()
     peak = found.peak if found.peak > 0 else 1.0
     over_components = repeat(factorize(prior.network(scale), energy=_ENERGY), space.synthesis.shape[1])
     # The network takes and gives bands / peak: the two maps undo that.
@@ -112,6 +120,7 @@ def adapt(cube: Cube, prior: Prior, scale: int, *, components: int = COMPONENTS)
         bands=BandSet(
             count=cube.bands,
             used=good[alive.numpy()].tolist(),
+            nonnegative=good[(alive & nonnegative).numpy()].tolist(),
             wavelengths_nm=None if wavelengths is None else np.asarray(wavelengths, dtype=float).tolist(),
             fwhm_nm=None if fwhm is None else np.asarray(fwhm, dtype=float).tolist(),
         ),

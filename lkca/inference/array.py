@@ -100,6 +100,8 @@ class Upscaler:
         with torch.inference_mode():
             y = self._net(torch.from_numpy(np.ascontiguousarray(x)).to(self.device)[None])
             result: np.ndarray = y[0].mul_(norm.peak).add_(norm.offset).cpu().numpy()
+        for index in np.flatnonzero(np.isin(self._used, self._config.bands.nonnegative)):
+            np.maximum(result[index], 0, out=result[index])
         return result
 
 

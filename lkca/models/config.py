@@ -43,10 +43,18 @@ class BandSet(StrictModel):
     )
     fwhm_nm: list[float] | None = Field(default=None, max_length=_MAX_BANDS)
 
+    nonnegative: list[int] = Field(
+        default=[],
+        max_length=_MAX_BANDS,
+        description="Indices of used bands whose samples are not below 0; neither are the results there.",
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> BandSet:
         if sorted(set(self.used)) != self.used or self.used[0] < 0 or self.used[-1] >= self.count:
             raise ValueError(f"bands.used must rise within 0 to {self.count - 1}")
+        if not set(self.nonnegative) <= set(self.used):
+            raise ValueError("bands.nonnegative lists bands that bands.used does not")
         for name in ("wavelengths_nm", "fwhm_nm"):
             values = getattr(self, name)
             if values is not None and len(values) != self.count:

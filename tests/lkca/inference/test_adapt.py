@@ -160,6 +160,18 @@ def test_nodata_around_a_large_scene_is_skipped(prior: Prior) -> None:
     assert model.config.training.details["pixels"] > 50_000
 
 
+def test_nothing_is_below_zero_where_the_cube_has_nothing_below_zero(prior: Prior) -> None:
+    cube = np.zeros((3, 24, 24), dtype=np.float32)
+    cube[:, 8:16, 8:16] = 1.0
+    cube[1, 12, 12] = -1e-4  # a filter's ringing
+    cube[2] -= 0.5
+    model = adapt(Cube.from_array(cube), prior, 4)
+    assert model.config.bands.nonnegative == [0, 1]
+    out = upscale_array(cube, model)
+    assert out[:2].min() == 0 and out[2].min() < -0.501
+    assert bicubic_array(cube, 4)[:2].min() < -0.01
+
+
 def test_units_do_not_matter(coarse: np.ndarray, prior: Prior) -> None:
     plain = upscale_array(coarse, adapt(Cube.from_array(coarse), prior, 2))
     scaled = upscale_array(1e4 * coarse, adapt(Cube.from_array(1e4 * coarse), prior, 2))
