@@ -10,7 +10,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lkca.cli import analyze, degrade, demo, doctor, evaluate, factorize, fit, inspect, models, schema, upscale
+from lkca.cli import (
+    analyze,
+    degrade,
+    demo,
+    doctor,
+    evaluate,
+    factorize,
+    fit,
+    inspect,
+    models,
+    prepare,
+    schema,
+    train,
+    upscale,
+)
 from lkca.cli.console import complain
 from lkca.errors import LkcaError
 
@@ -93,6 +107,8 @@ for _name, _module, _command in (
     ("inspect", inspect, inspect.inspect_command),
     ("analyze", analyze, analyze.analyze_command),
     ("factorize", factorize, factorize.factorize_command),
+    ("train", train, train.train_command),
+    ("prepare", prepare, prepare.prepare_command),
     ("doctor", doctor, doctor.doctor_command),
     ("schema", schema, schema.schema_command),
 ):

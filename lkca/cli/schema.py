@@ -19,8 +19,10 @@ EXAMPLES = examples(
 
 def schema_command(
     kind: Annotated[
-        Literal["fit", "model"],
-        typer.Argument(help="fit: what --config of 'lkca fit' takes; model: config.json of a model directory."),
+        Literal["fit", "train", "model"],
+        typer.Argument(
+            help="fit, train: what these commands' configuration files take; model: a model directory's config.json."
+        ),
     ] = "fit",
 ) -> None:
     """Prints a JSON schema, for editors and for checking files."""
@@ -28,6 +30,10 @@ def schema_command(
         from lkca.fitting import FitConfig
 
         print_json(FitConfig.model_json_schema())
+    elif kind == "train":
+        from lkca.training.config import TrainConfig
+
+        print_json(TrainConfig.model_json_schema())
     else:
         from lkca.models.config import ModelConfig
 

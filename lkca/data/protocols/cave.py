@@ -28,7 +28,7 @@ CAVE_TEST = (
     "beads", "chart_and_stuffed_toy", "cloth", "face", "flowers", "glass_tiles", "jelly_beans", "photo_and_face",
     "pompoms", "thread_spools",
 )  # fmt: skip
-CAVE_VALIDATION = ("feathers", "superballs")
+CAVE_VALIDATION = ("feathers", "sponges")
 
 TEXT = (
     "Whole scenes divided by full scale (65535; 4095 for the 12-bit archive). Test: "

@@ -1,0 +1,299 @@
+"""The trainer on a tiny data set: killed and resumed, in parts, on two processes, stopped early, and refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lkca.config import validated
+from lkca.data import Cube, CubeMeta
+from lkca.data.protocols.dataset import write_dataset
+from lkca.errors import InputError
+from lkca.inference.checks import match_bands
+from lkca.models.directory import load_model
+from lkca.training import Progress
+from lkca.training.checkpoint import latest_checkpoint
+from lkca.training.config import TrainConfig
+from lkca.training.trainer import TrainResult, train
+
+pytest.importorskip("accelerate", reason="needs the extra 'train'")
+
+BANDS, STEPS = 5, 12
+
+
+def scene(rows: int, cols: int, seed: int) -> Cube:
+    """Sharp-edged patches of a few spectra, uint16."""
+    rng = np.random.default_rng(seed)
+    labels = np.kron(rng.integers(0, 4, (rows // 5 + 1, cols // 4 + 1)), np.ones((5, 4), int))[:rows, :cols]
+    spectra = np.random.default_rng(99).integers(300, 4000, (4, BANDS))
+    meta = CubeMeta(wavelengths=np.linspace(450, 850, BANDS), stored_dtype=np.dtype(np.uint16))
+    return Cube.from_array(spectra[labels].transpose(2, 0, 1).astype(np.uint16), meta, source=f"scene {seed}")
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "tiny.h5"
+    with write_dataset(path) as writer:
+        writer.add("train", "one", scene(60, 44, 0))
+        writer.add("train", "two", scene(36, 70, 1))
+        writer.add("validation", "three", scene(30, 27, 2))
+        writer.finish("tiny", "none", 4095.0, np.linspace(450, 850, BANDS))
+    return path
+
+
+def settings(dataset: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "scale": 2,
+        "data": {"dataset": str(dataset)},
+        "model": {"preset": "tiny", "width": 6, "blocks": 1},
+        "steps": STEPS,
+        "batch": 4,
+        "patch": 8,
+        "warmup": 3,
+        "lr": 5e-3,
+        "ema": 0.8,
+        "validate_every": 4,
+        "checkpoint_every": 3,
+        "tensorboard": False,
+        "device": "cpu",
+    } | changes
+
+
+def run(folder: Path, values: dict[str, Any], **how: Any) -> TrainResult:
+    return train(validated(TrainConfig, values, "test"), folder, **how)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Live and averaged weights of a run's last checkpoint."""
+    path = latest_checkpoint(folder / "checkpoints")
+    assert path is not None
+    return load_file(path / "weights.safetensors")
+
+
+def worst(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Largest difference over all tensors, in units of the tensor's largest entry."""
+    assert one.keys() == other.keys()
+    return max(float((one[k] - other[k]).abs().max() / one[k].abs().max().clamp_min(1e-9)) for k in one)
+
+
+@pytest.fixture(scope="module")
+def unbroken(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Progress], TrainResult]:
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    seen: list[Progress] = []
+    result = run(folder, settings(dataset), callback=seen.append)
+    return folder, seen, result
+
+
+def test_a_run_learns_and_leaves_a_model(unbroken: tuple[Path, list[Progress], TrainResult], dataset: Path) -> None:
+    folder, seen, result = unbroken
+    assert [p.step for p in seen] == list(range(1, STEPS + 1)) and result.end == "done"
+    gains = {p.step: p.gain for p in seen if p.gain is not None}
+    assert list(gains) == [4, 8, 12] and result.best_step == max(gains, key=lambda step: gains[step])
+    assert result.metrics["model"]["mpsnr"] > result.metrics["bicubic"]["mpsnr"]
+    best = load_model(folder / "best")
+    assert best.config.normalisation.peak == 4095 and best.config.bands.count == BANDS
+    assert best.config.training.recipe["model"]["width"] == 6 and best.config.validation is not None
+    assert "three" in {d.name for d in best.config.training.data} and "1 validation scenes" in result.split
+    stored = weights(folder)
+    last = load_file(folder / "last" / "model.safetensors")
+    assert worst(last, {k: stored[f"average.{k}"] for k in last}) == 0
+    assert worst(last, {k: stored[f"live.{k}"] for k in last}) > 0
+
+
+def test_a_model_of_five_bands_refuses_others(unbroken: tuple[Path, list[Progress], TrainResult]) -> None:
+    config = load_model(unbroken[0] / "best").config
+    assert match_bands(scene(20, 20, 3), config) == []
+    with pytest.raises(InputError, match="has 4 bands, but the model was made for 5"):
+        match_bands(scene(20, 20, 3).select(np.arange(4)), config)
+    shifted = Cube.from_array(np.ones((5, 9, 9), np.float32), CubeMeta(wavelengths=np.linspace(900, 1300, 5)), "other")
+    with pytest.raises(InputError, match=r"band \d of other lies at"):
+        match_bands(shifted, config)
+
+
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+import accelerate  # once, before the forks
+from lkca.config import validated
+from lkca.training import checkpoint
+from lkca.training.config import TrainConfig
+from lkca.training.trainer import train
+values, folder, plan = json.loads(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+for where in [*plan, None]:
+    if os.fork() == 0:
+        def callback(progress):
+            if progress.step == where:
+                die()
+        if where == "writing":  # one of the two files is there
+            checkpoint.torch.save = die
+        if where == "renaming":
+            Path.rename = die
+        train(validated(TrainConfig, values, "test"), folder, resume=True, callback=callback)
+        os._exit(0)
+    _, status = os.wait()
+    assert os.waitstatus_to_exitcode(status) == (0 if where is None else -signal.SIGKILL), (where, status)
+"""
+
+
+def test_killed_at_any_step_and_resumed_is_as_if_unbroken(
+    unbroken: tuple[Path, list[Progress], TrainResult], dataset: Path, tmp_path: Path
+) -> None:
+    """Before the first checkpoint, right after one, between two, while writing one, after a validation."""
+    import json
+
+    plan = json.dumps([1, 3, "writing", 5, "renaming", 8, 11])
+    command = [sys.executable, "-c", KILLED, json.dumps(settings(dataset)), str(tmp_path / "run"), plan]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder, _, result = unbroken
+    assert worst(weights(folder), weights(tmp_path / "run")) < 1e-5
+    for name in ("best", "last"):
+        one, other = load_model(folder / name), load_model(tmp_path / "run" / name)
+        assert worst(one.net.state_dict(), other.net.state_dict()) < 1e-5
+    assert other.config.training.steps == STEPS
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{STEPS:08d}"]
+    assert load_model(tmp_path / "run" / "best").config.training.steps == result.best_step
+
+
+def test_two_processes_train_as_one(
+    unbroken: tuple[Path, list[Progress], TrainResult], dataset: Path, tmp_path: Path
+) -> None:
+    """torchrun with gloo on the same global batch."""
+    import yaml
+
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings(dataset)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
+               "--standalone", "-m", "lkca", "train", "c.yaml", "-o", "run"]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("done: 12 steps") == 1  # the second process is quiet
+    assert worst(weights(unbroken[0]), weights(tmp_path / "run")) < 1e-3
+    assert load_model(tmp_path / "run" / "last").config.training.details["processes"] == 2
+
+
+def test_parts_of_a_batch_add_up(
+    unbroken: tuple[Path, list[Progress], TrainResult], dataset: Path, tmp_path: Path
+) -> None:
+    seen: list[Progress] = []
+    run(tmp_path / "run", settings(dataset, accumulate=2), callback=seen.append)
+    assert worst(weights(unbroken[0]), weights(tmp_path / "run")) < 1e-3
+    np.testing.assert_allclose([p.loss for p in seen], [p.loss for p in unbroken[1]], rtol=1e-4)
+
+
+def test_bf16_stays_near_and_its_weights_are_float32(
+    unbroken: tuple[Path, list[Progress], TrainResult], dataset: Path, tmp_path: Path
+) -> None:
+    seen: list[Progress] = []
+    run(tmp_path / "run", settings(dataset, amp="bf16"), callback=seen.append)
+    losses, reference = [p.loss for p in seen], [p.loss for p in unbroken[1]]
+    assert losses != reference
+    np.testing.assert_allclose(losses, reference, rtol=0.05)
+    assert {v.dtype for v in weights(tmp_path / "run").values()} == {torch.float32}
+
+
+def test_early_stop_and_later_resumption(dataset: Path, tmp_path: Path) -> None:
+    still = settings(dataset, lr=1e-12, validate_every=1, patience=2, steps=50)
+    result = run(tmp_path / "run", still)
+    assert result.end == "early" and result.steps < 10 and (tmp_path / "run" / "last").is_dir()
+
+
+def test_stopped_by_its_time_or_a_signal_and_gone_on_with(dataset: Path, tmp_path: Path) -> None:
+    values = settings(dataset, steps=6)
+    first = run(tmp_path / "run", values | {"minutes": 1e-9})
+    assert (first.end, first.steps, first.model) == ("time", 0, None)
+
+    def interrupt(progress: Progress) -> None:
+        if progress.step == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    second = run(tmp_path / "run", values, resume=True, callback=interrupt)
+    assert (second.end, second.steps) == ("interrupted", 4)
+    assert run(tmp_path / "run", values, resume=True).steps == 6
+    run(tmp_path / "whole", values)
+    assert worst(weights(tmp_path / "whole"), weights(tmp_path / "run")) < 1e-5
+
+
+def test_tensorboard_gets_scalars_and_a_picture(dataset: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs the extra 'train'")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(tmp_path / "run", settings(dataset, tensorboard=True, steps=4))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [e.step for e in events.Scalars("loss")] == [1, 2, 3, 4]
+    assert events.Images("bicubic, ours, truth")[0].height == 30
+
+
+def test_files_of_one_sensor_hold_out_their_last_rows(tmp_path: Path, dataset: Path) -> None:
+    cube = scene(48, 40, 4)
+    np.savez(tmp_path / "s.npz", cube=cube.read().transpose(1, 2, 0), wavelengths_nm=np.linspace(450, 850, BANDS))
+    values = settings(dataset, data={"scenes": [str(tmp_path / "s.npz")], "holdout": 0.25}, steps=4)
+    result = run(tmp_path / "run", values)
+    assert "last 25%" in result.split and result.metrics
+    with pytest.raises(InputError, match=r"s.npz: has \d+ x \d+ pixels to train on, a patch"):
+        run(tmp_path / "other", values | {"patch": 30})
+
+
+def test_missing_pixels_teach_nothing(tmp_path: Path, dataset: Path) -> None:
+    """What a network makes of a pixel without truth does not change its gradient."""
+    from lkca.training.data import PatchDataset, SourceScene
+
+    cube = scene(40, 40, 5).read() / 4095
+    cube[:, :, 25:] = np.nan
+    patches = PatchDataset([SourceScene("x", cube.shape, lambda w: cube[(slice(None), *w.slices)])], 16, seed=0)
+    for index in range(40):
+        sharp, valid = patches[index]
+        assert sharp.isfinite().all() and valid.float().mean() >= 0.5 and valid.shape == (1, 16, 16)
+        again, _ = patches[index]
+        assert torch.equal(sharp, again)
+    assert len({float(patches[i][0].sum()) for i in range(20)}) > 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"batch": 6, "accumulate": 4}, "no multiple of accumulate"),
+        ({"loss": {"l2": 1.0}}, "'l2' is unknown"),
+        ({"loss": {}}, "no term has a weight"),
+        ({"sigma": 2.0}, "sigma belongs to the gaussian"),
+        ({"stepps": 3}, "did you mean 'steps'"),
+        ({"model": {"preset": "tiny", "widht": 3}}, "did you mean 'width'"),
+        ({"model": {"preset": "huge"}}, "model.preset"),
+        ({"model": {"kernel_size": 4}}, "kernel_size: expected an odd number"),
+        ({"data": {}}, "give either 'dataset'"),
+        ({"amp": "fp16"}, "fp16 needs a GPU"),
+        ({"patch": 20}, "lower 'patch'"),
+        ({"loss": {"l1": 1e40}}, "the loss is"),
+    ],
+)
+def test_what_cannot_be_trained_is_told(dataset: Path, tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        run(tmp_path / "run", settings(dataset) | changes)
+
+
+def test_a_run_is_neither_overwritten_nor_resumed_differently_by_accident(
+    unbroken: tuple[Path, list[Progress], TrainResult], dataset: Path, tmp_path: Path
+) -> None:
+    folder = unbroken[0]
+    with pytest.raises(InputError, match="--resume to go on with it, or --overwrite"):
+        run(folder, settings(dataset))
+    with pytest.raises(InputError, match=r"lr: the run in .* began with 0.005, not 0.1"):
+        run(folder, settings(dataset, lr=0.1), resume=True)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"files that are not a run's \(notes.txt\)"):
+        run(tmp_path, settings(dataset), overwrite=True)
