@@ -9,6 +9,7 @@ import typer
 
 from lkca.cli.console import note, print_json, print_line, print_table
 from lkca.cli.options import Json, Overwrite, examples
+from lkca.output import check_output
 
 if TYPE_CHECKING:
     from lkca.lowrank import Analysis, LayerAnalysis
@@ -41,7 +42,6 @@ def analyze_command(
     overwrite: Overwrite = False,
 ) -> None:
     """Shows the spectrum of each convolution that feeds a pixel shuffle, and what a lower rank would keep and save."""
-    from lkca.inference.output import check_output
     from lkca.lowrank import analyze
     from lkca.lowrank.directory import load_any
 

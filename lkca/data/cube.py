@@ -210,6 +210,8 @@ class Cube:
             "crs": meta.crs if meta.crs is None else _crs_name(meta.crs),
             "transform": None if meta.transform is None else list(meta.transform)[:6],
             "gsd": meta.gsd,
+            "gcps": len(meta.gcps),
+            "rpc": meta.rpc is not None,
             "tags": dict(meta.tags),
             "warnings": list(self.warnings),
         }

@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 from affine import Affine
+from rasterio.control import GroundControlPoint
+from rasterio.rpc import RPC
 
+from lkca.data.control import moved_gcps, moved_rpc
 from lkca.data.window import Window
 from lkca.errors import InputError
 
@@ -26,9 +29,10 @@ class CubeMeta:
 
     wavelengths, fwhm: (bands,) float64 in nm. good_bands: (bands,) bool, True = good (ENVI bbl 1).
     nodata: in stored units. physical = stored * scale_factor + offset, scalars or (bands,) arrays.
-    crs: WKT. transform: pixel corner (col, row) to CRS coordinates. interleave: "bsq", "bil" or "bip"
-    where the file format has one. stored_dtype: dtype of the samples in the file. tags: everything
-    else the file says (acquisition, sensor, description), as text.
+    crs: WKT. transform: pixel corner (col, row) to CRS coordinates. gcps: ground control points in ``gcps_crs``
+    (WKT), rpc: rational polynomial coefficients; beside or instead of a transform. interleave: "bsq", "bil" or
+    "bip" where the file format has one. stored_dtype: dtype of the samples in the file. tags: everything else the
+    file says (acquisition, sensor, description), as text.
     """
 
     wavelengths: np.ndarray | None = None
@@ -40,6 +44,9 @@ class CubeMeta:
     band_names: tuple[str, ...] | None = None
     crs: str | None = None
     transform: Affine | None = None
+    gcps: tuple[GroundControlPoint, ...] = ()
+    gcps_crs: str | None = None
+    rpc: RPC | None = None
     interleave: str | None = None
     stored_dtype: np.dtype | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -105,5 +112,9 @@ class CubeMeta:
 
     def _regridded(self, change: Affine) -> CubeMeta:
         transform = None if self.transform is None else self.transform @ change
-        tags = {key: value for key, value in self.tags.items() if key not in _GRID_TAGS}
-        return self.replace(transform=transform, tags=tags)
+        return self.replace(
+            transform=transform,
+            gcps=moved_gcps(self.gcps, change),
+            rpc=None if self.rpc is None else moved_rpc(self.rpc, change),
+            tags={key: value for key, value in self.tags.items() if key not in _GRID_TAGS},
+        )

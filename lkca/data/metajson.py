@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from affine import Affine
+from rasterio.control import GroundControlPoint
+from rasterio.rpc import RPC
 
 from lkca.data.meta import CubeMeta
 from lkca.errors import InputError
@@ -16,7 +18,7 @@ __all__ = ["meta_from_json", "meta_to_json"]
 
 
 def meta_to_json(meta: CubeMeta) -> str:
-    """Scale, offset, nodata, band names, CRS, transform and tags; the spectral lists are stored as arrays."""
+    """Scale, offset, nodata, band names, CRS, transform, GCPs, RPC and tags; the spectral lists are arrays."""
     entries: dict[str, Any] = {key: value for key, value in meta.tags.items() if key not in _OWN_KEYS}
     entries |= {"axes": "rows,cols,bands", "scale_factor": _plain(meta.scale_factor), "offset": _plain(meta.offset)}
     if meta.nodata is not None:
@@ -27,6 +29,11 @@ def meta_to_json(meta: CubeMeta) -> str:
         entries["crs"] = meta.crs
     if meta.transform is not None:
         entries["transform"] = list(meta.transform)[:6]
+    if meta.gcps:
+        entries["gcps"] = [point.asdict() for point in meta.gcps]
+        entries["gcps_crs"] = meta.gcps_crs
+    if meta.rpc is not None:
+        entries["rpc"] = meta.rpc.to_gdal()
     return json.dumps(entries)
 
 
@@ -47,15 +54,18 @@ def meta_from_json(text: str, source: str) -> tuple[CubeMeta, str | None]:
             band_names=None if names is None else tuple(str(name) for name in names),
             crs=_wkt(entries.get("crs")),
             transform=None if transform is None else Affine(*(float(value) for value in transform)),
+            gcps=tuple(GroundControlPoint(**point) for point in entries.get("gcps", [])),
+            gcps_crs=_wkt(entries.get("gcps_crs")),
+            rpc=None if entries.get("rpc") is None else RPC.from_gdal(entries["rpc"]),
             tags={key: _text(value) for key, value in entries.items() if key not in _OWN_KEYS},
         )
         axes = "".join(word.strip()[:1] for word in str(entries.get("axes", "")).lower().split(","))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{source}: its JSON metadata cannot be read ({error}); correct or remove them") from error
     return meta, axes if sorted(axes) == ["b", "c", "r"] else None
 
 
-_OWN_KEYS = {"axes", "scale_factor", "offset", "nodata", "band_names", "crs", "transform"}
+_OWN_KEYS = {"axes", "scale_factor", "offset", "nodata", "band_names", "crs", "transform", "gcps", "gcps_crs", "rpc"}
 
 
 def _wkt(value: Any) -> str | None:

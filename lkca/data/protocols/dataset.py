@@ -25,8 +25,9 @@ import numpy as np
 from lkca.data.cube import Cube
 from lkca.data.protocols.statistics import Statistics
 from lkca.data.window import Window
-from lkca.data.writers.base import check_disk_space, check_target, temporary_beside, write_error
+from lkca.data.writers.base import check_disk_space, temporary_beside, write_error
 from lkca.errors import InputError
+from lkca.output import check_output
 
 __all__ = ["SPLITS", "DatasetWriter", "PreparedDataset", "SceneEntry", "Split", "open_dataset", "write_dataset"]
 
@@ -122,7 +123,7 @@ def write_dataset(
     progress: called with "split/scene" before each scene. InputError for a name that cannot be used, OutputError where
     the disk is full or not writable.
     """
-    check_target(path, [path], overwrite, [])
+    check_output(path, overwrite=overwrite)
     temporary = temporary_beside(path)
     try:
         try:

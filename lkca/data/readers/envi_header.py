@@ -13,7 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from affine import Affine
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
+from lkca.data.envi_control import parse_geo_points, parse_rpc_info
 from lkca.data.meta import CubeMeta
 from lkca.data.spectral import good_band_mask, to_nanometers
 from lkca.errors import InputError
@@ -28,6 +31,7 @@ _LAYOUT_KEYS = {
 _META_KEYS = {
     "wavelength", "wavelength units", "fwhm", "bbl", "band names", "data ignore value", "map info",
     "coordinate system string", "reflectance scale factor", "data gain values", "data offset values",
+    "geo points", "rpc info",
 }  # fmt: skip
 _UTM_EPSG = {"wgs-84": 32600, "wgs84": 32600, "wgs 84": 32600, "wgs_1984": 32600}  # + 100 in the south
 _UTM_NORTH_EPSG = {"nad83": 26900, "north america 1983": 26900, "nad27": 26700, "north america 1927": 26700}
@@ -142,6 +146,7 @@ def parse_meta(fields: dict[str, str], layout: EnviLayout, source: str) -> tuple
     crs, remark = _coordinate_system(crs, fields.get("coordinate system string", ""), source)
     if remark:
         warnings.append(remark)
+    gcps = parse_geo_points(fields.get("geo points", ""), source)
     meta = CubeMeta(
         wavelengths=wavelengths,
         fwhm=fwhm,
@@ -152,10 +157,13 @@ def parse_meta(fields: dict[str, str], layout: EnviLayout, source: str) -> tuple
         band_names=_band_names(fields, bands),
         crs=crs,
         transform=transform,
+        gcps=gcps,
+        gcps_crs=str(CRS.from_epsg(4326).to_wkt()) if gcps else None,
+        rpc=parse_rpc_info(fields.get("rpc info", ""), source),
         interleave=layout.interleave,
         stored_dtype=layout.dtype,
         tags={
-            key: " ".join(value.split())
+            key.upper() if key.startswith("lkca_") else key: " ".join(value.split())
             for key, value in fields.items()
             if key not in _LAYOUT_KEYS | _META_KEYS and value
         },
@@ -194,8 +202,6 @@ def parse_map_info(text: str, source: str) -> tuple[Affine | None, str | None]:
 
 
 def _map_info_crs(items: list[str]) -> str | None:
-    from rasterio.crs import CRS
-
     names = [item.lower() for item in items]
     epsg: int | None = None
     if names[0] == "utm" and len(names) > 9 and names[7].isdigit() and 1 <= int(names[7]) <= 60:
@@ -211,9 +217,6 @@ def _map_info_crs(items: list[str]) -> str | None:
 
 def _coordinate_system(map_crs: str | None, text: str, source: str) -> tuple[str | None, str | None]:
     """CRS as WKT. A UTM or geographic map info counts more than the string: damaged strings exist in use."""
-    from rasterio.crs import CRS
-    from rasterio.errors import CRSError
-
     if map_crs is not None or not text.strip():
         return map_crs, None
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import rasterio
 import rasterio.windows
 from affine import Affine
 from rasterio.enums import MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 
 from lkca.data.cube import Cube
+from lkca.data.gdal import bounded_cache, without_place
 from lkca.data.meta import CubeMeta
 from lkca.data.spectral import good_band_mask, to_nanometers
 from lkca.data.window import Window
@@ -35,8 +35,7 @@ def open_raster(file: Path, source: str) -> Cube:
     ``bbl``), else GDAL's IMAGERY domain (µm), else the dataset's ENVI domain, else the band descriptions.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with without_place():
             dataset = rasterio.open(file)
     except RasterioError as error:
         raise InputError(f"{source}: cannot be opened as a raster ({error}); it may be damaged") from error
@@ -87,8 +86,9 @@ class _RasterWindows:
         part = rasterio.windows.Window(window.col, window.row, window.width, window.height)
         indexes = [int(band) + 1 for band in bands]
         try:
-            block = self.dataset.read(indexes, window=part)
-            mask = self.dataset.dataset_mask(window=part) if self.masked else None
+            with bounded_cache():
+                block = self.dataset.read(indexes, window=part)
+                mask = self.dataset.dataset_mask(window=part) if self.masked else None
         except RasterioError as error:
             # rasterio hides GDAL's own words in the cause
             raise OSError(str(error.__cause__ or error)) from error
@@ -108,6 +108,7 @@ def _meta(dataset: Any, reader: _RasterWindows) -> CubeMeta:
     interleave = {"BAND": "bsq", "PIXEL": "bip", "LINE": "bil"}.get(
         dataset.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE", "").upper()
     )
+    gcps, gcps_crs = dataset.gcps
     return CubeMeta(
         wavelengths=wavelengths,
         fwhm=fwhm,
@@ -118,6 +119,9 @@ def _meta(dataset: Any, reader: _RasterWindows) -> CubeMeta:
         band_names=tuple(name or "" for name in dataset.descriptions) if any(dataset.descriptions) else None,
         crs=dataset.crs.to_wkt() if dataset.crs else None,
         transform=None if dataset.transform == Affine.identity() else dataset.transform,
+        gcps=tuple(gcps),
+        gcps_crs=gcps_crs.to_wkt() if gcps and gcps_crs else None,
+        rpc=dataset.rpcs,
         interleave=interleave,
         stored_dtype=reader.dtype,
         tags={key: value for key, value in dataset.tags().items() if key != "AREA_OR_POINT"},

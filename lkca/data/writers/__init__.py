@@ -12,16 +12,17 @@ from numpy.typing import DTypeLike
 from lkca.data.codec import nodata_code
 from lkca.data.meta import CubeMeta
 from lkca.data.window import Window
-from lkca.data.writers.base import Backend, CubeWriter, WriteReport, check_target, write_error
+from lkca.data.writers.base import Backend, CubeWriter, WriteReport, write_error
 from lkca.data.writers.containers import MatBackend, NpzBackend
 from lkca.data.writers.envi import EnviBackend, envi_paths
 from lkca.data.writers.geotiff import GeoTiffBackend
 from lkca.errors import InputError
+from lkca.output import check_output
 
 __all__ = ["CubeWriter", "WriteReport", "create_writer", "output_meta", "write_cube"]
 
 _DRIVER_OF = {
-    ".tif": "GTiff", ".tiff": "GTiff", ".hdr": "ENVI", ".img": "ENVI", ".dat": "ENVI", ".raw": "ENVI",
+    ".tif": "COG", ".tiff": "COG", ".hdr": "ENVI", ".img": "ENVI", ".dat": "ENVI", ".raw": "ENVI",
     ".bsq": "ENVI", ".bil": "ENVI", ".bip": "ENVI", ".npz": "npz", ".mat": "mat",
 }  # fmt: skip
 _DRIVERS = {"gtiff": "GTiff", "geotiff": "GTiff", "cog": "COG", "envi": "ENVI", "npz": "npz", "mat": "mat"}
@@ -41,7 +42,7 @@ def create_writer(
 ) -> CubeWriter:
     """Start a cube of ``shape`` (rows, cols, bands) that is written by windows.
 
-    The driver follows the suffix (.tif: tiled GeoTIFF; .hdr, .img, .dat, .raw, .bsq, .bil, .bip: ENVI; .npz;
+    The driver follows the suffix (.tif: COG with overviews; .hdr, .img, .dat, .raw, .bsq, .bil, .bip: ENVI; .npz;
     .mat) unless named: GTiff, COG, ENVI, npz or mat. dtype: of the stored samples, see :func:`output_meta`.
     interleave: "bsq", "bil" or "bip"; by default the suffix, then (ENVI) ``meta.interleave``, then bsq.
     compress: "deflate", "lzw", "zstd", ... or "none" (the default; .npz and .mat deflate by default).
@@ -51,8 +52,8 @@ def create_writer(
     name = _driver(path, driver)
     if interleave is not None and interleave.lower() not in ("bsq", "bil", "bip"):
         raise InputError(f"{path}: interleave {interleave!r} is unknown; choose bsq, bil or bip")
-    finals = envi_paths(path) if name == "ENVI" else (path,)
-    check_target(path, finals, overwrite, inputs)
+    for final in envi_paths(path) if name == "ENVI" else (path,):
+        check_output(final, overwrite=overwrite, inputs=inputs)
     if min(shape) < 1:
         raise InputError(f"{path}: a cube of {shape[0]} rows x {shape[1]} columns x {shape[2]} bands cannot be written")
     meta.check(shape[2], str(path))

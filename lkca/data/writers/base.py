@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,14 +19,13 @@ import numpy as np
 from lkca.data.codec import Encoder
 from lkca.data.meta import CubeMeta
 from lkca.data.window import Window
-from lkca.errors import InputError, LkcaError, OutputError
+from lkca.errors import LkcaError, OutputError
 
 __all__ = [
     "Backend",
     "CubeWriter",
     "WriteReport",
     "check_disk_space",
-    "check_target",
     "leftovers",
     "temporary_beside",
 ]
@@ -238,20 +237,6 @@ class CubeWriter:
         return remarks
 
 
-def check_target(path: Path, finals: Sequence[Path], overwrite: bool, inputs: Sequence[str | os.PathLike[str]]) -> None:
-    """InputError where the output is one of the inputs, exists without ``overwrite``, or has no directory."""
-    sources = [Path(os.fspath(item).partition("::")[0]) for item in inputs]
-    for final in finals:
-        if any(_same_file(final, source) for source in sources):
-            raise InputError(f"{path}: is an input of the same command; choose another output name")
-        if final.is_dir():
-            raise InputError(f"{final}: is a directory; name the output file")
-        if final.exists() and not overwrite:
-            raise InputError(f"{final}: exists already; choose another name or pass --overwrite")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: its directory {path.parent} does not exist; create it first")
-
-
 def temporary_beside(final: Path) -> Path:
     """A new, empty file beside ``final`` (so that a rename is atomic); OutputError where none can be made."""
     temporary = final.with_name(f".{final.stem}.{secrets.token_hex(4)}.tmp{final.suffix}")
@@ -294,10 +279,3 @@ def _flush(file: Path) -> None:
     """The samples reach the disk before the name does."""
     with file.open("rb+") as stream:
         os.fsync(stream.fileno())
-
-
-def _same_file(first: Path, second: Path) -> bool:
-    try:
-        return first.samefile(second)
-    except OSError:
-        return first.absolute() == second.absolute()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from affine import Affine
 
+from lkca.data.envi_control import geo_points_text, rpc_info_text
 from lkca.data.meta import CubeMeta
 from lkca.data.readers.envi import find_header
 from lkca.data.readers.envi_header import DTYPES
@@ -55,7 +56,15 @@ class EnviBackend(Backend):
         data, header = envi_paths(path)
         self._header_text = header_text(shape, meta.replace(interleave=interleave))
         if meta.transform is not None and "\nmap info = " not in self._header_text:
-            self.remarks = (f"{path}: ENVI map info cannot describe a mirrored or sheared grid; it was left out",)
+            self.remarks += (
+                f"{path}: ENVI map info cannot describe a mirrored or sheared grid; it was left out, write .tif to "
+                "keep it",
+            )
+        if meta.gcps and "\ngeo points = " not in self._header_text:
+            self.remarks += (
+                f"{path}: ENVI geo points hold up to 4 points in WGS 84 degrees; {len(meta.gcps)} ground control "
+                "points were left out, write .tif to keep them",
+            )
         self.pairs = [(temporary_beside(data), data)]
         self._samples: np.memmap | None = None
         try:
@@ -102,6 +111,11 @@ def header_text(shape: tuple[int, int, int], meta: CubeMeta) -> str:
         fields["data ignore value"] = f"{meta.nodata:.17g}"
     fields |= _scaling(meta, bands)
     fields |= _map_info(meta)
+    points = geo_points_text(meta.gcps, meta.gcps_crs)
+    if points is not None:
+        fields["geo points"] = "{" + points + "}"
+    if meta.rpc is not None:
+        fields["rpc info"] = "{" + rpc_info_text(meta.rpc) + "}"
     if meta.band_names is not None:
         fields["band names"] = "{" + ", ".join(_plain(name).replace(",", ";") for name in meta.band_names) + "}"
     if meta.wavelengths is not None:

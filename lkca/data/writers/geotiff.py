@@ -1,24 +1,25 @@
 """GeoTIFF and cloud-optimised GeoTIFF.
 
 Wavelengths stand in three places: band tags (``wavelength``, ``wavelength_units``, ``fwhm``, ``bbl``; read by
-EnMAP-Box), GDAL's IMAGERY domain (µm) and the ENVI domain of the dataset (lost in COG, which GDAL copies).
+EnMAP-Box), GDAL's IMAGERY domain (µm) and the ENVI domain of the dataset (not in a COG: GDAL's copy loses it).
 """
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
-import rasterio.shutil
 import rasterio.windows
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.crs import CRS
+from rasterio.errors import RasterioError
 
+from lkca.data.gdal import bounded_cache, without_place
 from lkca.data.meta import CubeMeta
 from lkca.data.window import Window
 from lkca.data.writers.base import Backend, check_disk_space, temporary_beside
+from lkca.data.writers.cog import OVERVIEW_SHARE, copy_as_cog
 from lkca.errors import InputError
 
 __all__ = ["GeoTiffBackend"]
@@ -29,7 +30,10 @@ _COMPRESSIONS = ("none", "deflate", "lzw", "zstd", "lzma", "packbits")
 
 
 class GeoTiffBackend(Backend):
-    """A tiled GeoTIFF of 256 x 256 blocks (BIGTIFF where needed); ``cog`` turns it into a COG with overviews."""
+    """A tiled GeoTIFF of 256 x 256 blocks (BIGTIFF where needed).
+
+    ``cog``: that file is a stage beside the output, uncompressed; a COG with overviews is copied from it at the end.
+    """
 
     def __init__(
         self,
@@ -49,19 +53,26 @@ class GeoTiffBackend(Backend):
             raise InputError(f"{path}: compression {compress!r} is unknown; choose one of {', '.join(_COMPRESSIONS)}")
         dtype = meta.stored_dtype
         assert dtype is not None
-        if compress == "none":
-            check_disk_space(path, rows * cols * bands * dtype.itemsize)
+        packing = {} if compress == "none" else {"compress": compress}
+        if compress in ("deflate", "lzw", "zstd"):
+            packing["predictor"] = "3" if dtype.kind == "f" else "2"
+        nbytes = rows * cols * bands * dtype.itemsize
+        if cog:
+            nbytes = int(nbytes * (1 + OVERVIEW_SHARE) * (2 - bool(packing)))
+        if cog or not packing:
+            check_disk_space(path, nbytes)
         self.block = (min(_TILE, -(-rows // 16) * 16), min(_TILE, -(-cols // 16) * 16))
         self._shape = shape
-        self._packing = {} if compress == "none" else {"compress": compress}
-        if compress in ("deflate", "lzw", "zstd"):
-            self._packing["predictor"] = "3" if dtype.kind == "f" else "2"
+        self._interleave = _INTERLEAVE[interleave]
+        self._packing = packing
+        if meta.transform is not None and meta.gcps:
+            self.remarks = (f"{path}: a GeoTIFF holds a transform or ground control points; the points were left out",)
         self._cog = temporary_beside(path) if cog else None
         self._tiff = temporary_beside(path)
         self.pairs = [(self._tiff, path)] if self._cog is None else [(self._cog, path), (self._tiff, self._tiff)]
         self._dataset: Any = None
         try:
-            self._dataset = self._create(meta, _INTERLEAVE[interleave])
+            self._dataset = self._create(meta, {} if cog else packing)
         except BaseException:
             for temporary, _ in self.pairs:
                 temporary.unlink(missing_ok=True)
@@ -70,60 +81,64 @@ class GeoTiffBackend(Backend):
     def write(self, window: Window, stored: np.ndarray) -> None:
         part = rasterio.windows.Window(window.col, window.row, window.width, window.height)
         try:
-            self._dataset.write(stored, window=part)
+            with bounded_cache():
+                self._dataset.write(stored, window=part)
         except RasterioError as error:
             raise OSError(str(error.__cause__ or error)) from error
 
     def finish(self) -> None:
         try:
-            self._dataset.close()
-            self._verify()
-            if self._cog is not None:
-                options = {key: value for key, value in self._packing.items() if key != "predictor"}
-                rasterio.shutil.copy(
-                    self._tiff, self._cog, driver="COG", BIGTIFF="IF_SAFER", BLOCKSIZE=_TILE,
-                    OVERVIEW_RESAMPLING="AVERAGE", **(options or {"COMPRESS": "NONE"}),
-                )  # fmt: skip
-                self._tiff.unlink()
-                self.pairs = self.pairs[:1]
+            with bounded_cache(), without_place():
+                self._dataset.close()
+                _check_blocks(self._tiff)
+                if self._cog is not None:
+                    copy_as_cog(self._tiff, self._cog, block=self.block, INTERLEAVE=self._interleave, **self._packing)
+                    _check_blocks(self._cog)
+                    self._tiff.unlink()
+                    self.pairs = self.pairs[:1]
         except RasterioError as error:
             raise OSError(str(error.__cause__ or error)) from error
 
     def discard(self) -> None:
         self._dataset.close()
 
-    def _create(self, meta: CubeMeta, interleave: str) -> Any:
+    def _create(self, meta: CubeMeta, packing: dict[str, str]) -> Any:
         rows, cols, bands = self._shape
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        assert meta.stored_dtype is not None
+        # overviews and readers know by the nodata value that NaN is no sample
+        nodata = float("nan") if meta.nodata is None and meta.stored_dtype.kind == "f" else meta.nodata
+        with without_place():
             dataset = rasterio.open(
                 self._tiff, "w", driver="GTiff", height=rows, width=cols, count=bands, dtype=meta.stored_dtype,
-                crs=meta.crs, transform=meta.transform, nodata=meta.nodata, tiled=True, blockysize=self.block[0],
-                blockxsize=self.block[1], interleave=interleave, BIGTIFF="IF_SAFER", **self._packing,
+                crs=meta.crs, transform=meta.transform, nodata=nodata, tiled=True, blockysize=self.block[0],
+                blockxsize=self.block[1], interleave=self._interleave, BIGTIFF="IF_SAFER", **packing,
             )  # fmt: skip
         dataset.scales = tuple(np.broadcast_to(np.asarray(meta.scale_factor, dtype=np.float64), bands).tolist())
         dataset.offsets = tuple(np.broadcast_to(np.asarray(meta.offset, dtype=np.float64), bands).tolist())
+        if meta.gcps and meta.transform is None:
+            dataset.gcps = (list(meta.gcps), None if meta.gcps_crs is None else CRS.from_wkt(meta.gcps_crs))
+        if meta.rpc is not None:
+            dataset.rpcs = meta.rpc
         tags = {key: value for key, value in meta.tags.items() if "=" not in key and key}
         if tags:
             dataset.update_tags(**tags)
         _write_spectral(dataset, meta, bands)
         return dataset
 
-    def _verify(self) -> None:
-        """GDAL may lose blocks in the final flush without an error: every block must lie inside the file."""
-        size = self._tiff.stat().st_size
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(self._tiff) as dataset:
-                rows, cols = (-(-edge // block) for edge, block in zip(self._shape[:2], self.block, strict=True))
-                bands = dataset.indexes if dataset.interleaving.value.lower() == "band" else (1,)
-                for band in bands:
-                    for y in range(rows):
-                        for x in range(cols):
-                            start = dataset.get_tag_item(f"BLOCK_OFFSET_{x}_{y}", "TIFF", bidx=band)
-                            length = dataset.get_tag_item(f"BLOCK_SIZE_{x}_{y}", "TIFF", bidx=band)
-                            if start is None or length is None or int(start) + int(length) > size:
-                                raise OSError("the file is incomplete, the disk may be full")
+
+def _check_blocks(file: Path) -> None:
+    """OSError unless every block lies inside the file: GDAL may lose some in the final flush without an error."""
+    size = file.stat().st_size
+    with rasterio.open(file) as dataset:
+        rows, cols = (-(-edge // block) for edge, block in zip(dataset.shape, dataset.block_shapes[0], strict=True))
+        bands = dataset.indexes if dataset.interleaving.value.lower() == "band" else (1,)
+        for band in bands:
+            for y in range(rows):
+                for x in range(cols):
+                    start = dataset.get_tag_item(f"BLOCK_OFFSET_{x}_{y}", "TIFF", bidx=band)
+                    length = dataset.get_tag_item(f"BLOCK_SIZE_{x}_{y}", "TIFF", bidx=band)
+                    if start is None or length is None or int(start) + int(length) > size:
+                        raise OSError("the file is incomplete, the disk may be full")
 
 
 def _write_spectral(dataset: Any, meta: CubeMeta, bands: int) -> None:

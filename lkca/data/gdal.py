@@ -1,0 +1,30 @@
+"""GDAL as lkca uses it: in bounded memory, and without a warning about cubes that have no place on Earth."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning
+
+__all__ = ["bounded_cache", "without_place"]
+
+_CACHE_MIB = 256
+
+
+def bounded_cache() -> rasterio.Env:
+    """A context in which GDAL caches at most 256 MiB of blocks, in all of the process.
+
+    Its own default is 5 % of the machine's memory, beside whatever budget a caller keeps.
+    """
+    return rasterio.Env(GDAL_CACHEMAX=_CACHE_MIB)
+
+
+@contextmanager
+def without_place() -> Iterator[None]:
+    """A context in which opening a raster without a georeference is nothing to warn of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield

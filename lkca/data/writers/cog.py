@@ -1,0 +1,38 @@
+"""From a finished tiled GeoTIFF to a cloud-optimised one, with overviews.
+
+GDAL's GTiff driver does it (``COPY_SRC_OVERVIEWS``: directories first, then overviews from coarse to fine, then the
+full size). Its COG driver cannot be used for hundreds of bands: it interleaves them by pixel (before GDAL 3.11) and
+compresses overviews into a temporary file tile by tile and band by band; with a bounded block cache that file grew to
+10.7 GB for a cube of 1.1 GB (2048 x 2048 x 64, float32, GDAL 3.10.3, cache 128 MiB) and was not done after 8 minutes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import rasterio
+import rasterio.shutil
+from rasterio.enums import Resampling
+
+__all__ = ["OVERVIEW_SHARE", "copy_as_cog"]
+
+OVERVIEW_SHARE = 1 / 3  # of the full size: 1/4 + 1/16 + ...
+
+
+def copy_as_cog(staged: Path, target: Path, *, block: tuple[int, int], **options: Any) -> None:
+    """Copy ``staged`` (a tiled GeoTIFF, which gets overviews) to ``target`` as a COG of ``block`` (rows, cols).
+
+    Overviews halve the size until one fits a block; each of their samples is the mean of the valid samples below it,
+    and nodata only where all of these are. options: GTiff creation options. Raises RasterioError.
+    """
+    with rasterio.open(staged, "r+") as dataset:
+        factors: list[int] = []
+        while any(edge > size << len(factors) for edge, size in zip(dataset.shape, block, strict=True)):
+            factors.append(2 << len(factors))
+        if factors:
+            dataset.build_overviews(factors, Resampling.average)
+    rasterio.shutil.copy(
+        staged, target, driver="GTiff", COPY_SRC_OVERVIEWS="YES", TILED="YES", BLOCKYSIZE=block[0],
+        BLOCKXSIZE=block[1], BIGTIFF="IF_SAFER", **options,
+    )  # fmt: skip

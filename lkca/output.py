@@ -1,0 +1,42 @@
+"""May this output be written? What is certain to fail at the end is refused at the start."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from lkca.errors import InputError
+
+__all__ = ["check_output"]
+
+
+def check_output(
+    path: str | os.PathLike[str], *, overwrite: bool = False, inputs: Iterable[str | os.PathLike[str]] = ()
+) -> None:
+    """Raises InputError where ``path`` is an input, is a directory, exists without ``overwrite``, or has no folder.
+
+    inputs may carry a '::variable' suffix. A link that leads nowhere exists too: it would be replaced. Permission is
+    asked of the folder, where the output is written aside and renamed, so that a long computation does not end in a
+    refusal.
+    """
+    path = Path(path)
+    if any(_same_file(path, Path(os.fspath(item).partition("::")[0])) for item in inputs):
+        raise InputError(f"{path}: is an input of the same command; choose another name for the output")
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory; give the name of a file")
+    if os.path.lexists(path) and not overwrite:
+        raise InputError(f"{path}: exists already; give --overwrite to replace it or choose another name")
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        state = "is not a directory" if parent.exists() else "does not exist"
+        raise InputError(f"{path}: the folder {parent} {state}; create it or choose another")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: no permission to write in {parent}; choose another folder")
+
+
+def _same_file(first: Path, second: Path) -> bool:
+    try:
+        return first.samefile(second)
+    except OSError:
+        return first.absolute() == second.absolute()

@@ -1,0 +1,110 @@
+"""A .tif is a valid cloud-optimised GeoTIFF, its overviews keep nodata out, and making it takes little memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from rasterio.crs import CRS
+
+from lkca.data import CubeMeta, open_cube, write_cube
+
+SIZE, BANDS = 1100, 2
+META = CubeMeta(
+    wavelengths=np.array([500.0, 600.0]),
+    crs=CRS.from_epsg(32633).to_wkt(),
+    transform=Affine(30, 0, 364095, 0, -30, 5809965),
+    tags={"start_time": "2022-07-24T10:45:26", "LKCA_MODEL": "m"},
+)
+
+
+def ramp() -> np.ndarray:
+    """Reflectance that rises along the columns, with one row in three missing and a hole of 64 x 64."""
+    cube = np.broadcast_to(np.linspace(0.2, 0.5, SIZE, dtype=np.float32), (BANDS, SIZE, SIZE)).copy()
+    cube[:, ::3] = np.nan
+    cube[:, 512:576, 512:576] = np.nan
+    return cube
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"compress": "deflate"}, {"compress": "zstd", "interleave": "bip"}, {"dtype": "int16"}], ids=str
+)
+def test_rio_cogeo_finds_nothing_to_say(tmp_path: Path, options: dict) -> None:
+    cogeo = pytest.importorskip("rio_cogeo", reason="rio-cogeo is in the extra 'test'")
+    meta = META.replace(scale_factor=1e-4, nodata=-32768.0) if "dtype" in options else META
+    report = write_cube(tmp_path / "x.tif", ramp(), meta, **options)
+    assert report.driver == "COG" and [file.name for file in tmp_path.iterdir()] == ["x.tif"]
+    assert cogeo.cog_validate(tmp_path / "x.tif", strict=True, quiet=True) == (True, [], [])
+    with rasterio.open(tmp_path / "x.tif") as dataset:
+        assert dataset.overviews(1) == dataset.overviews(2) == [2, 4, 8]
+        assert dataset.block_shapes == [(256, 256)] * BANDS
+        assert dataset.compression == (
+            rasterio.enums.Compression[options["compress"]] if "compress" in options else None
+        )
+        assert dataset.interleaving.value == ("PIXEL" if "interleave" in options else "BAND")
+        assert (dataset.crs.to_epsg(), dataset.transform) == (32633, META.transform)
+        assert dataset.tags(2)["wavelength"] == "600"
+        assert dataset.tags(2, ns="IMAGERY")["CENTRAL_WAVELENGTH_UM"] == "0.6"
+        assert dataset.tags()["LKCA_MODEL"] == "m"
+    with open_cube(tmp_path / "x.tif") as cube:
+        np.testing.assert_allclose(cube.read(), ramp(), atol=0.5e-4 if "dtype" in options else 0)
+
+
+def test_a_plain_geotiff_is_none(tmp_path: Path) -> None:
+    """The validator can say no, so its yes above means something."""
+    cogeo = pytest.importorskip("rio_cogeo", reason="rio-cogeo is in the extra 'test'")
+    write_cube(tmp_path / "x.tif", ramp(), META, driver="GTiff")
+    valid, _, remarks = cogeo.cog_validate(tmp_path / "x.tif", strict=True, quiet=True)
+    assert not valid and "overviews" in " ".join(remarks).lower()
+
+
+@pytest.mark.parametrize("nodata", [-9999.0, None, 0.0])
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+def test_overviews_average_valid_samples_only(tmp_path: Path, nodata: float | None, dtype: str) -> None:
+    """Every second sample below an overview pixel may be missing: what it stores must not pull the mean."""
+    scale = 1.0 if dtype == "float32" else 1e-4
+    if nodata is None and dtype == "int16":
+        nodata = -32768.0
+    array = ramp()
+    write_cube(tmp_path / "x.tif", array, META.replace(nodata=nodata, scale_factor=scale), dtype=dtype)
+    for level, factor in enumerate((2, 4, 8)):
+        with rasterio.open(tmp_path / "x.tif", overview_level=level) as overview:
+            found = overview.read(1, masked=True).astype(np.float64) * scale
+        full = array[0, : SIZE // factor * factor, : SIZE // factor * factor]
+        blocks = full.reshape(SIZE // factor, factor, SIZE // factor, factor)
+        count = np.isfinite(blocks).sum((1, 3))
+        expected = np.nansum(blocks, (1, 3)) / np.maximum(count, 1)
+        inner = (slice(0, SIZE // factor), slice(0, SIZE // factor))
+        if factor == 2:  # coarser overviews are made from finer ones: equal weights of unequal numbers of samples
+            np.testing.assert_array_equal(found.mask[inner], count == 0)
+            np.testing.assert_allclose(
+                found.data[inner][count > 0], expected[count > 0], atol=1.01 * scale * 1e-4 ** (scale == 1)
+            )
+        assert found.mask.any() and found.min() >= 0.2 - 1e-4 and found.max() <= 0.5 + 1e-4
+
+
+def test_making_a_cog_takes_little_memory(tmp_path: Path) -> None:
+    """A cube of 512 MiB, written by rows of tiles: the process stays below half of that."""
+    code = """
+import resource, sys
+import numpy as np
+from lkca.data import CubeMeta, Window, create_writer
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+block = np.ones((128, 256, 1024), np.float32)
+with create_writer(sys.argv[1], (1024, 1024, 128), CubeMeta()) as writer:
+    for row in range(0, 1024, 256):
+        writer.write(Window(row, 0, 256, 1024), block)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) // 1024)
+"""
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.tif")], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    with rasterio.open(tmp_path / "x.tif") as dataset:
+        assert dataset.overviews(128) == [2, 4]
+        assert dataset.read(128, window=((1000, 1024), (1000, 1024))).min() == 1
+    # the block itself and its encoded copy are 2 x 128 MiB, GDAL's cache is 256 MiB at most
+    assert int(run.stdout) < 560, run.stdout
