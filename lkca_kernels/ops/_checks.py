@@ -111,12 +111,12 @@ def check_out(
     check_shape("out", out, "the result's shape", shape)
     if not (out.is_contiguous() if memory_format is _ROWS else out.is_contiguous(memory_format=memory_format)):
         raise ValueError(f"out: expected a tensor that is dense in {memory_format}, got strides {out.stride()}")
-    if out.is_neg():
-        raise ValueError("out: is a negated view, expected a tensor whose memory holds its values")
     grad = torch.is_grad_enabled()
     if grad and out.requires_grad:
         raise ValueError("out: requires a gradient, which a result written in place has not; give a detached tensor")
     located = type(out) is Tensor and not torch.compiler.is_compiling() and out.device.type != "meta"
+    if located and out.is_neg():
+        raise ValueError("out: is a negated view, expected a tensor whose memory holds its values")
     begin = out.data_ptr() if located else 0
     end = begin + out.nbytes
     for name, tensor in zip(names, tensors):  # noqa: B905  (strict costs a tenth of the check)
