@@ -33,7 +33,7 @@ def degrade_command(
     """Makes a cube s times coarser, as Wald's protocol does, and keeps its metadata."""
     from lkca.data import open_cube, write_cube
     from lkca.data.degradation import Degradation
-    from lkca.inference.scene import degrade_scene
+    from lkca.inference.degrade import degrade_scene
 
     with open_cube(source, variable=variable, shape=parse_shape(shape), axes=axes) as cube:
         low, meta, notes = degrade_scene(cube, Degradation(method=method, scale=scale))

@@ -114,13 +114,13 @@ def _write_cubes(
 ) -> None:
     """The coarse test part as a file, and what ``lkca upscale`` makes of that file."""
     from lkca.data import open_cube, write_cube
-    from lkca.inference.scene import upscale_scene
+    from lkca.inference.scene import SceneOptions, upscale_scene
 
     coarse = output / "coarse.tif"
     meta = cube.meta.window(result.window).degraded(result.scale)
     write_cube(coarse, result.arrays["low"], meta, overwrite=overwrite)
     with open_cube(coarse) as low:
-        upscale_scene(low, output / "sharp.tif", model, overwrite=overwrite, device=device)
+        upscale_scene(low, output / "sharp.tif", model, SceneOptions(overwrite=overwrite, device=device))
 
 
 def _write_scores(path: Path, result: Evaluation) -> None:

@@ -2,38 +2,90 @@
 
 from __future__ import annotations
 
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lkca.cli.console import note, print_line, row_progress
-from lkca.cli.options import Axes, BandShape, Device, Overwrite, Threads, Variable, examples, parse_shape, set_threads
+from lkca.cli.console import complain, note, print_line, row_progress
+from lkca.cli.options import (
+    MODEL_HELP,
+    Axes,
+    BandShape,
+    Device,
+    Overwrite,
+    Threads,
+    Variable,
+    examples,
+    parse_shape,
+    set_threads,
+)
 from lkca.errors import InputError
+
+if TYPE_CHECKING:
+    from lkca.data import Cube
+    from lkca.inference.ranks import Ranks
+    from lkca.inference.scene import ScenePlan, UpscaleReport
+    from lkca.inference.task import Model, SceneOptions
 
 __all__ = ["EXAMPLES", "upscale_command"]
 
 EXAMPLES = examples(
-    "lkca upscale -i scene.tif -o sharp.tif -m model",
-    "lkca upscale -i scene.hdr -o sharp.img -m model --dtype float32",
+    "lkca upscale -i scene.tif -o sharp.tif -s 4",
+    "lkca upscale -i scene.tif -o sharp.tif -m model --memory 4G --resume",
+    "lkca upscale -i scene.hdr -o sharp.img -m model --dtype float32 --roi 0:200,100:400",
     "lkca upscale -i cube.mat::paviaU -o cube_x4.mat -m model --axes rcb",
+    "lkca upscale -i scenes/ -o sharp/ -m model",
     "lkca upscale -i scene.tif -o bicubic.tif -s 4 --bicubic",
+    "torchrun --nproc-per-node=4 -m lkca upscale -i scene.tif -o sharp.tif -m model",
 )
+
+_TILES = "Large scenes"
+_STOPPED = 128 + signal.SIGTERM
 
 
 def upscale_command(
-    source: Annotated[str, typer.Option("--input", "-i", help="Cube to upscale.", show_default=False)],
+    source: Annotated[
+        list[str],
+        typer.Option(
+            "--input", "-i", help="Cube to upscale, or a folder of them; may be repeated.", show_default=False
+        ),
+    ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Cube to write; the suffix picks the format.", show_default=False)
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Cube to write; the suffix picks the format. A folder, where there are several inputs.",
+            show_default=False,
+        ),
     ],
     model: Annotated[
-        Path | None, typer.Option("--model", "-m", help="Model directory that 'lkca fit' wrote.", show_default=False)
+        str | None, typer.Option("--model", "-m", help=MODEL_HELP, show_default="general, which takes any cube")
     ] = None,
     scale: Annotated[
-        int | None, typer.Option("--scale", "-s", min=2, max=64, help="Scale factor.", show_default="the model's")
+        int | None,
+        typer.Option("--scale", "-s", min=2, max=64, help="Scale factor.", show_default="the directory's"),
     ] = None,
     bicubic: Annotated[bool, typer.Option("--bicubic", help="No model: plain bicubic, for comparison.")] = False,
+    roi: Annotated[
+        str | None,
+        typer.Option(
+            "--roi",
+            help="Part to upscale: pixels as '0:200,100:400' (rows, columns), or map coordinates as "
+            "'XMIN,YMIN,XMAX,YMAX'.",
+            show_default="the whole scene",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the finished tiles of a run that was stopped.")
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Go on though wavelengths or values are not like the model's.")
     ] = False,
@@ -44,6 +96,31 @@ def upscale_command(
     compress: Annotated[
         str | None, typer.Option("--compress", help="Compression, where the format has one: deflate, zstd, none.")
     ] = None,
+    preview: Annotated[
+        Path | None, typer.Option("--preview", help="Picture of the result to write too (PNG).", show_default=False)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done: tiles, memory, time, sizes.")
+    ] = False,
+    tile: Annotated[
+        str,
+        typer.Option("--tile", rich_help_panel=_TILES, help="Side of a tile in pixels of the input, or auto."),
+    ] = "auto",
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory",
+            rich_help_panel=_TILES,
+            help="What the process may take, such as 2G.",
+            show_default="half of what is free",
+        ),
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"],
+        typer.Option(
+            "--precision", rich_help_panel=_TILES, help="Of the network's body; the upsampling itself stays fp32."
+        ),
+    ] = "fp32",
     device: Device = "auto",
     threads: Threads = None,
     variable: Variable = None,
@@ -52,39 +129,178 @@ def upscale_command(
 ) -> None:
     """Makes a cube s times sharper and keeps its metadata.
 
-    Nodata stays nodata and never reaches its neighbours. Bad bands are upscaled by bicubic.
+    Nodata stays nodata and never reaches its neighbours. Bad bands are upscaled by bicubic. Scenes of any size are done
+    in bounded memory; a run that was stopped goes on with --resume; torchrun spreads a scene, or many, over processes.
     """
-    if bicubic == (model is not None):
+    if bicubic and model is not None:
         raise InputError("give either a model with -m, or --bicubic")
-    if bicubic and scale is None:
-        raise InputError("--bicubic needs a scale factor; give -s, for example -s 4")
+    if scale is None and (bicubic or model is None):
+        raise InputError("the scale factor is missing; give -s, for example -s 4, or a model directory with -m")
     from lkca.data import open_cube
-    from lkca.inference.scene import upscale_scene
-    from lkca.models.directory import load_model
+    from lkca.inference.batch import find_scenes
+    from lkca.inference.ranks import Ranks
+    from lkca.inference.scene import plan_scene
+    from lkca.inference.task import SceneOptions
+    from lkca.models.shipped import DEFAULT, find_model
 
     set_threads(threads)
-    loaded = None if model is None else load_model(model)
-    with open_cube(source, variable=variable, shape=parse_shape(shape), axes=axes) as cube:
+    options = SceneOptions(
+        scale=scale,
+        overwrite=overwrite,
+        resume=resume,
+        force=force,
+        device=device,
+        precision=precision,
+        dtype=dtype,
+        compress=compress,
+        tile=_parse_tile(tile),
+        memory=memory,
+        roi=roi,
+        preview=preview,
+        command=shlex.join(["lkca", *sys.argv[1:]]),
+    )
+    ranks = Ranks.from_environment()
+    name = "bicubic" if bicubic else f"model {model or DEFAULT}"
+    loaded = None if bicubic else find_model(model or DEFAULT, scale)
+
+    def open_scene(scene: str) -> Cube:
+        cube = open_cube(scene, variable=variable, shape=parse_shape(shape), axes=axes)
         for warning in cube.warnings:
             note(warning)
-        with row_progress(f"upscaling {source}") as progress:
-            report = upscale_scene(
-                cube,
-                output,
-                loaded,
-                scale=scale,
-                overwrite=overwrite,
-                device=device,
-                dtype=dtype,
-                compress=compress,
-                force=force,
-                progress=progress,
-            )
+        return cube
+
+    scenes = find_scenes(source)
+    many = len(source) > 1 or Path(source[0]).is_dir()
+    with _stoppable():
+        if dry_run:
+            from lkca.inference.batch import name_outputs
+
+            outputs = name_outputs(scenes, output) if many else [output]
+            for scene, target in zip(scenes, outputs, strict=True):
+                with open_scene(scene) as cube:
+                    _print_plan(scene, target, plan_scene(cube, target, loaded, options, ranks=ranks))
+        elif many:
+            _upscale_many(scenes, output, loaded, options, ranks, open_scene, name)
+        else:
+            _upscale_one(scenes[0], output, loaded, options, ranks, open_scene, name)
+
+
+def _upscale_one(
+    scene: str,
+    output: Path,
+    model: Model,
+    options: SceneOptions,
+    ranks: Ranks,
+    open_scene: Callable[[str], Cube],
+    name: str,
+) -> None:
+    from lkca.inference.scene import upscale_scene
+
+    with open_scene(scene) as cube, row_progress(f"upscaling {scene}") as progress:
+        report = upscale_scene(cube, output, model, options, ranks=ranks, progress=progress)
+    if ranks.rank == 0:
+        _print_report(report, name)
+    else:
+        note(f"rank {ranks.rank}: {report.computed} of {report.tiles} tiles of {output}")
+
+
+def _upscale_many(
+    scenes: list[str],
+    folder: Path,
+    model: Model,
+    options: SceneOptions,
+    ranks: Ranks,
+    open_scene: Callable[[str], Cube],
+    name: str,
+) -> None:
+    from lkca.inference.batch import upscale_scenes
+
+    if options.preview is not None:
+        raise InputError("--preview draws one scene; leave it out, or give one input")
+    failed: list[str] = []
+    finished = 0
+
+    def done(scene: str, result: UpscaleReport | Exception) -> None:
+        nonlocal finished
+        if isinstance(result, Exception):
+            failed.append(scene)
+            complain(str(result))
+        else:
+            finished += 1
+            _print_report(result, name)
+
+    upscale_scenes(
+        scenes, folder, model, options, open_scene=open_scene, ranks=ranks, began=lambda scene: None, done=done
+    )
+    who = "" if ranks.world == 1 else f"rank {ranks.rank}: "
+    print_line(
+        f"{who}{finished} of {finished + len(failed)} scenes done"
+        + (f"; failed: {', '.join(failed)}" if failed else "")
+    )
+    if failed:
+        raise typer.Exit(1)
+
+
+def _print_report(report: UpscaleReport, name: str) -> None:
     for remark in report.notes:
         note(remark)
-    how = "bicubic" if loaded is None else f"model {model}"
+    if not report.tiles:
+        return
     print_line(
-        f"{output}: {report.rows} × {report.cols} pixels, {report.bands} bands, by {how} in {report.seconds:.1f} s"
+        f"{report.output}: {report.rows} × {report.cols} pixels, {report.bands} bands, by {name} in "
+        f"{report.seconds:.1f} s"
     )
-    if loaded is not None and report.bicubic_bands:
+    if name != "bicubic" and report.bicubic_bands:
         print_line(f"{report.bicubic_bands} bad or empty bands were upscaled by bicubic")
+
+
+def _print_plan(scene: str, output: Path, plan: ScenePlan) -> None:
+    from lkca.inference.plan import size_text
+
+    for remark in plan.notes:
+        note(remark)
+    tiles, (rows, cols, bands) = plan.tiles, plan.shape
+    fit = "whole blocks of the output" if tiles.aligned else "not whole blocks of the output, which is slower to write"
+    print_line(f"{scene}: region {tiles.area} ×{tiles.scale} → {output}")
+    print_line(f"  output  {rows} × {cols} pixels, {bands} bands, {plan.dtype}: {size_text(tiles.fine_bytes)}, and as")
+    print_line("          much again for the finished tiles until it is complete")
+    print_line(f"  tiles   {len(tiles.tiles())} of {tiles.rows} × {tiles.cols} pixels ({fit})")
+    print_line(f"  halo    {tiles.halo} pixels, {tiles.margin} are read")
+    print_line(f"  memory  {size_text(tiles.memory)} of {size_text(tiles.budget)} allowed")
+    print_line(f"  time    about {_duration(plan.seconds)}, from one tile that was timed")
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.1f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+def _parse_tile(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdigit() or int(text) == 0:
+        raise InputError(f"--tile is '{text}'; give a number of pixels, or auto")
+    return int(text)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """A polite end (SIGTERM, which torchrun and Slurm send) cleans up as Ctrl-C does; both say what is kept."""
+
+    def stop(*_: Any) -> None:
+        raise SystemExit(_STOPPED)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        for text in getattr(error, "__notes__", ()):
+            note(f"stopped; {text}")
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -10,13 +10,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lkca.inference.array import upscale_array
-    from lkca.inference.scene import UpscaleReport, degrade_scene, upscale, upscale_scene
+    from lkca.inference.degrade import degrade_scene
+    from lkca.inference.kinds import upscale
+    from lkca.inference.scene import UpscaleReport, plan_scene, upscale_scene
+    from lkca.inference.task import SceneOptions
 
-__all__ = ["UpscaleReport", "degrade_scene", "upscale", "upscale_array", "upscale_scene"]
+_HOME = {
+    "SceneOptions": "task",
+    "UpscaleReport": "scene",
+    "degrade_scene": "degrade",
+    "plan_scene": "scene",
+    "upscale": "kinds",
+    "upscale_array": "array",
+    "upscale_scene": "scene",
+}
+
+__all__ = [
+    "SceneOptions",
+    "UpscaleReport",
+    "degrade_scene",
+    "plan_scene",
+    "upscale",
+    "upscale_array",
+    "upscale_scene",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "array" if name == "upscale_array" else "scene"
-    return getattr(importlib.import_module(f"lkca.inference.{home}"), name)
+    return getattr(importlib.import_module(f"lkca.inference.{_HOME[name]}"), name)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from lkca.data import Cube, CubeMeta
 from lkca.data.degradation import Degradation
 from lkca.inference.fill import fill_missing
+from lkca.inference.windows import whole_pixels
 
-__all__ = ["degrade_array"]
+__all__ = ["degrade_array", "degrade_scene"]
 
 _CHUNK_SAMPLES = 1 << 25
 
@@ -32,3 +34,10 @@ def degrade_array(cube: np.ndarray, degradation: Degradation) -> np.ndarray:
         share = missing.reshape(bands, rows // scale, scale, cols // scale, scale).mean(axis=(2, 4))
         out[share >= 0.5] = np.nan
     return out
+
+
+def degrade_scene(cube: Cube, degradation: Degradation) -> tuple[np.ndarray, CubeMeta, list[str]]:
+    """A scene s times coarser: (bands, rows // s, cols // s), its metadata, and remarks."""
+    cube.check_usable()
+    window, notes = whole_pixels(cube, None, degradation.scale)
+    return degrade_array(cube.read(window), degradation), cube.meta.degraded(degradation.scale), notes

@@ -5,15 +5,20 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-__all__ = ["fill_bands", "fill_missing", "restore_missing"]
+__all__ = ["fill_bands", "fill_missing", "fill_spectra", "restore_missing"]
+
+_CHUNK_SAMPLES = 1 << 22
 
 
-def fill_missing(cube: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+def fill_missing(cube: np.ndarray, reach: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
     """Gives every missing sample the value of the nearest valid pixel of its band.
 
     cube: float32 (bands, rows, cols), NaN or infinite where missing; not changed. Returns the filled cube and the
     bool mask of what was missing, or the same array and None where nothing was. A band without any valid sample
     becomes 0. Nearest-pixel filling keeps the values next to a hole free of whatever the file stores in it.
+
+    With ``reach`` (pixels), a sample that has no valid one of its band so near becomes NaN: the filling of a pixel then
+    depends on nothing further away, and a window with that margin gives what the whole scene gives.
     """
     finite = np.isfinite(cube)
     if finite.all():
@@ -21,19 +26,45 @@ def fill_missing(cube: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     missing = ~finite
     filled = cube.copy()
     incomplete = np.flatnonzero(missing.any(axis=(1, 2)))
+    at: tuple[np.ndarray, ...] = ()
     nearest: tuple[np.ndarray, np.ndarray] | None = None
     last_mask: np.ndarray | None = None
     for band in incomplete:
         mask = missing[band]
         if mask.all():
-            filled[band] = 0.0
+            filled[band] = 0.0 if reach is None else np.nan
             continue
         if last_mask is None or not np.array_equal(mask, last_mask):  # most files miss whole pixels: one mask for all
             rows, cols = distance_transform_edt(mask, return_distances=False, return_indices=True)
-            nearest, last_mask = (rows[mask], cols[mask]), mask
+            at, nearest, last_mask = np.nonzero(mask), (rows[mask], cols[mask]), mask
         assert nearest is not None
-        filled[band][mask] = cube[band][nearest]
+        values = cube[band][nearest]
+        if reach is not None:
+            values[(at[0] - nearest[0]) ** 2 + (at[1] - nearest[1]) ** 2 > reach**2] = np.nan
+        filled[band][at] = values
     return filled, missing
+
+
+def fill_spectra(cube: np.ndarray) -> None:
+    """Replaces NaN, in place, by interpolating between the nearest bands that the same pixel has; 0 where it has none.
+
+    cube: float32 (bands, rows, cols), contiguous.
+    """
+    bands = cube.shape[0]
+    flat = cube.reshape(bands, -1)
+    known = np.isfinite(flat)
+    flat[:, ~known.any(axis=0)] = 0.0
+    pixels = np.flatnonzero(known.any(axis=0) & ~known.all(axis=0))
+    band, step = np.arange(bands)[:, None], max(1, _CHUNK_SAMPLES // bands)
+    for start in range(0, pixels.size, step):
+        part = pixels[start : start + step]
+        values, here = flat[:, part], known[:, part]
+        before = np.maximum.accumulate(np.where(here, band, -1), axis=0)
+        after = np.minimum.accumulate(np.where(here, band, bands)[::-1], axis=0)[::-1]
+        left, right = np.where(before < 0, after, before), np.where(after == bands, before, after)
+        share = ((band - left) / np.maximum(right - left, 1)).astype(np.float32)
+        low, high = np.take_along_axis(values, left, axis=0), np.take_along_axis(values, right, axis=0)
+        flat[:, part] = np.where(here, values, (1 - share) * low + share * high)
 
 
 def fill_bands(cube: np.ndarray, broken: np.ndarray) -> np.ndarray:

@@ -1,41 +1,47 @@
-"""A scene from a reader, through a model, to a writer."""
+"""A scene from a reader, through a model, to a writer: by tiles, in bounded memory, to go on with after any stop.
+
+Every process computes its share of the tiles into the journal (lkca.inference.journal); the first one takes them from
+there, in order, to the writer while the others still come. docs/scenes.md.
+"""
 
 from __future__ import annotations
 
-import math
-import os
+import shutil
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import overload
 
 import numpy as np
-import torch
+import rasterio
 
-from lkca.data import Cube, CubeMeta, Window, create_writer, open_cube
-from lkca.data.degradation import Degradation
-from lkca.data.memory import available_memory, check_memory
-from lkca.errors import InputError
-from lkca.inference.array import Upscaler, resolve_device
-from lkca.inference.checks import check_scale, suits
-from lkca.inference.degrade import degrade_array
-from lkca.inference.fill import fill_missing
-from lkca.inference.windows import row_strips, whole_pixels, widened
-from lkca.models.directory import LoadedModel, load_model
+from lkca.data import Cube, CubeMeta
+from lkca.data.codec import Encoder
+from lkca.data.writers import output_meta
+from lkca.data.writers.base import leftovers
+from lkca.errors import LkcaError, OutputError
+from lkca.inference.finish import Finisher
+from lkca.inference.journal import Journal, Record, differences
+from lkca.inference.plan import Budget, TilePlan, size_text
+from lkca.inference.preview import Preview
+from lkca.inference.ranks import Heartbeat, Ranks
+from lkca.inference.stream import stream
+from lkca.inference.task import Model, SceneOptions, Task, fingerprint
+from lkca.models.directory import LoadedModel, load_model, save_model
 
-__all__ = ["UpscaleReport", "degrade_scene", "upscale", "upscale_scene"]
+__all__ = ["SceneOptions", "ScenePlan", "UpscaleReport", "plan_scene", "upscale_scene"]
 
-Progress = Callable[[int, int], None]  # rows done, rows in all (coarse)
+Progress = Callable[[int, int], None]  # tiles done, tiles in all
 
-_MEMORY_SHARE = 0.4  # of what is free: the allocator and the writer want some too
-_STRIP_BYTES = 6 << 30  # a strip much taller than twice the halo wastes little on it
-_WORKING_COPIES = 3  # HR-size arrays alive at once: the network's result, the joined cube, the writer's block
+_POLL = 0.5  # seconds between looks at the first process
 
 
 @dataclass(frozen=True)
 class UpscaleReport:
-    """What was written: path, size in pixels, number of bands, bands done by bicubic, seconds, remarks."""
+    """What was written: path, size in pixels, number of bands, bands done by bicubic, seconds, remarks.
+
+    tiles: how many there are; computed: how many of them by this process in this run.
+    """
 
     output: Path
     rows: int
@@ -44,156 +50,245 @@ class UpscaleReport:
     bicubic_bands: int
     seconds: float
     notes: tuple[str, ...]
+    tiles: int = 0
+    computed: int = 0
 
 
-@overload
-def upscale(
-    source: str | os.PathLike[str] | Cube | np.ndarray,
-    model: str | os.PathLike[str] | LoadedModel | None,
-    *,
-    scale: int | None = None,
-    output: None = None,
-    overwrite: bool = False,
-    device: str = "auto",
-) -> np.ndarray: ...
+@dataclass(frozen=True)
+class ScenePlan:
+    """What would be done. shape: of the output, (rows, cols, bands). seconds: expected, from one tile."""
 
-
-@overload
-def upscale(
-    source: str | os.PathLike[str] | Cube | np.ndarray,
-    model: str | os.PathLike[str] | LoadedModel | None,
-    *,
-    scale: int | None = None,
-    output: str | os.PathLike[str],
-    overwrite: bool = False,
-    device: str = "auto",
-) -> UpscaleReport: ...
-
-
-def upscale(
-    source: str | os.PathLike[str] | Cube | np.ndarray,
-    model: str | os.PathLike[str] | LoadedModel | None,
-    *,
-    scale: int | None = None,
-    output: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    device: str = "auto",
-) -> np.ndarray | UpscaleReport:
-    """Upscales a cube by a model directory, or by bicubic where ``model`` is None (then ``scale`` is needed).
-
-    source: a file, a :class:`Cube`, or an array (bands, rows, cols) of physical values, NaN where missing. Returns
-    float32 (bands, s·rows, s·cols) in physical units, or writes ``output`` with the rescaled metadata and returns a
-    report. Raises InputError for input that does not suit the model, OutputError where writing fails.
-    """
-    loaded = load_model(model) if isinstance(model, (str, os.PathLike)) else model
-    if isinstance(source, np.ndarray):
-        source = Cube.from_array(source)
-    cube = source if isinstance(source, Cube) else open_cube(source)
-    try:
-        if output is not None:
-            return upscale_scene(cube, Path(output), loaded, scale=scale, overwrite=overwrite, device=device)
-        factor, _ = _prepare(cube, loaded, scale, force=False)
-        shape = (cube.bands, cube.rows * factor, cube.cols * factor)
-        check_memory(4 * math.prod(shape), f"{cube.source}: the upscaled cube", "give an output file")
-        result = np.empty(shape, dtype=np.float32)
-        upscaler = Upscaler(loaded, factor, cube.good_bands, resolve_device(device))
-        for window, part in _strips(cube, upscaler):
-            result[(slice(None), *window.slices)] = part
-        return result
-    finally:
-        if cube is not source:
-            cube.close()
+    tiles: TilePlan
+    shape: tuple[int, int, int]
+    dtype: str
+    seconds: float
+    notes: tuple[str, ...]
 
 
 def upscale_scene(
     cube: Cube,
     output: Path,
-    model: LoadedModel | None,
+    model: Model,
+    options: SceneOptions | None = None,
     *,
-    scale: int | None = None,
-    overwrite: bool = False,
-    device: str = "auto",
-    dtype: str | None = None,
-    compress: str | None = None,
-    force: bool = False,
+    ranks: Ranks | None = None,
     progress: Progress | None = None,
 ) -> UpscaleReport:
-    """Upscales a scene strip by strip and writes it with its metadata on the finer grid (see :func:`upscale`).
+    """Upscales a scene tile by tile and writes it with its metadata on the finer grid.
 
-    dtype: of the stored samples, the input's by default (then scale factor, offset and nodata stay the input's
-    too). ``output`` appears when it is whole; a file that was there survives a failure.
+    model: None for bicubic; a prior, the general model, is made to fit the cube. Without ``dtype`` the samples are
+    stored as the input's, with its scale factor, offset and nodata. ``output`` appears when it is whole; a file that
+    was there survives a failure. Finished tiles survive too, in a folder beside the output, and ``resume`` goes on with
+    them. With several ``ranks``, every one makes this call; they meet in that folder, and the first writes the output.
+
+    Raises InputError for what cannot be done as asked or cannot be read, OutputError where writing fails or another
+    rank does not do its part.
     """
+    options, ranks = options or SceneOptions(), ranks or Ranks()
+    job = _Job(cube, output, model, options, ranks, Budget.of(options.memory, ranks.local), progress)
     start = time.perf_counter()
-    factor, notes = _prepare(cube, model, scale, force=force)
-    upscaler = Upscaler(model, factor, cube.good_bands, resolve_device(device))
-    shape = (cube.rows * factor, cube.cols * factor, cube.bands)
-    writer = create_writer(
-        output,
-        shape,
-        cube.meta.upsampled(factor),
-        overwrite=overwrite,
-        dtype=dtype,
-        compress=compress,
-        inputs=cube.files,
+    with rasterio.Env(GDAL_CACHEMAX=job.budget.cache):
+        report = job.lead() if ranks.rank == 0 else job.help()
+    return replace(report, seconds=time.perf_counter() - start)
+
+
+def plan_scene(
+    cube: Cube, output: Path, model: Model, options: SceneOptions | None = None, *, ranks: Ranks | None = None
+) -> ScenePlan:
+    """What :func:`upscale_scene` would do, and how long it would take: one tile in the middle is upscaled and timed.
+
+    Leaves nothing behind. Raises what upscale_scene would raise at its start.
+    """
+    options, ranks = options or SceneOptions(), ranks or Ranks()
+    budget = Budget.of(options.memory, ranks.local)
+    with rasterio.Env(GDAL_CACHEMAX=budget.cache):
+        task = Task.of(cube, model, options)
+        writer = task.writer(output, options, overwrite=options.overwrite or options.resume)
+        writer.abort()
+        plan = task.plan(budget, writer, options.tile)
+        tiles = plan.tiles()
+        middle = tiles[len(tiles) // 2]
+
+        def encode(_: int, fine: np.ndarray) -> None:
+            Encoder(writer.meta).encode(fine)
+
+        start = time.perf_counter()
+        stream(cube, task.upscaler, [middle], encode)
+        spent = time.perf_counter() - start
+    share = plan.area.height * plan.area.width / (middle.height * middle.width)
+    return ScenePlan(plan, task.shape, str(writer.meta.stored_dtype), spent * share / ranks.world, task.notes)
+
+
+@dataclass(frozen=True)
+class _Job:
+    cube: Cube
+    output: Path
+    model: Model
+    options: SceneOptions
+    ranks: Ranks
+    budget: Budget
+    progress: Progress | None
+
+    def lead(self) -> UpscaleReport:
+        """The first process: begins the journal, computes its share, takes all tiles to the writer."""
+        options, journal = self.options, Journal(self.output)
+        identity = fingerprint(self.cube, self.model, options)
+        interrupted = journal.folder.exists()
+        if options.resume and not options.overwrite and not interrupted and self.output.exists():
+            return self._nothing_to_do()
+        earlier = journal.check(identity, resume=options.resume, overwrite=options.overwrite)
+        task = Task.of(self.cube, self.model, options, made=None if earlier is None else self._kept(journal))
+        # An earlier run was allowed to write this output; what may stand there now is its own.
+        writer = task.writer(self.output, options, overwrite=options.overwrite or earlier is not None)
+        tiles = -1
+        try:
+            if interrupted:
+                _sweep(writer.files, writer.temporaries)
+            size = options.tile if earlier is None else (earlier.tile[0], earlier.tile[1])
+            plan = task.plan(self.budget, writer, size)
+            preview = None if options.preview is None else Preview(options.preview, task.shape, writer.meta, self.cube)
+            journal.make()
+            tiles = len(plan.tiles())
+            self._keep(journal, task)
+            record = journal.begin(identity, (plan.rows, plan.cols), tiles, self.ranks.world)
+            _check_space(self.output, plan, len(record.todo) / tiles, options.compress)
+            mine = record.todo[:: self.ranks.world]
+            with (
+                Heartbeat(journal.folder, self.ranks, record.run) as heartbeat,
+                Finisher(journal, writer, plan, heartbeat, preview, self.progress) as finisher,
+            ):
+                _compute(task, journal, plan, mine, writer.meta, finisher.check)
+            report = writer.close()
+            if preview is not None:
+                preview.write()
+        except BaseException as error:
+            writer.abort()
+            if tiles >= 0:
+                _tell_what_is_kept(error, journal, tiles, alone=self.ranks.world == 1)
+            raise
+        journal.remove()
+        assert report is not None
+        return self._report(task, tiles, len(mine), report.warnings)
+
+    def help(self) -> UpscaleReport:
+        """Another process: waits for the journal, computes its share, stays until the first one has finished."""
+        journal = Journal(self.output)
+        record: Record | None = self._await_journal(journal)
+        computed = 0
+        while record is not None:
+            task = Task.of(self.cube, self.model, self.options, made=self._kept(journal))
+            plan = task.plan(self.budget, None, (record.tile[0], record.tile[1]))
+            mine = record.todo[self.ranks.rank :: self.ranks.world]
+            mine = [number for number in mine if not journal.has(number)]
+            with Heartbeat(journal.folder, self.ranks, record.run) as heartbeat:
+                meta = output_meta(task.meta, self.options.dtype, str(self.output))
+                _compute(task, journal, plan, mine, meta, lambda: None)
+                heartbeat.say("done")
+                tiles, computed = record.tiles, computed + len(mine)
+                record = _await_end(journal, record, heartbeat)
+        return self._report(task, tiles, computed, ())
+
+    def _await_journal(self, journal: Journal) -> Record:
+        identity = fingerprint(self.cube, self.model, self.options)
+        began, why = time.monotonic(), "rank 0 has not begun"
+        while time.monotonic() - began < Heartbeat.LATE:
+            record = journal.read()
+            if record is not None and record.world == self.ranks.world:
+                differing = differences(record.fingerprint, identity)
+                if not differing:
+                    return record
+                why = "; ".join(differing)
+            time.sleep(_POLL)
+        raise OutputError(f"{journal.folder}: rank {self.ranks.rank} waited in vain for its task: {why}")
+
+    def _keep(self, journal: Journal, task: Task) -> None:
+        """A network that was made for this cube is kept: made again, its last digits might differ."""
+        made = task.upscaler.model
+        folder = journal.folder / "model"
+        if made is not None and made.adapted and not folder.exists():
+            save_model(folder, made.net, made.config)
+
+    def _kept(self, journal: Journal) -> LoadedModel | None:
+        folder = journal.folder / "model"
+        return replace(load_model(folder), path=Path("general"), adapted=True) if folder.exists() else None
+
+    def _nothing_to_do(self) -> UpscaleReport:
+        rows, cols, bands = self.cube.shape
+        note = f"{self.output}: is there, and no unfinished run of it: nothing to resume (--overwrite makes it anew)"
+        return UpscaleReport(self.output, rows, cols, bands, 0, 0.0, (note,))
+
+    def _report(self, task: Task, tiles: int, computed: int, warnings: Sequence[str]) -> UpscaleReport:
+        bicubic = int(np.count_nonzero(~task.upscaler.by_network))
+        notes = (*task.notes, *warnings)
+        return UpscaleReport(self.output, *task.shape, bicubic, 0.0, notes, tiles, computed)
+
+
+def _compute(
+    task: Task, journal: Journal, plan: TilePlan, numbers: Sequence[int], meta: CubeMeta, watch: Callable[[], None]
+) -> None:
+    """Upscales the tiles of these numbers into the journal, stored as ``meta`` says."""
+    tiles = plan.tiles()
+
+    def store(index: int, fine: np.ndarray) -> None:
+        encoder = Encoder(meta)
+        try:
+            stored = encoder.encode(fine)
+        except ValueError as error:
+            raise OutputError(
+                f"{journal.output}: {error}; write a float dtype or set a nodata value in the metadata"
+            ) from error
+        try:
+            journal.save(numbers[index], stored, encoder.counts())
+        except OSError as error:
+            raise OutputError(
+                f"{journal.folder}: a tile could not be written ({error.strerror or error}); free some space"
+            ) from error
+
+    stream(task.cube, task.upscaler, [tiles[number] for number in numbers], store, watch)
+
+
+def _await_end(journal: Journal, record: Record, heartbeat: Heartbeat) -> Record | None:
+    """None once the first process has finished; the new record if it began anew. OutputError where it failed."""
+    while True:
+        if not journal.folder.exists():
+            return None
+        now = journal.read()
+        if now is not None and now.run != record.run:
+            return now
+        state, detail = heartbeat.state(0)
+        if state in ("failed", "dead") and journal.folder.exists():
+            raise OutputError(f"{journal.output}: is not finished; rank 0: {detail or 'was stopped'}")
+        time.sleep(_POLL)
+
+
+def _sweep(files: Sequence[Path], keep: Sequence[Path]) -> None:
+    """Removes the temporary files of writers that were killed."""
+    for file in files:
+        for left in leftovers(file):
+            if left not in keep:
+                left.unlink(missing_ok=True)
+
+
+def _check_space(output: Path, plan: TilePlan, share: float, compress: str | None) -> None:
+    """OutputError now for a disk that would be full in the end; what compression will save is not known."""
+    free = shutil.disk_usage(output.parent).free
+    tiles = int(plan.fine_bytes * share)
+    if tiles > free:
+        raise OutputError(
+            f"{output}: the finished tiles take {size_text(tiles)} until the output is complete, {size_text(free)} are "
+            f"free in {output.parent}; free some space or choose another folder"
+        )
+
+
+def _tell_what_is_kept(error: BaseException, journal: Journal, tiles: int, *, alone: bool) -> None:
+    """Raises our own errors again with what is kept; notes it on others. A journal without any tile is removed."""
+    finished = journal.finished()
+    if finished == 0 and alone:
+        journal.remove()
+        return
+    kept = (
+        f"{finished} of {tiles} tiles are kept in {journal.folder}; the same command with --resume goes on from there"
     )
-    with writer:
-        # A storage block is written once, by one strip.
-        multiple = writer.block[0] // math.gcd(writer.block[0], factor)
-        for window, part in _strips(cube, upscaler, multiple):
-            writer.write(window, part)
-            if progress is not None:
-                progress((window.row + window.height) // factor, cube.rows)
-    assert writer.report is not None
-    return UpscaleReport(
-        output=output,
-        rows=shape[0],
-        cols=shape[1],
-        bands=shape[2],
-        bicubic_bands=int(np.count_nonzero(~upscaler.by_network)),
-        seconds=time.perf_counter() - start,
-        notes=(*notes, *writer.report.warnings),
-    )
-
-
-def degrade_scene(cube: Cube, degradation: Degradation) -> tuple[np.ndarray, CubeMeta, list[str]]:
-    """A scene s times coarser: (bands, rows // s, cols // s), its metadata, and remarks."""
-    cube.check_usable()
-    window, notes = whole_pixels(cube, None, degradation.scale)
-    return degrade_array(cube.read(window), degradation), cube.meta.degraded(degradation.scale), notes
-
-
-def _prepare(cube: Cube, model: LoadedModel | None, scale: int | None, *, force: bool) -> tuple[int, list[str]]:
-    """Everything that can be refused before computing: scale, bands, usable samples."""
-    cube.check_usable()
-    if model is not None:
-        check_scale(model, scale)
-        return model.config.scale, suits(cube, model, force=force)
-    if scale is None:
-        raise InputError("bicubic needs a scale factor; give -s, for example -s 4")
-    if scale < 2:
-        raise InputError(f"the scale factor is {scale}; expected a whole number from 2")
-    return scale, []
-
-
-def _strips(cube: Cube, upscaler: Upscaler, multiple: int = 1) -> Iterator[tuple[Window, np.ndarray]]:
-    """(fine window, its samples) from top to bottom; the cuts leave no trace in the result."""
-    scale, halo = upscaler.scale, upscaler.halo
-    row_bytes = 4 * cube.cols * (cube.bands * (3 + _WORKING_COPIES * scale * scale) + upscaler.feature_channels)
-    budget = min(_STRIP_BYTES, int(_MEMORY_SHARE * _free_memory(upscaler.device)))
-    height = max(multiple, budget // row_bytes - 2 * halo)
-    check_memory(row_bytes * (min(height, cube.rows) + 2 * halo), f"{cube.source}: a strip", "close other programs")
-    for core in row_strips(cube.rows, cube.cols, 1, height * cube.cols, multiple=multiple):
-        # A hole within reach of a valid pixel has that pixel within 1.5 reaches: read so far, that filling does not
-        # depend on the cuts either.
-        around = widened(core, 3 * halo, cube.rows)
-        filled, missing = fill_missing(cube.read(around))
-        inner = widened(core, halo, cube.rows)
-        rows = slice(inner.row - around.row, inner.row - around.row + inner.height)
-        fine = upscaler(filled[:, rows], None if missing is None else missing[:, rows])
-        top = (core.row - inner.row) * scale
-        yield core.scaled(scale), fine[:, top : top + core.height * scale]
-
-
-def _free_memory(device: torch.device) -> int:
-    free = available_memory()
-    return min(free, torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free
+    if isinstance(error, LkcaError):
+        raise type(error)(f"{error}; {kept}") from error
+    error.add_note(kept)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+
+import numpy as np
 
 from lkca.data import Cube, Window
 from lkca.errors import InputError
 
-__all__ = ["row_strips", "whole_pixels", "widened"]
+__all__ = ["parse_roi", "row_strips", "whole_pixels"]
 
 _SAMPLES = 1 << 24  # 64 MiB as float32
+_ROUNDING = 1e-3  # pixels
 
 
 def row_strips(rows: int, cols: int, bands: int, samples: int = _SAMPLES, *, multiple: int = 1) -> Iterator[Window]:
@@ -22,11 +26,41 @@ def row_strips(rows: int, cols: int, bands: int, samples: int = _SAMPLES, *, mul
         yield Window(row, 0, min(step, rows - row), cols)
 
 
-def widened(window: Window, margin: int, rows: int) -> Window:
-    """The strip with ``margin`` rows more above and below, as far as a scene of ``rows`` rows has them."""
-    top = max(0, window.row - margin)
-    bottom = min(rows, window.row + window.height + margin)
-    return Window(top, window.col, bottom - top, window.width)
+def parse_roi(text: str | None, cube: Cube) -> Window:
+    """The part of a scene that ``text`` names; the whole scene for None.
+
+    Pixels as Python slices, ``"r0:r1,c0:c1"``; or coordinates of the scene's CRS, ``"xmin,ymin,xmax,ymax"``: the pixels
+    that the rectangle touches, as far as the scene has them. Raises InputError where that is none.
+    """
+    if text is None:
+        return Window.full(cube.rows, cube.cols)
+    if ":" in text:
+        return Window.parse(text, (cube.rows, cube.cols))
+    try:
+        west, south, east, north = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"the region '{text}' is not understood; give pixels as 0:100,50:150 (rows, columns) or map coordinates as "
+            "XMIN,YMIN,XMAX,YMAX"
+        ) from None
+    if west > east or south > north:
+        raise InputError(f"the region '{text}' has its ends exchanged; give XMIN,YMIN,XMAX,YMAX")
+    if cube.meta.transform is None:
+        raise InputError(
+            f"{cube.source}: has no geotransform, so map coordinates mean nothing; give pixels as 0:100,0:100"
+        )
+    corners = np.array([~cube.meta.transform @ (x, y) for x in (west, east) for y in (south, north)])
+    (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
+    first_row, last_row = _touched(top, bottom, cube.rows)
+    first_col, last_col = _touched(left, right, cube.cols)
+    if first_row >= last_row or first_col >= last_col:
+        raise InputError(f"{cube.source}: the region '{text}' lies outside the scene; its CRS and bounds: lkca inspect")
+    return Window(first_row, first_col, last_row - first_row, last_col - first_col)
+
+
+def _touched(start: float, stop: float, size: int) -> tuple[int, int]:
+    """Whole pixels that the range touches; a thousandth of a pixel is rounding."""
+    return max(0, math.floor(start + _ROUNDING)), min(size, math.ceil(stop - _ROUNDING))
 
 
 def whole_pixels(cube: Cube, region: str | None, scale: int, *, least: int = 1) -> tuple[Window, list[str]]:

@@ -72,6 +72,7 @@ class PixelShuffleUpsample(nn.Module):
 
     (B, in_channels, h, w) -> (B, out_channels, s*h, s*w). ``gate`` (B, out_channels) scales the result per channel;
     ``skip`` is added to it: an HR tensor, or the LR cube (B, out_channels, h, w), whose bicubic upsampling is added.
+    ``out``: contiguous tensor for the result, while no gradient is needed.
     stride, padding, dilation, bias, padding_mode, device and dtype are those of ``nn.Conv2d``; by default the padding
     keeps the image's size under an odd kernel. With ``shared_groups`` > 1 one convolution serves so many equal blocks
     of the channels in turn. Loads the weights of a plain ``nn.Conv2d`` (keys ``weight``, ``bias``) too.
@@ -117,9 +118,11 @@ class PixelShuffleUpsample(nn.Module):
         """PyTorch's convolution defaults."""
         self.conv.reset_parameters()
 
-    def forward(self, x: Tensor, skip: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, skip: Tensor | None = None, gate: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
         y = _in_turn(self.conv, x, self.shared_groups)
-        return pixel_shuffle_epilogue(y, gate, skip, upscale_factor=self.upscale_factor)
+        return pixel_shuffle_epilogue(y, gate, skip, upscale_factor=self.upscale_factor, out=out)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in ("weight", "bias"):
@@ -255,9 +258,11 @@ class LowRankUpsample(_LowRank):
         self.shared_groups = shared_groups
         self.shuffle_apart = False  # as in PixelShuffleUpsample
 
-    def forward(self, x: Tensor, skip: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, skip: Tensor | None = None, gate: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
         z = _in_turn(self.reduce, x, self.shared_groups)
-        return lowrank_pixel_shuffle(z, self.weight, self.bias, gate, skip, upscale_factor=self.upscale_factor)
+        return lowrank_pixel_shuffle(z, self.weight, self.bias, gate, skip, upscale_factor=self.upscale_factor, out=out)
 
     def merged_weight(self) -> Tensor:
         """Kernel (out_channels*s², in_channels, k, k) of the one convolution that this layer equals."""

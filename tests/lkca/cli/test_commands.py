@@ -100,10 +100,10 @@ def test_names_are_not_markup(cli: Cli, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_ctrl_c_leaves_no_output(cli: Cli, scene_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(cube: np.ndarray) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lkca.inference.scene.fill_missing", interrupted)
+    monkeypatch.setattr("lkca.inference.array.fill_missing", interrupted)
     result = cli("upscale", "-i", scene_file, "-o", tmp_path / "o.tif", "-s", "2", "--bicubic")
     assert result.exit_code == 130 and "Traceback" not in result.stderr
     assert not list(tmp_path.iterdir())

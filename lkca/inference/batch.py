@@ -1,0 +1,142 @@
+"""Many scenes: which files, what their results are called, and who does which."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lkca.data import Cube
+from lkca.data.readers.envi import is_header
+from lkca.errors import InputError, LkcaError, OutputError
+from lkca.inference.ranks import Heartbeat, Ranks
+from lkca.inference.scene import UpscaleReport, upscale_scene
+from lkca.inference.task import Model, SceneOptions
+
+__all__ = ["deal", "find_scenes", "name_outputs", "upscale_scenes"]
+
+_CUBES = {".tif", ".tiff", ".mat", ".h5", ".hdf5", ".he5", ".nc", ".nc4", ".npz", ".npy"}
+_WRITABLE = {".hdr": ".img", ".mat": ".mat", ".npz": ".npz"}
+_MEETING = ".lkca-ranks"
+_POLL = 0.5
+
+
+def find_scenes(inputs: Sequence[str]) -> list[str]:
+    """The files among ``inputs`` as they are, and the cubes in the folders among them, by name; no subfolders.
+
+    A folder's cubes are its ENVI headers and the files whose suffix is a cube's. Raises InputError for a folder
+    without any.
+    """
+    scenes: list[str] = []
+    for text in inputs:
+        folder = Path(text)
+        if not folder.is_dir():
+            scenes.append(text)
+            continue
+        found = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".") and _is_cube(entry)]
+        if not found:
+            raise InputError(f"{folder}: holds no cube ({', '.join(sorted(_CUBES))}, or ENVI with its .hdr)")
+        scenes += map(str, found)
+    return scenes
+
+
+def name_outputs(scenes: Sequence[str], folder: Path) -> list[Path]:
+    """Where each scene's result goes: its name, in its format where that is written, else as GeoTIFF.
+
+    Raises InputError where two would have one name.
+    """
+    outputs: dict[Path, str] = {}
+    for scene in scenes:
+        file = Path(scene.partition("::")[0])
+        stem = file.name[: -len(".hdr")] if file.suffix.lower() == ".hdr" else file.name
+        output = folder / (Path(stem).stem + _WRITABLE.get(file.suffix.lower(), ".tif"))
+        if output in outputs:
+            raise InputError(f"{scene} and {outputs[output]} would both become {output}; upscale one of them apart")
+        outputs[output] = scene
+    return list(outputs)
+
+
+def deal(scenes: Sequence[str], ranks: Ranks) -> list[int]:
+    """Numbers of the scenes that this rank does: the largest first, each to whom has least."""
+    sizes = [_size(scene) for scene in scenes]
+    loads = [0] * ranks.world
+    mine = []
+    for number in sorted(range(len(scenes)), key=lambda n: (-sizes[n], n)):
+        to = min(range(ranks.world), key=lambda rank: (loads[rank], rank))
+        loads[to] += max(1, sizes[number])
+        if to == ranks.rank:
+            mine.append(number)
+    return mine
+
+
+def upscale_scenes(
+    scenes: Sequence[str],
+    folder: Path,
+    model: Model,
+    options: SceneOptions,
+    *,
+    open_scene: Callable[[str], Cube],
+    ranks: Ranks,
+    began: Callable[[str], None],
+    done: Callable[[str, UpscaleReport | Exception], None],
+) -> None:
+    """Upscales this rank's share into ``folder``, one scene after the other; ``done`` hears of each.
+
+    A scene that fails does not stop the others. Returns when every rank has come to its end, since torchrun stops all
+    of them as soon as one ends badly. Raises InputError or OutputError where the folder cannot be used.
+    """
+    outputs = name_outputs(scenes, folder)
+    meeting = folder / _MEETING
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if ranks.world > 1:
+            meeting.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
+    alone = Ranks(local=ranks.local)
+    with Heartbeat(meeting, ranks) as heartbeat:
+        for number in deal(scenes, ranks):
+            began(scenes[number])
+            try:
+                with open_scene(scenes[number]) as cube:
+                    result: UpscaleReport | Exception = upscale_scene(
+                        cube, outputs[number], model, options, ranks=alone
+                    )
+            except Exception as error:
+                result = error if isinstance(error, LkcaError) else OutputError(_unexpected(scenes[number], error))
+            done(scenes[number], result)
+        _leave_together(heartbeat, meeting)
+
+
+def _leave_together(heartbeat: Heartbeat, meeting: Path) -> None:
+    heartbeat.say("done")
+    while any(state == "running" for state, _ in heartbeat.others().values()):
+        time.sleep(_POLL)
+    heartbeat.say("left")
+    if heartbeat.ranks.rank == 0:
+        while any(state in ("running", "done") for state, _ in heartbeat.others().values()):
+            time.sleep(_POLL)
+        shutil.rmtree(meeting, ignore_errors=True)
+
+
+def _is_cube(entry: Path) -> bool:
+    suffix = entry.suffix.lower()
+    return entry.is_file() and (suffix in _CUBES or (suffix == ".hdr" and is_header(entry)))
+
+
+def _size(scene: str) -> int:
+    """Bytes of the files that share the scene's name: an ENVI header is small."""
+    file = Path(scene.partition("::")[0])
+    try:
+        if file.suffix.lower() != ".hdr":
+            return file.stat().st_size
+        stem = file.name[: -len(".hdr")]
+        return sum(near.stat().st_size for near in file.parent.iterdir() if near.name.startswith(stem))
+    except OSError:
+        return 0
+
+
+def _unexpected(scene: str, error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{scene}: unexpected failure ({type(error).__name__}: {lines[0] if lines else 'no message'})"

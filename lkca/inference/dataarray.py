@@ -1,0 +1,120 @@
+"""xarray's DataArrays: dimensions by name, coordinates and attributes carried to the finer grid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lkca.data import Cube, CubeMeta
+from lkca.data.spectral import to_nanometers
+from lkca.errors import InputError
+from lkca.inference.task import SceneOptions
+
+__all__ = ["as_cube", "like_source"]
+
+_NAMES = {
+    "bands": ("band", "bands", "wavelength", "wavelengths", "wl", "spectral", "channel", "lambda"),
+    "rows": ("y", "row", "rows", "lat", "latitude", "northing", "line", "lines", "downtrack"),
+    "columns": ("x", "col", "cols", "column", "columns", "lon", "longitude", "easting", "sample", "samples",
+                "crosstrack"),
+}  # fmt: skip
+_WAVELENGTHS = ("wavelength", "wavelengths", "wl", "lambda")
+_MISSING = ("_FillValue", "missing_value", "nodata")
+_AFFINE = 6
+
+
+def as_cube(source: Any) -> Cube:
+    """The DataArray's values as a cube of physical values. Raises InputError where a dimension cannot be told."""
+    bands, rows, columns = _dims(source)
+    values = np.asarray(source.transpose(bands, rows, columns).values)
+    if values.dtype.kind not in "biuf":
+        raise InputError(f"the DataArray holds {values.dtype}; expected real numbers")
+    values = values.astype(np.float32)
+    for name in _MISSING:
+        if name in source.attrs:
+            values[values == np.float32(source.attrs[name])] = np.nan
+    return Cube.from_array(values, CubeMeta(wavelengths=_wavelengths(source, bands)), source=_title(source))
+
+
+def like_source(result: np.ndarray, source: Any, options: SceneOptions) -> Any:
+    """The result (bands, rows, cols) as a DataArray: dimensions in the source's order, its name, attributes, and
+    coordinates; those along rows and columns at the finer pixels' centres."""
+    import xarray
+
+    if options.roi is not None:
+        raise InputError("a DataArray is upscaled as it is; select the part first, with .isel or .sel")
+    dims = _dims(source)
+    scale = result.shape[1] // source.sizes[dims[1]]
+    coords = {}
+    for name, coord in source.coords.items():
+        finer = coord
+        for dim in dims[1:]:
+            if finer is not None and dim in coord.dims:
+                finer = _finer(finer, dim, scale)
+        if finer is not None:
+            coords[name] = finer
+    for name, coord in source.coords.items():
+        if "GeoTransform" in coord.attrs:  # rioxarray's, as GDAL writes it
+            numbers = [float(number) for number in str(coord.attrs["GeoTransform"]).split()]
+            if len(numbers) == _AFFINE:
+                x, a, b, y, d, e = numbers
+                finer = [x, a / scale, b / scale, y, d / scale, e / scale]
+                coords[name] = coord.assign_attrs(GeoTransform=" ".join(f"{number:.17g}" for number in finer))
+    attrs = dict(source.attrs)
+    if np.size(attrs.get("transform", ())) >= _AFFINE:  # xarray.open_rasterio's: a, b, c, d, e, f
+        a, b, c, d, e, f = (float(number) for number in tuple(attrs["transform"])[:_AFFINE])
+        attrs["transform"] = (a / scale, b / scale, c, d / scale, e / scale, f)
+    if "res" in attrs:
+        attrs["res"] = tuple(float(size) / scale for size in np.atleast_1d(attrs["res"]))
+    for name in _MISSING:
+        if name in attrs:
+            result[np.isnan(result)] = attrs[name]
+            break
+    finer_array = xarray.DataArray(result, dims=dims, coords=coords, name=source.name, attrs=attrs)
+    return finer_array.transpose(*source.dims)
+
+
+def _dims(source: Any) -> tuple[str, str, str]:
+    given = ", ".join(map(str, source.dims))
+    if len(source.dims) != 3:
+        raise InputError(f"the DataArray has dimensions {given}; expected bands, rows, columns")
+    found = []
+    for what, names in _NAMES.items():
+        fitting = [dim for dim in source.dims if str(dim).lower() in names]
+        if len(fitting) != 1:
+            raise InputError(
+                f"the DataArray has dimensions {given}, and none is known to be its {what}; rename one to '{names[0]}'"
+            )
+        found.append(fitting[0])
+    return found[0], found[1], found[2]
+
+
+def _wavelengths(source: Any, bands: str) -> np.ndarray | None:
+    """In nm: a coordinate along the bands with such a name, in the unit that it names."""
+    for name, coord in source.coords.items():
+        if str(name).lower() in _WAVELENGTHS and coord.dims == (bands,) and coord.dtype.kind in "iuf":
+            unit = coord.attrs.get("units", coord.attrs.get("unit"))
+            return to_nanometers(np.asarray(coord.values, dtype=np.float64), None, unit)[0]
+    return None
+
+
+def _finer(coord: Any, dim: str, scale: int) -> Any:
+    """The coordinate at the centres of pixels ``scale`` times smaller along ``dim``: linear between the coarse centres,
+    and beyond the outer ones. None where it has no numbers, or a single one, and so no spacing."""
+    import xarray
+
+    axis = coord.dims.index(dim)
+    size = coord.sizes[dim]
+    if coord.dtype.kind not in "iuf" or size < 2:
+        return None
+    values = np.moveaxis(np.asarray(coord.values, dtype=np.float64), axis, -1)
+    at = (np.arange(size * scale) + 0.5) / scale - 0.5
+    left = np.clip(np.floor(at).astype(int), 0, size - 2)
+    share = at - left
+    finer = values[..., left] + share * (values[..., left + 1] - values[..., left])
+    return xarray.DataArray(np.moveaxis(finer, -1, axis), dims=coord.dims, attrs=coord.attrs)
+
+
+def _title(source: Any) -> str:
+    return "DataArray" if source.name is None else f"DataArray '{source.name}'"

@@ -1,0 +1,103 @@
+"""Takes finished tiles from the journal to the output, in order, while others are still computed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+from lkca.data import CubeWriter
+from lkca.errors import OutputError
+from lkca.inference.journal import Journal
+from lkca.inference.plan import TilePlan
+from lkca.inference.preview import Preview
+from lkca.inference.ranks import Heartbeat
+
+__all__ = ["Finisher"]
+
+_POLL = 0.02  # seconds between looks for the next tile
+_POLL_RANKS = 1.0  # seconds between looks at the other processes
+_NAMED = 8
+
+
+class Finisher:
+    """A context manager with a thread of its own; leaving it waits for the last tile, unless an exception passes."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        writer: CubeWriter,
+        plan: TilePlan,
+        heartbeat: Heartbeat,
+        preview: Preview | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._journal, self._writer, self._plan = journal, writer, plan
+        self._heartbeat, self._preview, self._progress = heartbeat, preview, progress
+        self._stop = threading.Event()
+        self._alone = threading.Event()  # this process has computed all its tiles
+        self._looked = 0.0
+        self._pool = ThreadPoolExecutor(1, "lkca-finish")
+        self._run: Future[None] | None = None
+
+    def __enter__(self) -> Finisher:
+        self._run = self._pool.submit(self._finish)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._run is not None
+        try:
+            if error is None:
+                self._alone.set()
+                self._run.result()
+        finally:
+            self._stop.set()
+            self._pool.shutdown()
+
+    def check(self) -> None:
+        """Raises what stopped the thread, if anything did."""
+        assert self._run is not None
+        if self._run.done():
+            self._run.result()
+
+    def _finish(self) -> None:
+        tiles = self._plan.tiles()
+        for number, tile in enumerate(tiles):
+            while not self._journal.has(number):
+                if self._stop.wait(_POLL):
+                    return
+                self._look_around(len(tiles))
+            stored, counts = self._journal.load(number)
+            window = self._plan.fine(tile)
+            self._writer.write_stored(window, stored, counts)
+            if self._preview is not None:
+                self._preview.add(window, stored)
+            if self._progress is not None:
+                self._progress(number + 1, len(tiles))
+        while not self._others_settled():  # who comes late must still find the folder, and see that nothing is left
+            if self._stop.wait(_POLL_RANKS):
+                return
+
+    def _look_around(self, tiles: int) -> None:
+        """Raises OutputError where nobody is left who would compute the missing tiles."""
+        if not self._alone.is_set() or time.monotonic() - self._looked < _POLL_RANKS:
+            return
+        self._looked = time.monotonic()
+        if not self._others_settled():
+            return
+        missing = [number for number in range(tiles) if not self._journal.has(number)]
+        if missing:
+            named = ", ".join(map(str, missing[:_NAMED])) + (", …" if len(missing) > _NAMED else "")
+            why = "; ".join(
+                f"rank {rank}: {detail}"
+                for rank, (state, detail) in self._heartbeat.others().items()
+                if state != "done"
+            )
+            raise OutputError(f"{self._journal.output}: {len(missing)} of {tiles} tiles are missing ({named}; {why})")
+
+    def _others_settled(self) -> bool:
+        return all(state != "running" for state, _ in self._heartbeat.others().values())

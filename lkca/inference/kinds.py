@@ -1,0 +1,130 @@
+"""``lkca.upscale``: one call for files, cubes, arrays, tensors and xarray's DataArrays; what goes in comes out."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import rasterio
+import torch
+from torch import Tensor
+
+from lkca.data import Cube, open_cube
+from lkca.data.memory import check_memory
+from lkca.errors import InputError
+from lkca.inference.plan import Budget
+from lkca.inference.scene import UpscaleReport, upscale_scene
+from lkca.inference.stream import stream
+from lkca.inference.task import Model, SceneOptions, Task
+from lkca.models.shipped import find_model
+
+if TYPE_CHECKING:
+    from xarray import DataArray
+
+__all__ = ["upscale"]
+
+
+@overload
+def upscale(
+    source: str | os.PathLike[str] | Cube | np.ndarray,
+    model: str | os.PathLike[str] | Model,
+    *,
+    output: None = None,
+    **options: Any,
+) -> np.ndarray: ...
+
+
+@overload
+def upscale(
+    source: Tensor, model: str | os.PathLike[str] | Model, *, output: None = None, **options: Any
+) -> Tensor: ...
+
+
+@overload
+def upscale(
+    source: DataArray, model: str | os.PathLike[str] | Model, *, output: None = None, **options: Any
+) -> DataArray: ...
+
+
+@overload
+def upscale(
+    source: str | os.PathLike[str] | Cube | np.ndarray | Tensor | DataArray,
+    model: str | os.PathLike[str] | Model,
+    *,
+    output: str | os.PathLike[str],
+    **options: Any,
+) -> UpscaleReport: ...
+
+
+def upscale(
+    source: Any,
+    model: str | os.PathLike[str] | Model,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Any:
+    """Upscales a cube by a model, or by bicubic where ``model`` is None.
+
+    source: a file, a :class:`Cube`; or physical values, NaN where missing: a numpy array or tensor (bands, rows, cols),
+    or an xarray DataArray with dimensions named as bands, rows and columns usually are. model: a model directory, or
+    the name of a shipped model (``"general"`` takes any cube). options: the fields of :class:`SceneOptions`, such as
+    ``scale`` (which bicubic and the general model need), ``roi``, ``memory``, ``precision``, ``overwrite``.
+
+    Without ``output`` the result is float32 (bands, s·rows, s·cols), in memory and of the source's kind: an array for
+    files, cubes and arrays, a tensor on its device, a DataArray with its coordinates and attributes on the finer grid.
+    With it, a file is written with the rescaled metadata, and the report returned (see :func:`upscale_scene`). Raises
+    InputError for input that does not suit the model, OutputError where writing fails, TypeError for an unknown option.
+    """
+    settings = SceneOptions(**options)
+    loaded = find_model(model, settings.scale) if isinstance(model, (str, os.PathLike)) else model
+    if isinstance(source, (str, os.PathLike)):
+        with open_cube(source) as cube:
+            return _upscale_cube(cube, loaded, output, settings)
+    if isinstance(source, Cube):
+        return _upscale_cube(source, loaded, output, settings)
+    if isinstance(source, np.ndarray):
+        return _upscale_cube(Cube.from_array(source), loaded, output, settings)
+    if isinstance(source, Tensor):
+        result = _upscale_cube(Cube.from_array(_values(source), source="tensor"), loaded, output, settings)
+        return torch.from_numpy(result).to(source.device) if isinstance(result, np.ndarray) else result
+    if hasattr(source, "dims") and hasattr(source, "coords"):
+        from lkca.inference.dataarray import as_cube, like_source
+
+        cube = as_cube(source)
+        result = _upscale_cube(cube, loaded, output, settings)
+        return like_source(result, source, settings) if isinstance(result, np.ndarray) else result
+    raise InputError(
+        f"a {type(source).__name__} cannot be upscaled; give a file, a Cube, a numpy array, a tensor or an "
+        "xarray.DataArray"
+    )
+
+
+def _upscale_cube(
+    cube: Cube, model: Model, output: str | os.PathLike[str] | None, options: SceneOptions
+) -> np.ndarray | UpscaleReport:
+    if output is not None:
+        return upscale_scene(cube, Path(output), model, options)
+    budget = Budget.of(options.memory)
+    with rasterio.Env(GDAL_CACHEMAX=budget.cache):
+        task = Task.of(cube, model, options)
+        rows, cols, bands = task.shape
+        check_memory(4 * math.prod(task.shape), f"{cube.source}: the upscaled cube", "give an output file")
+        plan = task.plan(budget, None, options.tile)
+        tiles = plan.tiles()
+        result = np.empty((bands, rows, cols), dtype=np.float32)
+
+        def put(number: int, fine: np.ndarray) -> None:
+            result[(slice(None), *plan.fine(tiles[number]).slices)] = fine
+
+        stream(cube, task.upscaler, tiles, put)
+    return result
+
+
+def _values(tensor: Tensor) -> np.ndarray:
+    if tensor.is_complex():
+        raise InputError("the tensor is complex; give real values")
+    result: np.ndarray = tensor.detach().to("cpu", torch.float32).numpy()
+    return result

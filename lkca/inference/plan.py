@@ -1,0 +1,200 @@
+"""How a scene is cut: tiles on the coarse grid, within a budget of memory. docs/scenes.md has the formula."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lkca.data import Window
+from lkca.data.memory import available_memory
+from lkca.errors import InputError
+from lkca.inference.array import Upscaler
+
+__all__ = ["Budget", "TilePlan", "plan_tiles", "resident_memory", "size_text"]
+
+_SHARE = 0.5  # of the free memory, where no budget is given
+_TILE_BYTES = 256 << 20  # of a result, at most: larger ones gain nothing and leave less to overlap
+_STEP = 16  # coarse pixels, where the writer's blocks leave the choice
+_LEAST = 8
+_RESERVE = 160 << 20  # libraries that load at their first use, the allocators' slack
+_CACHE_SHARE, _CACHE_LEAST, _CACHE_MOST = 0.08, 16 << 20, 512 << 20
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes of main memory that this process may hold in all, those that it holds already, and for blocks of files.
+
+    given: whether somebody asked for it, or it is a share of what is free.
+    """
+
+    total: int
+    held: int
+    given: bool
+
+    @classmethod
+    def of(cls, text: str | None, neighbours: int = 1) -> Budget:
+        """From ``"2G"``, ``"500M"`` (1024-based), or half of what is free, shared among ``neighbours`` processes."""
+        held = resident_memory()
+        if text is None:
+            return cls(held + int(_SHARE * available_memory() / neighbours), held, False)
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
+        if match is None or float(match[1]) == 0:
+            raise InputError(f"the memory '{text}' is not understood; give for example 2G or 800M")
+        return cls(int(float(match[1]) * _UNITS[match[2]]), held, True)
+
+    @property
+    def cache(self) -> int:
+        """For blocks of raster files."""
+        return min(_CACHE_MOST, max(_CACHE_LEAST, int(_CACHE_SHARE * self.total)))
+
+    @property
+    def fixed(self) -> int:
+        """What is taken before the first tile."""
+        return self.held + self.cache + _RESERVE
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """Tiles that cover ``area`` of the coarse scene, row by row, each (rows, cols) in size but at the lower and right
+    edge.
+
+    margin: coarse pixels read around a tile, of which the network sees ``halo``. aligned: whether the tiles' edges are
+    those of the output's blocks. memory, budget: peak expected and allowed, bytes of the whole process. fine_bytes: of
+    the output, as stored and not compressed; the finished tiles take as much again until the output is complete.
+    """
+
+    area: Window
+    rows: int
+    cols: int
+    scale: int
+    halo: int
+    margin: int
+    aligned: bool
+    memory: int
+    budget: int
+    fine_bytes: int
+
+    def tiles(self) -> list[Window]:
+        """In coordinates of the coarse scene."""
+        area = self.area
+        return [
+            Window(area.row + row, area.col + col, min(self.rows, area.height - row), min(self.cols, area.width - col))
+            for row in range(0, area.height, self.rows)
+            for col in range(0, area.width, self.cols)
+        ]
+
+    def fine(self, tile: Window) -> Window:
+        """Where a tile lies in the output."""
+        return tile.shifted(-self.area.row, -self.area.col).scaled(self.scale)
+
+
+def plan_tiles(
+    area: Window,
+    upscaler: Upscaler,
+    budget: Budget,
+    *,
+    stored_bytes: int = 4,
+    block: tuple[int, int] = (1, 1),
+    resident: int = 0,
+    tile: int | tuple[int, int] | None = None,
+    device_memory: int | None = None,
+) -> TilePlan:
+    """The largest tiles that the budget allows, up to 256 MiB of result each; no more than there are pixels.
+
+    stored_bytes: of a sample of the output. block: (rows, cols) of the output's storage blocks; tiles are whole blocks
+    where the budget allows even one. resident: bytes of output that the writer holds in memory. tile: side in coarse
+    pixels, or rows and columns, instead of those found. Raises InputError where not even the smallest tile fits.
+    """
+    scale = upscaler.scale
+    unit = tuple(size // math.gcd(size, scale) for size in block)
+    fine_bytes = upscaler.bands * area.height * area.width * scale**2 * stored_bytes
+
+    def cut(side: int, unit: tuple[int, ...]) -> tuple[int, int]:
+        """Tiles of about that side, of equal size, whole units."""
+        sizes = []
+        for length, step in zip((area.height, area.width), unit, strict=True):
+            count = math.ceil(length / min(length, _up(side, step)))
+            sizes.append(min(length, _up(math.ceil(length / count), step)))
+        return sizes[0], sizes[1]
+
+    def needed(size: tuple[int, int]) -> int:
+        return budget.fixed + resident + _tile_bytes(*size, upscaler, stored_bytes)
+
+    def plan(size: tuple[int, int]) -> TilePlan:
+        aligned = all(
+            length % step == 0 or length == whole
+            for length, step, whole in zip(size, unit, (area.height, area.width), strict=True)
+        )
+        return TilePlan(
+            area, *size, scale, upscaler.halo, upscaler.halo + upscaler.reach, aligned, needed(size), budget.total,
+            fine_bytes,
+        )  # fmt: skip
+
+    def fits(size: tuple[int, int]) -> bool:
+        on_device = device_memory is None or _tile_bytes(*size, upscaler, 0) <= device_memory
+        return needed(size) <= budget.total and on_device
+
+    if tile is not None:
+        height, width = (tile, tile) if isinstance(tile, int) else tile
+        size = (min(height, area.height), min(width, area.width))
+        if not fits(size):
+            raise InputError(
+                f"tiles of {size[0]} × {size[1]} pixels need {size_text(needed(size))} of memory, "
+                f"{size_text(budget.total)} are allowed; {_remedy(budget)} or give a smaller --tile"
+            )
+        return plan(size)
+    best: tuple[int, int] | None = None
+    for side in range(_STEP, max(area.height, area.width) + _STEP, _STEP):
+        size = cut(side, unit)
+        large = 4 * upscaler.buffer_size(*size) > _TILE_BYTES
+        if not fits(size) or (large and best is not None):
+            break
+        best = size
+    side = 2 * _STEP * _LEAST
+    while best is None and side >= _LEAST:
+        size = cut(side, (1, 1))
+        best = size if fits(size) else None
+        side -= _LEAST
+    if best is None:
+        raise InputError(
+            f"the smallest tiles ({_LEAST} × {_LEAST} pixels) need {size_text(needed(cut(_LEAST, (1, 1))))} of memory, "
+            f"{size_text(budget.total)} are allowed; {_remedy(budget)}"
+            + (", or write .tif or an ENVI file, which are not collected in memory" if resident else "")
+        )
+    return plan(best)
+
+
+def resident_memory() -> int:
+    """Bytes that this process holds now."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 400 << 20  # no such file on this system: about what Python and torch take
+
+
+def size_text(nbytes: float) -> str:
+    """``"1.50 GiB"``, ``"12 MiB"``."""
+    return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.0f} MiB"
+
+
+def _tile_bytes(rows: int, cols: int, upscaler: Upscaler, stored_bytes: int) -> int:
+    """Two tiles are read (one ahead), one is in the network, two results exist (one is being stored)."""
+    bands, margin, halo = upscaler.bands, upscaler.halo + upscaler.reach, upscaler.halo
+    read = (rows + 2 * margin) * (cols + 2 * margin) * bands * 10  # values, filled values, two masks
+    network = (rows + 2 * halo) * (cols + 2 * halo) * 4 * (3 * bands + upscaler.features)
+    fine = 4 * upscaler.buffer_size(rows, cols)
+    plane = rows * cols * upscaler.scale**2
+    stored = plane * (2 * bands * stored_bytes + 4 * 8)  # one being stored, one on its way to the output
+    return int(2 * read + network + fine * (2 + upscaler.fine_copies) + stored)
+
+
+def _up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _remedy(budget: Budget) -> str:
+    return "give more with --memory" if budget.given else "close other programs, or say with --memory what may be used"

@@ -1,0 +1,115 @@
+"""Several processes on one task, as torchrun or Slurm starts them; a folder that all see is their meeting place.
+
+No process group, port or address: a process says that it lives by touching a file of its own, and how far it is by
+what it writes there. Ages are differences of times that the folder's file system gave, so clocks need not agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from lkca.errors import InputError
+
+__all__ = ["Heartbeat", "Ranks"]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's number, how many there are, and how many of them share this machine."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 1
+
+    @classmethod
+    def from_environment(cls) -> Ranks:
+        """RANK, WORLD_SIZE and LOCAL_WORLD_SIZE as torchrun sets them; one process where they are not set."""
+        names = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+        texts = [os.environ.get(name, "") for name in names]
+        if not texts[0] and not texts[1]:
+            return cls()
+        try:
+            rank, world, local = int(texts[0]), int(texts[1]), int(texts[2] or 1)
+        except ValueError:
+            rank, world, local = -1, 0, 0
+        if not 0 <= rank < world or local < 1:
+            said = ", ".join(f"{name}={text!r}" for name, text in zip(names, texts, strict=True))
+            raise InputError(f"the environment says {said}; start with torchrun, or unset them")
+        return cls(rank, world, local)
+
+
+class Heartbeat:
+    """A context manager that keeps ``folder/rank-N`` fresh; ``token`` names the run that its state belongs to."""
+
+    BEAT = 2.0  # seconds between touches
+    SILENT = 60.0  # seconds without a touch after which a process counts as dead
+    LATE = 300.0  # seconds within which each must have started
+
+    def __init__(self, folder: Path, ranks: Ranks, token: str = "") -> None:
+        self.folder, self.ranks, self.token = folder, ranks, token
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lkca-heartbeat", daemon=True)
+        self._began = time.monotonic()
+        self._born = 0.0
+
+    def __enter__(self) -> Heartbeat:
+        self.say("running")
+        self._born = self._touched(self.ranks.rank) or 0.0
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        if error is not None:
+            self.say("failed", str(error))
+
+    def say(self, state: str, detail: str = "") -> None:
+        """ "running", "done" or "failed", and why."""
+        path = self._path(self.ranks.rank)
+        aside = path.with_name(f".{path.name}.new")
+        with contextlib.suppress(OSError):  # the folder goes when the task is finished
+            aside.write_text(json.dumps({"state": state, "detail": detail, "token": self.token}), encoding="utf-8")
+            os.replace(aside, path)
+
+    def state(self, rank: int) -> tuple[str, str]:
+        """State and detail of a rank, "dead" where it says nothing any more."""
+        touched, own = self._touched(rank), self._touched(self.ranks.rank)
+        said = {"state": "", "detail": "", "token": None}
+        with contextlib.suppress(OSError, ValueError):
+            said = json.loads(self._path(rank).read_text(encoding="utf-8"))
+        fresh = touched is not None and (self.token != "" or touched >= self._born)
+        if fresh and said["token"] == self.token and said["state"] != "running":
+            return str(said["state"]), str(said["detail"])
+        if touched is None or touched < self._born:
+            late = time.monotonic() - self._began > self.LATE
+            return ("dead", "it did not start") if late else ("running", "")
+        silent = own is not None and own - touched > self.SILENT
+        return ("dead", f"it has said nothing for {self.SILENT:.0f} s") if silent else ("running", "")
+
+    def others(self) -> dict[int, tuple[str, str]]:
+        """The state of every other rank."""
+        return {rank: self.state(rank) for rank in range(self.ranks.world) if rank != self.ranks.rank}
+
+    def _beat(self) -> None:
+        while not self._stop.wait(min(self.BEAT, self.SILENT / 4)):
+            with contextlib.suppress(OSError):
+                os.utime(self._path(self.ranks.rank))
+
+    def _path(self, rank: int) -> Path:
+        return self.folder / f"rank-{rank}"
+
+    def _touched(self, rank: int) -> float | None:
+        try:
+            return self._path(rank).stat().st_mtime
+        except OSError:
+            return None

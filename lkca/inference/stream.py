@@ -1,0 +1,81 @@
+"""Tiles from a reader, through a network, to a sink: the three overlap, and two buffers serve all tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from lkca.data import Cube, Window
+from lkca.errors import InputError
+from lkca.inference.array import Upscaler
+
+__all__ = ["Sink", "stream"]
+
+Sink = Callable[[int, np.ndarray], None]
+_Read = tuple[np.ndarray, np.ndarray | None, tuple[slice, slice]]
+
+
+def stream(
+    cube: Cube, upscaler: Upscaler, tiles: Sequence[Window], sink: Sink, watch: Callable[[], None] | None = None
+) -> None:
+    """Gives ``sink`` each tile's number and its result, float32 (bands, s·height, s·width), in order.
+
+    The result's memory is used again once ``sink`` has returned; sink runs in a thread of its own, one call at a time.
+    ``watch`` is called before each tile and may raise. An InputError of the reader names the tile.
+    """
+    if not tiles:
+        return
+    size = max(upscaler.buffer_size(tile.height, tile.width) for tile in tiles)
+    buffers = [torch.empty(size) for _ in range(min(2, len(tiles)))]
+    stored: list[Future[None] | None] = [None, None]  # who still uses each buffer
+    with ThreadPoolExecutor(1, "lkca-read") as reader, ThreadPoolExecutor(1, "lkca-store") as store:
+        try:
+            ahead = reader.submit(_read, cube, upscaler, tiles[0])
+            for number in range(len(tiles)):
+                if watch is not None:
+                    watch()
+                filled, missing, core = ahead.result()
+                if number + 1 < len(tiles):
+                    ahead = reader.submit(_read, cube, upscaler, tiles[number + 1])
+                turn = number % 2
+                _wait(stored[turn])
+                result = upscaler(filled, missing, core, buffers[turn])
+                del filled, missing
+                stored[turn] = store.submit(sink, number, result)
+            for future in stored:
+                _wait(future)
+        except BaseException:
+            reader.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _wait(future: Future[None] | None) -> None:
+    if future is not None:
+        future.result()
+
+
+def _read(cube: Cube, upscaler: Upscaler, tile: Window) -> _Read:
+    """The tile with the network's halo, without gaps, and where the tile lies in it."""
+    inner = _around(tile, upscaler.halo, cube)
+    outer = _around(tile, upscaler.halo + upscaler.reach, cube)
+    try:
+        values = cube.read(outer)
+    except InputError as error:
+        rows, cols = tile.slices
+        raise InputError(
+            f"{error}; it happened at rows {rows.start}:{rows.stop}, columns {cols.start}:{cols.stop}"
+        ) from error
+    filled, missing = upscaler.prepare(values)
+    part = inner.shifted(-outer.row, -outer.col).slices
+    core = tile.shifted(-inner.row, -inner.col).slices
+    return filled[(slice(None), *part)], None if missing is None else missing[(slice(None), *part)], core
+
+
+def _around(tile: Window, margin: int, cube: Cube) -> Window:
+    top, left = max(0, tile.row - margin), max(0, tile.col - margin)
+    bottom = min(cube.rows, tile.row + tile.height + margin)
+    right = min(cube.cols, tile.col + tile.width + margin)
+    return Window(top, left, bottom - top, right - left)

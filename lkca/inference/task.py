@@ -1,0 +1,181 @@
+"""What is to be done to a scene: everything that can be refused before computing, and what decides the pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import lkca
+from lkca.data import Cube, CubeMeta, CubeWriter, Window, create_writer
+from lkca.errors import InputError
+from lkca.inference.array import Upscaler, resolve_device
+from lkca.inference.checks import check_scale, suits
+from lkca.inference.choose import model_for
+from lkca.inference.plan import Budget, TilePlan, plan_tiles
+from lkca.inference.windows import parse_roi
+from lkca.models.directory import LoadedModel
+from lkca.models.prior import Prior
+from lkca.output import check_output
+
+__all__ = ["Model", "SceneOptions", "Task", "fingerprint"]
+
+Model = LoadedModel | Prior | None
+
+_IN_MEMORY = ("npz", "mat")  # formats whose writers collect the cube
+_GPU_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """How a scene is upscaled.
+
+    scale: of bicubic and of the general model; a model directory has its own. roi: the part to upscale, see
+    :func:`lkca.inference.windows.parse_roi`. tile: side in coarse pixels; memory: budget such as "2G"; both found by
+    default. precision: of the network's body. dtype, compress: of the output. overwrite, resume: what may be replaced,
+    what is to go on. force: take a cube whose wavelengths or values are not like the model's. preview: a picture to
+    write. command: for the output's provenance.
+    """
+
+    scale: int | None = None
+    overwrite: bool = False
+    resume: bool = False
+    force: bool = False
+    device: str = "auto"
+    precision: str = "fp32"
+    dtype: str | None = None
+    compress: str | None = None
+    tile: int | None = None
+    memory: str | None = None
+    roi: str | None = None
+    preview: Path | None = None
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A scene, the part of it to upscale, what upscales it, and the description of the result.
+
+    notes: remarks on how the cube differs from what the model was made for.
+    """
+
+    cube: Cube
+    area: Window
+    upscaler: Upscaler
+    meta: CubeMeta
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, cube: Cube, model: Model, options: SceneOptions, *, made: LoadedModel | None = None) -> Task:
+        """Raises InputError for what cannot be done. made: the network that was made for this cube before, if any."""
+        cube.check_usable()
+        area = parse_roi(options.roi, cube)
+        chosen = made or model_for(cube, model, options.scale)
+        notes: list[str] = []
+        if chosen is not None:
+            check_scale(chosen, options.scale)
+            scale = chosen.config.scale
+            notes = suits(cube, chosen, force=options.force)
+        elif options.scale is None:
+            raise InputError("bicubic needs a scale factor; give -s, for example -s 4")
+        elif options.scale < 2:
+            raise InputError(f"the scale factor is {options.scale}; expected a whole number from 2")
+        else:
+            scale = options.scale
+        upscaler = Upscaler(chosen, scale, cube.good_bands, resolve_device(options.device), options.precision)
+        meta = cube.meta.window(area).upsampled(scale)
+        provenance = {
+            "LKCA_MODEL": _name(model),
+            "LKCA_VERSION": lkca.__version__,
+            "LKCA_COMMAND": options.command or f"lkca.upscale of {cube.source}",
+        }
+        meta = meta.replace(tags={**meta.tags, **provenance})
+        return cls(cube, area, upscaler, meta, tuple(notes))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the result: (rows, cols, bands)."""
+        scale = self.upscaler.scale
+        return self.area.height * scale, self.area.width * scale, self.cube.bands
+
+    def writer(self, output: Path, options: SceneOptions, *, overwrite: bool) -> CubeWriter:
+        """Raises InputError for an output that cannot be, OutputError where there is no room for it."""
+        if options.preview is not None:
+            check_output(options.preview, overwrite=overwrite, inputs=self.cube.files)
+        return create_writer(
+            output,
+            self.shape,
+            self.meta,
+            overwrite=overwrite,
+            dtype=options.dtype,
+            compress=options.compress,
+            inputs=self.cube.files,
+        )
+
+    def plan(
+        self, budget: Budget, writer: CubeWriter | None = None, tile: int | tuple[int, int] | None = None
+    ) -> TilePlan:
+        """How the scene is cut, for that writer, or for a float32 array in memory."""
+        rows, cols, bands = self.shape
+        dtype = np.dtype(np.float32) if writer is None else writer.meta.stored_dtype
+        assert dtype is not None
+        in_memory = writer is None or writer.driver in _IN_MEMORY
+        device = self.upscaler.device
+        return plan_tiles(
+            self.area,
+            self.upscaler,
+            budget,
+            stored_bytes=dtype.itemsize,
+            block=(1, 1) if writer is None else writer.block,
+            resident=rows * cols * bands * dtype.itemsize if in_memory else 0,
+            tile=tile,
+            device_memory=int(_GPU_SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None,
+        )
+
+
+def fingerprint(cube: Cube, model: Model, options: SceneOptions) -> dict[str, Any]:
+    """Everything that decides the pixels, JSON-able; two runs may share tiles where this is equal.
+
+    What only decides how the pixels are stored around (compression, the output's name) is not in it.
+    """
+    files = [file.stat() for file in cube.files]
+    return {
+        "input": {
+            "files": [
+                [file.name, found.st_size, found.st_mtime_ns] for file, found in zip(cube.files, files, strict=True)
+            ],
+            "shape": list(cube.shape),
+            "source": cube.source.partition("::")[2],
+        },
+        "region": str(parse_roi(options.roi, cube)),
+        "model": {"name": _name(model), "digest": _digest(model)},
+        "scale": options.scale if not isinstance(model, LoadedModel) else model.config.scale,
+        "dtype": options.dtype,
+        "precision": options.precision,
+        "device": resolve_device(options.device).type,
+        "version": lkca.__version__,
+    }
+
+
+def _name(model: Model) -> str:
+    return "bicubic" if model is None else "general" if isinstance(model, Prior) else str(model.path)
+
+
+def _digest(model: Model) -> str:
+    """Of the weights and of what is done around them."""
+    if model is None:
+        return ""
+    total = hashlib.sha256()
+    if isinstance(model, Prior):
+        state = dict(model.state)
+    else:
+        state = model.net.state_dict()
+        total.update(model.config.model_dump_json(include={"architecture", "scale", "bands", "normalisation"}).encode())
+    for name in sorted(state):
+        total.update(name.encode())
+        total.update(state[name].detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
