@@ -36,6 +36,7 @@ EXAMPLES = examples(
     "lkca fit scene.tif -s 4 -o model",
     'lkca fit scene.hdr -s 4 -o model --minutes 10 --region "0:300,:"',
     "lkca fit a.mat b.mat -s 2 -o model --config fit.yaml --seed 1",
+    "lkca fit new_sensor.tif -s 4 -o model --init old_model",
 )
 
 _SCORES = (("mpsnr", "MPSNR dB", 2), ("sam", "SAM °", 3), ("rmse", "RMSE", 5), ("ergas", "ERGAS", 3))
@@ -56,6 +57,15 @@ def fit_command(
         typer.Option("--max-steps", min=1, help="Bound on the training steps.", show_default="the time budget's"),
     ] = None,
     region: Region = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            "--init",
+            metavar="MODEL",
+            help="Model directory to start from, of any bands and sensor.",
+            show_default="the shipped prior",
+        ),
+    ] = None,
     degradation: DegradationOption = None,
     config: Annotated[
         Path | None,
@@ -96,6 +106,7 @@ def fit_command(
         "minutes": minutes,
         "max_steps": max_steps,
         "region": region,
+        "init": init,
         "degradation": degradation,
         "seed": seed,
         "device": device,

@@ -55,6 +55,9 @@ class FitConfig(StrictModel):
         default=None, ge=1, description="Bound on the training steps, however much time is left."
     )
     region: str | None = Field(default=None, description="Rows and columns to train on, such as '0:68,:'; null: all.")
+    init: str | None = Field(
+        default=None, description="Model directory whose body starts the fit, for any bands; null: the shipped prior."
+    )
     degradation: DegradationMethod = Field(
         default="bicubic", description="How sharp cubes are made blurry for training."
     )

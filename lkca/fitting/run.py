@@ -17,11 +17,12 @@ from lkca.fitting.scenes import prepare_scenes
 from lkca.inference.array import resolve_device
 from lkca.metrics import PROTOCOL
 from lkca.models.config import ModelConfig, TrainingRecord, ValidationRecord
-from lkca.models.directory import describe_architecture, package_versions
+from lkca.models.directory import describe_architecture, load_model, package_versions
 from lkca.models.prior import shipped_prior
 from lkca.training import FitResult, fit
 from lkca.training.fit import Recipe
 from lkca.training.progress import ProgressCallback
+from lkca.training.transfer import backbone
 
 __all__ = ["FittedModel", "fit_scenes"]
 
@@ -57,8 +58,11 @@ def fit_scenes(
     if config.sigma is not None and config.degradation != "gaussian":
         raise InputError(f"sigma belongs to the gaussian degradation, not to {config.degradation}; leave it out")
     idle = sorted(config.recipe.model_fields_set & _SIZES)
+    if config.init is not None and idle:
+        raise InputError(f"recipe.{idle[0]} has no effect on the model that the fit starts from; leave it out")
     if config.recipe.prior and idle and shipped_prior() is not None:
         raise InputError(f"recipe.{idle[0]} has no effect on the shipped prior; add 'prior: false' to the recipe")
+    init = None if config.init is None else backbone(load_model(config.init))
     device = resolve_device(config.device)
     degradation = Degradation(method=config.degradation, scale=config.scale, sigma=config.sigma)
     scenes = prepare_scenes(sources, config.scale, region=config.region, how=how)
@@ -73,6 +77,7 @@ def fit_scenes(
             degradation=degradation,
             callback=callback,
             recipe=Recipe(**config.recipe.model_dump()),
+            init=init,
         )
     except ValueError as error:  # a network or patch size that the recipe asks for and that cannot be
         raise InputError(f"the recipe makes no network ({error}); see 'lkca schema' and docs/fit.md") from error

@@ -50,7 +50,8 @@ def model_card(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
         lines.append(f"- Terms of the training data: {terms}")
     if prior := training.details.get("prior"):
         about = json.dumps(prior, ensure_ascii=False, default=str)
-        lines.append(f"- Started from lkca's shipped prior: `{about}`")
+        start = "another model's body" if "model" in prior else "lkca's shipped prior"
+        lines.append(f"- Started from {start}: `{about}`")
     if training.command:
         lines += ["", "```", training.command, "```"]
     if config.validation is not None:

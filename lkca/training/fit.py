@@ -21,7 +21,7 @@ from lkca.lowrank import energy_curve, factorize, spectrum
 from lkca.metrics import evaluate
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.lkcanet import lift, repeat
-from lkca.models.prior import shipped_prior
+from lkca.models.prior import Prior, shipped_prior
 from lkca.nn import LowRankUpsample, PixelShuffleUpsample
 from lkca.training.distillation import Criterion, Distiller, Point, teacher_weight
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
@@ -121,12 +121,15 @@ def fit(
     degradation: Degradation | DegradationMethod = "bicubic",
     callback: ProgressCallback | None = None,
     recipe: Recipe | None = None,
+    init: Prior | None = None,
 ) -> FitResult:
     """Fit a network that restores ``cubes`` degraded by ``scale``; see :class:`FitResult`.
 
     cubes: normalised (bands, H, W) float tensors or arrays, one band count, any sizes; values that are not finite are
     missing. minutes: wall-clock budget. max_steps: bound on optimiser steps; with minutes=None the result depends on
-    the seed alone (on one machine and thread count). KeyboardInterrupt ends the fit early with the best network so far.
+    the seed alone (on one machine and thread count). init: what the network starts from instead of the shipped prior,
+    such as :func:`lkca.training.transfer.backbone` gives. KeyboardInterrupt ends the fit early with the best network so
+    far.
 
     Raises InputError where the cubes leave nothing to learn from.
     """
@@ -135,8 +138,8 @@ def fit(
         degradation = Degradation(method=degradation, scale=scale)
     if degradation.scale != scale:
         raise InputError(f"degradation: its scale is {degradation.scale}, expected the fit's own scale {scale}")
-    run = _Run(cubes, scale, degradation, recipe, Budget(minutes and 60 * minutes, max_steps), seed, device, callback)
-    return run.result()
+    budget = Budget(minutes and 60 * minutes, max_steps)
+    return _Run(cubes, scale, degradation, recipe, budget, seed, device, callback, init).result()
 
 
 class _Run:
@@ -150,7 +153,9 @@ class _Run:
         seed: int,
         device: torch.device | str,
         callback: ProgressCallback | None,
+        init: Prior | None,
     ) -> None:
+        self.start = init or (shipped_prior() if recipe.prior else None)
         self.scale, self.degradation, self.recipe, self.budget = scale, degradation, recipe, budget
         self.seed, self.device, self.callback = seed, torch.device(device), callback
         self.history: list[Progress] = []
@@ -209,10 +214,11 @@ class _Run:
         """A network over one component, and the learning rate that it needs."""
         torch.manual_seed(self.seed)
         r = self.recipe
-        prior = shipped_prior() if r.prior else None
-        if prior is not None:
-            known = self.scale in prior.scales and self.degradation.method == "bicubic"
-            net, lr = prior.network(self.scale), r.adapt_lr if known else r.teacher_lr
+        start = self.start
+        if start is not None:
+            known = self.scale in start.scales and self.degradation.method == start.origin.get("degradation", "bicubic")
+            near = known and start.origin.get("exact", True)
+            net, lr = start.network(self.scale), r.adapt_lr if near else r.teacher_lr
         else:
             config = LKCANetConfig(
                 bands=1,
@@ -282,7 +288,6 @@ class _Run:
     def _finish(self, teacher: LKCANet, student: LKCANet, steps: int, interrupted: bool) -> FitResult:
         layer, low = teacher.upsample, student.upsample
         assert isinstance(layer, PixelShuffleUpsample) and isinstance(low, LowRankUpsample)
-        r = self.recipe
         curve = energy_curve(spectrum(layer).singular_values)
         space = self.subspace
         components = space.synthesis.shape[1]
@@ -304,7 +309,7 @@ class _Run:
                 "components": components,
                 "training_pixels": sum(int(c.valid.sum()) for c in self.train_cubes),
                 "scenes": len(self.train_cubes),
-                "prior": dict(prior.origin) if r.prior and (prior := shipped_prior()) else None,
+                "prior": None if self.start is None else dict(self.start.origin),
             },
         )
 

@@ -1,6 +1,7 @@
 """Gain of the fit recipe over bicubic on the scenes that it was chosen on: ``python studies/fit/validate.py DATA``.
 
-The first 68 % of each scene's rows are fitted, the rest is tested. ``--set name=value`` changes fields of the recipe.
+The first 68 % of each scene's rows are fitted, the rest is tested. ``--set name=value`` changes fields of the recipe;
+``--init MODEL`` starts from a model's body as ``lkca fit --init`` does.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import torch
 
 from lkca.data.degradation import crop_to_multiple, degrade
 from lkca.metrics import evaluate
+from lkca.models.directory import load_model
 from lkca.training import fit
 from lkca.training.fit import Recipe
 from lkca.training.prior import VALIDATION
+from lkca.training.transfer import backbone
 from lkca_kernels import bicubic_upsample
 
 
@@ -28,9 +31,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="2: the prior as it is")
     parser.add_argument("--degradation", default="bicubic")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--init", type=Path, metavar="MODEL")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     args = parser.parse_args()
     recipe = Recipe(**{name: json.loads(value) for name, _, value in (item.partition("=") for item in args.set)})
+    init = None if args.init is None else backbone(load_model(args.init))
     rows = []
     for name in sorted(VALIDATION):
         with np.load(args.data / "cubes" / f"{name}.npz") as file:
@@ -46,6 +51,7 @@ def main() -> None:
             seed=args.seed,
             degradation=args.degradation,
             recipe=recipe,
+            init=init,
         )
         cpu = time.process_time() - cpu
         sharp = crop_to_multiple(cube[:, edge:], args.scale)
