@@ -16,6 +16,7 @@ from lkca.cli import (
     demo,
     doctor,
     evaluate,
+    export,
     factorize,
     fit,
     inspect,
@@ -109,6 +110,7 @@ for _name, _module, _command in (
     ("factorize", factorize, factorize.factorize_command),
     ("train", train, train.train_command),
     ("prepare", prepare, prepare.prepare_command),
+    ("export", export, export.export_command),
     ("doctor", doctor, doctor.doctor_command),
     ("schema", schema, schema.schema_command),
 ):
