@@ -5,7 +5,14 @@ Importing asks no device and loads no library.
 
 from __future__ import annotations
 
-from lkca_kernels.backends import BackendError, Explanation, available_backends, keep_operators, use_backend
+from lkca_kernels.backends import (
+    BackendError,
+    Explanation,
+    available_backends,
+    keep_operators,
+    register_backend,
+    use_backend,
+)
 from lkca_kernels.ops import (
     channel_attention,
     channel_gate,
@@ -28,5 +35,6 @@ __all__ = [
     "lowrank_pixel_shuffle",
     "lowrank_upsample",
     "pixel_shuffle_epilogue",
+    "register_backend",
     "use_backend",
 ]

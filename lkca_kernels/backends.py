@@ -40,12 +40,12 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
-from types import ModuleType
+from typing import Any
 
 import torch
 import torch.autograd.forward_ad
@@ -59,6 +59,7 @@ __all__ = [
     "explain_call",
     "function",
     "keep_operators",
+    "register_backend",
     "unavailable",
     "use_backend",
 ]
@@ -66,8 +67,8 @@ __all__ = [
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 ENVIRONMENT_VARIABLE = "LKCA_BACKEND"
 
-_NATIVE = BACKENDS[1:]
 _AUTO: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}  # then the reference
+_registered: dict[str, Any] = {}
 _override: ContextVar[str | None] = ContextVar("lkca_backend", default=None)
 _kept: ContextVar[bool] = ContextVar("lkca_keep_operators", default=False)
 
@@ -95,8 +96,10 @@ class Explanation:
 
 
 @cache
-def _module(name: str) -> ModuleType | str:
-    """The backend's module, or why it cannot be imported."""
+def _module(name: str) -> Any:
+    """The backend's module, or a string: why it cannot be imported."""
+    if name in _registered:
+        return _registered[name]
     try:
         return importlib.import_module(f"lkca_kernels.{name}")
     except ImportError as error:
@@ -109,7 +112,8 @@ def unavailable(name: str) -> str | None:
     if name == "reference":
         return None
     module = _module(name)
-    return module if isinstance(module, str) else module.unavailable()
+    reason: str | None = module if isinstance(module, str) else module.unavailable()
+    return reason
 
 
 @cache
@@ -119,9 +123,8 @@ def _refusal(name: str, op: str, device: torch.device, dtype: torch.dtype, upsca
     reason = unavailable(name)
     if reason is not None:
         return reason
-    module = _module(name)
-    assert isinstance(module, ModuleType)
-    return module.can_run(op, device, dtype, upscale_factor)
+    refusal: str | None = _module(name).can_run(op, device, dtype, upscale_factor)
+    return refusal
 
 
 @cache
@@ -135,21 +138,43 @@ def _automatic(op: str, device: torch.device, dtype: torch.dtype, upscale_factor
 @cache
 def function(name: str, op: str) -> Callable[..., object]:
     """``<op>`` (with its _fwd or _bwd) of a native backend."""
-    found: Callable[..., object] = getattr(importlib.import_module(f"lkca_kernels.{name}"), op)
+    found: Callable[..., object] = getattr(_module(name), op)
     return found
+
+
+def register_backend(name: str, module: Any, *, devices: Sequence[str] = ()) -> None:
+    """Add a backend of your own: a module, or an object, with the functions of this module's contract.
+
+    devices: device types ("cpu", "cuda", "xpu", ...) whose calls it serves unasked, before the other backends;
+    elsewhere it serves when asked for by name. An operator that it does not have is one that its ``can_run`` refuses.
+    Raises ValueError for a name that is taken or no identifier, and TypeError for an object without the functions that
+    every backend has.
+    """
+    if name in ("auto", *_names()) or not name.isidentifier():
+        raise ValueError(f"name: expected an identifier other than auto, {', '.join(_names())}, got {name!r}")
+    if missing := [f for f in ("unavailable", "can_run") if not callable(getattr(module, f, None))]:
+        raise TypeError(f"module: expected the functions of a backend, {module!r} has no {' and no '.join(missing)}")
+    _registered[name] = module
+    for device in devices:
+        _AUTO[device] = (name, *_AUTO.get(device, ()))
+    _automatic.cache_clear()
+
+
+def _names() -> tuple[str, ...]:
+    return (*BACKENDS, *_registered)
 
 
 def available_backends() -> tuple[str, ...]:
     """Names of the backends that can run on this machine; "reference" is always among them."""
-    return tuple(name for name in BACKENDS if unavailable(name) is None)
+    return tuple(name for name in _names() if unavailable(name) is None)
 
 
 def _checked(name: str, source: str) -> str | None:
     """A backend's name as given by ``source``; None for "auto"."""
     if name == "auto":
         return None
-    if name not in BACKENDS:
-        raise BackendError(f"{source}: unknown backend {name!r}, expected auto, {', '.join(BACKENDS)}")
+    if name not in _names():
+        raise BackendError(f"{source}: unknown backend {name!r}, expected auto, {', '.join(_names())}")
     return name
 
 
@@ -231,7 +256,7 @@ def explain_call(
     name, source = _requested(backend)
     everywhere = _only_reference()
     refusals = {}
-    for native in _NATIVE:
+    for native in _names()[1:]:
         reason = _refusal(native, op, device, dtype, upscale_factor) or everywhere
         if reason is not None:
             refusals[native] = reason

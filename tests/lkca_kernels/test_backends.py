@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ import torch
 import lkca_kernels
 from lkca_kernels import backends, native
 from lkca_kernels.backends import BackendError
+from lkca_kernels.reference import upsample as reference_upsample
 
 Z, WEIGHT = torch.ones(1, 2, 3, 4), torch.ones(8, 2)
 CPU_BUILT = backends.unavailable("cpu") is None
@@ -118,3 +121,53 @@ def test_a_broken_library_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "_C_cuda.so").write_bytes(b"")
     reason = native._load("cuda")
     assert reason is not None and ("needs a CUDA build" in reason or "does not load" in reason)
+
+
+class _Doubling:
+    """Serves one operator, with twice the reference's result, so that its answers are told apart."""
+
+    def unavailable(self) -> str | None:
+        return None
+
+    def can_run(self, op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int) -> str | None:
+        return None if op == "lowrank_pixel_shuffle" else f"has no {op}"
+
+    def lowrank_pixel_shuffle_fwd(self, *tensors: torch.Tensor, out: torch.Tensor | None = None, **how: Any) -> Any:
+        return 2 * reference_upsample.lowrank_pixel_shuffle(*tensors, **how)
+
+
+@pytest.fixture
+def doubling(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Doubling]:
+    monkeypatch.setattr(backends, "_registered", {})
+    monkeypatch.setattr(backends, "_AUTO", dict(backends._AUTO))
+    yield _Doubling()
+    monkeypatch.undo()
+    for answers in (backends._module, backends.unavailable, backends._refusal, backends._automatic):
+        answers.cache_clear()
+
+
+def test_a_registered_backend_serves_by_name_and_unasked(doubling: _Doubling) -> None:
+    expected = lkca_kernels.lowrank_pixel_shuffle(Z, WEIGHT, upscale_factor=2, backend="reference")
+    lkca_kernels.register_backend("doubling", doubling)
+    assert "doubling" in lkca_kernels.available_backends()
+    unasked = lkca_kernels.lowrank_pixel_shuffle(Z, WEIGHT, upscale_factor=2)
+    torch.testing.assert_close(unasked, expected)
+    asked = lkca_kernels.lowrank_pixel_shuffle(Z, WEIGHT, upscale_factor=2, backend="doubling")
+    torch.testing.assert_close(asked, 2 * expected)
+
+    lkca_kernels.register_backend("first", doubling, devices=["cpu"])
+    unasked = lkca_kernels.lowrank_pixel_shuffle(Z, WEIGHT, upscale_factor=2)
+    torch.testing.assert_close(unasked, 2 * expected)
+    told = lkca_kernels.explain("pixel_shuffle_epilogue", torch.ones(1, 4, 2, 2), upscale_factor=2)
+    assert told.refusals["first"] == "has no pixel_shuffle_epilogue" and told.chosen != "first"
+    with pytest.raises(ValueError, match=r"name: expected an identifier other than auto, .*doubling"):
+        lkca_kernels.register_backend("doubling", doubling)
+
+
+def test_what_is_no_backend_is_not_registered(doubling: _Doubling) -> None:
+    for name in ("cpu", "reference", "auto", "my backend"):
+        with pytest.raises(ValueError, match="name: expected an identifier"):
+            lkca_kernels.register_backend(name, doubling)
+    with pytest.raises(TypeError, match="has no unavailable and no can_run"):
+        lkca_kernels.register_backend("mine", object())
+    assert set(lkca_kernels.available_backends()) <= set(backends.BACKENDS)
