@@ -1,4 +1,4 @@
-"""Swap an EDSR's upsampling layers for fused ones, factorise them, measure both: ``python examples/drop_in_edsr.py``."""
+"""An EDSR's upsampling layers fused, then factorised, both measured: ``python examples/drop_in_edsr.py``."""
 
 from __future__ import annotations
 
