@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lkca.cli.console import print_json, print_line, print_table
-from lkca.cli.options import Json, examples
+from lkca.cli.options import Json, Overwrite, examples
 from lkca.errors import InputError
 
 __all__ = ["EXAMPLES", "models_command"]
@@ -15,6 +16,7 @@ __all__ = ["EXAMPLES", "models_command"]
 EXAMPLES = examples(
     "lkca models",
     "lkca models general",
+    "lkca models general --for scene.tif -s 4 -o model",
     "lkca upscale -i scene.tif -o sharp.tif -m general -s 4",
 )
 
@@ -23,14 +25,30 @@ def models_command(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="Model whose card to show.", show_default="all, as a table")
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the model as a directory, for any command.", show_default=False),
+    ] = None,
+    scale: Annotated[int | None, typer.Option("--scale", "-s", help="Of the directory.", show_default=False)] = None,
+    cube: Annotated[
+        str | None,
+        typer.Option("--for", metavar="FILE", help="Cube that the general model is made to fit.", show_default=False),
+    ] = None,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Lists the models that come with lkca, or shows the card of one.
 
-    'lkca upscale' and 'lkca evaluate' take their names after -m.
+    'lkca upscale' and 'lkca evaluate' take their names after -m. With -o a model becomes a directory, for the commands
+    that take nothing else, and for other cubes of the sensor.
     """
     from lkca.models.shipped import DEFAULT, SHIPPED, ShippedModel
 
+    if output is not None:
+        _write(name or DEFAULT, output, scale, cube, overwrite=overwrite)
+        return
+    if scale is not None or cube is not None:
+        raise InputError("-s and --for say what to write; give the directory with -o")
     if name is not None:
         if name not in SHIPPED:
             raise InputError(f"no model '{name}' comes with lkca; there are {', '.join(SHIPPED)}")
@@ -68,3 +86,26 @@ def models_command(
     print_line(
         "dB: mean over the public test scenes of MPSNR (docs/models.md); 'lkca models NAME' shows a model's card"
     )
+
+
+def _write(name: str, output: Path, scale: int | None, file: str | None, *, overwrite: bool) -> None:
+    from lkca.data import open_cube
+    from lkca.inference.choose import model_for
+    from lkca.models.directory import check_model_output, save_model
+    from lkca.models.prior import Prior
+    from lkca.models.shipped import find_model
+
+    check_model_output(output, overwrite=overwrite)
+    model = find_model(name, scale)
+    if isinstance(model, Prior):
+        if file is None:
+            raise InputError("the general model becomes a directory for one sensor; give a cube of it with --for")
+        with open_cube(file) as cube:
+            loaded = model_for(cube, model, scale)
+    elif file is not None:
+        raise InputError(f"the model '{name}' has its own bands; leave out --for")
+    else:
+        loaded = model
+    assert loaded is not None
+    save_model(output, loaded.net, loaded.config, overwrite=overwrite)
+    print_line(f"{output}: {name} ×{loaded.config.scale}, {loaded.config.bands.count} bands")

@@ -6,8 +6,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import Result
+
+from lkca.data import CubeMeta, open_cube, write_cube
+from lkca.models.directory import load_model
 
 Cli = Callable[..., Result]
 Refuses = Callable[..., str]
@@ -22,6 +26,26 @@ def test_list_and_card(cli: Cli, refuses: Refuses) -> None:
     refuses("models", "nonsense", says=("nonsense", "general"))
 
 
+def test_upscale_without_a_model(cli: Cli, scene_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sharp.tif"
+    result = cli("upscale", "-i", scene_file, "-o", out, "-s", "2")
+    assert result.exit_code == 0 and "by model general" in result.stdout
+    with open_cube(out) as sharp, open_cube(scene_file) as coarse:
+        assert sharp.shape == (2 * coarse.rows, 2 * coarse.cols, coarse.bands)
+        np.testing.assert_allclose(sharp.meta.wavelengths, coarse.meta.wavelengths)
+
+
+def test_the_cuts_leave_no_trace(cli: Cli, tmp_path: Path) -> None:
+    """A file and the array it holds give the same, though the file goes strip by strip."""
+    import lkca
+
+    cube = np.random.default_rng(0).random((6, 25, 15), dtype=np.float32).repeat(2, 1).repeat(2, 2)
+    write_cube(tmp_path / "c.npz", cube, CubeMeta())
+    assert cli("upscale", "-i", tmp_path / "c.npz", "-o", tmp_path / "o.npz", "-s", "3").exit_code == 0
+    with open_cube(tmp_path / "o.npz") as written:
+        np.testing.assert_allclose(written.read(), lkca.upscale(cube, "general", scale=3), atol=1e-5)
+
+
 def test_evaluate_by_name(cli: Cli, scene_file: Path) -> None:
     result = cli("evaluate", "-m", "general", scene_file, "-s", "2", "--json")
     assert result.exit_code == 0, result.stderr
@@ -29,10 +53,15 @@ def test_evaluate_by_name(cli: Cli, scene_file: Path) -> None:
     assert scores["model"]["mpsnr"] > scores["bicubic"]["mpsnr"] + 0.5
 
 
-def test_scale_and_name(scene_file: Path, refuses: Refuses) -> None:
-    refuses("evaluate", scene_file, "-m", "general", says=("-s",))
-    refuses("evaluate", scene_file, "-m", "general", "-s", "5", says=("×2, ×3, ×4, ×8", "×5", "lkca fit"))
-    refuses("evaluate", scene_file, "-m", "genral", "-s", "4", says=("genral", "general", "lkca models"))
+@pytest.mark.parametrize("command", ["upscale", "evaluate"])
+def test_scale_and_name(command: str, scene_file: Path, tmp_path: Path, refuses: Refuses) -> None:
+    args = [scene_file] if command == "evaluate" else ["-i", scene_file, "-o", tmp_path / "o.tif"]
+    refuses(command, *args, "-m", "general", says=("-s",))
+    refuses(command, *args, "-m", "general", "-s", "5", says=("×2, ×3, ×4, ×8", "×5", "lkca fit"))
+    refuses(command, *args, "-m", "genral", "-s", "4", says=("genral", "general", "lkca models"))
+    if command == "upscale":
+        refuses(command, *args, says=("-s 4",))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_local_directory_of_that_name_goes_first(
@@ -42,3 +71,17 @@ def test_a_local_directory_of_that_name_goes_first(
     (tmp_path / "general").symlink_to(model_dir)
     refuses("evaluate", "-m", "general", scene_file, "-s", "4", says=("×2",))
     assert cli("evaluate", "-m", "general", scene_file).exit_code == 0
+
+
+def test_a_directory_from_the_general_model(cli: Cli, refuses: Refuses, scene_file: Path, tmp_path: Path) -> None:
+    """It gives what the name gives, and other commands take it."""
+    out = tmp_path / "model"
+    assert cli("models", "general", "--for", scene_file, "-s", "2", "-o", out).exit_code == 0
+    model = load_model(out)
+    assert (model.config.bands.count, model.config.scale) == (6, 2)
+    assert model.config.training.data[0].name == str(scene_file)
+    refuses("models", "general", "-s", "2", "-o", tmp_path / "m", says=("--for",))
+    refuses("models", "general", "--for", scene_file, "-o", tmp_path / "m", says=("-s",))
+    refuses("models", "general", "--for", scene_file, "-s", "2", "-o", out, says=("--overwrite",))
+    refuses("models", "-s", "2", says=("-o",))
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
