@@ -2,7 +2,6 @@
 # The same without CMake, against the torch of the Python that is found first: sh build.sh [OUTPUT]
 set -eu
 torch=$(python -c "import torch; print(torch.__path__[0])")
-# torch headers are slow to compile and need no optimisation here
-${CXX:-g++} -std=c++20 -O1 -D_GLIBCXX_USE_CXX11_ABI=1 -I"$torch/include" -I"$torch/include/torch/csrc/api/include" \
+${CXX:-g++} -std=c++20 -O1 -I"$torch/include" -I"$torch/include/torch/csrc/api/include" \
   "$(dirname "$0")/main.cpp" -o "${1:-upscale}" -L"$torch/lib" -Wl,-rpath,"$torch/lib" \
   -Wl,--no-as-needed -ltorch_cpu -ltorch -lc10 -ldl

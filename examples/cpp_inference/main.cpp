@@ -4,9 +4,12 @@
 //
 // cube.raw: float32, (batch, bands, rows, cols), in the units of the model's training data. upscaled.raw: the same with
 // scale times the rows and columns. OPERATORS.so: lkca_kernels/_C_cpu*.so, or "-" for a package made with --plain.
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/util/Exception.h>
 #include <dlfcn.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
-#include <torch/torch.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -30,15 +33,18 @@ int main(int argc, char** argv) try {
             << "\n";
 
   const std::vector<int64_t> shape{std::atoll(argv[3]), std::atoll(argv[4]), std::atoll(argv[5]), std::atoll(argv[6])};
-  torch::Tensor cube = torch::empty(shape, torch::kFloat);
+  at::Tensor cube = at::empty(shape, at::kFloat);
   if (std::fread(cube.data_ptr<float>(), sizeof(float), cube.numel(), stdin) != static_cast<size_t>(cube.numel())) {
     std::cerr << "cube.raw: is shorter than BATCH * BANDS * ROWS * COLS float32 values\n";
     return 2;
   }
   c10::InferenceMode inference;
-  const torch::Tensor upscaled = model.run({cube}).at(0).contiguous();
-  std::fwrite(upscaled.data_ptr<float>(), sizeof(float), upscaled.numel(), stdout);
-  return 0;
+  const at::Tensor upscaled = model.run({cube}).at(0).contiguous();
+  const size_t count = upscaled.numel();
+  return std::fwrite(upscaled.data_ptr<float>(), sizeof(float), count, stdout) == count ? 0 : 1;
+} catch (const c10::Error& error) {
+  std::cerr << error.what_without_backtrace() << "\n";
+  return 1;
 } catch (const std::exception& error) {
   std::cerr << error.what() << "\n";
   return 1;
