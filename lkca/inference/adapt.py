@@ -95,7 +95,7 @@ def adapt(cube: Cube, prior: Prior, scale: int, *, components: int = COMPONENTS)
     good = np.flatnonzero(cube.good_bands)
     check_memory(3 * 8 * good.size**2, f"{cube.source}: the covariance of {good.size} bands", "select fewer bands")
     found = _Statistics(good.size)
-    for window in _windows(cube):
+    for window in _windows(cube) if good.size else ():
         found.add(cube.read(window, good))
         if found.count.max() >= _PIXELS:
             break

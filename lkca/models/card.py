@@ -46,8 +46,6 @@ def model_card(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
     ]
     if made := training.details.get("made"):
         lines.append(f"- Made as: {made}.")
-    if terms := training.details.get("terms"):
-        lines.append(f"- Terms of the training data: {terms}")
     if prior := training.details.get("prior"):
         about = json.dumps(prior, ensure_ascii=False, default=str)
         start = "another model's body" if "model" in prior else "lkca's shipped prior"

@@ -9,7 +9,8 @@ from torch import Tensor
 
 __all__ = ["SpectralSubspace"]
 
-_NO_DETAIL = 1e-3  # of the bands' median RMS: a band with less is constant
+_NO_DETAIL = 1e-6  # of a band's mean: less is float32's rounding in a constant band
+_LEAST = 1e-30  # and less has no reciprocal in float32
 _NO_VARIANCE = 1e-9  # of all components' variance: what is left of rounding
 
 
@@ -40,7 +41,7 @@ class SpectralSubspace:
         without detail (constant) is left out. Fewer components where there is no more variance, at least one.
         """
         rms = power.double().sqrt()
-        floor = _NO_DETAIL * rms.median().clamp_min(torch.finfo(torch.float32).tiny)
+        floor = (_NO_DETAIL * mean.double().abs()).clamp_min(_LEAST)
         weight = torch.where(rms > floor, 1 / rms.clamp_min(floor), 0)
         values, vectors = torch.linalg.eigh(products.double() * weight * weight[:, None])
         count = max(1, min(components, int((values > _NO_VARIANCE * values.sum()).sum())))

@@ -172,10 +172,12 @@ def test_nothing_is_below_zero_where_the_cube_has_nothing_below_zero(prior: Prio
     assert bicubic_array(cube, 4)[:2].min() < -0.01
 
 
-def test_units_do_not_matter(coarse: np.ndarray, prior: Prior) -> None:
+@pytest.mark.parametrize("exponents", [(4, 4), (-20, -20), (25, 25), (-6, 6)])
+def test_units_do_not_matter(exponents: tuple[int, int], coarse: np.ndarray, prior: Prior) -> None:
+    units = np.logspace(*exponents, 40)[:, None, None].astype(np.float32)
     plain = upscale_array(coarse, adapt(Cube.from_array(coarse), prior, 2))
-    scaled = upscale_array(1e4 * coarse, adapt(Cube.from_array(1e4 * coarse), prior, 2))
-    np.testing.assert_allclose(scaled / 1e4, plain, atol=1e-5)
+    scaled = upscale_array(units * coarse, adapt(Cube.from_array(units * coarse), prior, 2))
+    np.testing.assert_allclose(scaled / units, plain, atol=1e-4)
 
 
 def test_it_can_be_saved(coarse: np.ndarray, prior: Prior, tmp_path: Path) -> None:

@@ -1,0 +1,52 @@
+"""Scores the shipped models on the public test scenes: ``python studies/shipped/measure.py DATA [--write]``.
+
+Each scene is degraded (MATLAB's bicubic), restored by ``lkca.evaluation.evaluate_model`` as ``lkca evaluate -m NAME``
+does it, and compared with itself. ``--write`` records the numbers in the package, where ``lkca models`` and
+docs/models.md take them from. No choice may be made on these scenes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from lkca.data import open_cube
+from lkca.evaluation import evaluate_model
+from lkca.models.shipped import MEASURED_FILE, SHIPPED
+
+CAVE = ("cave/beads", "cave/pompoms")
+REMOTE = ("cubes/jasper_ridge", "cubes/samson", "cubes/abu_airport_4", "cubes/enmap_potsdam_c")
+SCORES = ("mpsnr", "sam", "mssim", "ergas")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with cubes/ and cave/")
+    parser.add_argument("--write", action="store_true")
+    args = parser.parse_args()
+    found: dict[str, Any] = {}
+    print("| model | scene | scale | MPSNR bicubic → model (dB) | gain | SAM bicubic → model (°) | |")
+    print("|---|---|---|---|---:|---|---:|")
+    for model in SHIPPED.values():
+        for scale in model.scales:
+            for name in CAVE + (REMOTE if model.any_bands else ()):
+                with open_cube(str(args.data / f"{name}.npz")) as cube:
+                    scores = evaluate_model(cube, model.load(scale), scale).scores
+                entry = {kind: {key: round(getattr(m, key), 4) for key in SCORES} for kind, m in scores.items()}
+                scene = name.partition("/")[2]
+                found.setdefault(model.name, {}).setdefault(str(scale), {})[scene] = entry
+                base, ours = entry["bicubic"], entry["model"]
+                print(
+                    f"| `{model.name}` | {scene} | ×{scale} | {base['mpsnr']:.2f} → {ours['mpsnr']:.2f} "
+                    f"| {ours['mpsnr'] - base['mpsnr']:+.2f} | {base['sam']:.2f} → {ours['sam']:.2f} "
+                    f"| {100 * (ours['sam'] / base['sam'] - 1):+.1f} % |",
+                    flush=True,
+                )
+    if args.write:
+        MEASURED_FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
