@@ -115,6 +115,8 @@ class Cube:
             stored = self._read_stored(window, index)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise InputError(f"{self.source}: cannot read the samples ({error}); the file may be damaged") from error
+        except MemoryError as error:
+            raise InputError(f"{request} needs more memory than is free; read a smaller region") from error
         meta = CubeMeta() if self._physical else self.meta.subset(index)
         return to_physical(stored, meta)
 

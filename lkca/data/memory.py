@@ -11,8 +11,9 @@ __all__ = ["available_memory", "check_memory"]
 
 
 def available_memory() -> int:
-    """Bytes that a new allocation may use: free memory of the machine, and of the control group if it has a limit."""
-    free = _meminfo_available()
+    """Bytes that a new allocation may use: free memory of the machine, the control group (if it has a limit) and the
+    process (``ulimit -v``, as some clusters set it)."""
+    free = min(_meminfo_available(), _address_space())
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
         used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
@@ -28,6 +29,19 @@ def check_memory(nbytes: int, what: str, remedy: str) -> None:
     free = available_memory()
     if nbytes > free:
         raise InputError(f"{what} needs {nbytes / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free; {remedy}")
+
+
+def _address_space() -> int:
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit == resource.RLIM_INFINITY:
+            return 1 << 62
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        return max(0, limit - used)
+    except (ImportError, OSError, ValueError):  # not Linux
+        return 1 << 62
 
 
 def _meminfo_available() -> int:

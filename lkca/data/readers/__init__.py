@@ -40,8 +40,10 @@ def open_cube(
     _check_file(file)
     try:
         cube = _open(file, source, variable, shape, axes)
-    except (LkcaError, MemoryError):
+    except LkcaError:
         raise
+    except MemoryError as error:  # a damaged or hostile file may ask for anything
+        raise InputError(f"{source}: opening it needs more memory than is free; it may be damaged") from error
     except Exception as error:  # parsers raise whatever they stumble on in a damaged file
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{source}: cannot be read ({reason}); it may be truncated or damaged") from error

@@ -21,11 +21,16 @@ _AXES = {"bsq": "brc", "bil": "rbc", "bip": "rcb"}
 
 
 def find_header(data: Path) -> Path | None:
-    """The header of a data file: ``x.img.hdr`` or ``x.hdr`` beside ``x.img``; None where there is none."""
+    """The header of a data file: ``x.img.hdr`` or ``x.hdr`` beside ``x.img``; None where there is none.
+
+    InputError for a pipe or a device of that name, on which GDAL, asked next, would wait for ever.
+    """
     for suffix in (".hdr", ".HDR"):
         for candidate in (data.with_name(data.name + suffix), data.with_suffix(suffix)):
             if candidate != data and candidate.is_file():
                 return candidate
+            if candidate.exists() and not candidate.is_dir():
+                raise InputError(f"{candidate}: is not a regular file; an ENVI header was expected there")
     return None
 
 

@@ -22,6 +22,7 @@ from lkca.data.meta import CubeMeta
 from lkca.data.readers.arrays import ArrayWindows
 from lkca.data.readers.envi_header import parse_map_info
 from lkca.data.readers.matlab import open_matlab73
+from lkca.data.readers.storage import check_storage, is_small
 from lkca.data.readers.variables import (
     FWHM_NAMES,
     GOOD_NAMES,
@@ -39,8 +40,6 @@ _DIM_NAMES = {
     "c": {"x", "lon", "longitude", "easting", "col", "cols", "column", "columns", "sample", "samples", "crosstrack"},
     "b": {"band", "bands", "wavelength", "wavelengths", "channel", "channels", "spectral"},
 }  # fmt: skip
-_MAX_RATIO = 100_000  # claimed bytes per byte of file; the best compressors reach some thousands
-_MAX_COMPANION = 65536  # elements
 
 
 def open_hdf5(file: Path, source: str, variable: str | None, shape: tuple[int, int] | None, axes: str | None) -> Cube:
@@ -88,7 +87,7 @@ def _cube(
 ) -> Cube:
     dataset = datasets[name]
     named = f"{file}::{name}"
-    _check_storage(dataset, file, named)
+    check_storage(dataset, file, named)
     companions, units = _companions(name, datasets)
     counts = {value.size for key, value in companions.items() if key in WAVELENGTH_NAMES}
     dims = [_dimension_name(dataset, axis) for axis in range(dataset.ndim)]
@@ -129,18 +128,6 @@ def _cube(
     )  # fmt: skip
 
 
-def _check_storage(dataset: h5py.Dataset, file: Path, source: str) -> None:
-    """Refuse datasets that were declared and never filled, or claim what no compression could hold."""
-    if dataset.is_virtual or dataset.external:
-        return
-    claimed, stored = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
-    if stored == 0 or claimed > _MAX_RATIO * file.stat().st_size:
-        raise InputError(
-            f"{source}: claims {'x'.join(map(str, dataset.shape))} samples ({claimed} bytes), but holds {stored} bytes "
-            "of data; it is incomplete or damaged"
-        )
-
-
 def _companions(name: str, datasets: dict[str, h5py.Dataset]) -> tuple[dict[str, np.ndarray], str | None]:
     """Spectral vectors by lower-case name, the ones nearest to the cube in the tree, and the wavelengths' units."""
     vectors: dict[str, np.ndarray] = {}
@@ -151,7 +138,7 @@ def _companions(name: str, datasets: dict[str, h5py.Dataset]) -> tuple[dict[str,
         key = path.rpartition("/")[2].lower()
         if key not in WAVELENGTH_NAMES + FWHM_NAMES + GOOD_NAMES or dataset.dtype.kind not in "biuf":
             continue
-        if dataset.shape is None or not 0 < dataset.size <= _MAX_COMPANION:
+        if not is_small(dataset):
             continue
         shared = sum(1 for a, b in zip(home, path.split("/"), strict=False) if a == b)
         if shared > depth.get(key, -1):
@@ -168,7 +155,7 @@ def _band_coordinate(dataset: h5py.Dataset, order: str) -> tuple[np.ndarray, str
         return None
     scale = dataset.dims[axis][0]
     units = _text_attr(scale, "units")
-    if not units or scale.shape != (dataset.shape[axis],) or scale.dtype.kind not in "iuf":
+    if not units or not is_small(scale) or scale.shape != (dataset.shape[axis],) or scale.dtype.kind not in "iuf":
         return None
     return scale[()], units
 
@@ -205,7 +192,7 @@ def _georeference(
     crs: str | None = None
     for path, candidate in datasets.items():
         key = path.rpartition("/")[2].lower().replace("_", " ")
-        if key not in ("epsg code", "map info"):
+        if key not in ("epsg code", "map info") or not is_small(candidate):
             continue
         text = _text(candidate[()])
         if key == "map info":
@@ -235,6 +222,7 @@ def _coordinate_transform(dataset: h5py.Dataset, order: str) -> Affine | None:
             not len(dimension)
             or dimension[0].ndim != 1
             or dimension[0].size < 2
+            or not is_small(dimension[0])
             or dimension[0].dtype.kind not in "iuf"
         ):
             return None

@@ -14,6 +14,7 @@ from lkca.data.memory import check_memory
 from lkca.data.meta import CubeMeta
 from lkca.data.metajson import meta_from_json
 from lkca.data.readers.arrays import ArrayWindows
+from lkca.data.readers.storage import MAX_COMPANION, check_storage, is_small
 from lkca.data.readers.variables import (
     WAVELENGTH_NAMES,
     choose_cube,
@@ -30,7 +31,7 @@ _NUMERIC = {
     "double": 8, "single": 4, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4,
     "int64": 8, "uint64": 8, "logical": 1,
 }  # fmt: skip
-_SMALL = 65536  # elements; companions (wavelengths, sizes) are never larger
+_MAX_TEXT = 2**22  # characters of our own JSON
 _MAX_DEFLATE_RATIO = 1032 * 8  # zlib's best ratio, times doubles that MATLAB stores as single bytes
 
 
@@ -42,8 +43,12 @@ def open_matlab(file: Path, source: str, variable: str | None, shape: tuple[int,
         return open_matlab73(file, source, variable, shape, axes)
     arrays = {name: dims for name, dims, kind in listing if kind in _NUMERIC}
     kinds = {name: kind for name, _, kind in listing}
-    texts = [name for name, _, kind in listing if name == META_VARIABLE and kind == "char"]
-    small = _load(file, [n for n, dims in arrays.items() if math.prod(dims) <= _SMALL] + texts)
+    texts = [
+        name
+        for name, dims, kind in listing
+        if name == META_VARIABLE and kind == "char" and math.prod(dims) <= _MAX_TEXT
+    ]
+    small = _load(file, [n for n, dims in arrays.items() if math.prod(dims) <= MAX_COMPANION] + texts)
     meta, _ = meta_from_json(str(small[META_VARIABLE].ravel()[0]) if texts else "", source)
     name, pixels = _choose(arrays, kinds, small, variable, shape, source)
     nbytes = math.prod(arrays[name]) * _NUMERIC[kinds[name]]
@@ -74,10 +79,12 @@ def open_matlab73(
             for name, node in nodes.items()
             if isinstance(node, h5py.Dataset) and kinds[name] in _NUMERIC and node.dtype.kind in "biuf"
         }
-        small = {name: nodes[name][()].T for name, dims in arrays.items() if math.prod(dims) <= _SMALL}
-        text = nodes[META_VARIABLE][()] if kinds.get(META_VARIABLE) == "char" else np.array([], dtype=np.uint16)
+        small = {name: nodes[name][()].T for name in arrays if is_small(nodes[name])}
+        readable = kinds.get(META_VARIABLE) == "char" and is_small(nodes[META_VARIABLE])
+        text = nodes[META_VARIABLE][()] if readable else np.array([], dtype=np.uint16)
         meta, _ = meta_from_json("".join(map(chr, text.ravel())), source)
         name, pixels = _choose(arrays, kinds, small, variable, shape, source)
+        check_storage(nodes[name], file, f"{file}::{name}")
         return _cube(nodes[name], name, small, meta, pixels, axes, file, source, h5)
     except BaseException:
         h5.close()

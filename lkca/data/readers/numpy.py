@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 from pathlib import Path
@@ -15,12 +16,21 @@ from lkca.data.memory import check_memory
 from lkca.data.meta import CubeMeta
 from lkca.data.metajson import meta_from_json
 from lkca.data.readers.arrays import ArrayWindows
-from lkca.data.readers.variables import WAVELENGTH_NAMES, choose_cube, choose_layout, spectral_lists
+from lkca.data.readers.variables import (
+    FWHM_NAMES,
+    GOOD_NAMES,
+    WAVELENGTH_NAMES,
+    choose_cube,
+    choose_layout,
+    spectral_lists,
+)
 from lkca.errors import InputError
 
 __all__ = ["open_npy", "open_npz"]
 
 _SMALL_BYTES = 2**22
+_MAX_HEAD_BYTES = 2**16  # numpy writes some hundred bytes; a compressed header may claim 4 GiB
+_COMPANIONS = {"meta", *WAVELENGTH_NAMES, *FWHM_NAMES, *GOOD_NAMES}
 
 
 def open_npz(file: Path, source: str, variable: str | None, shape: tuple[int, int] | None, axes: str | None) -> Cube:
@@ -34,7 +44,11 @@ def open_npz(file: Path, source: str, variable: str | None, shape: tuple[int, in
                 heads[name] = (*_npy_head(archive.open(info), size, f"{source}::{name}"), size)
     arrays = {name: dims for name, (dims, dtype, _) in heads.items() if dtype.kind in "biuf"}
     kinds = {name: f"{dtype} array" for name, (_, dtype, _) in heads.items()}
-    small = [n for n, (_, dtype, size) in heads.items() if size <= _SMALL_BYTES and dtype.kind in "biufUS"]
+    small = [
+        n
+        for n, (_, dtype, size) in heads.items()
+        if n.lower() in _COMPANIONS and size <= _SMALL_BYTES and dtype.kind in "biufUS"
+    ]
     name = choose_cube(
         {n: dims for n, dims in arrays.items() if len(dims) >= 2}, variable, source,
         others=kinds, preferred="cube", pixels=shape,
@@ -84,10 +98,11 @@ def _cube(
 
 def _npy_head(stream: IO[bytes], size: int, source: str) -> tuple[tuple[int, ...], np.dtype]:
     """(shape, dtype) of an .npy stream; InputError where it claims another size than ``size`` bytes."""
-    version = npy_format.read_magic(stream)
+    head = io.BytesIO(stream.read(_MAX_HEAD_BYTES))
+    version = npy_format.read_magic(head)
     read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-    dims, _, dtype = read(stream)
-    claimed = math.prod(dims) * dtype.itemsize + stream.tell()
+    dims, _, dtype = read(head)
+    claimed = math.prod(dims) * dtype.itemsize + head.tell()
     if not dtype.hasobject and claimed != size:
         shape = "x".join(map(str, dims))
         raise InputError(

@@ -15,7 +15,9 @@ from rasterio.errors import RasterioError
 
 from lkca.data.cube import Cube
 from lkca.data.gdal import bounded_cache, without_place
+from lkca.data.memory import check_memory
 from lkca.data.meta import CubeMeta
+from lkca.data.readers.storage import MAX_RATIO
 from lkca.data.spectral import good_band_mask, to_nanometers
 from lkca.data.window import Window
 from lkca.errors import InputError
@@ -25,7 +27,6 @@ __all__ = ["open_raster"]
 _IN_DESCRIPTION = re.compile(
     r"\(?\b(\d+(?:\.\d+)?)\s*(nanomet(?:er|re)s?|nm|micromet(?:er|re)s?|microns?|um|µm)\b\)?", re.I
 )
-_MAX_RATIO = 100_000  # claimed bytes per byte of file; the best compressors reach some thousands
 
 
 def open_raster(file: Path, source: str) -> Cube:
@@ -47,11 +48,17 @@ def open_raster(file: Path, source: str) -> Cube:
         if any(np.dtype(dtype).kind not in "biuf" for dtype in dtypes):
             raise InputError(f"{source}: holds {', '.join(sorted(dtypes))} samples; expected real numbers")
         claimed = dataset.height * dataset.width * dataset.count * max(np.dtype(d).itemsize for d in dtypes)
-        if dataset.driver == "GTiff" and claimed > _MAX_RATIO * file.stat().st_size:
+        if dataset.driver == "GTiff" and claimed > MAX_RATIO * file.stat().st_size:
             raise InputError(
                 f"{source}: claims {dataset.height} x {dataset.width} x {dataset.count} samples ({claimed} bytes), "
                 f"more than a file of {file.stat().st_size} bytes can hold; it is damaged"
             )
+        # GDAL unpacks a whole block (all bands of it, where they are interleaved by pixel) for any sample of it
+        height, width = dataset.block_shapes[0]
+        block = height * width * max(np.dtype(d).itemsize for d in dtypes)
+        if dataset.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE") == "PIXEL":
+            block *= dataset.count
+        check_memory(block, f"{source}: each of its blocks ({height} x {width} pixels)", "store it in smaller tiles")
         reader = _RasterWindows(dataset)
         return Cube(
             source,
