@@ -7,15 +7,11 @@ tensors, with LKCA_BENCH_THREADS threads (default: all cores). Each result carri
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))  # baselines.py
 
 THREADS = int(os.environ.get("LKCA_BENCH_THREADS", os.cpu_count() or 1))
 

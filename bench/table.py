@@ -13,22 +13,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from lkca.bench import least_seconds
+
 BASELINES = ("eager", "compile", "onnxruntime")
-
-
-def _limit(facts: dict[str, Any], limits: dict[str, dict[str, Any]]) -> float | None:
-    """Seconds, or None where the case or the run does not tell."""
-    matmul = limits.get(f"matmul {facts.get('dtype')}")
-    prefixes = ("write fresh", "write fresh huge") if facts.get("fresh") else ("write warm",)
-    rates = []
-    for prefix in prefixes:
-        fills = [v for k, v in limits.items() if k.removeprefix(f"{prefix} ").split(" ")[0].isdigit()]
-        if fills and "bytes" in facts:
-            nearest = min(fills, key=lambda v: abs(v["bytes"] - facts["bytes"]))
-            rates.append(nearest["bytes"] / nearest["median"])
-    if matmul is None or not rates:
-        return None
-    return max(facts["flops"] * matmul["median"] / matmul["flops"], facts["bytes"] / max(rates))
 
 
 def table(report: dict[str, Any]) -> str:
@@ -53,7 +40,7 @@ def table(report: dict[str, Any]) -> str:
         for baseline in BASELINES:
             other = group.get(baseline)
             cells.append(f"{other['median'] * 1e3:.1f} ({other['median'] / ours['median']:.1f}×)" if other else "")
-        limit = _limit(ours, limits)
+        limit = least_seconds(ours, limits)
         cells += [f"{limit * 1e3:.2f}", f"{100 * limit / ours['median']:.0f} %"] if limit else ["", ""]
         lines.append("| " + " | ".join(cells) + " |")
     tiny = groups.get("1000 tiny calls")

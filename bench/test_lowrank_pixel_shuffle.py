@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from baselines import CONTENDERS, compiled, eager_lowrank, onnx_call
 from torch import Tensor
 
 import lkca_kernels
+from lkca.bench.baselines import CONTENDERS, compiled, eager_lowrank, onnx_call
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from baselines import CONTENDERS, compiled, eager_epilogue, onnx_call
 from torch import Tensor
 
 import lkca_kernels
+from lkca.bench.baselines import CONTENDERS, compiled, eager_epilogue, onnx_call
 
 
 def _run(

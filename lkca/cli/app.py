@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from lkca.cli import (
     analyze,
+    bench,
     degrade,
     demo,
     doctor,
@@ -111,6 +112,7 @@ for _name, _module, _command in (
     ("train", train, train.train_command),
     ("prepare", prepare, prepare.prepare_command),
     ("export", export, export.export_command),
+    ("bench", bench, bench.bench_command),
     ("doctor", doctor, doctor.doctor_command),
     ("schema", schema, schema.schema_command),
 ):

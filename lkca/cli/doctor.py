@@ -12,7 +12,7 @@ from typing import Any
 from lkca.cli.console import print_json, print_table
 from lkca.cli.options import Json, examples
 
-__all__ = ["EXAMPLES", "doctor_command"]
+__all__ = ["EXAMPLES", "doctor_command", "machine"]
 
 EXAMPLES = examples(
     "lkca doctor",
@@ -57,7 +57,7 @@ def doctor_command(json: Json = False) -> None:
 def _facts() -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
-        "machine": _machine(),
+        "machine": machine(),
         "extensions": _extensions(),
         "operators": _operators(),
         "environment": {
@@ -75,7 +75,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory and cards, and what torch makes of them."""
     import torch
 
     from lkca.data.memory import available_memory

@@ -6,7 +6,7 @@ import importlib
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,7 +19,17 @@ from lkca.export.model import INPUT, OUTPUT, PhysicalModel, traced
 from lkca_kernels import BackendError, keep_operators, use_backend
 from lkca_kernels.exporting import call_cpp_operators
 
-__all__ = ["FORMATS", "METADATA_FILE", "ONNX_OPSET", "SUFFIXES", "Format", "optional", "requirements", "write"]
+__all__ = [
+    "FORMATS",
+    "METADATA_FILE",
+    "ONNX_OPSET",
+    "SUFFIXES",
+    "Format",
+    "onnx_program",
+    "optional",
+    "requirements",
+    "write",
+]
 
 Format = Literal["onnx", "pt2", "aoti"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -73,34 +83,37 @@ def write(model: PhysicalModel, bands: int, path: Path, to: Format, metadata: di
         return _aoti(program, path, metadata, plain=plain)
 
 
+def onnx_program(program: torch.export.ExportedProgram, inputs: Sequence[str], output: str) -> Any:
+    """The program as torch's ONNXProgram, without traces of the exporting machine's source files."""
+    for name in ("onnx", "onnxscript"):
+        optional(name, "export")
+    with _quiet():
+        # dynamo=True: the exporter over torch.export; the other one is TorchScript's
+        exported = torch.onnx.export(
+            program, dynamo=True, opset_version=ONNX_OPSET, input_names=inputs, output_names=[output], verbose=False
+        )
+    assert exported is not None
+    graph: Any = exported.model.graph
+    for part in (*graph.all_nodes(), *graph.inputs, *graph.outputs):
+        part.metadata_props.clear()
+    return exported
+
+
 def _onnx(program: torch.export.ExportedProgram, path: Path, metadata: dict[str, str]) -> Run:
     onnxruntime = optional("onnxruntime", "export")
-    # dynamo=True: the exporter over torch.export; the other one is TorchScript's
-    exported = torch.onnx.export(
-        program, dynamo=True, opset_version=ONNX_OPSET, input_names=[INPUT], output_names=[OUTPUT], verbose=False
-    )
-    assert exported is not None
-    _tidy(exported.model)
+    exported = onnx_program(program, [INPUT], OUTPUT)
+    _name_sizes(exported.model)
     exported.model.metadata_props.update(metadata)
     exported.save(path, external_data=False)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda cube: torch.from_numpy(session.run(None, {INPUT: cube.numpy()})[0])
 
 
-def _tidy(model: Any) -> None:
-    """Names for the dynamic sizes; no traces of the exporting machine's source files."""
+def _name_sizes(model: Any) -> None:
     (cube,), (upscaled,) = model.graph.inputs, model.graph.outputs
-    for value, names in (
-        (cube, ("batch", None, "rows", "cols")),
-        (upscaled, ("batch", None, "scale*rows", "scale*cols")),
-    ):
-        for axis, name in enumerate(names):
-            if name is not None:
-                value.shape[axis] = name
-    for node in model.graph.all_nodes():
-        node.metadata_props.clear()
-    for value in (cube, upscaled):
-        value.metadata_props.clear()
+    for value, rows, cols in ((cube, "rows", "cols"), (upscaled, "scale*rows", "scale*cols")):
+        for axis, name in ((0, "batch"), (2, rows), (3, cols)):
+            value.shape[axis] = name
 
 
 def _pt2(program: torch.export.ExportedProgram, path: Path, metadata: dict[str, str]) -> Run:
