@@ -12,6 +12,7 @@ from lkca.data.meta import CubeMeta
 __all__ = ["Encoder", "nodata_code", "to_physical"]
 
 _CACHED_SAMPLES = 2**18
+_ENCODED_SAMPLES = 2**14  # of a piece whose many intermediates stay in the cache
 
 
 def to_physical(stored: np.ndarray, meta: CubeMeta) -> np.ndarray:
@@ -96,19 +97,18 @@ class Encoder:
         offset = np.broadcast_to(np.asarray(meta.offset, dtype=np.float64), bands)
         code = nodata_code(dtype, meta.nodata)
         out = np.empty(physical.shape, dtype=dtype)
+        step = max(1, _ENCODED_SAMPLES // max(1, physical.shape[2]))
         for band in range(bands):
-            stored = (physical[band].astype(np.float64) - offset[band]) / scale[band]
-            invalid = ~np.isfinite(stored)
-            self.missing += int(np.count_nonzero(invalid))
-            if dtype.kind == "f":
-                if code is not None:
-                    stored[invalid] = code
-                    out[band] = stored
+            for row in range(0, physical.shape[1], step):
+                rows = slice(row, row + step)
+                stored = (physical[band, rows].astype(np.float64) - offset[band]) / scale[band]
+                invalid = ~np.isfinite(stored)
+                self.missing += int(np.count_nonzero(invalid))
+                if dtype.kind == "f":
+                    stored[invalid] = np.nan if code is None else code
+                    out[band, rows] = stored
                 else:
-                    stored[invalid] = np.nan
-                    out[band] = stored
-                continue
-            out[band] = self._to_integer(stored, invalid, dtype, code)
+                    out[band, rows] = self._to_integer(stored, invalid, dtype, code)
         return out
 
     def _to_integer(
@@ -124,16 +124,21 @@ class Encoder:
             low, high = low + (reserved == low), high - (reserved == high)
         rounded = np.rint(stored)
         below, above = rounded < low, rounded >= high + 1  # float64 cannot hold the ends of 64 bits
-        self.clipped += int(np.count_nonzero((below | above) & ~invalid))
-        samples = np.where(below | above, 0.0, rounded).astype(dtype)
-        samples[below], samples[above] = low, high
+        outside = below | above
+        clips = bool(outside.any())
+        if clips:
+            self.clipped += int(np.count_nonzero(outside & ~invalid))
+            rounded[outside] = 0
+        samples = rounded.astype(dtype)
+        if clips:
+            samples[below], samples[above] = low, high
         if reserved is not None:
             hit = (samples == reserved) & ~invalid
-            up = stored >= reserved
             if hit.any():  # never at an end of the range, see above
+                up = stored >= reserved
                 samples[hit & up], samples[hit & ~up] = reserved + 1, reserved - 1
             samples[invalid] = reserved
-        valid = samples[~invalid]
+        valid = samples[~invalid] if invalid.any() else samples
         if valid.size:
             self.low = min(self.low, float(valid.min()))
             self.high = max(self.high, float(valid.max()))

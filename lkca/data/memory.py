@@ -1,13 +1,16 @@
-"""Refuse what the machine cannot hold before asking for it."""
+"""Refuse what the machine cannot hold before asking for it, and give back what is not needed any more."""
 
 from __future__ import annotations
 
+import mmap
 import os
 from pathlib import Path
 
+import numpy as np
+
 from lkca.errors import InputError
 
-__all__ = ["available_memory", "check_memory"]
+__all__ = ["available_memory", "check_memory", "release_pages"]
 
 
 def available_memory() -> int:
@@ -22,6 +25,16 @@ def available_memory() -> int:
     except (OSError, ValueError):
         pass
     return free
+
+
+def release_pages(samples: np.memmap) -> None:
+    """Give back the memory of what was read or written through a map: the file's pages count as the process's own.
+
+    Nothing is lost: written pages stay in the system's cache of the file.
+    """
+    mapped: mmap.mmap | None = getattr(samples, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def check_memory(nbytes: int, what: str, remedy: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from affine import Affine
 
 from lkca.data.envi_control import geo_points_text, rpc_info_text
+from lkca.data.memory import release_pages
 from lkca.data.meta import CubeMeta
 from lkca.data.readers.envi import find_header
 from lkca.data.readers.envi_header import DTYPES
@@ -19,6 +20,7 @@ from lkca.errors import InputError
 
 __all__ = ["EnviBackend", "envi_paths", "header_text"]
 
+_LONGEST_LINE, _LINE = 5000, 120
 _CODES = {np.dtype("<" + name): code for code, name in DTYPES.items()}
 # keys that describe the file itself or that are written from CubeMeta
 _OWN_KEYS = {
@@ -81,6 +83,7 @@ class EnviBackend(Backend):
     def write(self, window: Window, stored: np.ndarray) -> None:
         assert self._samples is not None
         self._samples.transpose(self._to_bands_first)[(slice(None), *window.slices)] = stored
+        release_pages(self._samples)
 
     def finish(self) -> None:
         assert self._samples is not None
@@ -128,8 +131,21 @@ def header_text(shape: tuple[int, int, int], meta: CubeMeta) -> str:
         name = " ".join(key.split()).lower()
         if name and name not in _OWN_KEYS and "=" not in name and name not in fields:
             text = _plain(value)
-            fields[name] = "{" + text + "}" if "," in text or name == "description" else text
-    return "ENVI\n" + "".join(f"{key} = {value}\n" for key, value in fields.items())
+            braced = "," in text or name == "description"
+            fields[name] = "{" + text + "}" if braced else text
+    return "ENVI\n" + "".join(f"{key} = {_wrapped(value)}\n" for key, value in fields.items())
+
+
+def _wrapped(value: str) -> str:
+    """A long list over several lines, broken after commas: GDAL reads nothing after a line of 10 000 characters."""
+    if len(value) <= _LONGEST_LINE or not value.startswith("{"):
+        return value
+    lines = [""]
+    for item in value.split(", "):
+        if len(lines[-1]) + len(item) > _LINE:
+            lines.append("")
+        lines[-1] += f" {item},"
+    return "\n".join(lines).strip(" ,")
 
 
 def _scaling(meta: CubeMeta, bands: int) -> dict[str, str]:

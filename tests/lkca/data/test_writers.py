@@ -114,6 +114,24 @@ def test_gdal_reads_the_envi_output(tmp_path: Path) -> None:
         assert dataset.transform == Affine(7.5, 0, 364095, 0, -7.5, 5809965)
 
 
+def test_gdal_and_spy_read_long_lists(tmp_path: Path) -> None:
+    """GDAL reads nothing after a header line of more than 10 000 characters, which 426 band names fill easily."""
+    names = tuple(f"band {n} (a name; as long as some are)" for n in range(600))
+    meta = CubeMeta(
+        wavelengths=np.linspace(400.123456, 2500.654321, 600), band_names=names, tags={"note": "a, " * 5000}
+    )
+    write_cube(tmp_path / "x.img", np.ones((600, 2, 2), np.float32), meta)
+    assert max(map(len, (tmp_path / "x.hdr").read_text().splitlines())) < 200
+    with rasterio.open(tmp_path / "x.img") as dataset, open_cube(tmp_path / "x.img") as cube:
+        assert len(dataset.tags(ns="ENVI")["wavelength"].split(",")) == 600
+        assert [
+            text.rpartition(" (")[0] if text.endswith("Nanometers)") else text for text in dataset.descriptions
+        ] == [*names]
+        assert cube.meta.band_names == names and np.allclose(cube.meta.wavelengths, meta.wavelengths, rtol=1e-9)
+    image = spectral.open_image(str(tmp_path / "x.hdr"))
+    assert image.metadata["band names"] == [*names] and np.allclose(image.bands.centers, meta.wavelengths)
+
+
 @pytest.mark.parametrize("epsg", [32633, 32733, 4326, 3035])
 @pytest.mark.parametrize("angle", [0.0, 25.0])
 def test_envi_map_info_reads_back(tmp_path: Path, epsg: int, angle: float) -> None:
