@@ -10,7 +10,9 @@ import numpy as np
 
 from lkca.errors import InputError
 
-__all__ = ["available_memory", "check_memory", "release_pages"]
+__all__ = ["available_memory", "check_memory", "copy_mapped"]
+
+_TOUCHED_BYTES = 16 << 20
 
 
 def available_memory() -> int:
@@ -27,14 +29,21 @@ def available_memory() -> int:
     return free
 
 
-def release_pages(samples: np.memmap) -> None:
-    """Give back the memory of what was read or written through a map: the file's pages count as the process's own.
+def copy_mapped(target: np.ndarray, source: np.ndarray, mapped: np.memmap) -> None:
+    """``target[...] = source``, one of which is a part of the 3-D map, both with its axes; piece by piece.
 
-    Nothing is lost: written pages stay in the system's cache of the file.
+    A process counts the pages of a file that it has touched as its own, and the system maps their neighbours too: they
+    are given back after each piece. Nothing is lost: written pages stay in the system's cache of the file.
     """
-    mapped: mmap.mmap | None = getattr(samples, "_mmap", None)
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
+    memory: mmap.mmap | None = getattr(mapped, "_mmap", None)
+    touched = max(
+        1, target.shape[1] * abs(mapped.strides[1])
+    )  # bytes of the file over which an entry of axis 0 spreads
+    step = max(1, _TOUCHED_BYTES // touched)
+    for start in range(0, target.shape[0], step):
+        target[start : start + step] = source[start : start + step]
+        if memory is not None and hasattr(mmap, "MADV_DONTNEED"):
+            memory.madvise(mmap.MADV_DONTNEED)
 
 
 def check_memory(nbytes: int, what: str, remedy: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lkca.data.memory import release_pages
+from lkca.data.memory import copy_mapped
 from lkca.data.window import Window
 from lkca.errors import InputError
 
@@ -35,9 +35,9 @@ class ArrayWindows:
         rows, cols = window.slices
         part = {"r": rows, "c": cols, "b": slice(int(picked[0]), int(picked[-1]) + 1) if run else picked}
         block = np.asarray(self.array[tuple(part[axis] for axis in self.axes)])
-        if isinstance(self.array, np.memmap):
-            block = block.copy(order="K")
-            release_pages(self.array)
+        if isinstance(self.array, np.memmap) and run:
+            source, block = block, np.empty(block.shape, dtype=block.dtype)
+            copy_mapped(block, source, self.array)
         block = block.transpose([self.axes.index(axis) for axis in "brc"])
         return block if np.array_equal(picked, bands) else block[back]
 
