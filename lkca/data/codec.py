@@ -86,8 +86,8 @@ class Encoder:
     def encode(self, physical: np.ndarray) -> np.ndarray:
         """(bands, rows, cols) physical -> stored samples in ``meta.stored_dtype``.
 
-        Integers are rounded to nearest and clipped; a valid sample that would round to the nodata code
-        moves to the next code. ValueError where NaN samples meet an integer dtype without a nodata value.
+        Integers are rounded to nearest, halves to even, and clipped; a valid sample that would be stored as the nodata
+        code moves to the next code. ValueError where NaN samples meet an integer dtype without a nodata value.
         """
         meta = self.meta
         assert meta.stored_dtype is not None

@@ -14,6 +14,7 @@ from lkca.data.memory import check_memory
 from lkca.data.meta import CubeMeta
 from lkca.data.metajson import meta_from_json
 from lkca.data.readers.arrays import ArrayWindows
+from lkca.data.readers.matlab_tags import complex_variables
 from lkca.data.readers.storage import MAX_COMPANION, check_storage, is_small
 from lkca.data.readers.variables import (
     WAVELENGTH_NAMES,
@@ -41,8 +42,10 @@ def open_matlab(file: Path, source: str, variable: str | None, shape: tuple[int,
         listing = scipy.io.whosmat(file, appendmat=False)
     except NotImplementedError:  # v7.3: HDF5 behind a user block
         return open_matlab73(file, source, variable, shape, axes)
-    arrays = {name: dims for name, dims, kind in listing if kind in _NUMERIC}
-    kinds = {name: kind for name, _, kind in listing}
+    level5 = scipy.io.matlab.matfile_version(file, appendmat=False)[0] == 1
+    unread = complex_variables(file, source) if level5 else set()
+    arrays = {name: dims for name, dims, kind in listing if kind in _NUMERIC and name not in unread}
+    kinds = {name: f"complex {kind}" if name in unread else kind for name, _, kind in listing}
     texts = [
         name
         for name, dims, kind in listing

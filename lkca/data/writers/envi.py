@@ -10,7 +10,7 @@ import numpy as np
 from affine import Affine
 
 from lkca.data.envi_control import geo_points_text, rpc_info_text
-from lkca.data.memory import release_pages
+from lkca.data.memory import copy_mapped
 from lkca.data.meta import CubeMeta
 from lkca.data.readers.envi import find_header
 from lkca.data.readers.envi_header import DTYPES
@@ -82,8 +82,9 @@ class EnviBackend(Backend):
 
     def write(self, window: Window, stored: np.ndarray) -> None:
         assert self._samples is not None
-        self._samples.transpose(self._to_bands_first)[(slice(None), *window.slices)] = stored
-        release_pages(self._samples)
+        target = self._samples.transpose(self._to_bands_first)[(slice(None), *window.slices)]
+        to_file = np.argsort(self._to_bands_first)
+        copy_mapped(target.transpose(to_file), stored.transpose(to_file), self._samples)
 
     def finish(self) -> None:
         assert self._samples is not None

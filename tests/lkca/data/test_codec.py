@@ -40,6 +40,19 @@ def test_integers_round_clip_and_count(dtype: str) -> None:
     assert (encoder.clipped, encoder.missing) == (2, 2)
 
 
+def test_halves_round_to_even() -> None:
+    """IEEE 754's rule: no drift where many samples fall in the middle."""
+    stored = Encoder(CubeMeta(stored_dtype=np.dtype("i2"))).encode(np.array([[[-1.5, -0.5, 0.5, 1.5, 2.5, 3.5]]]))
+    assert stored[0, 0].tolist() == [-2, 0, 0, 2, 2, 4]
+
+
+def test_a_valid_float_never_becomes_nodata() -> None:
+    """Zero is the nodata value of many float files, and what a network may well return."""
+    encoder = Encoder(CubeMeta(stored_dtype=np.dtype("f4"), nodata=0.0))
+    stored = encoder.encode(np.array([[[0.0, np.nan, 1.0]]]))
+    assert 0 < stored[0, 0, 0] < 2e-38 and stored[0, 0, 1:].tolist() == [0.0, 1.0] and encoder.missing == 1
+
+
 def test_a_valid_sample_never_becomes_nodata() -> None:
     encoder = Encoder(CubeMeta(stored_dtype=np.dtype("i2"), nodata=0.0, scale_factor=0.5))
     stored = encoder.encode(np.array([[[0.1, -0.1, 0.0, 7.0, np.nan]]]))
