@@ -34,7 +34,7 @@ __all__ = [
 Format = Literal["onnx", "pt2", "aoti"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".pt2"}
-ONNX_OPSET = 18  # what torch's exporter is written for; ONNX Runtime 1.14 (February 2023) and later run it
+ONNX_OPSET = 18  # what torch's exporter is written for: others are converted from it
 METADATA_FILE = "lkca.json"  # in the pt2 package
 
 Run = Callable[[Tensor], Tensor]
