@@ -105,8 +105,12 @@ class Encoder:
                 invalid = ~np.isfinite(stored)
                 self.missing += int(np.count_nonzero(invalid))
                 if dtype.kind == "f":
-                    stored[invalid] = np.nan if code is None else code
-                    out[band, rows] = stored
+                    part = out[band, rows]
+                    part[...] = stored
+                    if code is not None:  # a valid sample moves to the next float that is not subnormal
+                        beside = np.nextafter(code, dtype.type(np.inf)) if code else np.finfo(dtype).tiny
+                        part[part == code] = beside
+                    part[invalid] = np.nan if code is None else code
                 else:
                     out[band, rows] = self._to_integer(stored, invalid, dtype, code)
         return out
