@@ -1,0 +1,95 @@
+"""A script of the tests: runs upscale_scene in forked processes, kills them as told, says how each ended.
+
+Reads jobs from stdin, one JSON a line: {source, output, model, options, delay (seconds that reading a tile takes
+longer), late (Heartbeat.LATE), steps}. A step is a list of processes that run at once, each {rank, world, kill (seconds
+after its start or, with "tile", after it has read its first tile), fail (number of its read that fails)}. Forking after
+the imports spares their seconds at every start; this process itself never runs an operator, so that its children may.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import rasterio  # noqa: F401
+import scipy.ndimage  # noqa: F401
+
+from lkca.data import Cube, open_cube
+from lkca.errors import LkcaError
+from lkca.inference.ranks import Heartbeat, Ranks
+from lkca.inference.scene import SceneOptions, upscale_scene
+from lkca.models.directory import load_model
+
+Heartbeat.BEAT, Heartbeat.SILENT = 0.2, 3.0
+
+
+def slowly(delay: float, fail: int | None, started: int) -> None:
+    """Every read of a tile takes ``delay`` longer; number ``fail`` does not work. The first is told to ``started``."""
+    read, count = Cube.read, 0
+
+    def slow(self: Cube, *args: Any) -> Any:
+        nonlocal count
+        if sys._getframe(1).f_code.co_name == "_read":  # of a tile
+            count += 1
+            if count == 2:
+                os.write(started, b".")
+            time.sleep(delay)
+            if count == fail:
+                self._read_stored = lambda *_: (_ for _ in ()).throw(OSError("bad sector"))  # type: ignore[method-assign]
+        return read(self, *args)
+
+    Cube.read = slow  # type: ignore[method-assign]
+
+
+def child(job: dict[str, Any], process: dict[str, Any], result: Path, started: int) -> int:
+    Heartbeat.LATE = job["late"]
+    slowly(job["delay"], process.get("fail"), started)
+    ranks = Ranks(process.get("rank", 0), process.get("world", 1))
+    try:
+        with open_cube(job["source"]) as cube:
+            options = SceneOptions(**job["options"])
+            report = upscale_scene(cube, Path(job["output"]), load_model(job["model"]), options, ranks=ranks)
+    except LkcaError as error:
+        result.write_text(str(error))
+        return error.exit_code
+    result.write_text(json.dumps([report.tiles, report.computed, *report.notes]))
+    return 0
+
+
+def run_together(job: dict[str, Any], step: list[dict[str, Any]]) -> list[tuple[int, str]]:
+    running = []
+    for process in step:
+        descriptor, name = tempfile.mkstemp()
+        os.close(descriptor)
+        started, told = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            code = 99
+            try:
+                code = child(job, process, Path(name), told)
+            finally:
+                os._exit(code)
+        os.close(told)
+        running.append((pid, Path(name), started, process))
+    for pid, _, started, process in running:
+        if "kill" in process:
+            if process.get("tile"):
+                os.read(started, 1)
+            time.sleep(process["kill"])
+            os.kill(pid, signal.SIGKILL)
+        os.close(started)
+    ends = [(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), name.read_text()) for pid, name, _, _ in running]
+    for _, name, _, _ in running:
+        name.unlink()
+    return ends
+
+
+for line in sys.stdin:
+    order = json.loads(line)
+    print(json.dumps([run_together(order, step) for step in order["steps"]]), flush=True)

@@ -1,0 +1,95 @@
+"""lkca.upscale gives back what it got: arrays, tensors, DataArrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+import lkca
+from lkca.data import Cube, CubeMeta
+from lkca.errors import InputError
+from lkca.models.directory import LoadedModel
+
+xarray = pytest.importorskip("xarray")
+
+
+@pytest.fixture
+def scene() -> np.ndarray:
+    return np.random.default_rng(0).random((5, 12, 9), dtype=np.float32) + 0.1
+
+
+def test_tensors(scene: np.ndarray, model_of: Callable[..., LoadedModel]) -> None:
+    expected = lkca.upscale(scene, model_of())
+    assert isinstance(expected, np.ndarray) and expected.dtype == np.float32
+    for tensor in (torch.from_numpy(scene), torch.from_numpy(scene).double().requires_grad_()):
+        result = lkca.upscale(tensor, model_of())
+        assert isinstance(result, torch.Tensor) and result.dtype == torch.float32
+        assert np.array_equal(result.numpy(), expected)
+
+
+def as_data_array(scene: np.ndarray) -> xarray.DataArray:
+    _, rows, cols = scene.shape
+    return xarray.DataArray(
+        scene.transpose(1, 2, 0),
+        dims=("y", "x", "band"),
+        coords={
+            "y": ("y", 5000.0 - 30 * (np.arange(rows) + 0.5), {"units": "m"}),
+            "x": 100.0 + 30 * (np.arange(cols) + 0.5),
+            "wavelength": ("band", np.linspace(0.45, 0.65, 5), {"units": "um"}),
+            "spatial_ref": ((), 0, {"crs_wkt": "…", "GeoTransform": "100 30 0 5000 0 -30"}),
+            "lat": (("y", "x"), np.add.outer(50 - 1e-3 * np.arange(rows), 1e-4 * np.arange(cols))),
+            "name": ("x", [f"column {col}" for col in range(cols)]),
+        },
+        name="reflectance",
+        attrs={"sensor": "a sensor", "res": (30.0, 30.0), "transform": (30.0, 0.0, 100.0, 0.0, -30.0, 5000.0)},
+    )
+
+
+def test_data_arrays(scene: np.ndarray, model_of: Callable[..., LoadedModel]) -> None:
+    source = as_data_array(scene)
+    result = lkca.upscale(source, model_of())
+    assert result.dims == source.dims and result.name == source.name and result.attrs["sensor"] == "a sensor"
+    assert result.attrs["res"] == (15, 15) and result.attrs["transform"] == (15, 0, 100, 0, -15, 5000)
+    assert np.array_equal(result.transpose("band", "y", "x"), lkca.upscale(scene, model_of()))
+    np.testing.assert_allclose(result.y, 5000 - 15 * (np.arange(24) + 0.5))
+    np.testing.assert_allclose(result.x, 100 + 15 * (np.arange(18) + 0.5))
+    assert result.y.attrs == {"units": "m"}
+    xarray.testing.assert_identical(result.wavelength.variable, source.wavelength.variable)
+    assert result.spatial_ref.attrs["GeoTransform"] == "100 15 0 5000 0 -15"
+    np.testing.assert_allclose(result.lat[1:-1:2, 0], source.lat[:-1, 0] - 0.00025 - 0.25e-4, atol=1e-3)
+    assert result.lat.dims == ("y", "x") and "name" not in result.coords
+
+
+def test_missing_values_of_data_arrays(scene: np.ndarray) -> None:
+    source = as_data_array(scene)
+    source[2, 3] = -9999.0
+    source.attrs["_FillValue"] = -9999.0
+    result = lkca.upscale(source, None, scale=2)
+    assert (result[4:6, 6:8] == -9999).all() and int((result == -9999).sum()) == 4 * 5
+    assert float(result.where(result != -9999).min()) > 0
+
+
+def test_wavelengths_of_data_arrays_are_compared(scene: np.ndarray, model_of: Callable[..., LoadedModel]) -> None:
+    source = as_data_array(scene)
+    with pytest.raises(InputError, match=r"lies at 550\.0 nm, the model's at 450\.0 nm"):
+        lkca.upscale(source.assign_coords(wavelength=("band", np.linspace(550, 750, 5))), model_of())
+
+
+def test_dimensions_by_name(scene: np.ndarray) -> None:
+    for dims in (("wavelength", "lat", "lon"), ("bands", "rows", "cols")):
+        result = lkca.upscale(xarray.DataArray(scene, dims=dims), None, scale=3)
+        assert result.dims == dims and result.shape == (5, 36, 27)
+    with pytest.raises(InputError, match="none is known to be its rows"):
+        lkca.upscale(xarray.DataArray(scene, dims=("band", "p", "x")), None, scale=2)
+    with pytest.raises(InputError, match="expected bands, rows, columns"):
+        lkca.upscale(xarray.DataArray(scene[0], dims=("y", "x")), None, scale=2)
+
+
+def test_other_kinds() -> None:
+    with pytest.raises(InputError, match="a list cannot be upscaled"):
+        lkca.upscale([[1.0]], None, scale=2)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="nonsense"):
+        lkca.upscale(Cube.from_array(np.zeros((2, 3, 3)), CubeMeta()), None, nonsense=1)

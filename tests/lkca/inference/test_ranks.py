@@ -1,0 +1,149 @@
+"""Several processes on one scene, and many scenes over several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from lkca.data import open_cube
+from lkca.errors import InputError
+from lkca.inference import SceneOptions, upscale_scene
+from lkca.inference.batch import deal, find_scenes, name_outputs
+from lkca.inference.journal import part_folder
+from lkca.inference.ranks import Heartbeat, Ranks
+from lkca.models.directory import load_model
+
+InProcesses = Callable[..., list[list[tuple[int, str]]]]
+TILES = 25
+
+
+def stored(path: Path) -> np.ndarray:
+    with rasterio.open(path) as dataset:
+        return dataset.read()
+
+
+@pytest.fixture(scope="module")
+def alone(files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    output = tmp_path_factory.mktemp("alone") / "o.tif"
+    with open_cube(files[0]) as cube:
+        upscale_scene(cube, output, load_model(files[1]), SceneOptions(tile=13))
+    return stored(output)
+
+
+def test_three_ranks(tmp_path: Path, in_processes: InProcesses, alone: np.ndarray) -> None:
+    output = tmp_path / "o.tif"
+    [ends] = in_processes(output, [[{"rank": rank, "world": 3} for rank in (2, 0, 1)]], tile=13)
+    assert [code for code, _ in ends] == [0, 0, 0], ends
+    shares = [json.loads(message)[1] for _, message in ends]
+    assert shares == [8, 9, 8]  # ranks 2, 0, 1
+    assert np.array_equal(stored(output), alone)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["o.tif"]
+
+
+def test_a_killed_rank(tmp_path: Path, in_processes: InProcesses, alone: np.ndarray) -> None:
+    """The first one does what it can and says what is missing; a resume by another number of ranks completes."""
+    output = tmp_path / "o.tif"
+    step = [{"rank": 1, "world": 2, "kill": 0.2, "tile": True}, {"rank": 0, "world": 2}]
+    [[(killed, _), (code, message)]] = in_processes(output, [step], delay=0.1, tile=13)
+    assert killed == -9 and code == 1
+    assert "tiles are missing" in message and "rank 1: it has said nothing" in message and "--resume" in message
+    assert not output.exists() and part_folder(output).is_dir()
+    [ends] = in_processes(output, [[{"rank": rank, "world": 3} for rank in range(3)]], resume=True)
+    assert [code for code, _ in ends] == [0, 0, 0], ends
+    assert 0 < sum(json.loads(message)[1] for _, message in ends) < TILES - 12
+    assert np.array_equal(stored(output), alone)
+
+
+def test_a_rank_that_fails_or_never_comes(tmp_path: Path, in_processes: InProcesses) -> None:
+    output = tmp_path / "o.tif"
+    step = [{"rank": 1, "world": 2, "fail": 3}, {"rank": 0, "world": 2}]
+    [[(other, why), (code, message)]] = in_processes(output, [step], tile=13)
+    assert other == 2 and code == 1
+    assert "bad sector" in why and "rank 1" in message and "bad sector" in message
+    [[(code, message)]] = in_processes(tmp_path / "p.tif", [[{"rank": 1, "world": 2}]], late=1.0, tile=13)
+    assert code == 1 and "waited in vain" in message and "rank 0 has not begun" in message
+
+
+def test_torchrun(tmp_path: Path, files: tuple[Path, Path], alone: np.ndarray) -> None:
+    source, model = files
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        *("-m", "lkca", "upscale", "-i", source, "-o", tmp_path / "o.tif", "-m", model, "--tile", "13"),
+    ]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert np.array_equal(stored(tmp_path / "o.tif"), alone)
+    assert done.stdout.count("pixels, 5 bands") == 1 and "rank 1: 12 of 25 tiles" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("rank", "world", "local"), [("2", "2", "1"), ("-1", "2", "1"), ("0", "", "1"), ("a", "2", ""), ("0", "2", "0")]
+)
+def test_nonsense_in_the_environment(monkeypatch: pytest.MonkeyPatch, rank: str, world: str, local: str) -> None:
+    for name, text in (("RANK", rank), ("WORLD_SIZE", world), ("LOCAL_WORLD_SIZE", local)):
+        monkeypatch.setenv(name, text)
+    with pytest.raises(InputError, match="RANK="):
+        Ranks.from_environment()
+
+
+def test_ranks_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Ranks.from_environment() == Ranks(0, 1, 1)
+    for name, text in (("RANK", "3"), ("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, text)
+    assert Ranks.from_environment() == Ranks(3, 8, 4)
+
+
+def test_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Heartbeat, "SILENT", 30.0)
+    monkeypatch.setattr(Heartbeat, "LATE", 0.0)
+    with Heartbeat(tmp_path, Ranks(0, 4), "new") as first:
+        assert first.state(1) == ("dead", "it did not start")
+        with Heartbeat(tmp_path, Ranks(1, 4), "new") as second:
+            assert first.state(1) == ("running", "")
+            second.say("done")
+            assert first.state(1)[0] == "done"
+        with pytest.raises(ValueError), Heartbeat(tmp_path, Ranks(2, 4), "new"):
+            raise ValueError("no luck")
+        assert first.state(2) == ("failed", "no luck")
+        Heartbeat(tmp_path, Ranks(3, 4), "old").say("done")
+        assert first.state(3) == ("running", "")  # of another run: not of this one
+        later = (tmp_path / "rank-0").stat().st_mtime + 31
+        os.utime(tmp_path / "rank-0", (later, later))
+        assert first.state(3) == ("dead", "it has said nothing for 30 s")
+
+
+def test_scenes_of_a_folder(tmp_path: Path) -> None:
+    for name in ("b.tif", "a.npy", ".hidden.tif", "notes.txt", "c.img"):
+        (tmp_path / name).write_bytes(b"x" * 100)
+    (tmp_path / "c.hdr").write_text("ENVI\n")
+    (tmp_path / "d.hdr").write_text("no ENVI")
+    (tmp_path / "deeper.tif").mkdir()
+    found = find_scenes([str(tmp_path), "elsewhere.mat::cube"])
+    assert [Path(scene).name for scene in found] == ["a.npy", "b.tif", "c.hdr", "elsewhere.mat::cube"]
+    outputs = name_outputs(found, Path("out"))
+    assert [str(output) for output in outputs] == ["out/a.tif", "out/b.tif", "out/c.img", "out/elsewhere.mat"]
+    with pytest.raises(InputError, match=r"would both become out/a\.tif"):
+        name_outputs(["a.tif", "there/a.npy"], Path("out"))
+    with pytest.raises(InputError, match="holds no cube"):
+        find_scenes([str(tmp_path / "deeper.tif")])
+
+
+def test_scenes_are_balanced(tmp_path: Path) -> None:
+    sizes = [5, 900, 300, 400, 10, 200]
+    scenes = []
+    for number, size in enumerate(sizes):
+        scenes.append(str(tmp_path / f"{number}.tif"))
+        Path(scenes[-1]).write_bytes(b"x" * size)
+    shares = [deal(scenes, Ranks(rank, 2)) for rank in range(2)]
+    assert sorted(shares[0] + shares[1]) == list(range(6))
+    assert shares[0][0] == 1 and shares[1][:2] == [3, 2]
+    assert abs(sum(sizes[n] for n in shares[0]) - sum(sizes[n] for n in shares[1])) < 20
+    assert deal(scenes, Ranks()) == [1, 3, 2, 5, 4, 0]

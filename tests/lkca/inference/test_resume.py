@@ -1,0 +1,185 @@
+"""Runs that are stopped: killed, on a full disk, by a read error; and what goes on from there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+
+from lkca.data import Cube, CubeMeta, open_cube
+from lkca.errors import InputError, OutputError
+from lkca.inference import SceneOptions, upscale_scene
+from lkca.inference.journal import Journal, part_folder
+from lkca.models.directory import LoadedModel, load_model
+
+TILES = 25  # 61 × 53 pixels in tiles of 13
+InProcesses = Callable[..., list[list[tuple[int, str]]]]
+
+
+def stored(path: Path) -> np.ndarray:
+    with rasterio.open(path) as dataset:
+        return dataset.read()
+
+
+@pytest.fixture(scope="module")
+def unbroken(files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Samples of a run that nothing stopped, and its remarks without the file's name."""
+    output = tmp_path_factory.mktemp("unbroken") / "o.tif"
+    with open_cube(files[0]) as cube:
+        report = upscale_scene(cube, output, load_model(files[1]), SceneOptions(tile=13))
+    assert report.tiles == report.computed == TILES
+    return stored(output), tuple(note.replace(str(output), "") for note in report.notes)
+
+
+@pytest.mark.parametrize(("suffix", "kills"), [(".tif", 12), (".img", 3)])
+def test_killed_at_random_moments(
+    tmp_path: Path, in_processes: InProcesses, unbroken: tuple[np.ndarray, tuple[str, ...]], suffix: str, kills: int
+) -> None:
+    output = tmp_path / f"o{suffix}"
+    moments = np.random.default_rng(len(suffix)).uniform(0.0, 0.15, kills)  # every third from the start of the process
+    steps = [[{"kill": float(moment), "tile": number % 3 > 0}] for number, moment in enumerate(moments)] + [[{}]]
+    ends = in_processes(output, steps, delay=0.05, tile=13, resume=True)
+    assert sum(code == -9 for [(code, _)] in ends) >= kills - 2  # those that were still running
+    code, message = ends[-1][0]
+    assert code == 0, message
+    tiles, computed, *notes = json.loads(message)
+    assert tiles == TILES and 0 < computed < TILES
+    samples, remarks = unbroken
+    assert np.array_equal(stored(output), samples)
+    assert any("clipped" in note for note in notes)
+    assert tuple(note.replace(str(output), "") for note in notes) == remarks
+    left = {"o.img", "o.hdr"} if suffix == ".img" else {"o.tif"}
+    assert {entry.name for entry in tmp_path.iterdir()} == left
+
+
+def test_only_what_is_missing_is_computed(
+    tmp_path: Path, in_processes: InProcesses, unbroken: tuple[np.ndarray, tuple[str, ...]]
+) -> None:
+    output = tmp_path / "o.tif"
+    [[(code, message)]] = in_processes(output, [[{"fail": 8}]], tile=13)
+    assert code == 2 and "rows 13:26, columns 26:39" in message and "bad sector" in message
+    kept = Journal(output).finished()
+    assert 0 < kept < 8 and f"{kept} of {TILES} tiles are kept in {part_folder(output)}" in message
+    assert "--resume" in message and [entry.name for entry in tmp_path.iterdir()] == ["o.tif.lkca-part"]
+    [[(code, message)]] = in_processes(output, [[{}]], resume=True)
+    assert code == 0 and json.loads(message)[:2] == [TILES, TILES - kept]
+    assert np.array_equal(stored(output), unbroken[0])
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, meta: CubeMeta, holed_scene: np.ndarray, model_of: Callable[..., LoadedModel]) -> Any:
+    """A run of an array in 25 tiles that stopped at the ninth; (cube, output, model)."""
+    cube, output, model = Cube.from_array(holed_scene, meta), tmp_path / "o.tif", model_of()
+    whole, count = cube.read, 0
+
+    def read(*args: Any) -> np.ndarray:
+        nonlocal count
+        count += 1
+        if count == 12:
+            raise KeyboardInterrupt
+        return whole(*args)
+
+    cube.read = read  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt) as caught:
+        upscale_scene(cube, output, model, SceneOptions(tile=13))
+    cube.read = whole  # type: ignore[method-assign]
+    assert "tiles are kept in" in caught.value.__notes__[0] and "--resume" in caught.value.__notes__[0]
+    assert not output.exists() and not list(tmp_path.glob(".*"))
+    return cube, output, model
+
+
+def test_an_earlier_run_is_not_trodden_on(stopped: Any) -> None:
+    cube, output, model = stopped
+    kept = Journal(output).finished()
+    with pytest.raises(InputError, match=r"holds the finished tiles of an earlier run; give --resume .* --overwrite"):
+        upscale_scene(cube, output, model, SceneOptions(tile=13))
+    assert Journal(output).finished() == kept
+    report = upscale_scene(cube, output, model, SceneOptions(tile=13, overwrite=True))
+    assert report.computed == TILES and not part_folder(output).exists()
+
+
+def test_another_task_does_not_go_on(stopped: Any, model_of: Callable[..., LoadedModel]) -> None:
+    cube, output, model = stopped
+    for other, options, says in (
+        (model_of("full rank"), SceneOptions(), "the model was"),
+        (model, SceneOptions(dtype="float64"), "the dtype was None, now it is float64"),
+        (model, SceneOptions(roi="0:50,:"), "the region was 0:61,0:53, now it is 0:50,0:53"),
+        (model, SceneOptions(precision="bf16"), "the precision was fp32, now it is bf16"),
+    ):
+        with pytest.raises(InputError, match=f"cannot be resumed: {says}"):
+            upscale_scene(cube, output, other, SceneOptions(**{**options.__dict__, "resume": True}))
+    report = upscale_scene(cube, output, model, SceneOptions(resume=True, tile=50))
+    assert report.tiles == TILES and report.computed < TILES  # the earlier grid stays
+
+
+@pytest.mark.parametrize("damage", ["short", "empty", "flipped"])
+def test_damaged_tiles_are_made_anew(stopped: Any, damage: str) -> None:
+    """What a crash of the machine may leave: a short file is seen at the start, a changed one when it is read."""
+    cube, output, model = stopped
+    tile = sorted(part_folder(output).glob("tile-*"))[2]
+    content = tile.read_bytes()
+    tile.write_bytes({"short": content[:-5], "empty": b"", "flipped": content[:-1] + b"\x7f"}[damage])
+    if damage == "flipped":
+        with pytest.raises(OutputError, match=r"tile-\d+: is damaged and was removed; .*--resume"):
+            upscale_scene(cube, output, model, SceneOptions(resume=True))
+    upscale_scene(cube, output, model, SceneOptions(resume=True))
+    fresh = output.with_name("fresh.tif")
+    upscale_scene(cube, fresh, model, SceneOptions(tile=13))
+    assert np.array_equal(stored(output), stored(fresh), equal_nan=True)
+
+
+def test_a_journal_that_says_nothing(stopped: Any) -> None:
+    cube, output, model = stopped
+    (part_folder(output) / "plan.json").write_text("{")
+    with pytest.raises(InputError, match=r"plan.json cannot be read; give --overwrite"):
+        upscale_scene(cube, output, model, SceneOptions(resume=True))
+    assert upscale_scene(cube, output, model, SceneOptions(resume=True, overwrite=True)).computed > 0
+
+
+def test_nothing_to_resume(stopped: Any) -> None:
+    cube, output, model = stopped
+    upscale_scene(cube, output, model, SceneOptions(resume=True))
+    written = os.stat(output).st_mtime_ns
+    report = upscale_scene(cube, output, model, SceneOptions(resume=True))
+    assert "nothing to resume" in report.notes[0] and os.stat(output).st_mtime_ns == written
+
+
+def test_full_disk(
+    tmp_path: Path,
+    meta: CubeMeta,
+    holed_scene: np.ndarray,
+    model_of: Callable[..., LoadedModel],
+    full_disk: Callable[[int], AbstractContextManager[None]],
+) -> None:
+    """First the output does not fit, then not even a tile; then there is room."""
+    cube, output, model = Cube.from_array(holed_scene, meta), tmp_path / "o.tif", model_of()
+    with full_disk(40_000), pytest.raises(OutputError, match=r"could not be written.*tiles are kept.*--resume"):
+        upscale_scene(cube, output, model, SceneOptions(tile=13))
+    kept = Journal(output).finished()
+    assert kept > 0 and [entry.name for entry in tmp_path.iterdir()] == ["o.tif.lkca-part"]
+    with full_disk(5_000), pytest.raises(OutputError, match=r"could not be written.*--resume"):
+        upscale_scene(cube, output, model, SceneOptions(resume=True))
+    assert Journal(output).finished() >= kept and not output.exists()
+    report = upscale_scene(cube, output, model, SceneOptions(resume=True))
+    assert report.computed <= TILES - kept
+    with open_cube(output) as result:
+        assert result.shape == (122, 106, 5)
+
+
+def test_no_room_for_the_tiles(
+    tmp_path: Path, meta: CubeMeta, holed_scene: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("lkca.inference.scene.shutil.disk_usage", lambda path: usage(1, 1, 100_000))
+    with pytest.raises(OutputError, match=r"the finished tiles take .* are free"):
+        upscale_scene(Cube.from_array(holed_scene, meta), tmp_path / "o.npz", None, SceneOptions(scale=2))
+    assert not list(tmp_path.iterdir())

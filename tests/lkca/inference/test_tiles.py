@@ -1,0 +1,196 @@
+"""Tiles leave no trace in the result, and keep within their budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from affine import Affine
+
+import lkca
+from lkca.data import Cube, CubeMeta, Window, open_cube
+from lkca.errors import InputError
+from lkca.inference import SceneOptions, plan_scene, upscale_scene
+from lkca.inference.array import Upscaler
+from lkca.inference.fill import fill_missing, fill_spectra
+from lkca.inference.plan import Budget, TilePlan, plan_tiles, resident_memory
+from lkca.inference.windows import parse_roi
+from lkca.models.directory import LoadedModel
+
+KINDS = ("full rank", "low rank", "shared body", "components", "no attention", "bicubic")
+Models = Callable[..., LoadedModel]
+
+
+def difference(one: np.ndarray, two: np.ndarray) -> float:
+    """Largest difference, in units of the range; samples must be missing in both or in neither."""
+    assert np.array_equal(np.isnan(one), np.isnan(two))
+    return float(np.nanmax(np.abs(one - two)) / (np.nanmax(two) - np.nanmin(two)))
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_tiles_leave_no_trace(model_of: Models, meta: CubeMeta, holed_scene: np.ndarray, kind: str, scale: int) -> None:
+    """With a hole, a swath's corner, a band that is lost in a part of the scene, and lone missing samples."""
+    model = None if kind == "bicubic" else model_of(kind, scale)
+    cube = Cube.from_array(holed_scene, meta)
+    whole = lkca.upscale(cube, model, scale=scale, tile=1000)
+    assert whole.shape == (5, 61 * scale, 53 * scale)
+    assert np.array_equal(np.isnan(whole), np.isnan(holed_scene).repeat(scale, 1).repeat(scale, 2))
+    for tile in (1, 7, 16, 40):
+        if tile > 1 or kind in ("low rank", "bicubic"):
+            part = holed_scene if tile > 1 else holed_scene[:, :20, :18]
+            expected = whole if tile > 1 else lkca.upscale(Cube.from_array(part, meta), model, scale=scale, tile=1000)
+            assert difference(lkca.upscale(Cube.from_array(part, meta), model, scale=scale, tile=tile), expected) < 1e-5
+
+
+@pytest.mark.parametrize("used", [[0, 2, 4], [1, 2, 3]])
+def test_bands_beside_the_network(model_of: Models, meta: CubeMeta, holed_scene: np.ndarray, used: list[int]) -> None:
+    """Bands that the network does not use, and one of its own that is bad."""
+    model = model_of(used=used)
+    good = np.arange(5) != used[1]
+    cube = Cube.from_array(holed_scene, meta.replace(good_bands=good))
+    whole = lkca.upscale(cube, model, tile=1000)
+    assert difference(lkca.upscale(cube, model, tile=11), whole) < 1e-5
+    bicubic = lkca.upscale(cube, None, scale=2)
+    for band in range(5):
+        assert np.array_equal(whole[band], bicubic[band], equal_nan=True) == (band not in used or band == used[1])
+
+
+def test_the_halo_is_needed(model_of: Models, meta: CubeMeta, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison above can fail: with half the halo, tiles show."""
+    cube = Cube.from_array(np.random.default_rng(0).random((5, 40, 40), dtype=np.float32), meta)
+    model = model_of()
+    whole = lkca.upscale(cube, model)
+    monkeypatch.setattr(type(model.net), "halo", 4)
+    assert difference(lkca.upscale(cube, model, tile=16), whole) > 1e-4
+
+
+def test_a_region_is_a_part_of_the_whole(
+    tmp_path: Path, model_of: Models, meta: CubeMeta, holed_scene: np.ndarray
+) -> None:
+    """What lies around the region is read too, and the file says where on the ground it lies."""
+    transform = Affine(30, 0, 500_000, 0, -30, 5_000_000)
+    cube = Cube.from_array(holed_scene, meta.replace(transform=transform))
+    whole = lkca.upscale(cube, model_of())
+    part = lkca.upscale(cube, model_of(), roi="10:40,5:45", tile=16)
+    assert difference(part, whole[:, 20:80, 10:90]) < 1e-5
+    west, north = transform @ (5, 10)
+    east, south = transform @ (45, 40)
+    output = tmp_path / "o.tif"
+    upscale_scene(cube, output, model_of(), SceneOptions(roi=f"{west},{south},{east},{north}", tile=16))
+    with open_cube(output) as result:
+        np.testing.assert_array_equal(result.read(), part)
+        assert result.meta.transform == transform @ Affine.translation(5, 10) @ Affine.scale(0.5)
+
+
+def test_regions_in_map_coordinates() -> None:
+    north_up = Affine(30, 0, 500_000, 0, -30, 5_000_000)
+    cube = Cube.from_array(np.zeros((2, 40, 50)), CubeMeta(transform=north_up))
+    assert parse_roi("500060,4999700,500150,4999940", cube) == Window(2, 2, 8, 3)
+    assert parse_roi("500061,4999701,500149,4999939", cube) == Window(2, 2, 8, 3)  # every pixel that is touched
+    assert parse_roi("0,0,500030,1e7", cube) == Window(0, 0, 40, 1)  # as far as there are any
+    turned = Cube.from_array(np.zeros((2, 40, 50)), CubeMeta(transform=north_up @ Affine.rotation(90)))
+    (x0, y0), (x1, y1) = (turned.meta.transform @ corner for corner in ((5, 2), (15, 8)))
+    assert parse_roi(f"{min(x0, x1)},{min(y0, y1)},{max(x0, x1)},{max(y0, y1)}", turned) == Window(2, 5, 6, 10)
+    for text, says in (
+        ("0,0,10,10", "outside the scene"),
+        ("500150,0,500060,1e7", "exchanged"),
+        ("1,2,3", "not understood"),
+        ("0:9,0:99", "outside"),
+    ):
+        with pytest.raises(InputError, match=says):
+            parse_roi(text, cube)
+    with pytest.raises(InputError, match="no geotransform"):
+        parse_roi("0,0,1,1", Cube.from_array(np.zeros((2, 4, 4))))
+
+
+def upscaler(bands: int = 100, scale: int = 4) -> Upscaler:
+    return Upscaler(None, scale, np.ones(bands, dtype=bool))
+
+
+def budget(megabytes: int) -> Budget:
+    return Budget(megabytes << 20, 300 << 20, True)
+
+
+def covered(plan: TilePlan) -> np.ndarray:
+    count = np.zeros((plan.area.height, plan.area.width), dtype=int)
+    for tile in plan.tiles():
+        count[tile.shifted(-plan.area.row, -plan.area.col).slices] += 1
+    return count
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+@pytest.mark.parametrize("block", [(1, 1), (256, 256), (64, 256)])
+def test_tiles_cover_the_scene_once(scale: int, block: tuple[int, int]) -> None:
+    for megabytes in (700, 1500, 6000):
+        plan = plan_tiles(Window(7, 5, 613, 1000), upscaler(scale=scale), budget(megabytes), block=block)
+        assert (covered(plan) == 1).all()
+        assert plan.memory <= plan.budget == megabytes << 20
+        if plan.aligned:
+            assert plan.rows * scale % block[0] == 0 or plan.rows == 613
+            assert plan.cols * scale % block[1] == 0 or plan.cols == 1000
+    assert plan.aligned
+
+
+def test_more_memory_gives_larger_tiles_up_to_a_point() -> None:
+    area = Window(0, 0, 4000, 4000)
+    sizes = [plan_tiles(area, upscaler(), budget(megabytes)).rows for megabytes in (600, 1000, 2000, 50_000, 100_000)]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[2] and sizes[-2] == sizes[-1]
+
+
+def test_a_budget_that_is_too_small() -> None:
+    area = Window(0, 0, 400, 400)
+    with pytest.raises(InputError, match=r"the smallest tiles .* need .* MiB are allowed; give more with --memory"):
+        plan_tiles(area, upscaler(), budget(470))
+    with pytest.raises(InputError, match=r"tiles of 400 × 400 pixels need .* or give a smaller --tile"):
+        plan_tiles(area, upscaler(), budget(600), tile=400)
+    with pytest.raises(InputError, match=r"collected in memory"):
+        plan_tiles(area, upscaler(), budget(600), resident=500 << 20)
+    assert not plan_tiles(area, upscaler(), budget(600), block=(256, 256), tile=50).aligned
+
+
+def test_budgets() -> None:
+    assert Budget.of("2G").total == 2 << 30 and Budget.of("1.5 GiB").total == 3 << 29
+    assert Budget.of("800M").total == 800 << 20 and Budget.of("800M").given
+    own, shared = Budget.of(None), Budget.of(None, 4)
+    assert own.total > shared.total > shared.held > 0 and not own.given
+    for text in ("", "much", "0", "-1G", "2X", "1e9"):
+        with pytest.raises(InputError, match="not understood"):
+            Budget.of(text)
+    assert 10 << 20 < resident_memory() < 1 << 40
+
+
+def test_a_plan_leaves_nothing_behind(
+    tmp_path: Path, model_of: Models, meta: CubeMeta, holed_scene: np.ndarray
+) -> None:
+    cube = Cube.from_array(holed_scene, meta)
+    plan = plan_scene(cube, tmp_path / "o.tif", model_of(), SceneOptions(tile=13, memory="2G"))
+    assert plan.shape == (122, 106, 5) and len(plan.tiles.tiles()) == 25 and plan.dtype == "float32"
+    assert plan.tiles.halo == model_of().net.halo and plan.tiles.fine_bytes == 4 * 5 * 122 * 106
+    assert plan.seconds > 0 and not list(tmp_path.iterdir())
+
+
+def test_filling_does_not_depend_on_what_is_far() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        rows, cols = rng.integers(20, 50, 2)
+        reach = int(rng.integers(2, 9))
+        cube = rng.random((2, rows, cols), dtype=np.float32)
+        cube[:, rng.random((rows, cols)) < rng.choice([0.2, 0.8, 0.97])] = np.nan
+        cube[1, : rows // 2] = np.nan
+        whole, _ = fill_missing(cube, reach)
+        row, col = rng.integers(0, rows - 4), rng.integers(0, cols - 4)
+        top, left = max(0, row - reach), max(0, col - reach)
+        part, _ = fill_missing(cube[:, top : row + 4 + reach, left : col + 4 + reach], reach)
+        inner = part[:, row - top : row - top + 4, col - left : col - left + 4]
+        assert np.array_equal(inner, whole[:, row : row + 4, col : col + 4], equal_nan=True)
+
+
+def test_spectra_are_interpolated() -> None:
+    nan = np.nan
+    spectra = np.array([[nan, 1, nan, nan, 4], [2, nan, nan, nan, nan], [nan] * 5, [1, 2, 3, 4, 5]], dtype=np.float32)
+    cube = np.ascontiguousarray(spectra.T[:, None])
+    fill_spectra(cube)
+    assert cube[:, 0].T.tolist() == [[1, 1, 2, 3, 4], [2] * 5, [0] * 5, [1, 2, 3, 4, 5]]
