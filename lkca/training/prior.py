@@ -1,8 +1,9 @@
 """Train the shipped prior: ``python -m lkca.training.prior DATA -o lkca/models/prior.safetensors``. docs/fit.md.
 
 DATA holds ``cubes/*.npz`` and ``cave/*.npz`` (``cube``: rows, cols, bands). Every scene is turned into single-channel
-images: the principal components of what bicubic misses, and random mixtures of them. A body shared by all scales and an
-upsampler per scale learn to restore them. Test scenes and the scenes that the fit recipe is validated on stay out.
+images: the principal components of what bicubic misses, and random mixtures of them; photographs that scikit-image
+ships and synthetic dead leaves join them. A body shared by all scales and an upsampler per scale learn to restore them.
+Test scenes and the scenes that the fit recipe is validated on stay out.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.torch
+import skimage.data
 import torch
 from torch import Tensor, nn
 
 from lkca.data.degradation import Degradation, crop_to_multiple
 from lkca.models import LKCANet, LKCANetConfig
+from lkca.models.prior import load_prior
 from lkca.nn import PixelShuffleUpsample
 from lkca.training.patches import dihedral
 from lkca.training.subspace import SpectralSubspace
@@ -35,6 +38,21 @@ PATCH = {2: 18, 3: 18, 4: 18, 8: 12}  # low-resolution pixels
 BATCH = 16
 TEST = ("jasper_ridge", "samson", "abu_airport_4", "enmap_potsdam_c", "beads", "pompoms")
 VALIDATION = ("abu_urban_1", "abu_beach_3", "sandiego_a", "sandiego_b")
+# Bundled with scikit-image: public domain, CC0 or no known restrictions. Halved to lose their compression's traces.
+PHOTOGRAPHS = (
+    "astronaut",
+    "coffee",
+    "chelsea",
+    "rocket",
+    "immunohistochemistry",
+    "camera",
+    "coins",
+    "moon",
+    "brick",
+    "grass",
+    "gravel",
+)
+FLAT = 0.05  # of an image's RMS detail: patches with less are not blown up to full power
 
 
 def component_images(cube: Tensor, components: int) -> Tensor:
@@ -80,7 +98,9 @@ def images(root: Path) -> tuple[list[Tensor], list[float], list[str]]:
     result, weights, names = [], [], []
 
     def add(image: Tensor, weight: float) -> None:
-        result.append(image - image.mean((1, 2), keepdim=True))
+        image = crop_to_multiple(image - image.mean((1, 2), keepdim=True), 4)
+        detail = image - bicubic_upsample(Degradation(scale=4).apply(image)[None], 4)[0]
+        result.append(image / detail[0].square().mean().sqrt())
         weights.append(weight)
 
     for path in sorted([*root.glob("cubes/*.npz"), *root.glob("cave/*.npz")]):
@@ -95,6 +115,10 @@ def images(root: Path) -> tuple[list[Tensor], list[float], list[str]]:
             image = component_images(cube, 6)
             add(image, 1.0)
             add(nn.functional.avg_pool2d(image[None], 2)[0], 0.5)  # twice as sharp
+    for name in PHOTOGRAPHS:
+        names.append(f"skimage.data.{name}")
+        photograph = torch.from_numpy(np.atleast_3d(getattr(skimage.data, name)()).astype(np.float32)).movedim(2, 0)
+        add(component_images(nn.functional.avg_pool2d(photograph[None], 2)[0], photograph.shape[0]), 1.5)
     for seed in range(24):
         add(dead_leaves(160, 6, np.random.default_rng(seed)), 0.3)
     return result, weights, names
@@ -123,13 +147,20 @@ def draw(pool: Sequence[Tensor], weights: Tensor, side: int, generator: torch.Ge
     return torch.stack(batch)
 
 
-def train_prior(root: Path, out: Path, *, minutes: float, seed: int, lr: float) -> None:
-    """Train within ``minutes`` of wall-clock time and write ``out`` (also every tenth of the time)."""
+def train_prior(root: Path, out: Path, *, minutes: float, seed: int, lr: float, start_from: Path | None = None) -> None:
+    """Train within ``minutes`` of wall-clock time and write ``out`` (also every tenth of the time).
+
+    start_from: a prior to go on from, else random weights.
+    """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     pool, weight_list, names = images(root)
     weights = torch.tensor(weight_list)
-    nets = {s: LKCANet(LKCANetConfig(bands=1, scale=s, shared=True, **ARCHITECTURE)) for s in SCALES}
+    if start_from is None:
+        nets = {s: LKCANet(LKCANetConfig(bands=1, scale=s, shared=True, **ARCHITECTURE)) for s in SCALES}
+    else:
+        earlier = load_prior(str(start_from))
+        nets = {s: earlier.network(s) for s in SCALES}
     one = nets[max(SCALES, key=lambda s: SCALES[s])]
     for net in nets.values():
         net.head, net.body = one.head, one.body
@@ -156,6 +187,7 @@ def train_prior(root: Path, out: Path, *, minutes: float, seed: int, lr: float) 
                 "scenes": names,
                 "steps": steps,
                 "seed": seed,
+                "started_from": None if start_from is None else dict(earlier.origin),
                 "degradation": "bicubic",
             }
             safetensors.torch.save_file(state, out, metadata={"prior": json.dumps(about)})
@@ -169,7 +201,7 @@ def train_prior(root: Path, out: Path, *, minutes: float, seed: int, lr: float) 
         sharp = draw(pool, weights, scale * PATCH[scale], generator)
         coarse = Degradation(scale=scale).apply(sharp)
         target = sharp - bicubic_upsample(coarse, scale)
-        power = target.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-6
+        power = (target.square().mean((1, 2, 3), keepdim=True) + FLAT**2).sqrt()
         restored = nets[scale].residual((coarse / power).to(memory_format=torch.channels_last))
         loss = (restored - target / power).square().mean()
         optimiser.zero_grad(set_to_none=True)
@@ -196,8 +228,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--start-from", type=Path, help="a prior to go on from")
     args = parser.parse_args()
-    train_prior(args.data, args.output, minutes=args.minutes, seed=args.seed, lr=args.lr)
+    train_prior(args.data, args.output, minutes=args.minutes, seed=args.seed, lr=args.lr, start_from=args.start_from)
 
 
 if __name__ == "__main__":
