@@ -42,3 +42,10 @@ def test_every_module_says_what_is_public(package: str) -> None:
 def test_kernels_know_nothing_of_lkca() -> None:
     code = "import sys, lkca_kernels; print([m for m in sys.modules if m == 'lkca' or m.startswith('lkca.')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_errors_are_one_line_of_bounded_length() -> None:
+    """A file's own names reach the sentence: no command to the terminal, no page of them."""
+    error = lkca.InputError("x.mat: holds \x1b[2J\n" + "name " * 1000 + "; name one")
+    assert str(error).startswith("x.mat: holds \\x1b[2J\\nname") and str(error).endswith("; name one")
+    assert len(str(error)) < 1000
