@@ -68,7 +68,7 @@ def _calls(case: Any, tensors: list[Tensor | None], out: Tensor, mean: Tensor | 
     """Result and gradients, straight from the backend."""
     forward, backward = (getattr(cpu, f"{case.op}_{way}") for way in ("fwd", "bwd"))
     low_skip = case.upsamples and tensors[-1] is not None and tensors[-1].shape != out.shape
-    needs = tuple(t is not None for t in tensors[:-1]) + (low_skip,)
+    needs = (*(t is not None for t in tensors[:-1]), low_skip)
     if case.upsamples:
         options = dict(zip(("upscale_factor", "skip_bicubic"), case.raw_arguments, strict=True))
         return [forward(*tensors, **options, out=out), *backward(grad, *tensors, **options, needs=needs)]

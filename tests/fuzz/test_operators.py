@@ -1,0 +1,145 @@
+"""Operator arguments at random: whatever they are, a call returns what the reference does, or names what is wrong."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import lkca_kernels as k
+
+# Fixed cases in CI; LKCA_FUZZ_EXAMPLES asks for that many, other ones each time (make fuzz).
+EXAMPLES = int(os.environ.get("LKCA_FUZZ_EXAMPLES", "0"))
+FIXED = settings(
+    max_examples=EXAMPLES or 120,
+    derandomize=not EXAMPLES,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+BACKENDS = [name for name in ("reference", "cpu") if name in k.available_backends()]
+FLOATING = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+OTHERS = [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn]
+SIZES = st.integers(0, 5)
+
+
+@st.composite
+def tensors(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+    """Mostly a tensor of this shape and dtype in any layout; else a near miss."""
+    fault = draw(st.sampled_from([None] * 24 + ["rank", "size", "dtype", "device", "sparse", "none", "list", "huge"]))
+    if fault == "none":
+        return None
+    if fault == "list":
+        return [1.0, 2.0]
+    if fault == "huge":
+        return torch.zeros(1, dtype=dtype).expand(tuple(max(n, 1) * 2**28 for n in shape[:2]) + shape[2:])
+    if fault == "rank":
+        shape = shape[1:] if draw(st.booleans()) else (1, *shape)
+    if fault == "size" and shape:
+        at = draw(st.integers(0, len(shape) - 1))
+        shape = (*shape[:at], shape[at] + draw(st.sampled_from([1, -1, 7])) * (shape[at] > 0), *shape[at + 1 :])
+    if fault == "dtype":
+        dtype = draw(st.sampled_from(OTHERS + FLOATING))
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(draw(st.integers(0, 99))), dtype=torch.float64)
+    if draw(st.booleans()) and values.numel():
+        values.view(-1)[0] = draw(st.sampled_from([math.nan, math.inf, -math.inf, 0.0, 1e30]))
+    tensor = (values > 0 if dtype == torch.bool else values.nan_to_num() if dtype == torch.int64 else values).to(dtype)
+    if fault == "device":
+        return tensor.to("meta")
+    if fault == "sparse":
+        return tensor.to_sparse() if dtype in FLOATING[:2] else tensor
+    layout = draw(st.sampled_from(["plain", "plain", "channels_last", "reversed", "offset", "stride 0"]))
+    if layout == "channels_last" and tensor.ndim == 4:
+        return tensor.to(memory_format=torch.channels_last)
+    if layout == "reversed":
+        return tensor.permute(*reversed(range(tensor.ndim))).contiguous().permute(*reversed(range(tensor.ndim)))
+    if layout == "offset":
+        return torch.cat([tensor.flatten()[:0], torch.ones(3).to(dtype), tensor.flatten()])[3:].view(shape)
+    if layout == "stride 0" and tensor.numel():
+        return tensor.flatten()[:1].expand(shape)
+    return tensor
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> tuple[str, list[Any], dict[str, Any]]:
+    """An operator, its tensors and its options."""
+    op = draw(st.sampled_from(["lowrank_pixel_shuffle", "pixel_shuffle_epilogue", "channel_gate", "channel_attention"]))
+    dtype = draw(st.sampled_from(FLOATING))
+    b, c, r, h, w = (draw(SIZES) for _ in range(5))
+    s = draw(st.integers(2, 4))
+    optional = [draw(st.booleans()) for _ in range(3)]
+    if op.startswith("channel"):
+        shapes: list[tuple[int, ...]] = [(b, c, h, w), (r, c), (r,), (c, r), (c,)]
+        if op == "channel_attention" and optional[0]:
+            shapes.append((b, c, h, w))
+        options: dict[str, Any] = {}
+    else:
+        first = [(b, r, h, w), (c * s * s, r)] if op == "lowrank_pixel_shuffle" else [(b, c * s * s, h, w)]
+        f = s if draw(st.booleans()) else 1
+        tail = [(c * s * s,)] if op == "lowrank_pixel_shuffle" else []
+        shapes = [*first, *tail, (b, c), (b, c, h * f, w * f)]
+        wrong = [s] * 20 + [0, -1, 1, 2.0, True, "2", None, 2**40, 2**70, 1025]
+        options = {"upscale_factor": draw(st.sampled_from(wrong))}
+        options["skip_bicubic"] = draw(st.sampled_from(["matlab"] * 9 + ["torch"] * 9 + ["cubic", None, 3]))
+    made = [draw(tensors(shape, dtype)) for shape in shapes]
+    if not op.startswith("channel"):
+        for i, given_one in enumerate(optional[: len(made) - len(first)]):
+            made[len(first) + i] = made[len(first) + i] if given_one else None
+    return op, made, options
+
+
+def _outcome(op: str, arguments: list[Any], options: dict[str, Any], **how: Any) -> Tensor | str:
+    try:
+        return getattr(k, op)(*arguments, **options, **how)
+    except (TypeError, ValueError) as error:
+        assert str(error).partition(":")[0] != "", error
+        return type(error).__name__
+    except RuntimeError as error:  # torch's own word for memory that is not there
+        if "allocat" in str(error) or "Storage size" in str(error) or "overflow" in str(error):
+            return "memory"
+        raise
+
+
+@FIXED
+@given(calls())
+def test_backends_agree_or_refuse_alike(call: tuple[str, list[Any], dict[str, Any]]) -> None:
+    op, arguments, options = call
+    expected = _outcome(op, arguments, options, backend="reference")
+    found = _outcome(op, arguments, options)
+    if isinstance(expected, str) or isinstance(found, str):
+        assert expected == found
+        return
+    assert (found.shape, found.dtype, found.device) == (expected.shape, expected.dtype, expected.device)
+    if found.device.type != "meta":
+        bound = {torch.float64: 1e-12, torch.float32: 1e-4}.get(found.dtype, 0.1)
+        scale = expected.double().nan_to_num(0, 0, 0).abs().max() if expected.numel() else 0
+        torch.testing.assert_close(found, expected, rtol=bound, atol=float(bound * (1 + scale)), equal_nan=True)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@FIXED
+@given(st.data())
+def test_out_is_written_whole_or_refused(backend: str, data: st.DataObject) -> None:
+    """``out=`` of any shape, dtype and place, inside the memory of an input too."""
+    room = torch.arange(400.0)
+    z = room[:24].view(1, 2, 3, 4)
+    weight = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    expected = k.lowrank_pixel_shuffle(z.clone(), weight, upscale_factor=2, backend="reference")
+    begin, step = data.draw(st.integers(0, 100)), data.draw(st.sampled_from([1, 1, 1, 2]))
+    out = room[begin : begin + 96 * step : step].view(1, 2, 6, 8)
+    if data.draw(st.booleans()):
+        out = out.mT.contiguous().mT
+    before, inside = room.clone(), begin < 24
+    try:
+        k.lowrank_pixel_shuffle(z, weight, upscale_factor=2, backend=backend, out=out)
+    except (TypeError, ValueError):
+        assert torch.equal(room, before) and (inside or step == 2 or not out.is_contiguous())
+    else:
+        torch.testing.assert_close(out, expected)
+        assert not inside or out.data_ptr() >= room.data_ptr() + 400 * 4 or out.data_ptr() < room.data_ptr()
