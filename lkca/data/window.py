@@ -51,6 +51,12 @@ class Window:
         """The window moved down by ``rows`` and right by ``cols``."""
         return Window(self.row + rows, self.col + cols, self.height, self.width)
 
+    def widened(self, margin: int, rows: int, cols: int) -> Window:
+        """The window with ``margin`` pixels more on each side, as far as a scene of ``rows`` x ``cols`` has them."""
+        top, left = max(0, self.row - margin), max(0, self.col - margin)
+        bottom, right = min(rows, self.row + self.height + margin), min(cols, self.col + self.width + margin)
+        return Window(top, left, bottom - top, right - left)
+
     def check(self, rows: int, cols: int, source: str) -> None:
         """Raise InputError unless the window holds pixels and lies inside a scene of ``rows`` x ``cols``."""
         if self.height < 1 or self.width < 1:

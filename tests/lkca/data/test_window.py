@@ -48,3 +48,9 @@ def test_check_names_the_scene() -> None:
         Window(1, 0, 4, 5).check(4, 5, "x.tif")
     with pytest.raises(InputError, match="holds no pixel"):
         Window(0, 0, 0, 5).check(4, 5, "x.tif")
+
+
+def test_widened_stops_at_the_scene() -> None:
+    assert Window(5, 6, 2, 3).widened(2, 20, 20) == Window(3, 4, 6, 7)
+    assert Window(1, 0, 18, 4).widened(3, 20, 30) == Window(0, 0, 20, 7)
+    assert Window(4, 26, 1, 4).widened(9, 20, 30) == Window(0, 17, 14, 13)
