@@ -10,6 +10,7 @@ import numpy as np
 
 from lkca.data import Cube, CubeMeta, Window
 from lkca.data.codec import to_physical
+from lkca.errors import InputError
 from lkca.panel import save_figure
 from lkca.visual import Composite
 
@@ -18,12 +19,18 @@ __all__ = ["Preview"]
 _SIDE = 1024  # pixels of the longer side, at most
 _SAMPLE = 256  # coarse pixels per side that decide which bands are shown
 _DPI = 100
+_PICTURES = (".png", ".pdf", ".svg")
 
 
 class Preview:
-    """Every k-th pixel of three bands of a result of ``shape`` (rows, cols, bands), stored as ``meta`` says."""
+    """Every k-th pixel of three bands of a result of ``shape`` (rows, cols, bands), stored as ``meta`` says.
+
+    Raises InputError for a name that is no picture's.
+    """
 
     def __init__(self, path: Path, shape: tuple[int, int, int], meta: CubeMeta, cube: Cube) -> None:
+        if path.suffix.lower() not in _PICTURES:
+            raise InputError(f"{path}: is no picture's name; end it in one of {', '.join(_PICTURES)}")
         self.path = path
         self._step = max(1, math.ceil(max(shape[:2]) / _SIDE))
         height, width = min(cube.rows, _SAMPLE), min(cube.cols, _SAMPLE)
@@ -43,7 +50,7 @@ class Preview:
             self._pixels[:, row : row + part.shape[1], col : col + part.shape[2]] = to_physical(part, self._meta)
 
     def write(self) -> None:
-        """Raises InputError for a suffix that is no picture format, OutputError where it cannot be written."""
+        """Raises OutputError where it cannot be written."""
         from matplotlib.figure import Figure
 
         _, rows, cols = self._pixels.shape

@@ -159,14 +159,14 @@ class _Job:
             ):
                 _compute(task, journal, plan, mine, writer.meta, finisher.check)
             report = writer.close()
-            if preview is not None:
-                preview.write()
         except BaseException as error:
             writer.abort()
             if tiles >= 0:
                 _tell_what_is_kept(error, journal, tiles, alone=self.ranks.world == 1)
             raise
         journal.remove()
+        if preview is not None:
+            preview.write()
         assert report is not None
         return self._report(task, tiles, len(mine), report.warnings)
 

@@ -1,0 +1,140 @@
+"""lkca upscale: its plan, parts of scenes, many scenes, and what a stop leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import Result
+
+from lkca.data import Cube, Window, open_cube, write_cube
+from lkca.inference.journal import Journal, part_folder
+
+Cli = Callable[..., Result]
+Refuses = Callable[..., str]
+
+
+def test_dry_run(cli: Cli, scene_file: Path, model_dir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "o.tif"
+    result = cli(
+        "upscale", "-i", scene_file, "-o", output, "-m", model_dir, "--dry-run", "--memory", "2G", "--tile", 16
+    )
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.stdout.split())
+    for words in (
+        f"region 0:72,0:40 ×2 → {output}",
+        "144 × 80 pixels, 6 bands, int16: 0 MiB",
+        "15 of 16 × 16 pixels (not whole blocks",
+        "halo",
+        "of 2.00 GiB allowed",
+        "time about",
+    ):
+        assert words in text, text
+    assert not list(tmp_path.iterdir())
+
+
+def test_region_and_preview(cli: Cli, scene_file: Path, model_dir: Path, tmp_path: Path) -> None:
+    whole, part, picture = tmp_path / "whole.tif", tmp_path / "part.tif", tmp_path / "p.png"
+    assert cli("upscale", "-i", scene_file, "-o", whole, "-m", model_dir).exit_code == 0
+    arguments = ("--roi", "10:40,5:30", "--preview", picture, "--tile", 11)
+    result = cli("upscale", "-i", scene_file, "-o", part, "-m", model_dir, *arguments)
+    assert result.exit_code == 0, result.output
+    with open_cube(whole) as one, open_cube(part) as other:
+        expected = one.read(Window(20, 10, 60, 50))
+        np.testing.assert_allclose(other.read(), expected, atol=1.01e-4)  # one step of the stored integers
+        assert other.meta.tags["LKCA_MODEL"] == str(model_dir) and other.meta.tags["LKCA_VERSION"]
+    import matplotlib.image
+
+    assert matplotlib.image.imread(picture).shape[:2] == (60, 50)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--tile", "0"), "--tile is '0'"),
+        (("--tile", "big"), "--tile is 'big'"),
+        (("--memory", "lots"), "the memory 'lots'"),
+        (("--memory", "10M"), "--memory"),
+        (("--roi", "1,2"), "'1,2' is not understood"),
+        (("--roi", "0:900,:"), "0:900"),
+        (("--roi", "0,0,1,1"), "no geotransform"),
+        (("--preview", "p.bmp2"), "p.bmp2"),
+        (("--preview", "nowhere/p.png"), "nowhere"),
+    ],
+)
+def test_refused(
+    refuses: Refuses,
+    scene_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str],
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refuses("upscale", "-i", scene_file, "-o", "o.tif", "-s", 2, "--bicubic", *arguments, says=(says,))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_scenes(cli: Cli, scene_file: Path, tmp_path: Path) -> None:
+    """One that fails does not stop the others; a second run does the rest alone."""
+    scenes, results = tmp_path / "scenes", tmp_path / "results"
+    scenes.mkdir()
+    with open_cube(scene_file) as cube:
+        values, meta = cube.read(), cube.meta
+    write_cube(scenes / "a.tif", values[:, :20], meta)
+    write_cube(scenes / "b.img", values[:, :30], meta)
+    (scenes / "c.tif").write_bytes(b"no picture")
+    command = ("upscale", "-i", scenes, "-i", scene_file, "-o", results, "-s", 2, "--bicubic")
+    result = cli(*command)
+    assert result.exit_code == 1
+    assert "3 of 4 scenes done; failed: " in result.stdout and str(scenes / "c.tif") in result.stdout
+    assert result.stderr.count("error: ") == 1 and "Traceback" not in result.stderr
+    assert {entry.name for entry in results.iterdir()} == {"a.tif", "b.img", "b.hdr", "scene.tif"}
+    write_cube(scenes / "c.tif", values[:, :10], meta, overwrite=True)
+    result = cli(*command, "--resume")
+    assert result.exit_code == 0 and "4 of 4 scenes done" in result.stdout
+    assert result.stderr.count("nothing to resume") == 3
+    with open_cube(results / "c.tif") as cube:
+        assert cube.shape == (20, 80, 6)
+
+
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_says_what_is_kept(
+    cli: Cli, scene_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int, code: int
+) -> None:
+    output, read, count = tmp_path / "o.tif", Cube.read, 0
+
+    def stopping(self: Cube, window: Window | None = None, *rest: object) -> np.ndarray:
+        nonlocal count
+        count += window is not None and window.height < 70
+        if count == 12:
+            os.kill(os.getpid(), kind)
+        return read(self, window, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Cube, "read", stopping)
+    command = ("upscale", "-i", scene_file, "-o", output, "-s", 2, "--bicubic", "--tile", 8)
+    result = cli(*command)
+    assert result.exit_code == code and "Traceback" not in result.stderr
+    kept = Journal(output).finished()
+    assert f"{kept} of 45 tiles are kept in {part_folder(output)}" in result.stderr and "--resume" in result.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["o.tif.lkca-part"]
+    monkeypatch.setattr(Cube, "read", read)
+    assert cli(*command, "--resume").exit_code == 0 and not part_folder(output).exists()
+
+
+def test_the_plan_of_a_stopped_run_is_readable(cli: Cli, refuses: Refuses, scene_file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "o.tif"
+    part_folder(output).mkdir()
+    (part_folder(output) / "tile-000000").write_bytes(b"old")
+    (part_folder(output) / "plan.json").write_text(
+        json.dumps({"run": "1", "world": 1, "fingerprint": {}, "tile": [8, 8], "tiles": 45, "todo": []})
+    )
+    command = ("upscale", "-i", scene_file, "-o", output, "-s", 2, "--bicubic")
+    refuses(*command, says=("earlier run", "--resume", "--overwrite"))
+    refuses(*command, "--resume", says=("cannot be resumed", "the device was not given, now it is cpu"))
+    assert cli(*command, "--overwrite").exit_code == 0
