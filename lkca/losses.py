@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lkca.loss_gradients import GradientDifference, SpectralAngle
+
 __all__ = [
     "LOSSES",
     "SpectralGradientLoss",
@@ -32,10 +34,6 @@ __all__ = [
     "l1_loss",
     "sam_loss",
 ]
-
-_DARK = 1e-4  # a spectrum with a smaller norm has no direction worth learning
-_GRADIENT_EPS = 1e-6
-_STRAIGHT = 1 - 1e-6  # asin's derivative is infinite at 1, that is for opposite spectra
 
 
 def l1_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -54,16 +52,7 @@ def sam_loss(prediction: Tensor, target: Tensor) -> Tensor:
 
     A pixel where either spectrum has a norm below 1e-4 counts with angle 0 and sends no gradient.
     """
-    x, y = _pair(prediction, target)
-    norm_x = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    norm_y = torch.linalg.vector_norm(y, dim=1, keepdim=True)
-    bright = (norm_x > _DARK) & (norm_y > _DARK)
-    # no division by what is near zero, not even in the branch that is not taken: its gradient would be NaN
-    unit_x = x / torch.where(bright, norm_x, 1.0)
-    unit_y = y / torch.where(bright, norm_y, 1.0)
-    chord = torch.linalg.vector_norm(unit_x - unit_y, dim=1, keepdim=True)
-    angle = 2 * torch.asin((0.5 * chord).clamp(max=_STRAIGHT))
-    return torch.where(bright, angle, 0.0).mean() / math.pi
+    return SpectralAngle.apply(*_pair(prediction, target))
 
 
 def gradient_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -71,7 +60,7 @@ def gradient_loss(prediction: Tensor, target: Tensor) -> Tensor:
     x, y = _pair(prediction, target)
     if min(x.shape[1:]) < 2:
         raise ValueError(f"gradient_loss: needs at least 2 bands, rows and columns, found {tuple(x.shape)}")
-    return F.l1_loss(_gradient_magnitude(x), _gradient_magnitude(y))
+    return GradientDifference.apply(x, y)
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -127,10 +116,3 @@ def _pair(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def _gradient_magnitude(x: Tensor) -> Tensor:
-    corner = x[:, :-1, :-1, :-1]
-    squares = (x[:, 1:, :-1, :-1] - corner).square()
-    squares = squares + (x[:, :-1, 1:, :-1] - corner).square() + (x[:, :-1, :-1, 1:] - corner).square()
-    return torch.sqrt(squares + _GRADIENT_EPS)

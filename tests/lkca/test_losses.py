@@ -87,6 +87,13 @@ def test_gradcheck_away_from_kinks(name: str) -> None:
     assert torch.autograd.gradcheck(lambda t: LOSSES[name](t, y), (x.requires_grad_(),))
 
 
+def test_both_arguments_get_a_gradient() -> None:
+    x, y = rand(2, 3, 4, 3) + 0.2, rand(2, 3, 4, 3, seed=1) + 0.2
+    for name in ("sam", "gradient"):
+        both = (x.clone().requires_grad_(), y.clone().requires_grad_())
+        assert torch.autograd.gradcheck(LOSSES[name], both)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("case", CASES)

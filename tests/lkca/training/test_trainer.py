@@ -24,6 +24,7 @@ from lkca.training import Progress
 from lkca.training.checkpoint import latest_checkpoint
 from lkca.training.config import TrainConfig
 from lkca.training.trainer import TrainResult, train
+from lkca_kernels import use_backend
 
 pytest.importorskip("accelerate", reason="needs the extra 'train'")
 
@@ -124,7 +125,6 @@ import json, os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-import accelerate  # once, before the forks
 from lkca.config import validated
 from lkca.training import checkpoint
 from lkca.training.config import TrainConfig
@@ -133,6 +133,9 @@ values, folder, plan = json.loads(sys.argv[1]), Path(sys.argv[2]), json.loads(sy
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
+
+# what is loaded at first use is loaded once, before the forks
+train(validated(TrainConfig, values | {"steps": 1}, "test"), folder.with_name("first"))
 
 for where in [*plan, None]:
     if os.fork() == 0:
@@ -205,6 +208,16 @@ def test_bf16_stays_near_and_its_weights_are_float32(
     assert losses != reference
     np.testing.assert_allclose(losses, reference, rtol=0.05)
     assert {v.dtype for v in weights(tmp_path / "run").values()} == {torch.float32}
+
+
+def test_fused_operators_and_the_reference_learn_alike(
+    unbroken: tuple[Path, list[Progress], TrainResult], dataset: Path, tmp_path: Path
+) -> None:
+    seen: list[Progress] = []
+    with use_backend("reference"):
+        run(tmp_path / "run", settings(dataset), callback=seen.append)
+    np.testing.assert_allclose([p.loss for p in seen], [p.loss for p in unbroken[1]], rtol=1e-4)
+    assert [p.gain for p in seen] == pytest.approx([p.gain for p in unbroken[1]], abs=1e-3)
 
 
 def test_early_stop_and_later_resumption(dataset: Path, tmp_path: Path) -> None:
