@@ -19,9 +19,10 @@ EXAMPLES = examples(
 
 def schema_command(
     kind: Annotated[
-        Literal["fit", "train", "model"],
+        Literal["fit", "train", "distill", "model"],
         typer.Argument(
-            help="fit, train: what these commands' configuration files take; model: a model directory's config.json."
+            help="fit, train, distill: what these commands' configuration files take; "
+            "model: a model directory's config.json."
         ),
     ] = "fit",
 ) -> None:
@@ -34,6 +35,10 @@ def schema_command(
         from lkca.training.config import TrainConfig
 
         print_json(TrainConfig.model_json_schema())
+    elif kind == "distill":
+        from lkca.fitting.distill import DistillConfig
+
+        print_json(DistillConfig.model_json_schema())
     else:
         from lkca.models.config import ModelConfig
 

@@ -155,8 +155,7 @@ class Distiller(nn.Module):
         missing = [name for (name, _), f in zip(places, seen, strict=True) if f is None]
         if missing:
             raise ValueError(f"{who}: its module {missing[0]!r} does not take part in its forward pass")
-        # a layer that serves groups of channels in turn sees them as a larger batch
-        return output, [f.reshape(len(x), -1, *f.shape[2:]) for f in seen if f is not None]
+        return output, [f for f in seen if f is not None]
 
     def loss(
         self,

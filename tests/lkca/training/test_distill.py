@@ -100,7 +100,9 @@ def test_factors_map_rank_features_to_the_full_rank_layer() -> None:
 
     assert alignment(full) == pytest.approx(0, abs=1e-6)
     own = torch.einsum("or,brhw->bohw", low.upsample.weight, low.upsample.reduce(low.features(x)))  # type: ignore[operator, arg-type]
-    assert alignment(low) == pytest.approx(float((own - taught).square().sum() / taught.square().sum()), rel=1e-4)
+    assert alignment(low) == pytest.approx(
+        float(((own - taught).square().sum() / taught.square().sum()).detach()), rel=1e-4
+    )
 
 
 def test_projector_between_different_networks_is_trained_and_dropped() -> None:

@@ -1,0 +1,109 @@
+"""``lkca distill``: a low-rank student of a model, taught by it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from lkca.cli.console import note, print_line, print_table, progress_console
+from lkca.cli.options import Axes, BandShape, Overwrite, Threads, Variable, examples, parse_shape, set_threads
+
+if TYPE_CHECKING:
+    from lkca.fitting.distill import DistilledModel
+
+__all__ = ["EXAMPLES", "distill_command"]
+
+EXAMPLES = examples(
+    "lkca distill --teacher model --energy 0.9 -o small --data scene.tif --minutes 5",
+    "lkca distill --teacher model --rank 32 -o small kd.yaml --data a.mat --data b.mat",
+)
+
+_SCORES = (("mpsnr", "MPSNR dB", 3), ("sam", "SAM °", 3), ("rmse", "RMSE", 5), ("ergas", "ERGAS", 3))
+_NAMES = {"lr": "factorised, untrained"}
+
+
+def distill_command(
+    teacher: Annotated[Path, typer.Option("--teacher", help="Model directory.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model directory to write.", show_default=False)],
+    data: Annotated[
+        list[str], typer.Option("--data", help="Sharp cube of the teacher's sensor; repeatable.", show_default=False)
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CONFIG]", help="YAML file ('lkca schema distill').", show_default=False),
+    ] = None,
+    rank: Annotated[int | None, typer.Option("--rank", min=1, help="Of the student's upsampler.")] = None,
+    energy: Annotated[
+        float | None, typer.Option("--energy", min=0, max=1, help="Or: share of the kernel's squared norm to keep.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0.01, help="Time budget.", show_default="5")] = None,
+    max_steps: Annotated[int | None, typer.Option("--max-steps", min=1, help="Bound on the training steps.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, show_default="0")] = None,
+    overwrite: Overwrite = False,
+    threads: Threads = None,
+    variable: Variable = None,
+    shape: BandShape = None,
+    axes: Axes = None,
+) -> None:
+    """Factorises a model's upsampler and lets the model teach the smaller one, over scenes of its sensor.
+
+    The student learns from the scenes, made coarser, and from what the teacher makes of them, whose weight decays;
+    their features are compared too. Ctrl-C keeps the best student so far.
+    """
+    from lkca.config import read_yaml, validated
+    from lkca.fitting.distill import DistillConfig, distill_directory
+    from lkca.models.directory import check_model_output, load_model, save_model
+
+    settings = DistillConfig() if config is None else read_yaml(config, DistillConfig)
+    given = {
+        "rank": rank,
+        "energy": energy,
+        "minutes": minutes,
+        "max_steps": max_steps,
+        "seed": seed,
+        "threads": threads,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    kept = settings.model_dump(exclude_unset=True)
+    if "rank" in changes or "energy" in changes:  # one of them on the command line goes before either in the file
+        kept = {name: value for name, value in kept.items() if name not in ("rank", "energy")}
+    settings = validated(DistillConfig, kept | changes, "command line")
+    check_model_output(output, overwrite=overwrite)
+    set_threads(settings.threads)
+    how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes}
+    columns = (
+        TextColumn("distil", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[gain]}"),
+    )
+    console = progress_console()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("distil", total=1.0, gain="")
+
+        def report(done: float, loss: float | None, gain: float | None) -> None:
+            fields: dict[str, Any] = {} if gain is None else {"gain": f"{gain:+.2f} dB vs bicubic"}
+            bar.update(task, completed=done, **fields)
+
+        made = distill_directory(
+            load_model(teacher), data, settings, how=how, report=report, command=shlex.join(["lkca", *sys.argv[1:]])
+        )
+    for remark in made.notes:
+        note(remark)
+    save_model(output, made.net, made.config, overwrite=overwrite)
+    _print(made, output)
+
+
+def _print(made: DistilledModel, output: Path) -> None:
+    rows = [
+        [_NAMES.get(name, name), *(f"{scores[key]:.{digits}f}" for key, _, digits in _SCORES)]
+        for name, scores in made.scores.items()
+    ]
+    print_table(f"{output}  measured on the {made.split}", ["", *(title for _, title, _ in _SCORES)], rows)
+    print_line(f"rank {made.rank}, {made.steps} steps")

@@ -1,0 +1,274 @@
+"""A model directory as teacher: factorise its upsampler, distil the student over the user's scenes."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import datetime
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, create_model
+from torch import Tensor
+
+from lkca.config import StrictModel
+from lkca.data import open_cube
+from lkca.errors import InputError
+from lkca.inference.array import resolve_device
+from lkca.inference.checks import suits
+from lkca.inference.windows import whole_pixels
+from lkca.losses import SpectralGradientLoss
+from lkca.lowrank import LowRankError, factorize
+from lkca.metrics import PROTOCOL, evaluate
+from lkca.models import LKCANet
+from lkca.models.config import ModelConfig, TrainingData, TrainingRecord, ValidationRecord
+from lkca.models.directory import LoadedModel, describe_architecture, package_versions
+from lkca.nn import PixelShuffleUpsample
+from lkca.training.distill import DistillRecipe, distill
+from lkca.training.distillation import Point
+from lkca.training.patches import PatchSampler, Scene, fill_invalid
+from lkca.training.progress import Budget
+from lkca.training.supervised import channels_last
+from lkca_kernels import bicubic_upsample
+
+__all__ = ["DistillConfig", "DistilledModel", "distill_directory"]
+
+_LEAST = 4  # coarse rows that can validate
+_KEYS = ("mpsnr", "sam", "rmse", "ergas")
+_BOUNDS: dict[str, dict[str, Any]] = {
+    "alignment": {"ge": 0},
+    "start": {"ge": 0, "le": 1},
+    "end": {"ge": 0, "le": 1},
+    "orientations": {"ge": 1, "le": 8},
+    "warmup_share": {"ge": 0, "le": 1},
+    "warmup_lr": {"gt": 0, "le": 1},
+    "lr": {"gt": 0, "le": 1},
+    "weight_decay": {"ge": 0, "le": 1},
+    "ema": {"ge": 0, "lt": 1},
+    "evaluations": {"ge": 1, "le": 1000},
+}
+
+
+class PointConfig(StrictModel):
+    """Where features are compared: names of modules, as in lkca.training.distillation.Point."""
+
+    teacher: str
+    student: str | None = None
+    where: Literal["input", "output"] = "output"
+    mapping: Literal["auto", "identity", "factors", "projector"] = "auto"
+
+
+# The recipe's own dataclass says which knobs there are; the points come from a list of records.
+_HINTS = typing.get_type_hints(DistillRecipe)
+_KNOBS: dict[str, Any] = {
+    knob.name: (_HINTS[knob.name], Field(default=knob.default, **_BOUNDS.get(knob.name, {})))
+    for knob in dataclasses.fields(DistillRecipe)
+    if knob.name != "points"
+}
+_Recipe: Any = create_model("_Recipe", __base__=StrictModel, **_KNOBS)
+
+
+class DistillRecipeConfig(_Recipe):
+    """docs/distillation.md explains each."""
+
+    points: list[PointConfig] | None = Field(
+        default=None, description="null: F_N, and the upsampler's rank features where the factors map them."
+    )
+
+
+class DistillConfig(StrictModel):
+    """What ``lkca distill`` takes as CONFIG; an option given on the command line goes before the file."""
+
+    rank: int | None = Field(default=None, ge=1, description="Of the student's upsampler; or energy.")
+    energy: float | None = Field(default=None, gt=0, le=1, description="Share of the kernel's squared norm to keep.")
+    minutes: float | None = Field(default=5.0, gt=0, le=100_000, description="Time; null: max_steps alone counts.")
+    max_steps: int | None = Field(default=None, ge=1)
+    patch: int = Field(default=16, ge=4, le=1024, description="Side of a patch in coarse pixels.")
+    batch: int = Field(default=4, ge=1, le=1024)
+    holdout: float = Field(default=0.2, ge=0, lt=1, description="Share of each scene's last rows that validate.")
+    sam_weight: float = Field(default=0.3, ge=0, description="Of the loss L1 + SAM + gradient.")
+    gradient_weight: float = Field(default=0.1, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
+    threads: int | None = Field(default=None, ge=1, le=4096)
+    recipe: DistillRecipeConfig = Field(default_factory=DistillRecipeConfig)
+
+
+@dataclass(frozen=True)
+class DistilledModel:
+    """net and config: to be saved. scores: of "bicubic", "teacher", "lr" (factorised, not trained) and "student" on
+    ``split``; rank: of the student. notes: remarks for the user."""
+
+    net: LKCANet
+    config: ModelConfig
+    scores: dict[str, dict[str, float]]
+    split: str
+    rank: int
+    steps: int
+    notes: tuple[str, ...]
+
+
+def distill_directory(
+    teacher: LoadedModel,
+    sources: Sequence[str],
+    config: DistillConfig,
+    *,
+    how: Mapping[str, Any] | None = None,
+    report: Callable[[float, float | None, float | None], None] = lambda done, loss, gain: None,
+    command: str = "",
+) -> DistilledModel:
+    """Factorise the teacher's upsampler to ``rank`` or ``energy`` and train the student over ``sources``.
+
+    The scenes are made coarser as the teacher was trained to undo; the last rows of each validate. report: called with
+    the share of the budget that is spent, the loss, and the held-out gain over bicubic in dB when it was measured.
+    ``how``: keyword arguments for :func:`lkca.data.open_cube`. InputError for scenes that do not suit the teacher, or a
+    configuration that leaves nothing to train.
+    """
+    if (config.rank is None) == (config.energy is None):
+        raise InputError("give either the rank or the energy of the student, for example --rank 32 or --energy 0.99")
+    if config.minutes is None and config.max_steps is None:
+        raise InputError("the distillation has no end; give minutes, max_steps or both")
+    device = resolve_device(config.device)
+    data, notes = _scenes(teacher, sources, config, how or {})
+    scale, degrade = teacher.config.scale, teacher.config.degradation.apply
+    mentor = channels_last(copy.deepcopy(teacher.net).to(device)).eval()
+    try:
+        student = channels_last(factorize(mentor, rank=config.rank, energy=config.energy))
+    except LowRankError as error:
+        raise InputError(f"{teacher.path}: {error}") from error
+    start = copy.deepcopy(student)
+    for parameter in student.parameters():
+        parameter.requires_grad_(True)
+    sampler = PatchSampler(
+        data.train,
+        scale,
+        degrade,
+        patch=config.patch,
+        batch=config.batch,
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+
+    def draw() -> tuple[Tensor, Tensor, Tensor]:
+        coarse, sharp, valid = sampler.draw()
+        return coarse.to(device), sharp.to(device), valid.to(device)
+
+    def scores(net: LKCANet | None) -> dict[str, float]:
+        return _scores(net, data.held or data.train, scale, degrade, device)
+
+    base = scores(None)
+    budget = Budget(config.minutes and 60 * config.minutes, config.max_steps)
+    torch.manual_seed(config.seed)
+    try:
+        done = distill(
+            mentor,
+            student.train(),
+            draw,
+            budget=budget,
+            recipe=DistillRecipe(**config.recipe.model_dump(exclude={"points"}), points=_points(mentor, config)),
+            criterion=SpectralGradientLoss(config.sam_weight, config.gradient_weight),
+            score=(lambda: scores(student)["mpsnr"] - base["mpsnr"]) if data.held else None,
+            generator=torch.Generator().manual_seed(config.seed),
+            report=lambda loss, gain: report(budget.fraction, loss, gain),
+        )
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"recipe: {error}") from error
+    student = student.eval()
+    table = {"bicubic": base, "teacher": scores(mentor), "lr": scores(start), "student": scores(student)}
+    net = student.cpu()
+    assert net.config.rank is not None
+    split = data.split or "the training pixels (too few to hold some out)"
+    entry = teacher.config.model_copy(
+        update={
+            "architecture": describe_architecture(net),
+            "training": TrainingRecord(
+                data=data.about,
+                seed=config.seed,
+                seconds=round(budget.elapsed, 1),
+                steps=done.steps,
+                interrupted=done.interrupted,
+                device=str(device),
+                threads=torch.get_num_threads(),
+                command=command,
+                recipe=config.model_dump(),
+                details={"teacher": teacher.path.name, "rank": net.config.rank},
+                created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            ),
+            "validation": ValidationRecord(
+                protocol=f"{PROTOCOL}, peak = the normalisation's", split=split, scores=table
+            ),
+            "versions": package_versions(),
+        }
+    )
+    return DistilledModel(net, entry, table, split, net.config.rank, done.steps, tuple(notes))
+
+
+def _points(teacher: LKCANet, config: DistillConfig) -> tuple[Point, ...]:
+    if config.recipe.points is not None:
+        return tuple(Point(**point.model_dump()) for point in config.recipe.points)
+    layer = teacher.upsample
+    points = [Point("upsample", where="input")]
+    if isinstance(layer, PixelShuffleUpsample) and layer.shared_groups == 1:
+        points.append(Point("upsample.conv", "upsample.reduce"))
+    return tuple(points)
+
+
+@dataclass(frozen=True)
+class _Data:
+    train: list[Scene]
+    held: list[Scene]
+    about: list[TrainingData]
+    split: str
+
+
+def _scenes(
+    teacher: LoadedModel, sources: Sequence[str], config: DistillConfig, how: Mapping[str, Any]
+) -> tuple[_Data, list[str]]:
+    """The sources as the teacher's network sees them: its bands, normalised."""
+    scale, normal = teacher.config.scale, teacher.config.normalisation
+    train, held, about, notes = [], [], [], []
+    for source in sources:
+        with open_cube(source, **how) as cube:
+            notes += [*cube.warnings, *suits(cube, teacher)]
+            window, cut = whole_pixels(cube, None, scale, least=_LEAST)
+            notes += cut
+            values = cube.read(window, np.asarray(teacher.config.bands.used))
+            about.append(TrainingData(name=cube.source, rows=cube.rows, cols=cube.cols, region=str(window)))
+        image, valid = fill_invalid(torch.from_numpy((values - normal.offset) / np.float32(normal.peak)).float())
+        rows = image.shape[1] // scale
+        count = max(_LEAST, round(rows * config.holdout)) if config.holdout else 0
+        edge = scale * (rows - count) if rows - count >= 2 * _LEAST else scale * rows
+        train.append(Scene(image[:, :edge], valid[:edge]))
+        if edge < scale * rows:
+            held.append(Scene(image[:, edge : scale * rows], valid[edge : scale * rows]))
+    if not any(scene.valid.any() for scene in train):
+        raise InputError("no pixel of the scenes has a valid sample in every band of the model; nothing to learn from")
+    held = [scene for scene in held if scene.valid.any()]
+    split = f"last {config.holdout:.0%} of the rows of {len(held)} of {len(sources)} scenes" if held else ""
+    return _Data(train, held, about, split), notes
+
+
+@torch.no_grad()
+def _scores(
+    net: LKCANet | None,
+    scenes: Sequence[Scene],
+    scale: int,
+    degrade: Callable[[Tensor], Tensor],
+    device: torch.device,
+) -> dict[str, float]:
+    """Means over the scenes."""
+    sums = dict.fromkeys(_KEYS, 0.0)
+    for scene in scenes:
+        rows, cols = (size // scale * scale for size in scene.image.shape[1:])
+        image, valid = scene.image[:, :rows, :cols], scene.valid[:rows, :cols]
+        coarse = degrade(image)[None]
+        restored = bicubic_upsample(coarse, scale) if net is None else net(coarse.to(device)).cpu()
+        measured = evaluate(image, restored[0], scale=scale, peak=1.0, mask=valid)
+        for key in _KEYS:
+            sums[key] += getattr(measured, key) / len(scenes)
+    return sums

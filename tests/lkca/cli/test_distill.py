@@ -1,0 +1,74 @@
+"""``lkca distill``, on a fitted model and on a full-rank one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import Result
+
+from lkca.models import LKCANet, LKCANetConfig
+from lkca.models.directory import describe_architecture, load_model, save_model
+
+
+@pytest.fixture(scope="module")
+def full_rank(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fitted model's records with a dense, full-rank network of random weights."""
+    torch.manual_seed(0)
+    net = LKCANet(LKCANetConfig(bands=6, scale=2, width=8, blocks=1, window=3))
+    torch.nn.init.normal_(net.upsample.conv.weight, std=0.01)  # type: ignore[union-attr, arg-type]
+    config = load_model(model_dir).config.model_copy(update={"architecture": describe_architecture(net)})
+    return save_model(tmp_path_factory.mktemp("teacher") / "full", net, config)
+
+
+def test_a_full_rank_teacher(full_rank: Path, scene_file: Path, cli: Callable[..., Result], tmp_path: Path) -> None:
+    config = tmp_path / "kd.yaml"
+    config.write_text("max_steps: 6\nbatch: 2\nenergy: 0.5\nrecipe: {decay: linear, warmup_share: 0.3}\n")
+    out = tmp_path / "small"
+    result = cli("distill", "--teacher", full_rank, "--rank", "3", "-o", out, config, "--data", scene_file)
+    assert result.exit_code == 0, result.stderr
+    assert "rank 3, 6 steps" in result.stdout and "factorised, untrained" in result.stdout
+    small = load_model(out)
+    assert small.net.config.rank == 3 and small.config.training.details == {"teacher": "full", "rank": 3}
+    assert small.config.validation is not None and "last 20%" in small.config.validation.split
+    scores = small.config.validation.scores
+    assert set(scores) == {"bicubic", "teacher", "lr", "student"} and scores["student"] != scores["lr"]
+    assert cli("upscale", "-i", scene_file, "-o", tmp_path / "big.tif", "-m", out).exit_code == 0
+
+
+def test_a_fitted_model_of_low_rank(
+    model_dir: Path, scene_file: Path, cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    before = load_model(model_dir).net.config
+    assert before.rank is not None
+    groups = before.groups
+    out = tmp_path / "small"
+    arguments = ("distill", "--teacher", model_dir, "--rank", groups, "-o", out, "--data", scene_file)
+    result = cli(*map(str, arguments), "--max-steps", "3")
+    assert result.exit_code == 0, result.stderr
+    assert load_model(out).net.config.rank == groups < before.rank
+
+
+def test_what_it_refuses(
+    full_rank: Path, scene_file: Path, refuses: Callable[..., str], cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    start = ("distill", "--teacher", full_rank, "-o", tmp_path / "out", "--data", scene_file)
+    refuses(*start, says=("--rank", "--energy"))
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("recipe: {decai: linear}\n")
+    refuses(*start, "--rank", "2", bad, says=("bad.yaml", "decay"))
+    bad.write_text("recipe: {points: [{teacher: nothing}]}\n")
+    refuses(*start, "--rank", "2", bad, says=("recipe", "'nothing'"))
+    bad.write_text("minutes: null\n")
+    refuses(*start, "--rank", "2", bad, says=("no end",))
+    other = tmp_path / "other.npy"
+    np.save(other, np.ones((40, 40, 4), np.float32))
+    refuses(
+        "distill", "--teacher", full_rank, "--rank", "2", "-o", tmp_path / "out", "--data", other, says=("4 bands",)
+    )
+    assert not (tmp_path / "out").exists()
+    assert "decay" in json.dumps(json.loads(cli("schema", "distill").stdout))
