@@ -1,0 +1,72 @@
+"""Configurations: those that are shipped, and changes on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from lkca.errors import InputError
+from lkca.training.config import TrainConfig, read_train_config
+
+CONFIGS = sorted((Path(__file__).resolve().parents[3] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_configuration_makes_a_network(path: Path) -> None:
+    config = read_train_config(path)
+    network = config.model.build(bands=31, scale=config.scale)
+    assert network.bands == 31 and f"_x{config.scale}_" in path.name and config.model.preset in path.name
+    if config.data.dataset is not None:
+        assert path.name.startswith(Path(config.data.dataset).stem)
+
+
+def test_changes_go_before_the_file() -> None:
+    assert len(CONFIGS) >= 4
+    path = next(p for p in CONFIGS if p.stem == "cave_x4_base")
+    changes = ["model.width=48", "loss.sam=0.5", "patience=3", "data.workers=2", "amp=bf16", "minutes=null"]
+    config = read_train_config(path, changes)
+    assert config.model.width == 48 and config.model.blocks is None and config.model.build(5, 4).width == 48
+    assert config.loss == {"l1": 1.0, "sam": 0.5, "gradient": 0.1}
+    assert (config.patience, config.data.workers, config.amp, config.minutes) == (3, 2, "bf16", None)
+    assert config.data.dataset == "cave.h5"
+    assert read_train_config(path, ["loss={charbonnier: 1}"]).loss == {"charbonnier": 1.0}
+    for change, words in (
+        ("width", "is no KEY=VALUE"),
+        ("model.widht=3", "did you mean 'width'"),
+        ("scale.x=3", "scale is no record"),
+        ("steps=[1", "is no YAML"),
+        ("steps=many", "'steps' is 'many'"),
+        ("data.scenes=[a.tif]", "give either"),
+    ):
+        with pytest.raises(InputError, match=words):
+            read_train_config(path, [change])
+
+
+def test_the_schema_tells_every_key() -> None:
+    schema = TrainConfig.model_json_schema()
+    assert set(schema["properties"]) == set(TrainConfig.model_fields)
+    assert "kernel_size" in json.dumps(schema) and schema["additionalProperties"] is False
+
+
+def test_commands(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from lkca.cli.app import app
+
+    def cli(*args: str | Path) -> Result:
+        return CliRunner().invoke(app, [str(arg) for arg in args])
+
+    assert json.loads(cli("schema", "train").stdout)["title"] == "TrainConfig"
+    path = next(p for p in CONFIGS if p.stem == "cave_x4_base")
+    for args, words in (
+        (("train", path, "-o", tmp_path / "run"), "cave.h5: cannot be read as a prepared data set"),
+        (("train", tmp_path / "none.yaml", "-o", tmp_path / "run"), "configuration cannot be read"),
+        (("prepare", "pavia", "--root", tmp_path, "-o", tmp_path / "x.npz"), "end its name in .h5"),
+        (("prepare", "pavia", "--root", tmp_path, "-o", tmp_path / "x.h5"), "holds no Pavia.mat"),
+    ):
+        result = cli(*args)
+        assert result.exit_code == 2 and words in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
