@@ -21,6 +21,11 @@ Tensor pixel_shuffle_epilogue(Tensor y, OptionalTensor gate, OptionalTensor skip
   return lkca::cpu::pixel_shuffle_epilogue_fwd(y, gate, skip, scale, bicubic, std::nullopt);
 }
 
+std::tuple<Tensor, Tensor> channel_attention(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2,
+                                             OptionalTensor residual) {
+  return lkca::cpu::channel_attention_fwd(x, w1, b1, w2, b2, residual, std::nullopt);
+}
+
 }  // namespace
 
 // skip_bicubic: 0 matlab, 1 torch. needs: bit k asks for the gradient of the k-th tensor input.
@@ -50,8 +55,9 @@ STABLE_TORCH_LIBRARY(lkca_cpu, m) {
   m.def(
       "lowrank_pixel_shuffle(Tensor z, Tensor weight, Tensor? bias, Tensor? gate, Tensor? skip, int upscale_factor, "
       "int skip_bicubic) -> Tensor");
+  m.def("pixel_shuffle_epilogue(Tensor y, Tensor? gate, Tensor? skip, int upscale_factor, int skip_bicubic) -> Tensor");
   m.def(
-      "pixel_shuffle_epilogue(Tensor y, Tensor? gate, Tensor? skip, int upscale_factor, int skip_bicubic) -> Tensor");
+      "channel_attention(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2, Tensor? residual) -> (Tensor, Tensor)");
   m.def("isa() -> str");
   m.def("available_isas() -> str");
   m.def("use_isa(str name) -> str");
@@ -70,6 +76,7 @@ STABLE_TORCH_LIBRARY_IMPL(lkca_cpu, CPU, m) {
   m.impl("channel_attention_bwd", TORCH_BOX(&channel_attention_bwd));
   m.impl("lowrank_pixel_shuffle", TORCH_BOX(&lowrank_pixel_shuffle));
   m.impl("pixel_shuffle_epilogue", TORCH_BOX(&pixel_shuffle_epilogue));
+  m.impl("channel_attention", TORCH_BOX(&channel_attention));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lkca_cpu, CompositeExplicitAutograd, m) {

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lkca_kernels.backends import BackendError
 from lkca_kernels.cpu import CONVENTIONS, unavailable
+from lkca_kernels.memory_format import memory_format_of
 
 __all__ = ["call_cpp_operators"]
 
@@ -29,12 +30,27 @@ def _cpp_operators() -> dict[Any, Any]:
     def epilogue(y: Tensor, gate: Tensor | None, skip: Tensor | None, s: int, _: int) -> Tensor:
         return y.new_empty(y.shape[0], y.shape[1] // s**2, y.shape[2] * s, y.shape[3] * s)
 
+    def mean(x: Tensor) -> Tensor:
+        return x.new_empty(x.shape[:2], dtype=torch.float32)
+
+    def gate(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
+        return x.new_empty(x.shape[:2]), mean(x)
+
+    def attention(
+        x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, residual: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        return torch.empty_like(x, memory_format=memory_format_of(x)), mean(x)
+
     torch.library.register_fake("lkca_cpu::lowrank_pixel_shuffle", lowrank)
     torch.library.register_fake("lkca_cpu::pixel_shuffle_epilogue", epilogue)
+    torch.library.register_fake("lkca_cpu::channel_gate_fwd", gate)
+    torch.library.register_fake("lkca_cpu::channel_attention", attention)
     ours, theirs = torch.ops.lkca_kernels, torch.ops.lkca_cpu
     return {
         ours.lowrank_pixel_shuffle.default: theirs.lowrank_pixel_shuffle.default,
         ours.pixel_shuffle_epilogue.default: theirs.pixel_shuffle_epilogue.default,
+        ours.channel_gate.default: theirs.channel_gate_fwd.default,
+        ours.channel_attention.default: theirs.channel_attention.default,
     }
 
 
@@ -43,20 +59,15 @@ def call_cpp_operators(program: torch.export.ExportedProgram) -> int:
 
     Those operators need nothing but the shared library (:func:`lkca_kernels.native.library_path`), so that an
     AOTInductor package of the program runs in a C++ process that has loaded it. CPU, inference. Returns how many calls
-    were replaced. Raises BackendError where the library is not here, or where the program calls an operator that it
-    has no such form of.
+    were replaced. Raises BackendError where the library is not here.
     """
     operators = _cpp_operators()
-    graph = program.graph_module.graph
     replaced = 0
-    for node in graph.nodes:
-        name = str(node.target)
-        if node.op != "call_function" or not name.startswith("lkca_kernels."):
-            continue
-        if node.target not in operators:
-            raise BackendError(f"{name} has no form that a C++ process can call; export it with plain operations")
-        *arguments, convention, _ = node.args  # the backend that Python would have chosen
-        node.target, node.args = operators[node.target], (*arguments, CONVENTIONS[convention])
-        replaced += 1
+    for node in program.graph_module.graph.nodes:
+        if node.op == "call_function" and node.target in operators:
+            arguments = node.args[:-1]  # all but the backend that Python would choose
+            node.args = tuple(CONVENTIONS[a] if isinstance(a, str) else a for a in arguments)
+            node.target = operators[node.target]
+            replaced += 1
     program.graph_module.recompile()
     return replaced

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -147,9 +148,13 @@ def _write(path: Path, results: list[CaseResult], limits: dict[str, Any], second
         "machine": machine(), "versions": package_versions(), "threads": torch.get_num_threads(), "dtype": dtype,
         "seconds": seconds, "limits": limits, "cases": cases,
     }  # fmt: skip
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.write_text(jsonlib.dumps(report, indent=1) + "\n", encoding="utf-8")
+        try:
+            aside.write_text(jsonlib.dumps(report, indent=1) + "\n", encoding="utf-8")
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
     except OSError as error:
-        path.unlink(missing_ok=True)
         raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
     note(f"numbers written to {path}")

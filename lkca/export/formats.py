@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lkca.errors import InputError
 from lkca.export.model import INPUT, OUTPUT, PhysicalModel, traced
-from lkca_kernels import BackendError, keep_operators, use_backend
+from lkca_kernels import keep_operators, use_backend
 from lkca_kernels.exporting import call_cpp_operators
 
 __all__ = [
@@ -132,10 +132,7 @@ def _aoti(program: torch.export.ExportedProgram, path: Path, metadata: dict[str,
     from torch._inductor import aoti_compile_and_package, aoti_load_package
 
     if not plain:
-        try:
-            call_cpp_operators(program)
-        except BackendError as error:
-            raise InputError(f"--to aoti: {error}; give --plain") from error
+        call_cpp_operators(program)
     aoti_compile_and_package(program, package_path=str(path), inductor_configs={"aot_inductor.metadata": {**metadata}})
     package = aoti_load_package(str(path))
 

@@ -12,15 +12,18 @@ import lkca_kernels
 from lkca_kernels.exporting import call_cpp_operators
 
 
-class Both(nn.Module):
-    """Every option of both upsampling operators: z (B, 5, h, w), low (B, 3, h, w) -> (B, 3, 2h, 2w)."""
+class Every(nn.Module):
+    """Every operator and option: z (B, 5, h, w), low (B, 3, h, w) -> (B, 3, 4h, 4w)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight, self.bias, self.gate = torch.randn(12, 5), torch.randn(12), torch.randn(1, 3)
+        self.weight, self.bias = torch.randn(12, 5), torch.randn(12)
+        self.w1, self.b1, self.w2, self.b2 = torch.randn(2, 3), torch.randn(2), torch.randn(3, 2), torch.randn(3)
 
     def forward(self, z: Tensor, low: Tensor) -> Tensor:
-        gate = self.gate.expand(z.shape[0], -1)
+        squeeze = self.w1, self.b1, self.w2, self.b2
+        gate = lkca_kernels.channel_gate(low, *squeeze)
+        low = lkca_kernels.channel_attention(lkca_kernels.channel_attention(low, *squeeze), *squeeze, residual=low)
         first = lkca_kernels.lowrank_pixel_shuffle(z, self.weight, self.bias, gate, low, upscale_factor=2)
         second = lkca_kernels.pixel_shuffle_epilogue(
             torch.cat([low] * 4, 1), gate, first, upscale_factor=2, skip_bicubic="torch"
@@ -37,7 +40,7 @@ def inputs(batch: int = 2, h: int = 7, w: int = 6) -> tuple[Tensor, Tensor]:
 def exported(strict: bool = False) -> torch.export.ExportedProgram:
     size = {0: torch.export.Dim("b"), 2: torch.export.Dim("h"), 3: torch.export.Dim("w")}
     with lkca_kernels.keep_operators():
-        return torch.export.export(Both(), inputs(), dynamic_shapes=(size, size), strict=strict)
+        return torch.export.export(Every(), inputs(), dynamic_shapes=(size, size), strict=strict)
 
 
 def targets(program: torch.export.ExportedProgram) -> set[str]:
@@ -84,28 +87,17 @@ def test_calls_of_the_cpp_library() -> None:
     program = exported()
     tensors = inputs(3, 4, 9)
     expected = program.module()(*tensors)
-    assert call_cpp_operators(program) == 4 and targets(program) == {"lkca_cpu"}
+    assert call_cpp_operators(program) == 7 and targets(program) == {"lkca_cpu"}
     torch.testing.assert_close(program.module()(*tensors), expected)
     # what a compiler asks: shapes by the fake, in step with the real kernel
     again = torch.export.export(program.module(), tensors, strict=False)
     torch.testing.assert_close(again.module()(*tensors), expected)
+    squeeze = torch.randn(2, 3), torch.randn(2), torch.randn(3, 2), torch.randn(3)
     for name, arguments in {
         "lowrank_pixel_shuffle": (tensors[0], torch.randn(12, 5), None, None, tensors[1], 2, 0),
         "pixel_shuffle_epilogue": (torch.randn(2, 12, 3, 4), None, None, 2, 0),
+        "channel_gate_fwd": (tensors[1], *squeeze),
+        "channel_attention": (tensors[1].to(memory_format=torch.channels_last), *squeeze, None),
     }.items():
         operator = getattr(torch.ops.lkca_cpu, name).default
         torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
-
-
-def test_an_operator_without_a_cpp_form_is_named() -> None:
-    if lkca_kernels.backends.unavailable("cpu"):
-        pytest.skip("the C++ library was not built")
-
-    class Gate(nn.Module):
-        def forward(self, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-            return lkca_kernels.channel_gate(x, w, b, w, b)
-
-    with lkca_kernels.keep_operators():
-        program = torch.export.export(Gate(), (torch.randn(1, 2, 3, 3), torch.randn(2, 2), torch.randn(2)))
-    with pytest.raises(lkca_kernels.BackendError, match="channel_gate"):
-        call_cpp_operators(program)
