@@ -52,7 +52,8 @@ def nodata_code(dtype: np.dtype, nodata: float | None) -> np.generic | None:
         return None
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
-            return dtype.type(nodata)
+            result: np.generic | None = dtype.type(nodata)
+            return result
     if dtype.kind == "b" or not float(nodata).is_integer():  # infinite included
         return None
     info = np.iinfo(dtype)
@@ -127,6 +128,11 @@ class Encoder:
         if reserved is not None:  # the nodata code at an end of the range is not a value
             low, high = low + (reserved == low), high - (reserved == high)
         rounded = np.rint(stored)
+        if stored.size and not invalid.any():
+            least, most = float(rounded.min()), float(rounded.max())
+            if least >= low and most < float(high + 1) and (reserved is None or not least <= reserved <= most):
+                self.low, self.high = min(self.low, least), max(self.high, most)
+                return rounded.astype(dtype)  # most pieces: nothing is clipped, missing or on the nodata code
         below, above = rounded < low, rounded >= high + 1  # float64 cannot hold the ends of 64 bits
         outside = below | above
         clips = bool(outside.any())
@@ -146,4 +152,5 @@ class Encoder:
         if valid.size:
             self.low = min(self.low, float(valid.min()))
             self.high = max(self.high, float(valid.max()))
-        return samples
+        result: np.ndarray = samples
+        return result
