@@ -132,7 +132,8 @@ class Encoder:
             least, most = float(rounded.min()), float(rounded.max())
             if least >= low and most < float(high + 1) and (reserved is None or not least <= reserved <= most):
                 self.low, self.high = min(self.low, least), max(self.high, most)
-                return rounded.astype(dtype)  # most pieces: nothing is clipped, missing or on the nodata code
+                common: np.ndarray = rounded.astype(dtype)  # nothing is clipped, missing or on the nodata code
+                return common
         below, above = rounded < low, rounded >= high + 1  # float64 cannot hold the ends of 64 bits
         outside = below | above
         clips = bool(outside.any())
