@@ -158,7 +158,8 @@ class Journal:
             whole = False
         if not whole:
             path.unlink(missing_ok=True)
-        return whole
+        result: bool = whole
+        return result
 
     def _tile(self, number: int) -> Path:
         return self.folder / f"tile-{number:06}"
