@@ -30,16 +30,18 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_model(kind: str = "low rank", scale: int = 2, used: Sequence[int] = range(BANDS)) -> LoadedModel:
+def make_model(
+    kind: str = "low rank", scale: int = 2, used: Sequence[int] = range(BANDS), *, bands: int = BANDS, **sizes: Any
+) -> LoadedModel:
     torch.manual_seed(0)
-    sizes = {"width": 4, "blocks": 2, "kernel_size": 5, "window": 3, **KINDS[kind]}
+    sizes = {"width": 4, "blocks": 2, "kernel_size": 5, "window": 3, **KINDS[kind], **sizes}
     net = LKCANet(LKCANetConfig(bands=len(used), scale=scale, **sizes))
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     config = ModelConfig(
         architecture=describe_architecture(net),
         scale=scale,
-        bands=BandSet(count=BANDS, used=list(used), wavelengths_nm=WAVELENGTHS.tolist()),
+        bands=BandSet(count=bands, used=list(used), wavelengths_nm=WAVELENGTHS.tolist() if bands == BANDS else None),
         degradation=Degradation(scale=scale),
         normalisation=Normalisation(peak=2.0, offset=0.1),
         training=TrainingRecord(data=[], seed=0, seconds=0, device="cpu"),

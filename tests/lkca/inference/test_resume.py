@@ -115,6 +115,9 @@ def test_another_task_does_not_go_on(stopped: Any, model_of: Callable[..., Loade
     ):
         with pytest.raises(InputError, match=f"cannot be resumed: {says}"):
             upscale_scene(cube, output, other, SceneOptions(**{**options.__dict__, "resume": True}))
+    brighter = Cube.from_array(2 * cube.read(), cube.meta)
+    with pytest.raises(InputError, match="cannot be resumed: the input was"):
+        upscale_scene(brighter, output, model, SceneOptions(resume=True))
     report = upscale_scene(cube, output, model, SceneOptions(resume=True, tile=50))
     assert report.tiles == TILES and report.computed < TILES  # the earlier grid stays
 

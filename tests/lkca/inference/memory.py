@@ -1,0 +1,41 @@
+"""A script of the tests: upscales a synthetic scene that exists nowhere, prints the peak of its memory in bytes.
+
+argv: budget, rows, cols, bands, kind ("bicubic" or one of conftest's networks), output.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+from conftest import make_model
+
+from lkca.data import Cube, CubeMeta, Window
+from lkca.inference.scene import SceneOptions, upscale_scene
+
+SCALE = 4
+
+
+def main() -> None:
+    budget, rows, cols, bands, kind, output = sys.argv[1:]
+    shape = int(rows), int(cols), int(bands)
+    rng = np.random.default_rng(0)
+    pattern = rng.random((shape[2], 64, 64), dtype=np.float32)
+    pattern[:, 20:24, 30:35] = np.nan
+
+    def read(window: Window, index: np.ndarray) -> np.ndarray:
+        down, across = (np.arange(part.start, part.stop) % 64 for part in window.slices)
+        return pattern[np.ix_(index, down, across)]
+
+    cube = Cube("synthetic", shape, CubeMeta(stored_dtype=np.dtype(np.float32)), read, format="none", physical=True)
+    model = None if kind == "bicubic" else make_model(kind, SCALE, range(shape[2]), bands=shape[2], width=32)
+    options = SceneOptions(scale=SCALE, memory=budget, force=True, overwrite=True)
+    report = upscale_scene(cube, Path(output), model, options)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"peak": peak, "samples": report.rows * report.cols * report.bands, "seconds": report.seconds}))
+
+
+main()
