@@ -52,7 +52,8 @@ def sam_loss(prediction: Tensor, target: Tensor) -> Tensor:
 
     A pixel where either spectrum has a norm below 1e-4 counts with angle 0 and sends no gradient.
     """
-    return SpectralAngle.apply(*_pair(prediction, target))
+    result: Tensor = SpectralAngle.apply(*_pair(prediction, target))  # type: ignore[no-untyped-call]
+    return result
 
 
 def gradient_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -60,7 +61,8 @@ def gradient_loss(prediction: Tensor, target: Tensor) -> Tensor:
     x, y = _pair(prediction, target)
     if min(x.shape[1:]) < 2:
         raise ValueError(f"gradient_loss: needs at least 2 bands, rows and columns, found {tuple(x.shape)}")
-    return GradientDifference.apply(x, y)
+    result: Tensor = GradientDifference.apply(x, y)  # type: ignore[no-untyped-call]
+    return result
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -259,13 +259,15 @@ def _ssim(r: np.ndarray, p: np.ndarray) -> np.ndarray:
     c1, c2 = _K1**2, _K2**2
     above = (2 * mean_r * mean_p + c1) * (2 * cov + c2)
     below = (mean_r**2 + mean_p**2 + c1) * (var_r + var_p + c2)
-    return above / below
+    result: np.ndarray = above / below
+    return result
 
 
 def _window_mean(x: np.ndarray) -> np.ndarray:
     margin = SSIM_WINDOW // 2
     x = uniform_filter1d(x, SSIM_WINDOW, axis=1)[:, margin:-margin]
-    return uniform_filter1d(x, SSIM_WINDOW, axis=2)[:, :, margin:-margin]
+    result: np.ndarray = uniform_filter1d(x, SSIM_WINDOW, axis=2)[:, :, margin:-margin]
+    return result
 
 
 def _array(x: np.ndarray | Tensor) -> np.ndarray:

@@ -97,7 +97,8 @@ def spectral_angle_map(
         products += np.stack((r * p, r * r, p * p))
     norms = np.sqrt(products[1] * products[2])
     cosine = np.divide(products[0], norms, out=np.full_like(norms, np.nan), where=norms > 0)
-    return np.degrees(np.arccos(np.clip(cosine, -1, 1))).astype(np.float32)
+    result: np.ndarray = np.degrees(np.arccos(np.clip(cosine, -1, 1))).astype(np.float32)
+    return result
 
 
 def choose_pixels(truth: np.ndarray, good_bands: np.ndarray | None = None, count: int = 4) -> list[tuple[int, int]]:

@@ -29,7 +29,8 @@ class PhysicalModel(nn.Module):
         self.peak = model.config.normalisation.peak
 
     def forward(self, cube: Tensor) -> Tensor:
-        return self.net((cube - self.offset) / self.peak) * self.peak + self.offset
+        result: Tensor = self.net((cube - self.offset) / self.peak) * self.peak + self.offset
+        return result
 
 
 def describe(model: LoadedModel) -> dict[str, str]:

@@ -72,7 +72,7 @@ _KNOBS: dict[str, Any] = {
 _Recipe: Any = create_model("_Recipe", __base__=StrictModel, **_KNOBS)
 
 
-class DistillRecipeConfig(_Recipe):
+class DistillRecipeConfig(_Recipe):  # type: ignore[misc]
     """docs/distillation.md explains each."""
 
     points: list[PointConfig] | None = Field(

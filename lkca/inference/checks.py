@@ -108,7 +108,8 @@ def _spacing(wavelengths: np.ndarray) -> np.ndarray:
     nearest = np.maximum(nearest, 0.1 * np.median(gaps[gaps > 0]) if (gaps > 0).any() else 10.0)
     spacing = np.empty_like(nearest)
     spacing[order] = nearest
-    return spacing
+    result: np.ndarray = spacing
+    return result
 
 
 def _span(wavelengths: list[float] | None) -> str:

@@ -100,7 +100,7 @@ def observe(model: nn.Module, *inputs: Any) -> Dataflow:
 
 class _Recorder(TorchDispatchMode):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flow = Dataflow()
         self._conv: list[nn.Module] = []
         self._shuffle: list[nn.Module] = []
@@ -145,7 +145,8 @@ class _Recorder(TorchDispatchMode):
         else:
             return 0
         self.flow.macs += macs
-        return macs
+        result: int = macs
+        return result
 
     def _convolution(self, args: Any, out: Tensor, macs: int) -> None:
         for tensor in _tensors(args):

@@ -83,7 +83,8 @@ class Layer:
         """(rows, in·k²), float64, on the CPU: the kernel; groups with rows of their own stand below each other."""
         if isinstance(self.module, (LowRankUpsample, LowRankConv2d)):
             last = self.module.weight.detach().unflatten(1, (self.groups, -1)).transpose(0, 1).flatten(0, 1)
-            return last.cpu().double() @ self.module.reduce.weight.detach().flatten(1).cpu().double()
+            result: Tensor = last.cpu().double() @ self.module.reduce.weight.detach().flatten(1).cpu().double()
+            return result
         return self.conv.weight.detach().flatten(1).cpu().double()
 
     def last_factor(self, left: Tensor) -> Tensor:
@@ -91,13 +92,16 @@ class Layer:
         if self.groups == 1:
             return left
         if isinstance(self.module, LowRankUpsample):
-            return left.unflatten(0, (self.groups, -1)).transpose(0, 1).flatten(1)
-        return torch.block_diag(*[left] * self.groups)
+            side_by_side: Tensor = left.unflatten(0, (self.groups, -1)).transpose(0, 1).flatten(1)
+            return side_by_side
+        diagonal: Tensor = torch.block_diag(*[left] * self.groups)
+        return diagonal
 
     def bias_correction(self, shift: Tensor) -> Tensor:
         """``shift`` (rows,) of :meth:`matrix` as the change (out,) of the bias."""
         if isinstance(self.module, LowRankUpsample):
-            return shift.unflatten(0, (self.groups, -1)).sum(0)
+            result: Tensor = shift.unflatten(0, (self.groups, -1)).sum(0)
+            return result
         return shift.repeat(self.groups)
 
     @property

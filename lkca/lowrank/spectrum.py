@@ -70,7 +70,8 @@ def _root(matrix: Tensor) -> Tensor:
     """
     values, vectors = torch.linalg.eigh(matrix)
     floor = values[-1].clamp_min(torch.finfo(matrix.dtype).tiny) * 1e-10
-    return vectors * values.clamp_min(floor).sqrt()
+    result: Tensor = vectors * values.clamp_min(floor).sqrt()
+    return result
 
 
 def singular_values(matrix: Tensor, moments: Moments | None = None, *, centred: bool = True) -> Tensor:
@@ -82,7 +83,8 @@ def singular_values(matrix: Tensor, moments: Moments | None = None, *, centred: 
     matrix = matrix.double()
     if moments is not None:
         matrix = matrix @ _root(moments.covariance if centred else moments.second)
-    return torch.linalg.svdvals(matrix)
+    result: Tensor = torch.linalg.svdvals(matrix)
+    return result
 
 
 def energy_curve(values: Tensor) -> Tensor:

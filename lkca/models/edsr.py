@@ -19,7 +19,8 @@ class _ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        result: Tensor = x + self.body(x)
+        return result
 
 
 class EDSR(nn.Module):
@@ -62,6 +63,6 @@ class EDSR(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shallow = self.head(x)
         features = shallow + self.body(shallow)
-        if self.tail is None:
-            return self.upsample(features, skip=x)
-        return self.tail(self.upsample(features))
+        upscaled: Tensor
+        upscaled = self.upsample(features, skip=x) if self.tail is None else self.tail(self.upsample(features))
+        return upscaled

@@ -138,14 +138,17 @@ class LKCANet(nn.Module):
         if self.config.shared:
             x = x.reshape(batch * self.config.groups, 1, h, w)
         shallow = self.head(x)
-        return (shallow + self.body(shallow)).reshape(batch, -1, h, w)
+        result: Tensor = (shallow + self.body(shallow)).reshape(batch, -1, h, w)
+        return result
 
     def residual(self, x: Tensor) -> Tensor:
         """What the network adds to bicubic upsampling, (B, bands, s*h, s*w)."""
-        return self.upsample(self.features(x))
+        result: Tensor = self.upsample(self.features(x))
+        return result
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.upsample(self.features(x), skip=x)
+        result: Tensor = self.upsample(self.features(x), skip=x)
+        return result
 
 
 @torch.no_grad()

@@ -63,7 +63,8 @@ class LargeKernelBlock(nn.Module):
         return self.depthwise.kernel_size[0] // 2 + attention
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.attention(self.contract(self.activation(self.expand(self.depthwise(x)))))
+        result: Tensor = x + self.attention(self.contract(self.activation(self.expand(self.depthwise(x)))))
+        return result
 
     def extra_repr(self) -> str:
         return f"channels={self.depthwise.in_channels}, kernel_size={self.depthwise.kernel_size[0]}"

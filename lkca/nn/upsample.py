@@ -44,10 +44,12 @@ def _check_sizes(upscale_factor: int, **sizes: int) -> None:
 def _in_turn(conv: nn.Conv2d, x: Tensor, groups: int) -> Tensor:
     """``conv`` on each of ``groups`` equal blocks of x's channels, its results side by side."""
     if groups == 1:
-        return conv(x)
+        result: Tensor = conv(x)
+        return result
     batch, _, h, w = x.shape
     y = conv(x.reshape(batch * groups, -1, h, w))
-    return y.reshape(batch, -1, *y.shape[2:])
+    pixels: Tensor = y.reshape(batch, -1, *y.shape[2:])
+    return pixels
 
 
 def _dense(kernel: Tensor, groups: int) -> Tensor:

@@ -31,7 +31,7 @@ _SIZES: dict[str, Any] = {
 _Sizes: Any = create_model("_Sizes", __base__=StrictModel, **_SIZES)
 
 
-class NetworkConfig(_Sizes):
+class NetworkConfig(_Sizes):  # type: ignore[misc]
     """A preset, and what is changed in it; docs/model.md has each size."""
 
     preset: Literal[tuple(PRESETS)] = Field(default="base", description="Named size.")  # type: ignore[valid-type]

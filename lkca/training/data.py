@@ -156,7 +156,8 @@ class _H5Scene:
         if self._keep:
             self._array = self._dataset[()]
             return self(window)
-        return self._dataset[part].astype(np.float32) / self._peak
+        result: np.ndarray = self._dataset[part].astype(np.float32) / self._peak
+        return result
 
 
 def _cropped(scene: SourceScene, scale: int) -> SourceScene:

@@ -55,7 +55,8 @@ def _tail_kernel(net: LKCANet) -> Tensor:
         return torch.einsum("bg,pwkl->bpgwkl", torch.eye(config.groups), own)
     else:
         kernel = layer.conv.weight.detach()
-    return kernel.unflatten(1, (config.groups, config.width)).unflatten(0, (config.bands, config.scale**2))
+    result: Tensor = kernel.unflatten(1, (config.groups, config.width)).unflatten(0, (config.bands, config.scale**2))
+    return result
 
 
 def _component_head(net: LKCANet) -> Tensor:

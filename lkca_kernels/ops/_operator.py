@@ -146,8 +146,8 @@ class Operator:
             assert self._op_out is not None
             self._op_out(*tensors, *options.values(), name, out=out)
             return out
-        result = served[0] if self.with_mean else served
-        return result
+        outcome: Tensor = served[0] if self.with_mean else served
+        return outcome
 
     def _serve(self, backend: str) -> Callable[..., Any]:
         self._served_by[backend] = function = backends.function(backend, f"{self.name}_fwd")

@@ -32,4 +32,5 @@ __all__ = [
 def __getattr__(name: str) -> Callable[..., Any]:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    result: Callable[..., Any] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    return result

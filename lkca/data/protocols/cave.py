@@ -105,4 +105,5 @@ def _read_png(path: Path) -> np.ndarray:
     if colours.dtype not in (np.uint8, np.uint16) or (colours != colours[0]).any():
         raise InputError(f"{path}: is no grey image of 8 or 16 bits; expected one band of a CAVE scene")
     grey = colours[0]
-    return grey.astype(np.uint16) * 257 if grey.dtype == np.uint8 else grey
+    result: np.ndarray = grey.astype(np.uint16) * 257 if grey.dtype == np.uint8 else grey
+    return result

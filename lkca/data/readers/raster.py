@@ -106,7 +106,8 @@ class _RasterWindows:
                 samples[samples == self.nodatavals[band]] = np.nan
         if mask is not None:
             block[:, mask == 0] = np.nan
-        return block
+        result: np.ndarray = block
+        return result
 
 
 def _meta(dataset: Any, reader: _RasterWindows) -> CubeMeta:

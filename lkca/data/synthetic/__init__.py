@@ -88,7 +88,8 @@ def _see(x: np.ndarray) -> np.ndarray:
     """What pixels see of a sub-pixel map: the detector's square, blurred by the optics; flat."""
     x = x.reshape(x.shape[0], -1, _FINER).sum(axis=2)
     x = x.reshape(-1, _FINER, x.shape[1]).sum(axis=1) / np.float32(_FINER**2)
-    return gaussian_filter(x, _OPTICS, mode="nearest").ravel()
+    result: np.ndarray = gaussian_filter(x, _OPTICS, mode="nearest").ravel()
+    return result
 
 
 def _noise(cube: np.ndarray, wavelengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -100,7 +101,8 @@ def _noise(cube: np.ndarray, wavelengths: np.ndarray, rng: np.random.Generator) 
     # longer wavelengths have wider bands and larger gains: the signal falls off less than sunlight does
     light = np.maximum(sun**0.4 * np.exp(-depth), 5e-3).astype(np.float32)[:, None, None]
     variance = (4e-4 / light) ** 2 + np.float32(1e-6) * np.maximum(cube, 0) / light
-    return np.sqrt(variance) * rng.standard_normal(cube.shape, dtype=np.float32)
+    result: np.ndarray = np.sqrt(variance) * rng.standard_normal(cube.shape, dtype=np.float32)
+    return result
 
 
 def _spacing(bands: int) -> float:
@@ -110,4 +112,5 @@ def _spacing(bands: int) -> float:
 def _crs() -> str:
     from rasterio.crs import CRS
 
-    return CRS.from_epsg(_EPSG).to_wkt()
+    result: str = CRS.from_epsg(_EPSG).to_wkt()
+    return result

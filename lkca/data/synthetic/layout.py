@@ -71,7 +71,8 @@ class SceneMap:
             for k, mixture in enumerate(pair):
                 for name, share in mixture.items():
                     shares[k, MATERIALS.index(name), i] = share
-        return shares / shares.sum(axis=1, keepdims=True)
+        result: np.ndarray = shares / shares.sum(axis=1, keepdims=True)
+        return result
 
 
 class _Canvas:
@@ -90,7 +91,8 @@ class _Canvas:
         nodes = [int(n / length) + 4 for n in self.size[::-1]]
         values = self.rng.standard_normal(nodes).astype(np.float32)
         rows, cols = (_spline(at.ravel() / length + 1, n) for at, n in zip((self.y, self.x), nodes, strict=True))
-        return 2.1 * (rows @ values @ cols.T)
+        result: np.ndarray = 2.1 * (rows @ values @ cols.T)
+        return result
 
     def axes(self, angle: float) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates along and across a direction, from the middle of the scene."""
@@ -216,7 +218,8 @@ def _course(canvas: _Canvas, angle: float, offset: float, swing: float) -> np.nd
         rate, phase = k * canvas.rng.uniform(1.6, 2.8) / reach, canvas.rng.uniform(0, 2 * np.pi)
         wave += swing / k * np.sin(rate * along + phase)
         slope += swing / k * rate * np.cos(rate * along + phase)
-    return (across - offset - wave) / np.sqrt(1 + slope**2)
+    result: np.ndarray = (across - offset - wave) / np.sqrt(1 + slope**2)
+    return result
 
 
 def _river(canvas: _Canvas) -> np.ndarray:
@@ -229,7 +232,8 @@ def _river(canvas: _Canvas) -> np.ndarray:
     bank_cover = np.clip((distance - half) / 7, 0, 1)
     canvas.paint(bank, scene.add({"grass": 0.7, "straw": 0.3}, {"wet soil": 0.8, "gravel": 0.2}), bank_cover)
     canvas.paint(distance < half, scene.add({"river": 1}, {"wet soil": 1}), 1 - 0.35 * (distance / half) ** 6)
-    return bank
+    result: np.ndarray = bank
+    return result
 
 
 def _lake(canvas: _Canvas, taken: np.ndarray) -> None:

@@ -9,6 +9,8 @@ leaf pigments and dry matter: Jacquemoud and Baret 1990), not fitted: the spectr
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 __all__ = ["MATERIALS", "endmembers"]
@@ -31,7 +33,8 @@ def endmembers(wavelengths: np.ndarray) -> np.ndarray:
 
 
 def _water_absorption(nm: np.ndarray) -> np.ndarray:
-    return np.exp(np.interp(nm, _WATER[:, 0], np.log(_WATER[:, 1])))
+    result: np.ndarray = np.exp(np.interp(nm, _WATER[:, 0], np.log(_WATER[:, 1])))
+    return result
 
 
 def _bell(nm: np.ndarray, centre: float, width: float) -> np.ndarray:
@@ -43,7 +46,8 @@ def _step(nm: np.ndarray, centre: float, width: float) -> np.ndarray:
 
 
 def _thick_layer(ratio: np.ndarray) -> np.ndarray:
-    return 1 + ratio - np.sqrt(ratio**2 + 2 * ratio)
+    result: np.ndarray = 1 + ratio - np.sqrt(ratio**2 + 2 * ratio)
+    return result
 
 
 def _absorbed(reflectance: np.ndarray, ratio: np.ndarray) -> np.ndarray:
@@ -83,7 +87,7 @@ def _paint(nm: np.ndarray, level: float, *bands: tuple[float, float, float]) -> 
     return _absorbed(np.full_like(nm, level), binder + sum(k * _bell(nm, c, w) for c, w, k in bands))
 
 
-_MAKERS = {
+_MAKERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "crop, dense": lambda nm: _canopy(nm, 48, 0.020, 0.005, 0.66),
     "crop, young": lambda nm: _canopy(nm, 28, 0.013, 0.004, 0.55),
     "crop, ripening": lambda nm: _canopy(nm, 9, 0.006, 0.009, 0.58, brown=0.6),
