@@ -28,6 +28,12 @@ _IN_DESCRIPTION = re.compile(
     r"\(?\b(\d+(?:\.\d+)?)\s*(nanomet(?:er|re)s?|nm|micromet(?:er|re)s?|microns?|um|µm)\b\)?", re.I
 )
 
+_DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".vrt": "VRT"}
+# Their files name data elsewhere, in other folders or on the network; GDAL tells them by content, whatever the suffix.
+_ELSEWHERE = {
+    "VRT", "GTI", "WMS", "WCS", "WMTS", "HTTP", "EEDA", "EEDAI", "PLMOSAIC", "DAAS", "STACIT", "STACTA", "MRF",
+}  # fmt: skip
+
 
 def open_raster(file: Path, source: str) -> Cube:
     """A cube of all bands of a raster.
@@ -37,10 +43,12 @@ def open_raster(file: Path, source: str) -> Cube:
     """
     try:
         with without_place():
-            dataset = rasterio.open(file)
+            dataset = rasterio.open(file, driver=_DRIVERS.get(file.suffix.lower()))
     except RasterioError as error:
         raise InputError(f"{source}: cannot be opened as a raster ({error}); it may be damaged") from error
     try:
+        if dataset.driver in _ELSEWHERE and file.suffix.lower() != ".vrt":
+            raise InputError(f"{source}: names data in other places ({dataset.driver}), which are not followed")
         if dataset.count == 0:
             names = ", ".join(dataset.subdatasets[:8]) or "none"
             raise InputError(f"{source}: is a container without bands of its own; its parts are: {names}; extract one")

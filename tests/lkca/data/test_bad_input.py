@@ -175,6 +175,25 @@ def test_axes_that_are_none(tmp_path: Path, axes: str) -> None:
     refused(tmp_path / "x.npy", "must hold r", axes=axes)
 
 
+@pytest.mark.parametrize("xml", [
+    '<VRTDataset rasterXSize="3" rasterYSize="3"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+    '<SourceFilename relativeToVRT="1">secret.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
+    "</VRTRasterBand></VRTDataset>",
+    '<GDAL_WMS><Service name="TMS"><ServerUrl>http://127.0.0.1:9/</ServerUrl></Service></GDAL_WMS>',
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_what_calls_itself_a_tiff_names_no_data_elsewhere(tmp_path: Path, xml: str) -> None:
+    with rasterio.open(tmp_path / "secret.tif", "w", driver="GTiff", height=3, width=3, count=1, dtype="uint8") as out:
+        out.write(np.ones((1, 3, 3), np.uint8))
+    (tmp_path / "x.tif").write_text(xml)
+    refused(tmp_path / "x.tif", "not recognized as being in a supported file format")
+    (tmp_path / "x.png").write_text(xml)
+    refused(tmp_path / "x.png", "is no known raster" if "WMS" in xml else "VRT|known raster")
+    (tmp_path / "x.vrt").write_text(xml)
+    if "VRT" in xml:
+        assert open_cube(tmp_path / "x.vrt").read().min() == 1
+
+
 def test_external_links_are_not_followed(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "secret.h5", "w") as h5:
         h5["cube"] = CUBE
