@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -74,9 +75,34 @@ def test_the_wheel_holds_the_packages_and_nothing_else(sdist, tmp_path):
         expected = {
             str(path.relative_to(ROOT))
             for path in (ROOT / package).rglob("*")
-            if path.is_file() and path.suffix in {".py", ".typed", ".yaml"}
+            if path.is_file() and path.suffix not in {".pyc", ".so"} and path.name != "_build.json"
         }
-        assert expected <= shipped
+        assert shipped - {"lkca_kernels/_build.json"} == expected  # data too: weights, py.typed
+    (licence,) = (name for name in names if name.endswith("dist-info/licenses/LICENSE"))
+    assert zipfile.ZipFile(wheel).read(licence) == (ROOT / "LICENSE").read_bytes()
+
+
+def audit_native(wheel: Path, folder: Path) -> None:
+    """The tag is that of the contents; libraries ask for torch and the C++ runtime only, from nowhere in particular."""
+    _, _, python_tag, abi_tag, platform_tag = wheel.stem.split("-")
+    unpacked = folder / "unpacked"
+    zipfile.ZipFile(wheel).extractall(unpacked)
+    libraries = {path.name: path for path in unpacked.rglob("*.so")}
+    assert {"_C_cpu.abi3.so"} < set(libraries) and len(libraries) == 2  # and _build_info, of this Python alone
+    this = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    assert (python_tag, abi_tag) == (this, this)
+    assert platform_tag == sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    assert all(path.stat().st_size < 8 << 20 for path in libraries.values()), "holds debug information?"
+    if shutil.which("readelf") is None:
+        return
+    allowed = {"libc10", "libtorch", "libtorch_cpu", "libstdc++", "libm", "libgcc_s", "libc", "ld-linux-x86-64"}
+    for path in libraries.values():
+        dynamic = run("readelf", "--dynamic", "--wide", path)
+        assert {name.split(".so")[0] for name in re.findall(r"NEEDED.*\[(.+)\]", dynamic)} <= allowed, path.name
+        assert "RPATH" not in dynamic and "RUNPATH" not in dynamic, path.name
+    symbols = run("readelf", "--dyn-syms", "--wide", libraries["_C_cpu.abi3.so"])
+    asked = set(re.findall(r" UND (_?Py\w*)", symbols))
+    assert not asked, f"more than abi3 needs: operators go through the dispatcher, without Python ({asked})"
 
 
 @pytest.mark.parametrize("compiler", [True, False], ids=["compiler", "no-compiler"])
@@ -85,6 +111,8 @@ def test_a_wheel_from_the_sdist_serves_in_a_clean_environment(sdist, tmp_path, c
     if compiler and shutil.which(os.environ.get("CXX", "c++")) is None:
         pytest.skip("no C++ compiler on this machine")
     wheel, _ = wheel_of(sdist, tmp_path / "wheel", {} if compiler else {"CXX": "no-such-compiler"})
+    if compiler and sys.platform == "linux":
+        audit_native(wheel, tmp_path)
     python = environment_with(wheel, tmp_path / "venv")
     code = (
         "import json, torch, lkca, lkca_kernels as k;"
