@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from lkca.errors import InputError
-from lkca.models.directory import CARD, LoadedModel, load_model
+from lkca.models.directory import CARD, WEIGHTS, LoadedModel, load_model
 from lkca.models.prior import PRIOR_FILE, Prior, shipped_prior
 
 __all__ = ["DEFAULT", "MEASURED_FILE", "SHIPPED", "ShippedModel", "find_model"]
 
 DEFAULT = "general"
 _HERE = Path(__file__).parent
-_WEIGHTS = _HERE / "weights"
-MEASURED_FILE = _WEIGHTS / "measured.json"  # written by studies/shipped/measure.py
+_FOLDER = _HERE / "weights"
+MEASURED_FILE = _FOLDER / "measured.json"  # written by studies/shipped/measure.py
 
 
 @dataclass(frozen=True)
@@ -41,24 +42,28 @@ class ShippedModel:
         """Scale factors, rising."""
         if self.any_bands:
             return self._prior().scales
-        return tuple(sorted(int(path.name.rpartition("_x")[2]) for path in _WEIGHTS.glob(f"{self.name}_x*")))
+        return tuple(sorted(int(path.name.rpartition("_x")[2]) for path in _FOLDER.glob(f"{self.name}_x*")))
 
     @property
     def size(self) -> int:
-        """Bytes of all its files."""
-        files = [path for folder in self._folders() for path in folder.iterdir()]
-        return sum(path.stat().st_size for path in files + ([_HERE / PRIOR_FILE] if self.any_bands else []))
+        """Bytes of its weights."""
+        return sum(path.stat().st_size for path in self._weights())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its weights."""
+        return hashlib.sha256(b"".join(path.read_bytes() for path in self._weights())).hexdigest()
 
     @property
     def card(self) -> str:
         """Markdown: what it takes, what it learned from, how good it is, its limits."""
-        return "\n".join(
-            [*((folder / CARD).read_text(encoding="utf-8") for folder in self._folders()), self._results()]
-        )
+        cards = [(folder / CARD).read_text(encoding="utf-8") for folder in self._folders()]
+        terms = f"## Terms of the training data\n\n{self.terms}.\n"
+        return "\n".join([*cards, terms, self._results()])
 
     @property
     def gains(self) -> dict[int, float]:
-        """Scale → dB of MPSNR over bicubic, mean of the public test scenes; empty where none was measured."""
+        """Scale → dB of MPSNR over bicubic, mean of the public test scenes; empty where these weights' is unknown."""
         return {
             scale: sum(s["model"]["mpsnr"] - s["bicubic"]["mpsnr"] for s in scenes.values()) / len(scenes)
             for scale, scenes in self._measured().items()
@@ -74,7 +79,7 @@ class ShippedModel:
         if scale not in scales:
             wanted = "needs a scale factor" if scale is None else f"does not upscale ×{scale}"
             raise InputError(f"the model '{self.name}' {wanted}; give -s with one of {', '.join(map(str, scales))}")
-        return load_model(_WEIGHTS / f"{self.name}_x{scale}")
+        return load_model(_FOLDER / f"{self.name}_x{scale}")
 
     def _prior(self) -> Prior:
         prior = shipped_prior()
@@ -83,14 +88,19 @@ class ShippedModel:
         return prior
 
     def _folders(self) -> list[Path]:
-        return [_WEIGHTS / self.name] if self.any_bands else [_WEIGHTS / f"{self.name}_x{s}" for s in self.scales]
+        return [_FOLDER / self.name] if self.any_bands else [_FOLDER / f"{self.name}_x{s}" for s in self.scales]
+
+    def _weights(self) -> list[Path]:
+        return [_HERE / PRIOR_FILE] if self.any_bands else [folder / WEIGHTS for folder in self._folders()]
 
     def _measured(self) -> dict[int, dict[str, dict[str, dict[str, float]]]]:
-        """Scale → scene → "bicubic" or "model" → metric."""
+        """Scale → scene → "bicubic" or "model" → metric; nothing where it was measured with other weights."""
         if not MEASURED_FILE.is_file():
             return {}
         found = json.loads(MEASURED_FILE.read_text(encoding="utf-8")).get(self.name, {})
-        return {int(scale): scenes for scale, scenes in found.items()}
+        if found.get("weights") != self.digest:
+            return {}
+        return {int(scale): scenes for scale, scenes in found["scores"].items()}
 
     def _results(self) -> str:
         rows = [
@@ -109,8 +119,14 @@ SHIPPED = {
         ShippedModel(
             name=DEFAULT,
             bands="any number and order, any sensor",
-            trained_on="CAVE, ABU (AVIRIS), synthetic dead leaves",
+            trained_on="CAVE, ABU (AVIRIS), photographs, synthetic dead leaves",
             terms="CAVE, ABU: research use, cite Yasuma et al. 2008, Kang et al. 2017",
+        ),
+        ShippedModel(
+            name="cave31",
+            bands="31: 400 to 700 nm, every 10 nm",
+            trained_on="CAVE (22 scenes), from general's weights",
+            terms="CAVE: research use, cite Yasuma et al. 2008; general's too",
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""Scores the shipped models on the public test scenes: ``python studies/shipped/measure.py DATA [--write]``.
+"""Scores the shipped models on the public test scenes: ``python studies/shipped/measure.py DATA [NAME...] [--write]``.
 
 Each scene is degraded (MATLAB's bicubic), restored by ``lkca.evaluation.evaluate_model`` as ``lkca evaluate -m NAME``
 does it, and compared with itself. ``--write`` records the numbers in the package, where ``lkca models`` and
@@ -24,19 +24,24 @@ SCORES = ("mpsnr", "sam", "mssim", "ergas")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with cubes/ and cave/")
+    parser.add_argument("names", nargs="*", default=list(SHIPPED), help="of models, all by default")
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     found: dict[str, Any] = {}
+    if MEASURED_FILE.is_file():
+        found = json.loads(MEASURED_FILE.read_text(encoding="utf-8"))
     print("| model | scene | scale | MPSNR bicubic → model (dB) | gain | SAM bicubic → model (°) | |")
     print("|---|---|---|---|---:|---|---:|")
-    for model in SHIPPED.values():
+    for model in map(SHIPPED.__getitem__, args.names):
+        scores: dict[str, Any] = {}
+        found[model.name] = {"weights": model.digest, "scores": scores}
         for scale in model.scales:
             for name in CAVE + (REMOTE if model.any_bands else ()):
                 with open_cube(str(args.data / f"{name}.npz")) as cube:
-                    scores = evaluate_model(cube, model.load(scale), scale).scores
-                entry = {kind: {key: round(getattr(m, key), 4) for key in SCORES} for kind, m in scores.items()}
+                    result = evaluate_model(cube, model.load(scale), scale)
+                entry = {kind: {key: round(getattr(m, key), 4) for key in SCORES} for kind, m in result.scores.items()}
                 scene = name.partition("/")[2]
-                found.setdefault(model.name, {}).setdefault(str(scale), {})[scene] = entry
+                scores.setdefault(str(scale), {})[scene] = entry
                 base, ours = entry["bicubic"], entry["model"]
                 print(
                     f"| `{model.name}` | {scene} | ×{scale} | {base['mpsnr']:.2f} → {ours['mpsnr']:.2f} "

@@ -36,12 +36,12 @@ def test_upscale_without_a_model(cli: Cli, scene_file: Path, tmp_path: Path) -> 
 
 
 def test_the_cuts_leave_no_trace(cli: Cli, tmp_path: Path) -> None:
-    """A file and the array it holds give the same, though the file goes strip by strip."""
+    """A file and the array it holds give the same, though the file goes tile by tile."""
     import lkca
 
     cube = np.random.default_rng(0).random((6, 25, 15), dtype=np.float32).repeat(2, 1).repeat(2, 2)
     write_cube(tmp_path / "c.npz", cube, CubeMeta())
-    assert cli("upscale", "-i", tmp_path / "c.npz", "-o", tmp_path / "o.npz", "-s", "3").exit_code == 0
+    assert cli("upscale", "-i", tmp_path / "c.npz", "-o", tmp_path / "o.npz", "-s", "3", "--tile", "11").exit_code == 0
     with open_cube(tmp_path / "o.npz") as written:
         np.testing.assert_allclose(written.read(), lkca.upscale(cube, "general", scale=3), atol=1e-5)
 
