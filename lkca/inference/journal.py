@@ -55,6 +55,7 @@ class Journal:
     def __init__(self, output: Path) -> None:
         self.output = output
         self.folder = part_folder(output)
+        self._latest: tuple[int, np.ndarray, dict[str, float]] | None = None
 
     def make(self) -> None:
         """Makes the folder where it is not there, and removes what killed runs left of earlier ones."""
@@ -122,9 +123,15 @@ class Journal:
             "counts": dict(counts),
         }
         self._put(self._tile(number).name, json.dumps(head).encode() + b"\n", stored.data)
+        self._latest = number, stored, dict(counts)
 
     def load(self, number: int) -> tuple[np.ndarray, dict[str, float]]:
-        """The tile's samples and counts. Raises OutputError, and forgets the tile, where it is damaged."""
+        """The tile's samples and counts. Raises OutputError, and forgets the tile, where it is damaged.
+
+        The tile that this process saved last is still in memory.
+        """
+        if (latest := self._latest) is not None and latest[0] == number:
+            return latest[1], latest[2]
         path = self._tile(number)
         try:
             with path.open("rb") as file:

@@ -188,7 +188,7 @@ def _tile_bytes(rows: int, cols: int, upscaler: Upscaler, stored_bytes: int) -> 
     network = (rows + 2 * halo) * (cols + 2 * halo) * 4 * (3 * bands + upscaler.features)
     fine = 4 * upscaler.buffer_size(rows, cols)
     plane = rows * cols * upscaler.scale**2
-    stored = plane * (2 * bands * stored_bytes + 4 * 8)  # one being stored, one on its way to the output
+    stored = plane * (3 * bands * stored_bytes + 4 * 8)  # being stored, stored last, on its way to the output
     return int(2 * read + network + fine * (2 + upscaler.fine_copies) + stored)
 
 
