@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from lkca.training.distill import DistillRecipe, distill
 from lkca.training.fit import FitResult, fit
 from lkca.training.progress import Progress
 
-__all__ = ["FitResult", "Progress", "fit"]
+__all__ = ["DistillRecipe", "FitResult", "Progress", "distill", "fit"]

@@ -48,7 +48,8 @@ def teacher_weight(position: float, start: float = 1.0, end: float = 0.0, decay:
 
 
 def _call(model: nn.Module, x: Tensor) -> Tensor:
-    return model(x)
+    result: Tensor = model(x)
+    return result
 
 
 @torch.no_grad()
@@ -155,7 +156,8 @@ class Distiller(nn.Module):
         missing = [name for (name, _), f in zip(places, seen, strict=True) if f is None]
         if missing:
             raise ValueError(f"{who}: its module {missing[0]!r} does not take part in its forward pass")
-        return output, [f for f in seen if f is not None]
+        # a layer that serves groups of channels in turn, or one by one, sees them as a larger batch
+        return output, [f.reshape(len(x), -1, *f.shape[2:]) for f in seen if f is not None]
 
     def loss(
         self,

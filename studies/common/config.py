@@ -1,0 +1,48 @@
+"""``config.yaml`` of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from lkca.config import StrictModel, read_yaml
+
+__all__ = ["Network", "Study", "load"]
+
+
+class Network(StrictModel):
+    """What is built for ``lkcanet`` (width, blocks, …: fields of LKCANetConfig) and ``edsr``, and its learning rate."""
+
+    options: dict[str, int] = Field(default_factory=dict)
+    lr: float = Field(gt=0)
+
+
+class Study(StrictModel):
+    """All choices of a study; each was made on the validation scenes (docs/distillation.md)."""
+
+    data: Literal["cave", "aviris"]
+    scale: int = Field(ge=2)
+    seeds: list[int]
+    validation: list[str] = Field(description="Training scenes that are held out for choices.")
+    test: list[str] = Field(description="Never seen before the report.")
+    baseline: Network
+    teacher: Network
+    patch: int = Field(description="Coarse pixels.")
+    components: int = Field(ge=1, description="Spectral components that LKCA-Net restores.")
+    batch: int = Field(description="Patches; cave: each gives as many images as there are components.")
+    baseline_batch: int
+    sam_weight: float = Field(default=0, ge=0, description="Of SAM, beside the relative squared error (cave).")
+    teacher_seconds: float = Field(description="CPU seconds of training, one thread; the baseline gets the same.")
+    student_seconds: float = Field(description="… of each way to train the student.")
+    svd_loss: float = Field(default=0.3, description="dB that the SVD alone must lose on validation; sets the rank.")
+    student_lr: float = Field(gt=0)
+    orientations: int = Field(default=1, description="Of the teacher's self-ensemble, per step.")
+    alignment: float = 0.1
+    ablation: list[str] = Field(default_factory=list, description="Further ways to train the student.")
+    ablation_seeds: list[int] = Field(default_factory=list)
+
+
+def load(path: Path) -> Study:
+    return read_yaml(path, Study)

@@ -1,0 +1,248 @@
+"""Test scenes once, then ``results.json`` and the page: means ± standard deviation over seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import statistics
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lkca.metrics import PROTOCOL
+from lkca_kernels import bicubic_upsample
+from studies.common.measure import macs, parameters, seconds
+from studies.common.tasks import Task
+from studies.common.train import MAIN, NEXT, STUDENTS, load_network, record_of
+
+__all__ = ["measure", "page", "report"]
+
+KEYS = ("mpsnr", "mssim", "sam", "cc", "rmse", "ergas")
+DIGITS = {"mpsnr": 2, "mssim": 4, "sam": 2, "cc": 4, "rmse": 5, "ergas": 2}
+TITLES = {
+    "bicubic": "bicubic",
+    "baseline": "EDSR-64",
+    "teacher": "LKCA-Net (teacher)",
+    "lr": "LKCA-LR (SVD, nothing after)",
+    "finetune": "fine-tuned, no teacher",
+    "kd": "LKCA-KD",
+    "no_alignment": "no alignment",
+    "constant": "no decay (weight 0.5 throughout)",
+    "linear": "linear decay",
+    "exponential": "exponential decay",
+    "random_init": "factors from random weights",
+    "warmup": "factors alone for the first fifth",
+    "lr_next": "one rank more: SVD, nothing after",
+    "finetune_next": "one rank more: fine-tuned, no teacher",
+    "kd_next": "one rank more: LKCA-KD",
+    "ensemble": "teacher's self-ensemble, 2 orientations a step",
+}
+
+
+def report(task: Task, work: Path, folder: Path, page_path: Path) -> None:
+    """Measure every finished training of the study and write both files."""
+    results = measure(task, work)
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    page_path.parent.mkdir(parents=True, exist_ok=True)
+    page_path.write_text(page(folder.name, results))
+
+
+def measure(task: Task, work: Path) -> dict[str, Any]:
+    """Scores of every finished training on the test scenes; costs on the first seed."""
+    study = task.study
+    coarse = {name: task.degrade(task.cube(name)) for name in study.test}
+
+    def score(net: nn.Module | None) -> dict[str, dict[str, float]]:
+        found = {name: task.score(net, name) for name in study.test}
+        return {name: {key: round(getattr(m, key), 6) for key in KEYS} for name, m in found.items()}
+
+    runs = []
+    seeds = sorted({*study.seeds, *study.ablation_seeds})
+    for seed in seeds:
+        for name in (*MAIN, *study.ablation):
+            record = record_of(work, seed, name)
+            if record is not None:
+                runs.append({**record, "test": score(load_network(task, work, seed, name))})
+    return {
+        "study": study.model_dump(),
+        "machine": f"{platform.machine()}, torch {torch.__version__}, one thread",
+        "bicubic": score(None),
+        "runs": runs,
+        "costs": _costs(task, work, seeds[0], coarse),
+    }
+
+
+def _costs(task: Task, work: Path, seed: int, coarse: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Of the networks as they run on the first test scene; ms per test scene."""
+    nets = {n: load_network(task, work, seed, n) for n in ("baseline", "teacher", "kd") if record_of(work, seed, n)}
+    costs: dict[str, Any] = {name: {"parameters": parameters(net), "ms": {}} for name, net in nets.items()}
+    for scene, x in coarse.items():
+        with torch.no_grad():
+            calls = {name: partial(task.ready(net, x), x) for name, net in nets.items()}
+        for name, spent in zip(calls, seconds(list(calls.values())), strict=True):
+            costs[name]["ms"][scene] = round(1000 * spent, 1)
+        if scene == next(iter(coarse)):
+            skip = macs(partial(bicubic_upsample, x[None], task.scale))
+            for name, call in calls.items():
+                costs[name]["macs"] = macs(call) - skip
+    return costs
+
+
+# ---- the page ------------------------------------------------------------------------------------------------------
+
+
+def _mean(scores: dict[str, dict[str, float]], key: str) -> float:
+    return statistics.fmean(scene[key] for scene in scores.values())
+
+
+def _spread(values: Sequence[float], digits: int, sign: str = "") -> str:
+    text = f"{statistics.fmean(values):{sign}.{digits}f}"
+    return text if len(values) < 2 else f"{text} ± {statistics.stdev(values):.{digits}f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(r) + " |" for r in (head, ["---"] * len(head), *rows)] + [""]
+
+
+def page(name: str, results: dict[str, Any]) -> str:
+    """Markdown of ``results.json``."""
+    study, base = results["study"], results["bicubic"]
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for run in results["runs"]:
+        by_name.setdefault(run["name"], []).append(run)
+    lines = [
+        f"# Study {name}",
+        "",
+        "Generated; do not edit. The commands:",
+        "",
+        '<!-- skip: next "hours, and real data" -->',
+        "```bash",
+        f"python -m studies.{name} ../shared/data --work WORK",
+        f"python -m studies.{name} ../shared/data --work WORK --report docs/results/{name}.md",
+        "```",
+        "",
+        f"×{study['scale']}, bicubic degradation. Test scenes, on which nothing was chosen: "
+        f"{', '.join(study['test'])}. Validation scenes, taken from the training ones: "
+        f"{', '.join(study['validation'])}. Every teacher and baseline had {study['teacher_seconds']:g} s of CPU time "
+        f"on one thread, every student "
+        f"{study['student_seconds']:g} s. Seeds: {', '.join(map(str, study['seeds']))}; ± is the standard deviation "
+        f"over them. Protocol {PROTOCOL}, peak: each scene's largest value; nothing below 0. {results['machine']}.",
+        "",
+        "## Test scenes",
+        "",
+    ]
+    head = ["", "seeds", "MPSNR dB", "over bicubic", "MSSIM", "SAM °", "SAM, change", "CC", "RMSE", "ERGAS"]
+    rows = [_scores("bicubic", [{"test": base}], base)]
+    rows += [_scores(n, by_name[n], base) for n in MAIN if n in by_name]
+    lines += _table(head, rows)
+    lines += ["Gain over bicubic in MPSNR (dB) and change of SAM (%) by scene:", ""]
+    scenes = list(base)
+    lines += _table(["", *scenes], [[TITLES[n], *_by_scene(by_name[n], base, scenes)] for n in MAIN if n in by_name])
+    lines += ["## Cost", "", "ms per test scene: median of 9 turns, one thread, networks in turn; seed 0.", ""]
+    costs = results["costs"]
+    lines += _table(
+        ["", "weights", "MACs (first scene)", *(f"ms, {s}" for s in scenes)],
+        [
+            [TITLES[n] if n != "kd" else "LKCA-LR, LKCA-KD", f"{c['parameters']:,}", f"{c['macs'] / 1e6:,.0f} M"]
+            + [f"{c['ms'][s]:.1f}" for s in scenes]
+            for n, c in costs.items()
+        ],
+    )
+    lines += ["## From teacher to student", ""]
+    lines += _students(study, by_name)
+    lines += ["## Goals", "", *_goals(by_name, base, costs), ""]
+    return "\n".join(lines)
+
+
+def _scores(name: str, runs: list[dict[str, Any]], base: dict[str, Any]) -> list[str]:
+    def over(key: str, digits: int) -> str:
+        return _spread([_mean(r["test"], key) for r in runs], digits)
+
+    gain = [_mean(r["test"], "mpsnr") - _mean(base, "mpsnr") for r in runs]
+    angle = [100 * (_mean(r["test"], "sam") / _mean(base, "sam") - 1) for r in runs]
+    bicubic = name == "bicubic"
+    return [
+        TITLES[name],
+        "–" if bicubic else str(len(runs)),
+        over("mpsnr", 2),
+        "–" if bicubic else _spread(gain, 2, "+"),
+        over("mssim", 4),
+        over("sam", 2),
+        "–" if bicubic else _spread(angle, 1, "+") + " %",
+        over("cc", 4),
+        over("rmse", 5),
+        over("ergas", 2),
+    ]
+
+
+def _by_scene(runs: list[dict[str, Any]], base: dict[str, Any], scenes: list[str]) -> list[str]:
+    cells = []
+    for scene in scenes:
+        gain = statistics.fmean(r["test"][scene]["mpsnr"] for r in runs) - base[scene]["mpsnr"]
+        angle = 100 * (statistics.fmean(r["test"][scene]["sam"] for r in runs) / base[scene]["sam"] - 1)
+        cells.append(f"{gain:+.2f}, {angle:+.1f}")
+    return cells
+
+
+def _students(study: dict[str, Any], by_name: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Against the teacher of the same seed, on test and on validation scenes."""
+    teachers = {r["seed"]: r for r in by_name.get("teacher", [])}
+    rows = []
+    for name in ("lr", *STUDENTS, *NEXT):
+        runs = [r for r in by_name.get(name, []) if r["seed"] in teachers]
+        if not runs:
+            continue
+        test = [_mean(r["test"], "mpsnr") - _mean(teachers[r["seed"]]["test"], "mpsnr") for r in runs]
+        angle = [_mean(r["test"], "sam") - _mean(teachers[r["seed"]]["test"], "sam") for r in runs]
+        held = [r["gain_validation"] - teachers[r["seed"]]["gain_validation"] for r in runs]
+        steps = [r["steps"] for r in runs if "steps" in r]
+        taken = f"{statistics.fmean(steps):.0f}" if steps else "–"
+        spreads = (_spread(test, 3, "+"), _spread(angle, 3, "+"), _spread(held, 3, "+"))
+        rows.append([TITLES[name], str(len(runs)), taken, *spreads])
+    ranks = ", ".join(f"{r['rank']} (seed {r['seed']})" for r in by_name.get("lr", []))
+    return [
+        f"Rank of the student's upsampler over one component: {ranks}: the largest at which the SVD alone loses at "
+        f"least {study['svd_loss']:g} dB on the validation scenes. Rows below LKCA-KD differ from it in one thing.",
+        "",
+        *_table(["", "seeds", "steps", "MPSNR − teacher's, test", "SAM − teacher's, °", "MPSNR, validation"], rows),
+    ]
+
+
+def _goals(by_name: dict[str, list[dict[str, Any]]], base: dict[str, Any], costs: dict[str, Any]) -> list[str]:
+    def mean(name: str, key: str) -> float:
+        return statistics.fmean([_mean(r["test"], key) for r in by_name[name]]) if name in by_name else math.nan
+
+    gain, angle = (
+        mean("teacher", "mpsnr") - _mean(base, "mpsnr"),
+        100 * (mean("teacher", "sam") / _mean(base, "sam") - 1),
+    )
+    ahead, turned = mean("kd", "mpsnr") - mean("baseline", "mpsnr"), mean("kd", "sam") - mean("baseline", "sam")
+    lost, won = mean("kd", "mpsnr") - mean("teacher", "mpsnr"), mean("kd", "mpsnr") - mean("finetune", "mpsnr")
+    svd = mean("lr", "mpsnr") - mean("teacher", "mpsnr")
+    lines = []
+
+    def goal(text: str, found: str, reached: bool) -> None:
+        lines.append(f"- {text}: {found}: {'reached' if reached else '**not reached**'}.")
+
+    goal(
+        "LKCA-Net 1.0 dB over bicubic and SAM 10 % lower (asked for on CAVE ×4)",
+        f"{gain:+.2f} dB, SAM {angle:+.1f} %",
+        gain >= 1 and angle <= -10,
+    )
+    if "baseline" in by_name and "kd" in by_name:
+        ms = {n: sum(costs[n]["ms"].values()) for n in ("baseline", "kd")}
+        goal(
+            "LKCA-KD at or above EDSR-64 in MPSNR and SAM, at no more latency",
+            f"{ahead:+.2f} dB, SAM {turned:+.2f}°, {ms['baseline'] / ms['kd']:.1f} times as fast",
+            ahead >= 0 and turned <= 0 and ms["kd"] <= ms["baseline"],
+        )
+    if "kd" in by_name:
+        goal("The SVD alone loses at least 0.3 dB", f"{svd:+.2f} dB on the test scenes", svd <= -0.3)
+        goal("LKCA-KD within 0.05 dB of the teacher", f"{lost:+.3f} dB", lost >= -0.05)
+        goal("LKCA-KD above fine-tuning without teacher, at equal time", f"{won:+.3f} dB", won > 0)
+    return lines

@@ -1,0 +1,175 @@
+"""The trainings of a study, each finished one kept as ``WORK/seedN/NAME.{safetensors,json}``, so that a run resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from lkca.models import LKCANet
+from lkca.nn import LowRankUpsample
+from lkca.training.distill import DistillRecipe, distill
+from lkca.training.distillation import Point
+from lkca.training.progress import Budget
+from lkca.training.supervised import Schedule, channels_last, train
+from studies.common.tasks import Task
+
+__all__ = ["MAIN", "NEXT", "STUDENTS", "load_network", "run"]
+
+FEATURES = (Point("upsample", where="input"), Point("upsample.conv", "upsample.reduce"))  # F_N, and rank features
+
+# Ways to train the factorised student; "kd" is what the others differ from in one thing.
+STUDENTS: dict[str, dict[str, Any]] = {
+    "finetune": {"start": 0.0},
+    "kd": {},
+    "no_alignment": {"points": ()},
+    "constant": {"decay": "constant", "start": 0.5},
+    "linear": {"decay": "linear"},
+    "exponential": {"decay": "exponential"},
+    "random_init": {},
+    "warmup": {"warmup_share": 0.2},
+    "ensemble": {"orientations": 2},
+}
+NEXT = ("lr_next", "finetune_next", "kd_next")  # one rank more than "lr", where ranks are coarse
+MAIN = ("teacher", "baseline", "lr", "finetune", "kd")
+
+
+class CpuBudget(Budget):
+    """Seconds of this process on its one thread: what else the machine does takes no part of them."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds, None)
+        self._start = time.process_time()
+
+    @property
+    def elapsed(self) -> float:
+        return time.process_time() - self._start
+
+
+def _file(work: Path, seed: int, name: str, kind: str) -> Path:
+    return work / f"seed{seed}" / f"{name}.{kind}"
+
+
+def _keep(work: Path, seed: int, name: str, net: nn.Module, record: dict[str, Any]) -> None:
+    """The record last and by renaming: where it is, all is."""
+    weights, note = (_file(work, seed, name, kind) for kind in ("safetensors", "json"))
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file({k: v.contiguous() for k, v in net.state_dict().items()}, weights)
+    part = note.with_suffix(".part")
+    part.write_text(json.dumps({"seed": seed, "name": name, **record}, indent=1))
+    os.replace(part, note)
+
+
+def record_of(work: Path, seed: int, name: str) -> dict[str, Any] | None:
+    note = _file(work, seed, name, "json")
+    return json.loads(note.read_text()) if note.exists() else None
+
+
+def load_network(task: Task, work: Path, seed: int, name: str) -> nn.Module:
+    """The trained network, eval mode."""
+    net = task.network("edsr" if name == "baseline" else "lkcanet", seed)
+    record = record_of(work, seed, name)
+    assert record is not None
+    if record.get("rank") is not None:
+        assert isinstance(net, LKCANet)
+        net = task.student(net, record["rank"])
+    net.load_state_dict(safetensors.torch.load_file(_file(work, seed, name, "safetensors")))
+    return channels_last(net).eval()
+
+
+def run(task: Task, work: Path, *, names: tuple[str, ...], seeds: list[int]) -> Iterator[dict[str, Any]]:
+    """Train what is missing, seed by seed; yields each new record."""
+    for seed in seeds:
+        for name in names:
+            if record_of(work, seed, name) is None:
+                if name in ("teacher", "baseline"):
+                    net, record = _supervised(task, name, seed)
+                elif name == "lr":
+                    net, record = _svd(task, work, seed)
+                elif name == "lr_next":
+                    net, record = _one_rank_more(task, work, seed)
+                else:
+                    net, record = _student(task, work, seed, name)
+                record["gain_validation"], record["sam_validation"] = task.gain(net.eval())
+                _keep(work, seed, name, net, record)
+                yield {"seed": seed, "name": name, **record}
+
+
+def _supervised(task: Task, name: str, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+    study = task.study
+    kind = "edsr" if name == "baseline" else "lkcanet"
+    draw, criterion = task.batches(kind, seed), task.criterion(kind)
+    net = task.network(kind, seed)
+    lr = (study.baseline if name == "baseline" else study.teacher).lr
+    budget = CpuBudget(study.teacher_seconds)
+
+    def loss(position: float) -> torch.Tensor:
+        coarse, sharp, _ = draw()
+        return criterion(task.apply(net, coarse), sharp)
+
+    done = train(net, loss, Schedule(0.0, 1.0, lr=lr), budget)
+    return net, {"steps": done.steps, "cpu_seconds": round(budget.elapsed, 1)}
+
+
+def _svd(task: Task, work: Path, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+    """The largest rank at which the SVD alone loses at least ``svd_loss`` on validation."""
+    teacher = load_network(task, work, seed, "teacher")
+    assert isinstance(teacher, LKCANet)
+    full = task.gain(teacher)[0]
+    low, high = 1, task.full_rank
+    tried = {}
+    while low < high:  # the loss falls with the rank
+        middle = (low + high + 1) // 2
+        tried[middle] = full - task.gain(task.student(teacher, middle))[0]
+        low, high = (middle, high) if tried[middle] >= task.study.svd_loss else (low, middle - 1)
+    losses = {str(rank): loss for rank, loss in sorted(tried.items())}
+    return task.student(teacher, low), {"rank": low, "svd_losses": losses}
+
+
+def _one_rank_more(task: Task, work: Path, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+    teacher, record = load_network(task, work, seed, "teacher"), record_of(work, seed, "lr")
+    assert isinstance(teacher, LKCANet) and record is not None
+    rank = record["rank"] + 1
+    return task.student(teacher, rank), {"rank": rank}
+
+
+def _student(task: Task, work: Path, seed: int, name: str) -> tuple[nn.Module, dict[str, Any]]:
+    study = task.study
+    teacher = load_network(task, work, seed, "teacher")
+    assert isinstance(teacher, LKCANet)
+    base = "lr_next" if name.endswith("_next") else "lr"
+    student = load_network(task, work, seed, base)
+    rank = (record_of(work, seed, base) or {})["rank"]
+    if name == "random_init":
+        assert isinstance(student, LKCANet) and isinstance(student.upsample, LowRankUpsample)
+        torch.manual_seed(seed)
+        student.upsample.reset_parameters()
+        torch.nn.init.zeros_(student.upsample.weight)  # as a new network starts: from bicubic
+    common = {
+        "points": FEATURES,
+        "alignment": study.alignment,
+        "lr": study.student_lr,
+        "orientations": study.orientations,
+        "end": 0.0,
+    }
+    recipe = DistillRecipe(**{**common, **STUDENTS[name.removesuffix("_next")]})
+    budget = CpuBudget(study.student_seconds)
+    generator = torch.Generator().manual_seed(seed)
+    done = distill(
+        teacher,
+        student.train(),
+        task.batches("lkcanet", 1000 + seed),
+        budget=budget,
+        recipe=recipe,
+        criterion=task.criterion("lkcanet"),
+        apply=task.apply,
+        generator=generator,
+    )
+    return student, {"rank": rank, "steps": done.steps, "cpu_seconds": round(budget.elapsed, 1)}
