@@ -20,6 +20,9 @@ __all__ = ["PRECISIONS", "Upscaler", "bicubic_array", "resolve_device", "upscale
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _EDGE = 2  # coarse pixels around a result that the upsampling reads: bicubic's reach, more than its convolution's
+_BODY_SAMPLES = (
+    1 << 20
+)  # of a feature map on a CPU: groups of a shared body in turn, or 2.5 times slower (docs/scenes.md)
 _CHUNK_SAMPLES = 1 << 22  # bicubic goes band by band: bound what is in flight
 
 Part = tuple[slice, slice]  # rows, columns
@@ -92,9 +95,11 @@ class Upscaler:
                 )
             self.by_network[self._used[self._good]] = True
             net = model.net.config
-            # Alive at once in a block: input, depthwise result, hidden channels before and after the activation; and
-            # what the upsampler reads.
-            self.features = net.groups * net.width * (4 + 2 * net.expansion)
+            # What the body gives and the upsampler reads, twice; alive in a block: input, depthwise result, hidden
+            # channels before and after the activation, at most _BODY_SAMPLES or a single group of each.
+            self.features = net.groups * net.width * (2 if net.shared else 4 + 2 * net.expansion)
+            if net.shared:
+                self.features += net.width * (4 + 2 * net.expansion)
             self.halo = max(model.net.halo, _EDGE)
             self._all = self._used.size == self.bands
             shuffled = self._used.size if net.rank is None else 0  # the convolution's result before its shuffle
@@ -163,7 +168,8 @@ class Upscaler:
         peak, offset = float(self._norm.peak), float(self._norm.offset)
         x = torch.from_numpy(physical)[None].to(self.device)
         with self._autocast():
-            features = self._net.features((x - offset).div_(peak))
+            pieces = max(1, _BODY_SAMPLES // (self._net.config.width * x.shape[2] * x.shape[3]))
+            features = self._net.features((x - offset).div_(peak), pieces if self.device.type == "cpu" else None)
         near_all = (slice(None), slice(None), *near)
         features, skip = features[near_all].float().mul(peak), x[near_all].contiguous()
         fits = self._all and self.device.type == "cpu"

@@ -16,7 +16,7 @@ from lkca.inference.array import Upscaler
 __all__ = ["Budget", "TilePlan", "plan_tiles", "resident_memory", "size_text"]
 
 _SHARE = 0.5  # of the free memory, where no budget is given
-_TILE_BYTES = 256 << 20  # of a result, at most: larger ones gain nothing and leave less to overlap
+_TILE_BYTES = 1 << 30  # of a result, at most: larger ones gain little and leave less to overlap
 _STEP = 16  # coarse pixels, where the writer's blocks leave the choice
 _LEAST = 8
 _RESERVE = 160 << 20  # libraries that load at their first use, the allocators' slack
@@ -103,7 +103,7 @@ def plan_tiles(
     tile: int | tuple[int, int] | None = None,
     device_memory: int | None = None,
 ) -> TilePlan:
-    """The largest tiles that the budget allows, up to 256 MiB of result each; no more than there are pixels.
+    """The largest tiles that the budget allows, up to 1 GiB of result each; no more than there are pixels.
 
     stored_bytes: of a sample of the output. block: (rows, cols) of the output's storage blocks; tiles are whole blocks
     where the budget allows even one. resident: bytes of output that the writer holds in memory. tile: side in coarse

@@ -148,7 +148,7 @@ def test_a_budget_that_is_too_small() -> None:
         plan_tiles(area, upscaler(), budget(600), tile=400)
     with pytest.raises(InputError, match=r"collected in memory"):
         plan_tiles(area, upscaler(), budget(600), resident=500 << 20)
-    assert not plan_tiles(area, upscaler(), budget(600), block=(256, 256), tile=50).aligned
+    assert not plan_tiles(area, upscaler(), budget(700), block=(256, 256), tile=50).aligned
 
 
 def test_budgets() -> None:
