@@ -8,13 +8,14 @@ TORCH_THIRDPARTY ?= torch==2.14.1 torchvision==0.29.1
 TORCH  ?= torch==2.13.0
 DEMO_MINUTES ?= 2
 DEMO_OUT     ?= demo
+FUZZ_SECONDS ?= 120
 
 PY  := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 NATIVE := $(shell find csrc -type f 2>/dev/null) setup.py $(wildcard build_tools/*.py)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-thirdparty lint format docs bench gpu-check clean
+.PHONY: demo test test-thirdparty lint format docs fuzz sanitize bench gpu-check clean
 
 $(VENV)/.torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -59,6 +60,15 @@ format: $(VENV)/.tested-with
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+# Damaged files and wrong arguments, for longer than the tests do it.
+fuzz: $(VENV)/.tested-with
+	$(PY) tests/fuzz/mutate.py --seconds $(FUZZ_SECONDS)
+	LKCA_FUZZ_EXAMPLES=5000 $(PY) -m pytest tests/fuzz/test_operators.py
+
+# The C++ backend's tests on a build with AddressSanitizer and UBSan.
+sanitize: $(VENV)/.tested-with
+	$(PY) build_tools/sanitize.py --self-test
 
 docs: $(VENV)/.tested-with
 	$(VENV)/bin/mkdocs build --strict
