@@ -15,7 +15,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 NATIVE := $(shell find csrc -type f 2>/dev/null) setup.py $(wildcard build_tools/*.py)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-thirdparty lint format docs fuzz sanitize bench gpu-check clean
+.PHONY: demo test test-slow test-thirdparty lint format docs fuzz sanitize bench gpu-check clean
 
 $(VENV)/.torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -42,6 +42,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.tested-with
 	$(PY) -m pytest
 	TRITON_INTERPRET=1 $(PY) -m pytest tests/lkca_kernels -k triton
+
+# Gigabytes of output under a memory limit.
+test-slow: $(VENV)/.tested-with
+	LKCA_SLOW_TESTS=1 $(PY) -m pytest tests/lkca/inference/test_memory.py
 
 # Published networks, in a venv of its own: spandrel brings torchvision.
 test-thirdparty:
