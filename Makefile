@@ -30,9 +30,9 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml $(NATIVE)
 	$(PIP) install --quiet --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.tested-with: $(VENV)/.installed
+$(VENV)/.tested-with: $(VENV)/.torch pyproject.toml $(NATIVE)
 	$(PIP) install --quiet --no-build-isolation --editable ".[test,bench,lint]"
-	@touch $@
+	@touch $(VENV)/.installed $@
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/lkca doctor
