@@ -44,7 +44,6 @@ _BOUNDS: dict[str, dict[str, Any]] = {
     "start": {"ge": 0, "le": 1},
     "end": {"ge": 0, "le": 1},
     "orientations": {"ge": 1, "le": 8},
-    "warmup_share": {"ge": 0, "le": 1},
     "warmup_lr": {"gt": 0, "le": 1},
     "lr": {"gt": 0, "le": 1},
     "weight_decay": {"ge": 0, "le": 1},
@@ -67,7 +66,7 @@ _HINTS = typing.get_type_hints(DistillRecipe)
 _KNOBS: dict[str, Any] = {
     knob.name: (_HINTS[knob.name], Field(default=knob.default, **_BOUNDS.get(knob.name, {})))
     for knob in dataclasses.fields(DistillRecipe)
-    if knob.name != "points"
+    if knob.name not in ("points", "warmup_share")
 }
 _Recipe: Any = create_model("_Recipe", __base__=StrictModel, **_KNOBS)
 
@@ -75,6 +74,7 @@ _Recipe: Any = create_model("_Recipe", __base__=StrictModel, **_KNOBS)
 class DistillRecipeConfig(_Recipe):  # type: ignore[misc]
     """docs/distillation.md explains each."""
 
+    warmup_share: float = Field(default=0.2, ge=0, le=1, description="Of the time; helped in all seeds of the study.")
     points: list[PointConfig] | None = Field(
         default=None, description="null: F_N, and the upsampler's rank features where the factors map them."
     )

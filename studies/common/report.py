@@ -37,6 +37,8 @@ TITLES = {
     "exponential": "exponential decay",
     "random_init": "factors from random weights",
     "warmup": "factors alone for the first fifth",
+    "long": "three times the time, factors alone for the first fifth",
+    "finetune_long": "three times the time, no teacher",
     "lr_next": "one rank more: SVD, nothing after",
     "finetune_next": "one rank more: fine-tuned, no teacher",
     "kd_next": "one rank more: LKCA-KD",
@@ -206,8 +208,8 @@ def _students(study: dict[str, Any], by_name: dict[str, list[dict[str, Any]]]) -
         rows.append([TITLES[name], str(len(runs)), taken, *spreads])
     ranks = ", ".join(f"{r['rank']} (seed {r['seed']})" for r in by_name.get("lr", []))
     return [
-        f"Rank of the student's upsampler over one component: {ranks}: the largest at which the SVD alone loses at "
-        f"least {study['svd_loss']:g} dB on the validation scenes. Rows below LKCA-KD differ from it in one thing.",
+        f"Rank of the student's upsampler: {ranks}: the largest at which the SVD alone loses at "
+        f"least {study['svd_loss']:g} dB on the validation scenes. Rows below LKCA-KD differ from it in what they say.",
         "",
         *_table(["", "seeds", "steps", "MPSNR − teacher's, test", "SAM − teacher's, °", "MPSNR, validation"], rows),
     ]
@@ -221,7 +223,6 @@ def _goals(by_name: dict[str, list[dict[str, Any]]], base: dict[str, Any], costs
         mean("teacher", "mpsnr") - _mean(base, "mpsnr"),
         100 * (mean("teacher", "sam") / _mean(base, "sam") - 1),
     )
-    ahead, turned = mean("kd", "mpsnr") - mean("baseline", "mpsnr"), mean("kd", "sam") - mean("baseline", "sam")
     lost, won = mean("kd", "mpsnr") - mean("teacher", "mpsnr"), mean("kd", "mpsnr") - mean("finetune", "mpsnr")
     svd = mean("lr", "mpsnr") - mean("teacher", "mpsnr")
     lines = []
@@ -230,17 +231,21 @@ def _goals(by_name: dict[str, list[dict[str, Any]]], base: dict[str, Any], costs
         lines.append(f"- {text}: {found}: {'reached' if reached else '**not reached**'}.")
 
     goal(
-        "LKCA-Net 1.0 dB over bicubic and SAM 10 % lower (asked for on CAVE ×4)",
-        f"{gain:+.2f} dB, SAM {angle:+.1f} %",
-        gain >= 1 and angle <= -10,
+        "LKCA-Net 1.0 dB over bicubic (asked for on CAVE ×4)",
+        f"{gain:+.2f} dB",
+        gain >= 1,
     )
-    if "baseline" in by_name and "kd" in by_name:
-        ms = {n: sum(costs[n]["ms"].values()) for n in ("baseline", "kd")}
-        goal(
-            "LKCA-KD at or above EDSR-64 in MPSNR and SAM, at no more latency",
-            f"{ahead:+.2f} dB, SAM {turned:+.2f}°, {ms['baseline'] / ms['kd']:.1f} times as fast",
-            ahead >= 0 and turned <= 0 and ms["kd"] <= ms["baseline"],
-        )
+    goal("… with SAM 10 % lower", f"{angle:+.1f} %", angle <= -10)
+    for name in ("teacher", "kd"):
+        if "baseline" in by_name and name in by_name:
+            ahead = mean(name, "mpsnr") - mean("baseline", "mpsnr")
+            turned = mean(name, "sam") - mean("baseline", "sam")
+            ratio = sum(costs["baseline"]["ms"].values()) / sum(costs[name]["ms"].values())
+            goal(
+                f"{TITLES[name]} at or above EDSR-64 in MPSNR and SAM, at no more latency",
+                f"{ahead:+.2f} dB, SAM {turned:+.2f}°, {ratio:.1f} times as fast",
+                ahead >= 0 and turned <= 0 and ratio >= 1,
+            )
     if "kd" in by_name:
         goal("The SVD alone loses at least 0.3 dB", f"{svd:+.2f} dB on the test scenes", svd <= -0.3)
         goal("LKCA-KD within 0.05 dB of the teacher", f"{lost:+.3f} dB", lost >= -0.05)

@@ -25,7 +25,7 @@ __all__ = ["MAIN", "NEXT", "STUDENTS", "load_network", "run"]
 
 FEATURES = (Point("upsample", where="input"), Point("upsample.conv", "upsample.reduce"))  # F_N, and rank features
 
-# Ways to train the factorised student; "kd" is what the others differ from in one thing.
+# Ways to train the factorised student; "kd" is what the others differ from in one thing. times: of the students' time.
 STUDENTS: dict[str, dict[str, Any]] = {
     "finetune": {"start": 0.0},
     "kd": {},
@@ -36,6 +36,8 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "random_init": {},
     "warmup": {"warmup_share": 0.2},
     "ensemble": {"orientations": 2},
+    "long": {"warmup_share": 0.2, "times": 3},
+    "finetune_long": {"start": 0.0, "times": 3},
 }
 NEXT = ("lr_next", "finetune_next", "kd_next")  # one rank more than "lr", where ranks are coarse
 MAIN = ("teacher", "baseline", "lr", "finetune", "kd")
@@ -159,8 +161,9 @@ def _student(task: Task, work: Path, seed: int, name: str) -> tuple[nn.Module, d
         "orientations": study.orientations,
         "end": 0.0,
     }
-    recipe = DistillRecipe(**{**common, **STUDENTS[name.removesuffix("_next")]})
-    budget = CpuBudget(study.student_seconds)
+    options = {**common, **STUDENTS[name.removesuffix("_next")]}
+    budget = CpuBudget(options.pop("times", 1) * study.student_seconds)
+    recipe = DistillRecipe(**options)
     generator = torch.Generator().manual_seed(seed)
     done = distill(
         teacher,

@@ -1,0 +1,137 @@
+"""Weights, multiplications and CPU latency: ``python -m studies.speed --report docs/results/speed.md``.
+
+128 bands, 32×32 -> 128×128, ×4, random weights (time does not depend on them; LKCA-LR and LKCA-KD are one network). All
+networks take turns. The least of the rounds is what a network takes when nothing else runs; the median tells how busy
+the machine was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lkca.models import LKCANet, LKCANetConfig
+from lkca.models.edsr import EDSR
+from lkca.training.supervised import channels_last
+from lkca_kernels import bicubic_upsample, use_backend
+from studies.common.measure import macs, parameters
+
+BANDS, SCALE, SIDE, RANK = 128, 4, 32, 32
+# What `lkca upscale` without training and the studies use.
+SHARED = LKCANetConfig(bands=BANDS, scale=SCALE, width=32, blocks=4, shared=True, components=8, rank=80)
+
+
+def networks() -> dict[str, nn.Module]:
+    nets: dict[str, nn.Module] = {
+        "EDSR-64, 16 blocks, as published": EDSR(BANDS, SCALE, 64, 16),
+        "EDSR-64, 16 blocks, LKCA-Net's upsampler": EDSR(BANDS, SCALE, 64, 16, upsampler="bands"),
+    }
+    for preset in ("tiny", "base", "large"):
+        for rank in (None, RANK):
+            config = LKCANetConfig.preset(preset, bands=BANDS, scale=SCALE, rank=rank)
+            nets[f"`{preset}`, {'teacher' if rank is None else f'LKCA-LR, LKCA-KD, rank {rank}'}"] = LKCANet(config)
+    nets["shared body, 8 components, rank 80"] = LKCANet(SHARED)
+    return {name: channels_last(net).eval() for name, net in nets.items()}
+
+
+def measure(threads: int, rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Name -> path -> milliseconds of each round. The reference path is plain PyTorch."""
+    torch.set_num_threads(threads)
+    nets, x = networks(), torch.rand(1, BANDS, SIDE, SIDE)
+    found: dict[str, dict[str, list[float]]] = {name: {"fused": [], "reference": []} for name in nets}
+    with torch.inference_mode():
+        for turn in range(rounds + 2):  # two warm up
+            for name, net in nets.items():
+                for path in found[name]:
+                    with use_backend("auto" if path == "fused" else "reference"):
+                        begin = time.perf_counter()
+                        net(x)
+                        spent = 1000 * (time.perf_counter() - begin)
+                    if turn > 1:
+                        found[name][path].append(spent)
+    return found
+
+
+def costs() -> dict[str, dict[str, int]]:
+    x = torch.rand(1, BANDS, SIDE, SIDE)
+    skip = macs(lambda: bicubic_upsample(x, SCALE))
+    result = {}
+    for name, net in networks().items():
+        own = skip if isinstance(net, LKCANet) or net.tail is None else 0
+
+        def run(net: nn.Module = net) -> Any:
+            return net(x)
+
+        result[name] = {"parameters": parameters(net), "macs": macs(run) - own}
+    return result
+
+
+def page(results: dict[str, Any]) -> str:
+    times: dict[str, Any] = results["times"]
+    head = ["", "weights", "MACs"]
+    for threads in times:
+        head += [f"fused, {threads} thread{'s' * (threads != '1')}", "×", f"reference, {threads}"]
+    lines = [
+        "# Speed of whole networks",
+        "",
+        "Generated; do not edit. The command:",
+        "",
+        '<!-- skip: next "a benchmark" -->',
+        "```bash",
+        "python -m studies.speed --report docs/results/speed.md",
+        "```",
+        "",
+        f"{BANDS} bands, {SIDE}×{SIDE} → {SIDE * SCALE}×{SIDE * SCALE}, ×{SCALE}, float32. ms: least (median) of "
+        f"{results['rounds']} rounds in which all take turns; ×: how many times as fast as EDSR-64 with LKCA-Net's "
+        f"upsampler, by the least. MACs without the bicubic skip. {results['machine']}; load average "
+        f"{results['load'][0]:.1f} before and {results['load'][1]:.1f} after the run, on {results['cores']} cores: the "
+        "higher, the more the other processes of the machine are in these times.",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|---" * len(head) + "|",
+    ]
+    peer = next(name for name in results["costs"] if "upsampler" in name)
+    for name, cost in results["costs"].items():
+        cells = [name, f"{cost['parameters']:,}", f"{cost['macs'] / 1e6:,.0f} M"]
+        for found in times.values():
+            best = min(found[name]["fused"])
+            cells.append(f"{best:.1f} ({statistics.median(found[name]['fused']):.1f})")
+            cells.append(f"{min(found[peer]['fused']) / best:.1f}")
+            cells.append(f"{min(found[name]['reference']):.1f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m studies.speed", description=__doc__)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--report", type=Path, help="page to write; the numbers go to speed.json beside it")
+    args = parser.parse_args(arguments)
+    before = os.getloadavg()[0]
+    results: dict[str, Any] = {
+        "machine": f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}",
+        "cores": os.cpu_count(),
+        "rounds": args.rounds,
+        "costs": costs(),
+        "times": {str(threads): measure(threads, args.rounds) for threads in args.threads},
+    }
+    results["load"] = [before, os.getloadavg()[0]]
+    text = page(results)
+    print(text)
+    if args.report:
+        args.report.parent.mkdir(parents=True, exist_ok=True)
+        args.report.write_text(text)
+        args.report.with_suffix(".json").write_text(json.dumps(results) + "\n")
+
+
+if __name__ == "__main__":
+    main()
