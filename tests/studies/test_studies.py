@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,3 +58,18 @@ def test_study(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert costs["kd"]["macs"] > 0 and set(costs) == {"baseline", "teacher", "kd"}
     text = page.read_text()
     assert "±" in text and "LKCA-KD" in text and "reached" in text and "nan" not in text
+
+
+def test_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    speed = importlib.import_module("studies.speed.__main__")
+    threads = torch.get_num_threads()
+    try:
+        speed.main(["--threads", "1", "--rounds", "1", "--report", str(tmp_path / "speed.md")])
+    finally:
+        torch.set_num_threads(threads)
+    costs = json.loads((tmp_path / "speed.json").read_text())["costs"]
+    student, teacher = costs["`base`, LKCA-LR, LKCA-KD, rank 32"], costs["`base`, teacher"]
+    # 3×3 convolution 64 -> 128·16 on 32×32 pixels against 64 -> 32 -> 128·16
+    assert teacher["macs"] - student["macs"] == 32 * 32 * (64 * 9 * 2048 - 32 * (64 * 9 + 2048))
+    assert "tiny" in (tmp_path / "speed.md").read_text()
