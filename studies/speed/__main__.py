@@ -91,8 +91,8 @@ def page(results: dict[str, Any]) -> str:
         "",
         f"{BANDS} bands, {SIDE}×{SIDE} → {SIDE * SCALE}×{SIDE * SCALE}, ×{SCALE}, float32. ms: least (median) of "
         f"{results['rounds']} rounds in which all take turns; ×: how many times as fast as EDSR-64 with LKCA-Net's "
-        f"upsampler in plain PyTorch (its reference path), by the least. MACs without the bicubic skip. {results['machine']}; "
-        "load average "
+        f"upsampler in plain PyTorch (its reference path), by the least. MACs without the bicubic skip. "
+        f"{results['machine']}; load average "
         f"{results['load'][0]:.1f} before and {results['load'][1]:.1f} after the run, on {results['cores']} cores: the "
         "higher, the more the other processes of the machine are in these times. The goal (`base` 5 times, `tiny` 10 "
         "times as fast on one thread): "
