@@ -7,13 +7,23 @@ from typing import Literal
 
 import numpy as np
 
-__all__ = ["Composite", "CompositeKind", "choose_pixels", "error_map", "rgb", "runs", "spectral_angle_map"]
+__all__ = [
+    "Composite",
+    "CompositeKind",
+    "choose_pixels",
+    "error_map",
+    "rgb",
+    "runs",
+    "spectral_angle_map",
+    "value_name",
+]
 
 CompositeKind = Literal["true", "cir"]
 
 # nm, for red, green and blue of the screen; cir: colour infrared, vegetation red
 _COLOURS: dict[str, tuple[float, float, float]] = {"true": (640, 550, 460), "cir": (860, 650, 550)}
 _TOO_FAR = 60.0  # nm; a band further away does not stand for a colour
+_REFLECTANCE = 2.0  # no reflectance is larger, glints included; no count or radiance scene stays below
 _GAMMA = np.float32(0.7)  # a display shows linear values too dark
 _MISSING = 0.85  # grey of pixels without data
 
@@ -131,6 +141,11 @@ def choose_pixels(truth: np.ndarray, good_bands: np.ndarray | None = None, count
             break
         picked.append(int(likeness.argmin()))
     return [(int(where[i, 0]), int(where[i, 1])) for i in picked]
+
+
+def value_name(peak: float) -> str:
+    """What to write at the axis of a cube's values, judged by its largest: "reflectance" or "value"."""
+    return "reflectance" if peak < _REFLECTANCE else "value"
 
 
 def runs(mask: np.ndarray) -> list[tuple[int, int]]:

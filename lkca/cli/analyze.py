@@ -12,7 +12,7 @@ from lkca.cli.options import Json, Overwrite, examples
 from lkca.output import check_output
 
 if TYPE_CHECKING:
-    from lkca.lowrank import Analysis, LayerAnalysis
+    from lkca.lowrank import Analysis
 
 __all__ = ["EXAMPLES", "analyze_command"]
 
@@ -61,32 +61,13 @@ def analyze_command(
 
 
 def _print(model: str, found: Analysis) -> None:
+    from lkca.report.tables import rank_table
+
     if not found.layers:
         print_line(f"{model}: no upsampling layer that could be factorised")
     for layer in found.layers:
-        rows = [
-            [
-                str(c.rank),
-                f"{c.energy:.2%}",
-                f"{c.weights:,}",
-                f"{c.weights / layer.weights:.0%}",
-                f"{c.macs / layer.macs:.0%}",
-            ]
-            for c in layer.candidates
-        ]
-        print_table(_title(layer), ["rank", "energy", "weights", "of now", "multiplications"], rows)
-        share = f"{layer.weight_share:.1%} of the network's {found.parameters:,} parameters"
-        if layer.macs_share is not None:
-            share += f", {layer.macs_share:.1%} of its multiplications"
-        print_line(f"now {layer.weights:,} weights: {share}; lower ranks are cheaper up to {layer.break_even}")
-        print_line(f"stable rank {layer.stable_rank:.1f}, effective rank {layer.effective_rank:.1f}")
+        table = rank_table(layer, found.parameters)
+        print_table(table.title, table.columns, table.rows)
+        print_line(table.note)
     for name, reason in found.skipped.items():
         print_line(f"{name}: cannot be factorised: {reason}")
-
-
-def _title(layer: LayerAnalysis) -> str:
-    kernel = f"{layer.kernel_size[0]}×{layer.kernel_size[1]}"
-    kernel += f", {layer.groups} groups in turn" if layer.groups > 1 else ""
-    rank = f"rank {layer.rank}" if layer.rank is not None else f"full rank {layer.full_rank}"
-    channels = f"{layer.in_channels} → {layer.out_channels}"
-    return f"{layer.name or layer.kind}  {channels}, {kernel}, ×{layer.upscale_factor}, {rank}"

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from lkca.cli.console import print_json, print_table
 from lkca.cli.options import Json, examples
+from lkca.report.environment import package_version, processor
 
 __all__ = ["EXAMPLES", "doctor_command", "machine"]
 
@@ -56,7 +55,7 @@ def doctor_command(json: Json = False) -> None:
 
 def _facts() -> dict[str, Any]:
     return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: package_version(name) for name in _PACKAGES}},
         "machine": machine(),
         "extensions": _extensions(),
         "operators": _operators(),
@@ -68,13 +67,6 @@ def _facts() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def machine() -> dict[str, Any]:
     """Processor, cores, memory and cards, and what torch makes of them."""
     import torch
@@ -84,7 +76,7 @@ def machine() -> dict[str, Any]:
     cuda = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
@@ -93,16 +85,6 @@ def machine() -> dict[str, Any]:
         "torch_cuda": torch.version.cuda or "a CPU build",
         "executable": sys.executable,
     }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown"
 
 
 def _extensions() -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +14,7 @@ from lkca.cli.options import (
     MODEL_HELP,
     Axes,
     BandShape,
+    DegradationMethod,
     DegradationOption,
     Device,
     Json,
@@ -23,33 +26,29 @@ from lkca.cli.options import (
     parse_shape,
     set_threads,
 )
+from lkca.cli.report import ReportOption, check_report, command_line
 from lkca.errors import InputError
+from lkca.output import check_output
 
 if TYPE_CHECKING:
-    from lkca.evaluation import Evaluation
+    import torch
 
-__all__ = ["EXAMPLES", "SCORES", "evaluate_command", "print_evaluation"]
+    from lkca.evaluation import Evaluation
+    from lkca.models.directory import LoadedModel
+    from lkca.models.prior import Prior
+
+__all__ = ["EXAMPLES", "evaluate_command", "evaluate_files", "print_evaluation", "write_panel"]
 
 EXAMPLES = examples(
     'lkca evaluate -m model scene.tif --region "68:,:" --panel compare.png',
     "lkca evaluate -m model *.mat --json > scores.json",
+    "lkca evaluate -m model scene.tif --report report.html",
     "lkca evaluate -m general scene.tif -s 4",
     "lkca evaluate scene.tif -s 4",
     "lkca evaluate --reference truth.tif --prediction sharp.tif -s 4",
 )
 
-# name, heading, digits, whether more is better
-SCORES = (
-    ("mpsnr", "MPSNR dB", 2, True),
-    ("mssim", "MSSIM", 4, True),
-    ("sam", "SAM °", 3, False),
-    ("cc", "CC", 4, True),
-    ("rmse", "RMSE", 5, False),
-    ("ergas", "ERGAS", 3, False),
-)
-
 _PICTURES = (".png", ".pdf", ".svg")
-_REFLECTANCE = 2.0  # no reflectance is larger, glints included; no count or radiance scene stays below
 
 
 def evaluate_command(
@@ -75,6 +74,7 @@ def evaluate_command(
         Path | None,
         typer.Option("--panel", help="Picture (PNG) to write: the first file's cubes compared.", show_default=False),
     ] = None,
+    report: ReportOption = None,
     overwrite: Overwrite = False,
     force: Annotated[
         bool, typer.Option("--force", help="Go on though wavelengths or values are not like the model's.")
@@ -91,12 +91,11 @@ def evaluate_command(
     largest valid sample of the reference as peak; bad bands are not scored.
     """
     from lkca.data import open_cube
-    from lkca.data.degradation import Degradation
-    from lkca.evaluation import evaluate_model, evaluate_prediction
+    from lkca.evaluation import evaluate_prediction
     from lkca.inference.array import resolve_device
-    from lkca.inference.output import check_output
-    from lkca.models.directory import LoadedModel
     from lkca.models.shipped import find_model
+    from lkca.report.build import report_of_files, report_of_model
+    from lkca.report.page import MOST_PICTURED, write_report
 
     how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes}
     set_threads(threads)
@@ -106,7 +105,8 @@ def evaluate_command(
         if panel.suffix.lower() not in _PICTURES:
             raise InputError(f"{panel}: is no picture's name; end it in one of {', '.join(_PICTURES)}")
         check_output(panel, overwrite=overwrite, inputs=files)
-    results: list[Evaluation] = []
+    if report is not None:
+        check_report(report, overwrite=overwrite, inputs=[*(files or []), *filter(None, (reference, prediction))])
     if reference is not None or prediction is not None:
         if reference is None or prediction is None or files or model is not None:
             raise InputError("--reference and --prediction go together, without files and without -m")
@@ -115,21 +115,20 @@ def evaluate_command(
         if scale is None:
             raise InputError("--reference and --prediction need the scale factor for ERGAS; give -s, for example -s 4")
         with open_cube(reference, **how) as truth, open_cube(prediction, **how) as guess:
-            results.append(evaluate_prediction(truth, guess, scale, region=region))
+            results = [evaluate_prediction(truth, guess, scale, region=region)]
+            if report is not None:
+                page = report_of_files(guess, scale, reference=truth, region=region, command=command_line())
     else:
         if not files:
             raise InputError("give cubes to degrade and restore, or --reference and --prediction")
         loaded = None if model is None else find_model(model, scale)
-        factor = loaded.config.scale if scale is None and isinstance(loaded, LoadedModel) else scale
-        if factor is None:
-            raise InputError("give the scale factor with -s, for example -s 4; only a model directory has its own")
-        blur = None if degradation is None else Degradation(method=degradation, scale=factor)
         where = resolve_device(device)
-        for file in files:
-            with open_cube(file, **how) as cube:
-                results.append(
-                    evaluate_model(cube, loaded, factor, region=region, degradation=blur, device=where, force=force)
-                )
+        keep = MOST_PICTURED if report is not None else 1 if panel is not None else 0
+        results = evaluate_files(
+            files, loaded, scale, how=how, region=region, degradation=degradation, device=where, force=force, keep=keep
+        )
+        if report is not None:
+            page = report_of_model(results, loaded, model or "", device=where, command=command_line())
     for result in results:
         for remark in result.notes:
             note(remark)
@@ -141,26 +140,48 @@ def evaluate_command(
     if panel is not None:
         write_panel(panel, results[0])
         note(f"picture written to {panel}")
+    if report is not None:
+        write_report(report, page)
+        note(f"report written to {report}")
+
+
+def evaluate_files(
+    files: Iterable[str],
+    loaded: LoadedModel | Prior | None,
+    scale: int | None,
+    *,
+    how: dict[str, Any],
+    region: str | None,
+    degradation: DegradationMethod | None,
+    device: torch.device,
+    force: bool,
+    keep: int,
+) -> list[Evaluation]:
+    """Each file degraded, restored and scored; only the first ``keep`` results keep their arrays."""
+    from lkca.data import open_cube
+    from lkca.data.degradation import Degradation
+    from lkca.evaluation import evaluate_model
+    from lkca.models.directory import LoadedModel
+
+    factor = loaded.config.scale if scale is None and isinstance(loaded, LoadedModel) else scale
+    if factor is None:
+        raise InputError("give the scale factor with -s, for example -s 4; only a model directory has its own")
+    blur = None if degradation is None else Degradation(method=degradation, scale=factor)
+    results: list[Evaluation] = []
+    for file in files:
+        with open_cube(file, **how) as cube:
+            found = evaluate_model(cube, loaded, factor, region=region, degradation=blur, device=device, force=force)
+        results.append(found if len(results) < keep else replace(found, arrays={}))
+    return results
 
 
 def print_evaluation(result: Evaluation) -> None:
     """The table of one scene and the line that says how it was measured."""
-    rows = [
-        [name, *(f"{getattr(metrics, key):.{digits}f}" for key, _, digits, _ in SCORES)]
-        for name, metrics in result.scores.items()
-    ]
-    if {"bicubic", "model"} <= result.scores.keys():
-        ours, base = result.scores["model"], result.scores["bicubic"]
-        rows.append(
-            ["difference", *(f"{getattr(ours, key) - getattr(base, key):+.{digits}f}" for key, _, digits, _ in SCORES)]
-        )
-    title = f"{result.source}  ×{result.scale}  region {result.window}"
-    print_table(title, ["", *(heading for _, heading, _, _ in SCORES)], rows)
-    blur = "" if result.degradation is None else f"degradation {result.degradation.method}, "
-    print_line(
-        f"protocol {result.protocol}; {blur}peak {result.peak:.6g} (largest valid sample of the reference), "
-        f"{result.bands.size} bands scored; more is better for MPSNR, MSSIM, CC"
-    )
+    from lkca.report.tables import score_table
+
+    table = score_table(result)
+    print_table(table.title, table.columns, table.rows)
+    print_line(table.note)
 
 
 def write_panel(path: Path, result: Evaluation) -> None:
@@ -168,6 +189,7 @@ def write_panel(path: Path, result: Evaluation) -> None:
     import numpy as np
 
     from lkca.panel import comparison_panel
+    from lkca.visual import value_name
 
     scored = np.zeros(result.arrays["truth"].shape[0], dtype=bool)
     scored[result.bands] = True
@@ -181,5 +203,5 @@ def write_panel(path: Path, result: Evaluation) -> None:
         scored,
         metrics={"bicubic": result.scores["bicubic"], "ours": result.scores["model"]},
         title=f"{Path(result.source).name}, region {result.window}, ×{result.scale}",
-        units="reflectance" if result.peak < _REFLECTANCE else "value",
+        units=value_name(result.peak),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from lkca.cli.options import (
     parse_shape,
     set_threads,
 )
+from lkca.cli.report import ReportOption, check_report, command_line
 
 if TYPE_CHECKING:
     from lkca.fitting import FittedModel
@@ -38,8 +38,6 @@ EXAMPLES = examples(
     "lkca fit a.mat b.mat -s 2 -o model --config fit.yaml --seed 1",
     "lkca fit new_sensor.tif -s 4 -o model --init old_model",
 )
-
-_SCORES = (("mpsnr", "MPSNR dB", 2), ("sam", "SAM °", 3), ("rmse", "RMSE", 5), ("ergas", "ERGAS", 3))
 
 
 def fit_command(
@@ -74,6 +72,7 @@ def fit_command(
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Seed of everything random.", show_default="0")
     ] = None,
+    report: ReportOption = None,
     overwrite: Overwrite = False,
     device: Annotated[
         str | None,
@@ -115,14 +114,24 @@ def fit_command(
     changes = {name: value for name, value in given.items() if value is not None}
     settings = validated(FitConfig, settings.model_dump(exclude_unset=True) | changes, "command line")
     check_model_output(output, overwrite=overwrite)
+    if report is not None:
+        check_report(report, overwrite=overwrite, inputs=files)
     set_threads(settings.threads)
     how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes}
     with fit_progress() as callback:
-        fitted = fit_scenes(files, settings, how=how, callback=callback, command=shlex.join(["lkca", *sys.argv[1:]]))
+        fitted = fit_scenes(files, settings, how=how, callback=callback, command=command_line())
     for remark in fitted.notes:
         note(remark)
     save_model(output, fitted.result.net, fitted.config, overwrite=overwrite)
     print_fit(fitted, output)
+    if report is not None:
+        from lkca.inference.array import resolve_device
+        from lkca.report.build import report_of_fit
+        from lkca.report.page import write_report
+
+        where = resolve_device(settings.device)
+        write_report(report, report_of_fit(fitted, str(output), files, how=how, device=where, command=command_line()))
+        note(f"report written to {report}")
     print_line(f"Next: lkca upscale -i FILE -o OUT -m {shlex.quote(str(output))}")
 
 
@@ -159,18 +168,8 @@ def fit_progress() -> Iterator[Callable[[FitProgress], None]]:
 
 def print_fit(fitted: FittedModel, output: Path) -> None:
     """The final table: teacher, student and bicubic on the held-out part of the training region."""
-    from lkca.metrics import PROTOCOL
+    from lkca.report.tables import fit_table
 
-    result = fitted.result
-    rows = [
-        [name, *(f"{scores[key]:.{digits}f}" if key in scores else "–" for key, _, digits in _SCORES)]
-        for name, scores in result.metrics.items()
-    ]
-    title = f"{output}  ×{fitted.config.scale}  measured on the {result.split}"
-    print_table(title, ["", *(heading for _, heading, _ in _SCORES)], rows)
-    ended = "stopped early" if result.interrupted else "done"
-    print_line(
-        f"{ended}: {result.steps} steps in {result.seconds:.0f} s; the student's upsampler has rank {result.rank} "
-        f"({result.energy:.1%} of the teacher's energy); protocol {PROTOCOL}, peak = the normalisation's "
-        f"{fitted.config.normalisation.peak:.6g}"
-    )
+    table = fit_table(fitted, str(output))
+    print_table(table.title, table.columns, table.rows)
+    print_line(table.note)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +23,7 @@ from lkca.cli.options import (
     parse_shape,
     set_threads,
 )
+from lkca.cli.report import ReportOption, check_report, command_line
 from lkca.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,6 +98,7 @@ def upscale_command(
     preview: Annotated[
         Path | None, typer.Option("--preview", help="Picture of the result to write too (PNG).", show_default=False)
     ] = None,
+    report: ReportOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be done: tiles, memory, time, sizes.")
     ] = False,
@@ -157,7 +157,7 @@ def upscale_command(
         memory=memory,
         roi=roi,
         preview=preview,
-        command=shlex.join(["lkca", *sys.argv[1:]]),
+        command=command_line(),
     )
     ranks = Ranks.from_environment()
     name = "bicubic" if bicubic else f"model {model or DEFAULT}"
@@ -171,6 +171,10 @@ def upscale_command(
 
     scenes = find_scenes(source)
     many = len(source) > 1 or Path(source[0]).is_dir()
+    if report is not None:
+        if many:
+            raise InputError("--report shows one scene; leave it out, or give one input")
+        check_report(report, overwrite=overwrite, inputs=[*scenes, str(output)])
     with _stoppable():
         if dry_run:
             from lkca.inference.batch import name_outputs
@@ -182,7 +186,7 @@ def upscale_command(
         elif many:
             _upscale_many(scenes, output, loaded, options, ranks, open_scene, name)
         else:
-            _upscale_one(scenes[0], output, loaded, options, ranks, open_scene, name)
+            _upscale_one(scenes[0], output, loaded, options, ranks, open_scene, name, report)
 
 
 def _upscale_one(
@@ -193,15 +197,34 @@ def _upscale_one(
     ranks: Ranks,
     open_scene: Callable[[str], Cube],
     name: str,
+    page: Path | None,
 ) -> None:
     from lkca.inference.scene import upscale_scene
 
     with open_scene(scene) as cube, row_progress(f"upscaling {scene}") as progress:
         report = upscale_scene(cube, output, model, options, ranks=ranks, progress=progress)
-    if ranks.rank == 0:
-        _print_report(report, name)
-    else:
-        note(f"rank {ranks.rank}: {report.computed} of {report.tiles} tiles of {output}")
+        if ranks.rank == 0:
+            _print_report(report, name)
+            if page is not None:
+                _write_page(page, cube, report, options)
+        else:
+            note(f"rank {ranks.rank}: {report.computed} of {report.tiles} tiles of {output}")
+
+
+def _write_page(page: Path, cube: Cube, done: UpscaleReport, options: SceneOptions) -> None:
+    """The HTML report of the scene: what came out, beside what went in."""
+    from lkca.data import open_cube
+    from lkca.inference.windows import parse_roi
+    from lkca.report.build import report_of_files
+    from lkca.report.page import write_report
+
+    with open_cube(done.output) as result:
+        low = cube.region(parse_roi(options.roi, cube))
+        report = report_of_files(result, low=low, command=options.command)
+    if done.computed == done.tiles:
+        report.facts["time"] = f"{done.seconds:.1f} s for {done.rows} × {done.cols} pixels"
+    write_report(page, report)
+    note(f"report written to {page}")
 
 
 def _upscale_many(

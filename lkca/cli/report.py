@@ -1,0 +1,145 @@
+"""``lkca report``: one HTML page about a model or a result, to look at and to pass on."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lkca.cli.console import note, print_line
+from lkca.cli.options import (
+    MODEL_HELP,
+    Axes,
+    BandShape,
+    DegradationOption,
+    Device,
+    Overwrite,
+    Region,
+    Threads,
+    Variable,
+    examples,
+    parse_shape,
+    set_threads,
+)
+from lkca.errors import InputError
+from lkca.output import check_output
+
+__all__ = ["EXAMPLES", "ReportOption", "check_report", "command_line", "report_command"]
+
+EXAMPLES = examples(
+    'lkca report -m model scene.tif --region "68:,:" -o report.html',
+    "lkca report -m model -o model.html",
+    "lkca report --input coarse.tif --prediction sharp.tif -o report.html",
+    "lkca report --reference truth.tif --prediction sharp.tif -s 4 -o report.html",
+)
+
+ReportOption = Annotated[
+    Path | None,
+    typer.Option("--report", help="HTML page to write as well: pictures, maps, curves, tables.", show_default=False),
+]
+
+_PAGES = (".html", ".htm")
+
+
+def report_command(
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.", show_default=False)],
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILES]...", help="Sharp cubes to degrade and restore.", show_default=False),
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help=MODEL_HELP, show_default=False)] = None,
+    scale: Annotated[
+        int | None,
+        typer.Option(
+            "--scale", "-s", min=2, max=64, help="Scale factor.", show_default="the model's, or that of the input"
+        ),
+    ] = None,
+    prediction: Annotated[
+        str | None, typer.Option("--prediction", help="Finished cube, as 'lkca upscale' wrote it.", show_default=False)
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--input", "-i", help="Coarse cube that the --prediction was made of.", show_default=False),
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="True cube, to score the --prediction.", show_default=False)
+    ] = None,
+    region: Region = None,
+    degradation: DegradationOption = None,
+    overwrite: Overwrite = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on though wavelengths or values are not like the model's.")
+    ] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    variable: Variable = None,
+    shape: BandShape = None,
+    axes: Axes = None,
+) -> None:
+    """Writes one HTML page: pictures, slider, error maps, spectra, PSNR by band, ranks, speed, and how it was made.
+
+    Of a model, evaluated on files or alone; or of a finished cube, beside the input it was made of, its truth, or
+    both. The page is a single file that opens anywhere and loads nothing.
+    """
+    from lkca.cli.evaluate import evaluate_files
+    from lkca.data import open_cube
+    from lkca.inference.array import resolve_device
+    from lkca.models.shipped import find_model
+    from lkca.report.build import report_of_files, report_of_model
+    from lkca.report.page import MOST_PICTURED, write_report
+
+    how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes}
+    set_threads(threads)
+    finished = [path for path in (prediction, source, reference) if path is not None]
+    check_report(output, overwrite=overwrite, inputs=[*(files or []), *finished])
+    if finished:
+        if prediction is None or (source is None and reference is None):
+            raise InputError("--prediction is compared with an --input, a --reference, or both; give them together")
+        if files or model is not None or degradation is not None:
+            raise InputError("a finished --prediction is compared as it is, without files, -m and --degradation")
+        if source is None and scale is None:
+            raise InputError("--reference and --prediction need the scale factor for ERGAS; give -s, for example -s 4")
+        with ExitStack() as stack:
+            cubes = [
+                None if path is None else stack.enter_context(open_cube(path, **how))
+                for path in (prediction, source, reference)
+            ]
+            guess, low, truth = cubes
+            assert guess is not None
+            report = report_of_files(guess, scale, low=low, reference=truth, region=region, command=command_line())
+    else:
+        if not files and model is None:
+            raise InputError("give a model with -m, cubes to evaluate it on, or a finished --prediction")
+        where = resolve_device(device)
+        loaded = None if model is None else find_model(model, scale)
+        results = []
+        if files:
+            results = evaluate_files(
+                files, loaded, scale, how=how, region=region, degradation=degradation, device=where, force=force,
+                keep=MOST_PICTURED,
+            )  # fmt: skip
+        report = report_of_model(results, loaded, model or "", device=where, command=command_line())
+    for result in report.evaluations:
+        for remark in result.notes:
+            note(remark)
+    for remark in report.notes:
+        note(remark)
+    write_report(output, report)
+    print_line(f"{output}: {output.stat().st_size / 1e6:.1f} MB, one file")
+
+
+def check_report(path: Path, *, overwrite: bool, inputs: Iterable[str]) -> None:
+    """Refuses now what would be refused after all the work."""
+    if path.suffix.lower() not in _PAGES:
+        raise InputError(f"{path}: is no page's name; end it in .html")
+    check_output(path, overwrite=overwrite, inputs=inputs)
+
+
+def command_line() -> str:
+    """The command as it was given."""
+    return shlex.join(["lkca", *sys.argv[1:]])

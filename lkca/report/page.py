@@ -1,0 +1,110 @@
+"""The page: sections into a template, everything inlined, every value escaped."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lkca.errors import OutputError
+from lkca.evaluation import Evaluation
+from lkca.lowrank import Analysis
+from lkca.models.config import ModelConfig
+from lkca.report.charts import Chart
+from lkca.report.environment import environment
+from lkca.report.sections import Scene, layers, scene, training_charts
+from lkca.report.speed import Speed
+from lkca.report.tables import Table, speed_table, validation_table
+from lkca.report.view import SceneView, view_of_evaluation
+from lkca.training.progress import Progress
+
+__all__ = ["MOST_PICTURED", "Report", "render", "write_report"]
+
+MOST_PICTURED = 4  # scenes with pictures; the others are scored only, or the page would grow without bound
+_HERE = Path(__file__).parent
+
+
+@dataclass
+class Report:
+    """What a report is made of; whatever is empty or None is left out of the page.
+
+    evaluations: scored scenes; those whose arrays are there are pictured, the first four. pairs: views of finished
+    files, each with its scores (or None). model, model_name: configuration and where it lies. analysis: of its
+    upsampling layers. history: of the fit. tables: further ones, (heading, table). facts: lines for the end of the
+    page, such as the device. notes: remarks. command: as it was given.
+    """
+
+    title: str
+    evaluations: Sequence[Evaluation] = ()
+    pairs: Sequence[tuple[Evaluation | None, SceneView]] = ()
+    model: ModelConfig | None = None
+    model_name: str = ""
+    analysis: Analysis | None = None
+    history: Sequence[Progress] = ()
+    fit: Table | None = None
+    speed: Speed | None = None
+    facts: dict[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    command: str = ""
+
+
+def render(report: Report) -> str:
+    """The whole HTML page. It loads nothing: its content-security policy forbids any request."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    templates = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    scenes, unseen = _scenes(report)
+    found: tuple[Chart, ...] = training_charts(report.history)
+    model = report.model
+    return templates.get_template("page.html.j2").render(
+        report=report,
+        scenes=scenes,
+        unseen=unseen,
+        layers=() if report.analysis is None else layers(report.analysis),
+        training=found,
+        recorded=None if model is None or model.validation is None else validation_table(model.validation),
+        speed=None if report.speed is None else speed_table(report.speed),
+        environment=environment(),
+        made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+    )
+
+
+def write_report(path: str | os.PathLike[str], report: Report) -> Path:
+    """Renders and writes the page: aside first, then renamed. OutputError where it cannot be written."""
+    path = Path(path)
+    page = render(report)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        try:
+            aside.write_text(page, encoding="utf-8")
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: the report cannot be written ({error.strerror or error})") from error
+    return path
+
+
+def _scenes(report: Report) -> tuple[list[Scene], int]:
+    """The scenes, and how many of them are scored only."""
+    scenes: list[Scene] = [scene(result, view) for result, view in report.pairs]
+    for result in report.evaluations:
+        pictured = bool(result.arrays) and len(scenes) < MOST_PICTURED
+        scenes.append(scene(result, view_of_evaluation(result) if pictured else None))
+    return scenes, sum(s.view is None for s in scenes)
+
+
+def _hash(text: str) -> str:
+    """As a content-security policy names an inline element."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,186 @@
+"""Geometry, pictures, views and tables: what the page is put together from."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lkca.data import Cube, CubeMeta, Window
+from lkca.errors import InputError
+from lkca.evaluation import evaluate_model, evaluate_prediction
+from lkca.inference.array import bicubic_array
+from lkca.report.charts import Series, line_chart
+from lkca.report.page import Report, render
+from lkca.report.pictures import choose_crops, colour_bar, encode, paint, round_limit
+from lkca.report.sections import scene, training_charts
+from lkca.report.tables import score_table
+from lkca.report.view import SIDE, central_window, view_of_evaluation, view_of_files
+from lkca.training.progress import Progress
+
+NM = np.linspace(450.0, 950.0, 6)
+
+
+def cube(rows: int, cols: int, *, seed: int = 0, meta: CubeMeta | None = None, name: str = "scene") -> Cube:
+    values = np.random.default_rng(seed).random((6, rows, cols), dtype=np.float32) + 0.1
+    return Cube.from_array(values, meta or CubeMeta(wavelengths=NM), name)
+
+
+def opened(uri: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB"))
+
+
+def numbers(path: str) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in re.findall(r"[ML]([\d.]+) ([\d.]+)", path)]
+
+
+def test_a_chart_puts_values_where_its_ticks_say() -> None:
+    chart = line_chart("t", [Series("a", "model", np.array([0.0, 10.0]), np.array([2.0, 4.0]))], "x", "y")
+    assert chart is not None
+    (left, low), (right, high) = numbers(chart.lines[0].path)
+    assert (left, right) == (chart.left, chart.right) and chart.top < high < low < chart.bottom
+    for (x, _), value in zip(numbers(chart.lines[0].path), (2.0, 4.0), strict=True):
+        at = {label: y for y, label in chart.y_ticks}
+        assert at[f"{value:g}"] == pytest.approx({2.0: low, 4.0: high}[value]) and x >= chart.left
+    assert "a: 2 to 4." in chart.description
+
+
+def test_a_chart_breaks_at_missing_values_and_lacking_bands() -> None:
+    x = np.array([1.0, 2, 3, 4, 20, 21, 22])
+    y = np.array([1.0, np.nan, 1, 1, 1, 1, 1])
+    chart = line_chart("t", [Series("a", "model", x, y)], "x", "y", break_gaps=True, shades=[(1.5, 2.5), (50, 60)])
+    assert chart is not None and chart.lines[0].path.count("M") == 3
+    assert len(chart.shades) == 1 and chart.shades[0][1] > 0
+    whole = line_chart("t", [Series("a", "model", x, y)], "x", "y")
+    assert whole is not None and whole.lines[0].path.count("M") == 2
+    assert line_chart("t", [Series("a", "model", x, np.full(7, np.nan))], "x", "y") is None
+    flat = line_chart("t", [Series("a", "model", x, np.zeros(7))], "x", "y", from_zero=True)
+    assert flat is not None and "nan" not in flat.lines[0].path
+
+
+def test_logarithmic_axes_and_long_series() -> None:
+    y = 10.0 ** np.linspace(0, -9, 5000)
+    chart = line_chart("t", [Series("a", "model", np.arange(5000.0), y)], "x", "y", log_y=True)
+    assert chart is not None and len(numbers(chart.lines[0].path)) <= 1200
+    assert 3 <= len(chart.y_ticks) <= 10 and all(label.startswith(("1", "0.")) for _, label in chart.y_ticks)
+    heights = [y for y, _ in chart.y_ticks]
+    np.testing.assert_allclose(np.diff(heights), np.diff(heights)[0], atol=0.05)  # whole decades, evenly spaced
+    assert line_chart("t", [Series("a", "model", np.arange(3.0), np.array([0.0, -1, 0]))], "x", "y", log_y=True) is None
+
+
+def test_maps_have_the_colours_of_their_bar() -> None:
+    values = np.array([[0.0, 0.5, 1.0, 9.0, np.nan]])
+    shown = opened(paint(values, 1.0).uri)[0].astype(int)
+    bar = opened(colour_bar().uri)[0].astype(int)
+    assert (shown[0] == bar[0]).all() and (shown[2] == bar[-1]).all() and (shown[3] == bar[-1]).all()
+    assert np.abs(shown[1] - bar[127]).max() <= 1 and (shown[4] == 217).all()
+    assert bar.sum(axis=1)[0] < 30 and bar.sum(axis=1)[-1] > 500
+
+
+@pytest.mark.parametrize(("top", "limit"), [(0.041, 0.05), (1.0, 1.0), (12.1, 15), (810, 1000), (0.0, 1.0)])
+def test_limits_are_plain_numbers_above_nearly_all(top: float, limit: float) -> None:
+    assert round_limit(np.full((5, 5), top)) == pytest.approx(limit)
+    assert round_limit(np.full((5, 5), np.nan)) == 1.0
+
+
+def test_crops_have_the_edges_and_do_not_overlap() -> None:
+    picture = np.zeros((96, 96, 3))
+    picture[40:64:2, 8:32] = 1.0
+    crops = choose_crops(picture, 4)
+    first = crops[0]
+    assert abs(first.row - 36) <= 16 and first.col <= 12 and len(crops) == 3
+    assert all(w.row % 4 == w.col % 4 == w.height % 4 == 0 for w in crops)
+    seen = np.zeros((96, 96), dtype=int)
+    for window in crops:
+        seen[window.slices] += 1
+    assert seen.max() == 1
+    assert choose_crops(np.zeros((8, 8, 3)), 4) == []
+
+
+def test_large_scenes_are_cut_to_their_middle() -> None:
+    window = central_window(5000, 20, 3)
+    assert window.height == SIDE // 3 * 3 and window.width == 20 and window.row % 3 == 0
+    assert abs(window.row + window.height / 2 - 2500) < 3
+    result = evaluate_model(cube(2 * SIDE, 24), None, 2)
+    view = view_of_evaluation(result)
+    assert view.window == Window(SIDE // 2, 0, SIDE, 24) and not view.whole
+    np.testing.assert_array_equal(view.images["truth"], result.arrays["truth"][:, SIDE // 2 : SIDE // 2 + SIDE])
+    assert view.low is not None and view.low.shape == (6, SIDE // 2, 12)
+    assert "in the middle" in scene(result, view).about
+
+
+def test_an_upscaled_pair_is_seen_as_the_whole_scene_was_upscaled() -> None:
+    low = cube(400, 30)
+    fine = Cube.from_array(bicubic_array(low.read(), 2), low.meta, "fine")
+    view = view_of_files(fine, 2, low=low)
+    np.testing.assert_allclose(view.images["bicubic"], view.images["prediction"], atol=1e-6)
+    assert view.window.height == SIDE and "truth" not in view.images
+    page = scene(None, view)
+    assert page.scores is None and page.psnr == () and "no error" in page.maps[0].about
+    with pytest.raises(InputError, match="expected 1200"):
+        view_of_files(fine, 3, low=low)
+
+
+def test_a_prediction_of_a_region_lies_on_its_truth() -> None:
+    truth = cube(40, 30)
+    part = Cube.from_array(truth.read(Window(8, 4, 20, 10)) * 0.9, truth.meta, "part")
+    result = evaluate_prediction(truth, part, 2, region="8:28,4:14")
+    view = view_of_files(part, 2, reference=truth, result=result)
+    assert view.window == Window(8, 4, 20, 10) and view.peak == result.peak
+    np.testing.assert_allclose(view.images["prediction"], view.images["truth"] * 0.9, rtol=1e-6)
+
+
+def test_bad_bands_are_shaded_and_not_drawn() -> None:
+    good = np.array([True, True, False, False, True, True])
+    result = evaluate_model(cube(24, 24, meta=CubeMeta(wavelengths=NM, good_bands=good)), None, 2)
+    page = scene(result, view_of_evaluation(result))
+    assert all(len(chart.shades) == 1 and chart.lines[0].path.count("M") == 2 for chart in page.spectra)
+    assert page.psnr[0].shades and page.psnr_table is not None and len(page.psnr_table.rows) == 4
+    assert page.psnr[0].x_label == "wavelength, nm"
+
+
+def test_without_wavelengths_bands_are_counted_and_colours_are_false() -> None:
+    result = evaluate_model(cube(24, 24, meta=CubeMeta()), None, 2)
+    page = scene(result, view_of_evaluation(result))
+    assert [c.title for c in page.colours] == ["False colour"] and page.spectra[0].x_label == "band"
+    visible = evaluate_model(cube(24, 24), None, 2)
+    assert [c.key for c in scene(visible, view_of_evaluation(visible)).colours] == ["true", "cir"]
+
+
+def test_the_stretch_is_one_and_printed() -> None:
+    result = evaluate_model(cube(24, 24), None, 2)
+    view = view_of_evaluation(result)
+    colours = scene(result, view).colours[0]
+    low, high = (float(v) for v in colours.stretch.split(" to "))
+    bands = view.base[[2, 1, 0]]  # 650, 550, 450 nm
+    assert low == pytest.approx(min(np.percentile(b, 2) for b in bands), rel=1e-3)
+    assert high == pytest.approx(max(np.percentile(b, 98) for b in bands), rel=1e-3)
+    assert [shown.key for shown in colours.shown] == ["low", "bicubic", "truth"]
+
+
+def test_training_curves_need_a_history() -> None:
+    history = [Progress("prepare", 0, 0.0, 0.0)]
+    assert training_charts(history) == ()
+    history += [Progress("teacher", i, 1.0, 0.1, 1 / i, 0.1 * i) for i in range(1, 5)]
+    history += [Progress("distil", i, 1.0, 0.1, 1 / i, None) for i in range(5, 9)]
+    loss, gain = training_charts(history)
+    assert [label for _, label in loss.marks] == ["teacher", "distil"]
+    assert len(numbers(loss.lines[0].path)) == 8 and len(numbers(gain.lines[0].path)) == 4
+
+
+def test_scenes_beyond_the_first_four_are_scored_only() -> None:
+    results = [evaluate_model(cube(12, 12, seed=i, name=f"s{i}"), None, 2) for i in range(6)]
+    page = render(Report(title="many", evaluations=results))
+    assert page.count("data-compare>") == 4 and "2 more are scored only" in page
+    for result in results:
+        for row in score_table(result).rows:
+            assert all(f"<td>{cell}</td>" in page for cell in row[1:])
+
+
+def test_encode_keeps_every_pixel() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3)) / 255
+    np.testing.assert_array_equal(opened(encode(picture).uri), np.round(picture * 255))
