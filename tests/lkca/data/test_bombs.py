@@ -28,19 +28,20 @@ CUBE = np.random.default_rng(0).integers(0, 1000, (12, 9, 5)).astype(np.uint16)
 MARGIN_MIB = 500
 READER = """
 import json, resource, sys
+from peak import peak_bytes
 from lkca.data import Window, open_cube
 from lkca.errors import InputError
 
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + MARGIN * 2**20,) * 2)
 for path in sys.argv[1:]:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_bytes()
     try:
         with open_cube(path) as cube:
             outcome = f"read {cube.read(Window(0, 0, 2, 2)).shape}"
     except InputError as error:
         outcome = str(error)
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    grown = (peak_bytes() - before) >> 20
     print(json.dumps([outcome, grown]))
 """
 
@@ -251,7 +252,14 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, i
         names.append(bomb.__name__)
         paths.append(str(bomb(tmp_path_factory.mktemp(bomb.__name__))))
     code = READER.replace("MARGIN", str(MARGIN_MIB))
-    run = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, timeout=120)
+    tools = str(Path(__file__).parents[2] / "tools")
+    run = subprocess.run(
+        [sys.executable, "-c", code, *paths],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": tools},
+    )
     assert run.returncode == 0, run.stderr
     return dict(zip(names, (tuple(json.loads(line)) for line in run.stdout.splitlines()), strict=True))
 

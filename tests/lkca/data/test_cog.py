@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from rasterio.crs import CRS
 
 from lkca.data import CubeMeta, open_cube, write_cube
 
+TOOLS = str(Path(__file__).parents[2] / "tools")
 SIZE, BANDS = 1100, 2
 META = CubeMeta(
     wavelengths=np.array([500.0, 600.0]),
@@ -91,17 +93,19 @@ def test_overviews_average_valid_samples_only(tmp_path: Path, nodata: float | No
 def test_making_a_cog_takes_little_memory(tmp_path: Path) -> None:
     """A cube of 512 MiB, written by rows of tiles: the process stays below half of that."""
     code = """
-import resource, sys
+import sys
 import numpy as np
+from peak import peak_bytes
 from lkca.data import CubeMeta, Window, create_writer
-base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+base = peak_bytes()
 block = np.ones((128, 256, 1024), np.float32)
 with create_writer(sys.argv[1], (1024, 1024, 128), CubeMeta()) as writer:
     for row in range(0, 1024, 256):
         writer.write(Window(row, 0, 256, 1024), block)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) // 1024)
+print((peak_bytes() - base) >> 20)
 """
-    run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.tif")], capture_output=True, text=True)
+    command = [sys.executable, "-c", code, str(tmp_path / "x.tif")]
+    run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": TOOLS})
     assert run.returncode == 0, run.stderr
     with rasterio.open(tmp_path / "x.tif") as dataset:
         assert dataset.overviews(128) == [2, 4]

@@ -6,12 +6,12 @@ argv: budget, rows, cols, bands, kind ("bicubic" or one of conftest's networks),
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from pathlib import Path
 
 import numpy as np
 from conftest import make_model
+from peak import peak_bytes
 
 from lkca.data import Cube, CubeMeta, Window
 from lkca.inference.scene import SceneOptions, upscale_scene
@@ -34,8 +34,11 @@ def main() -> None:
     model = None if kind == "bicubic" else make_model(kind, SCALE, range(shape[2]), bands=shape[2], width=32)
     options = SceneOptions(scale=SCALE, memory=budget, force=True, overwrite=True)
     report = upscale_scene(cube, Path(output), model, options)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"peak": peak, "samples": report.rows * report.cols * report.bands, "seconds": report.seconds}))
+    print(
+        json.dumps(
+            {"peak": peak_bytes(), "samples": report.rows * report.cols * report.bands, "seconds": report.seconds}
+        )
+    )
 
 
 main()

@@ -19,6 +19,7 @@ def upscale(budget: str, rows: int, cols: int, bands: int, kind: str, output: Pa
         capture_output=True,
         text=True,
         timeout=550,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "tools")},
     )
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
