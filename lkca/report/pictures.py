@@ -64,7 +64,8 @@ def choose_crops(picture: np.ndarray, scale: int, count: int = 3) -> list[Window
     picture: (rows, cols, 3) in 0..1, of the truth: no result is favoured. None where the scene is small.
     """
     rows, cols, _ = picture.shape
-    side = min(48, min(rows, cols) // 3) // scale * scale
+    least = min(rows, cols)
+    side = min(48, max(least // 3, min(16, least // 2))) // scale * scale
     if side < 8 or side < 2 * scale:
         return []
     grey = picture.mean(axis=2)
