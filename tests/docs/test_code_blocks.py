@@ -79,7 +79,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with synthetic_scene(rows=96, cols=64, bands=12, seed=seed) as cube:
             write_cube(folder / name.replace(".hdr", ".img"), cube.read(), cube.meta)
     run_lkca(["fit", str(folder / "scene.tif"), "-s", "4", "-o", str(folder / "model"), "--minutes", "0.02"])
-    shutil.copytree(folder / "model", folder / "my_model")
     return folder
 
 
