@@ -17,6 +17,7 @@ from lkca.cli.options import (
     DegradationMethod,
     DegradationOption,
     Device,
+    Force,
     Json,
     Overwrite,
     Region,
@@ -76,9 +77,7 @@ def evaluate_command(
     ] = None,
     report: ReportOption = None,
     overwrite: Overwrite = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Go on though wavelengths or values are not like the model's.")
-    ] = False,
+    force: Force = False,
     device: Device = "auto",
     threads: Threads = None,
     variable: Variable = None,

@@ -15,6 +15,7 @@ __all__ = [
     "DegradationMethod",
     "DegradationOption",
     "Device",
+    "Force",
     "InputFiles",
     "Json",
     "Overwrite",
@@ -72,6 +73,7 @@ Threads = Annotated[
     typer.Option("--threads", min=1, max=4096, rich_help_panel=_RUN, help="CPU threads.", show_default="all cores"),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+Force = Annotated[bool, typer.Option("--force", help="Go on though wavelengths or values are not like the model's.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Variable = Annotated[
     str | None,

@@ -18,6 +18,7 @@ from lkca.cli.options import (
     BandShape,
     DegradationOption,
     Device,
+    Force,
     Overwrite,
     Region,
     Threads,
@@ -72,9 +73,7 @@ def report_command(
     region: Region = None,
     degradation: DegradationOption = None,
     overwrite: Overwrite = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Go on though wavelengths or values are not like the model's.")
-    ] = False,
+    force: Force = False,
     device: Device = "auto",
     threads: Threads = None,
     variable: Variable = None,

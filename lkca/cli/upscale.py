@@ -16,6 +16,7 @@ from lkca.cli.options import (
     Axes,
     BandShape,
     Device,
+    Force,
     Overwrite,
     Threads,
     Variable,
@@ -85,9 +86,7 @@ def upscale_command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the finished tiles of a run that was stopped.")
     ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Go on though wavelengths or values are not like the model's.")
-    ] = False,
+    force: Force = False,
     dtype: Annotated[
         str | None,
         typer.Option("--dtype", help="Type of the stored samples, such as float32.", show_default="the input's"),

@@ -59,8 +59,8 @@ def _wait(future: Future[None] | None) -> None:
 
 def _read(cube: Cube, upscaler: Upscaler, tile: Window) -> _Read:
     """The tile with the network's halo, without gaps, and where the tile lies in it."""
-    inner = _around(tile, upscaler.halo, cube)
-    outer = _around(tile, upscaler.halo + upscaler.reach, cube)
+    inner = tile.widened(upscaler.halo, cube.rows, cube.cols)
+    outer = tile.widened(upscaler.halo + upscaler.reach, cube.rows, cube.cols)
     try:
         values = cube.read(outer)
     except InputError as error:
@@ -72,10 +72,3 @@ def _read(cube: Cube, upscaler: Upscaler, tile: Window) -> _Read:
     part = inner.shifted(-outer.row, -outer.col).slices
     core = tile.shifted(-inner.row, -inner.col).slices
     return filled[(slice(None), *part)], None if missing is None else missing[(slice(None), *part)], core
-
-
-def _around(tile: Window, margin: int, cube: Cube) -> Window:
-    top, left = max(0, tile.row - margin), max(0, tile.col - margin)
-    bottom = min(cube.rows, tile.row + tile.height + margin)
-    right = min(cube.cols, tile.col + tile.width + margin)
-    return Window(top, left, bottom - top, right - left)
