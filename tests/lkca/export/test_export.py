@@ -107,11 +107,11 @@ def test_a_missing_extra_is_named(
     assert not list(tmp_path.iterdir())
 
 
-def test_no_compiler(models: dict[str, LoadedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_compiler(models: dict[str, LoadedModel], tmp_path: Path) -> None:
     import torch._inductor.config as inductor
 
-    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
-    with pytest.raises(InputError, match=r"install g\+\+"):
+    compilers = inductor.patch({"cpp.cxx": ("no-such-compiler",)})
+    with compilers, pytest.raises(InputError, match=r"install g\+\+"):
         export_model(models["full"], tmp_path / "model.pt2", "aoti")
 
 
