@@ -1,4 +1,4 @@
-"""Prints the table of a pytest-benchmark JSON: ``python bench/table.py bench/results/last.json``.
+"""Prints the table of a pytest-benchmark JSON: ``python bench/table.py bench/results/last.json [--keep FILE]``.
 
 Times are medians. "limit" is the least time that the case could take here: the larger of its multiplications at the
 rate of a 2048³ matrix product and its output's bytes at the rate of filling a tensor of about that size (warm for out=;
@@ -7,8 +7,8 @@ fresh, on huge pages or not, whichever is faster, otherwise), all measured in th
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -58,5 +58,28 @@ def _rate(name: str, facts: dict[str, Any]) -> str:
     return f"{name} {facts['bytes'] / facts['median'] / 1e9:.1f} GB/s"
 
 
+def kept(report: dict[str, Any]) -> dict[str, Any]:
+    """The part of a report that the table is made of: what bench/results keeps."""
+    return {
+        "machine_info": {"cpu": {"brand_raw": report["machine_info"]["cpu"].get("brand_raw", "unknown processor")}},
+        "datetime": report["datetime"],
+        "benchmarks": [
+            {
+                "group": result["group"],
+                "stats": {name: result["stats"][name] for name in ("median", "iqr", "rounds")},
+                "extra_info": result["extra_info"],
+            }
+            for result in report["benchmarks"]
+        ],
+    }
+
+
 if __name__ == "__main__":
-    print(table(json.loads(Path(sys.argv[1]).read_text())))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("report", type=Path)
+    parser.add_argument("--keep", type=Path, help="also write what the table needs here, for bench/results")
+    args = parser.parse_args()
+    found = json.loads(args.report.read_text())
+    print(table(found))
+    if args.keep is not None:
+        args.keep.write_text(json.dumps(kept(found), indent=1) + "\n")
