@@ -9,11 +9,28 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["complain", "note", "print_json", "print_line", "print_table", "progress_console", "row_progress"]
+__all__ = [
+    "complain",
+    "note",
+    "print_json",
+    "print_line",
+    "print_table",
+    "progress_console",
+    "row_progress",
+    "training_bar",
+]
 
 
 def _console(*, stderr: bool) -> Console:
@@ -34,6 +51,18 @@ def row_progress(title: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def training_bar(console: Console, *fields: str, title: str = "{task.description}", quiet: bool = False) -> Progress:
+    """The bar of what trains: title, share done, time spent, and these fields of its task; none in a log."""
+    columns = (
+        TextColumn(title, markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        *(TextColumn(f"{{task.fields[{name}]}}") for name in fields),
+    )
+    return Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
 
 
 def complain(message: str) -> None:

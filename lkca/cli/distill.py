@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from lkca.cli.console import note, print_line, print_table, progress_console
+from lkca.cli.console import note, print_line, print_table, progress_console, training_bar
 from lkca.cli.options import Axes, BandShape, Overwrite, Threads, Variable, examples, parse_shape, set_threads
 
 if TYPE_CHECKING:
@@ -76,15 +75,8 @@ def distill_command(
     check_model_output(output, overwrite=overwrite)
     set_threads(settings.threads)
     how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes}
-    columns = (
-        TextColumn("distil", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[gain]}"),
-    )
     console = progress_console()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with training_bar(console, "gain", title="distil") as bar:
         task = bar.add_task("distil", total=1.0, gain="")
 
         def report(done: float, loss: float | None, gain: float | None) -> None:

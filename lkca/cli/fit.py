@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from lkca.cli.console import note, print_line, print_table, progress_console
+from lkca.cli.console import note, print_line, print_table, progress_console, training_bar
 from lkca.cli.options import (
     Axes,
     BandShape,
@@ -138,17 +137,9 @@ def fit_command(
 @contextmanager
 def fit_progress() -> Iterator[Callable[[FitProgress], None]]:
     """A progress bar on stderr with stage, held-out gain over bicubic, and time left; yields the fit's callback."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
-        TextColumn("{task.fields[gain]}"),
-    )
     console = progress_console()
     said: set[str] = set()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with training_bar(console, "left", "gain") as bar:
         task = bar.add_task("prepare", total=1.0, left="", gain="")
 
         def update(progress: FitProgress) -> None:

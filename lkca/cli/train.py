@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from lkca.cli.console import note, print_line, print_table, progress_console
+from lkca.cli.console import note, print_line, print_table, progress_console, training_bar
 from lkca.cli.options import Overwrite, examples, set_threads
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ _ENDS = {
     "time": "stopped by its time; go on with --resume",
     "interrupted": "interrupted; go on with --resume",
 }
-_SCORES = (("mpsnr", "MPSNR dB", 2), ("sam", "SAM °", 3), ("rmse", "RMSE", 5), ("ergas", "ERGAS", 3))
 
 
 def train_command(
@@ -72,17 +70,9 @@ def train_command(
 @contextmanager
 def train_progress(config: TrainConfig, *, quiet: bool) -> Iterator[Callable[[TrainProgress], None]]:
     """A bar on stderr with steps, loss, patches per second, time left and validation; a log gets validations only."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
-        TextColumn("{task.fields[gain]}"),
-    )
     console = progress_console()
     began: tuple[float, int] | None = None
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+    with training_bar(console, "left", "gain", quiet=quiet) as bar:
         task = bar.add_task("prepare", total=config.steps, left="", gain="")
 
         def update(progress: TrainProgress) -> None:
@@ -110,16 +100,18 @@ def _time(seconds: float) -> str:
 
 def _print(result: TrainResult, config: TrainConfig) -> None:
     from lkca.metrics import PROTOCOL
+    from lkca.report.tables import SCORES
 
     for remark in result.notes:
         note(remark)
     if result.metrics:
+        known = [row for row in SCORES if row[0] in next(iter(result.metrics.values()))]
         rows = [
-            [name, *(f"{scores[key]:.{digits}f}" for key, _, digits in _SCORES)]
+            [name, *(f"{scores[key]:.{digits}f}" for key, _, digits, _ in known)]
             for name, scores in result.metrics.items()
         ]
         title = f"{result.model}  ×{config.scale}  measured on the {result.split}, protocol {PROTOCOL}"
-        print_table(title, ["", *(heading for _, heading, _ in _SCORES)], rows)
+        print_table(title, ["", *(heading for _, heading, _, _ in known)], rows)
     end = _ENDS[result.end].format(patience=config.patience)
     print_line(f"{end}: {result.steps} steps in {_time(result.seconds)}; the best at step {result.best_step}")
     if result.model is not None:

@@ -110,23 +110,24 @@ class CubeWriter:
         """
         self._check(window, array)
         try:
-            self._backend.write(window, self._encoder.encode(array))
+            stored = self._encoder.encode(array)
         except ValueError as error:
             self.abort()
             raise OutputError(
                 f"{self.path}: {error}; write a float dtype or set a nodata value in the metadata"
             ) from error
-        except OSError as error:
-            self.abort()
-            raise write_error(self.path, error) from error
         except BaseException:
             self.abort()
             raise
-        self._pixels += window.height * window.width
+        self._put(window, stored)
 
     def write_stored(self, window: Window, stored: np.ndarray, counts: Mapping[str, float]) -> None:
         """Write samples that an ``Encoder(self.meta)`` has encoded before, with what it counted (``counts()``)."""
         self._check(window, stored)
+        self._put(window, stored)
+        self._encoder.add(counts)
+
+    def _put(self, window: Window, stored: np.ndarray) -> None:
         try:
             self._backend.write(window, stored)
         except OSError as error:
@@ -135,7 +136,6 @@ class CubeWriter:
         except BaseException:
             self.abort()
             raise
-        self._encoder.add(counts)
         self._pixels += window.height * window.width
 
     def _check(self, window: Window, array: np.ndarray) -> None:
