@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-OPERATORS = ("lowrank_pixel_shuffle", "pixel_shuffle_epilogue", "channel_gate", "channel_attention")
+OPERATORS = (
+    "lowrank_pixel_shuffle",
+    "pixel_shuffle_epilogue",
+    "channel_gate",
+    "channel_attention",
+    "local_channel_attention",
+)
 BACKENDS = {"cpu": "lkca_kernels.cpu", "triton": "lkca_kernels.triton.support", "cuda": "lkca_kernels.cuda"}
 
 

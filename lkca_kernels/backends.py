@@ -21,6 +21,9 @@ arithmetic and nothing else; schema, checks, fake, autograd, autocast and choice
     channel_attention_fwd(x, w1, b1, w2, b2, residual, *, out=None) -> (output, mean (B, C))
     channel_attention_bwd(grad_out, x, mean, w1, b1, w2, b2, *, needs)
         -> tuple of 5: gradients of x, w1, b1, w2, b2 (that of residual is grad_out, given by the Python layer)
+    local_channel_attention_fwd(x, w1, w2, residual, *, window, out=None) -> Tensor
+    local_channel_attention_bwd(grad_out, x, w1, w2, *, window, needs)
+        -> tuple of 3: gradients of x, w1, w2 (that of residual is grad_out, given by the Python layer)
 
 What a backend may rely on: tensors are checked, share one device and one dtype of float16, bfloat16, float32 (or
 what ``can_run`` accepts), and none of them is empty. What it must expect: any strides, stride 0 and grad_out included;
@@ -30,10 +33,10 @@ LR skip only (the adjoint of the bicubic upsampling). ``mean`` is the average of
 for float64), so that no backward pass has to read x for it.
 
 What it must return: a fresh tensor per result, or ``out`` itself, fully written. Layouts: the outputs of the
-upsampling operators contiguous; the channel_attention output, and the gradients of x, y, z and an LR skip, in the
-layout of that input by ``lkca_kernels.memory_format.memory_format_of``; everything else contiguous. Gradients have the
-dtype and shape of their input; None where ``needs`` is False. ``out``, where given, has that layout too and overlaps
-no input.
+upsampling operators contiguous; the output of both channel attentions, and the gradients of x, y, z and an LR skip,
+in the layout of that input by ``lkca_kernels.memory_format.memory_format_of``; everything else contiguous. Gradients
+have the dtype and shape of their input; None where ``needs`` is False. ``out``, where given, has that layout too and
+overlaps no input.
 """
 
 from __future__ import annotations

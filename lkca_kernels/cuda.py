@@ -46,6 +46,8 @@ def unavailable() -> str | None:
 
 def can_run(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int) -> str | None:
     """None where the kernels serve such a call, else the reason."""
+    if op == "local_channel_attention":
+        return "has no local_channel_attention yet"
     if device.type != "cuda":
         return f"takes CUDA tensors, not {device.type}"
     if dtype not in _DTYPES:

@@ -19,7 +19,13 @@ EXAMPLES = examples(
 )
 
 _PACKAGES = ("lkca", "torch", "triton", "numpy", "scipy", "rasterio", "h5py", "safetensors", "pydantic", "matplotlib")
-_OPERATORS = {"lowrank_pixel_shuffle": 4, "pixel_shuffle_epilogue": 4, "channel_gate": 1, "channel_attention": 1}
+_OPERATORS = {
+    "lowrank_pixel_shuffle": 4,
+    "pixel_shuffle_epilogue": 4,
+    "channel_gate": 1,
+    "channel_attention": 1,
+    "local_channel_attention": 1,
+}
 _VARIABLES = (
     "LKCA_",
     "OMP_NUM_THREADS",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lkca_kernels.ops.channel import channel_attention, channel_gate
+from lkca_kernels.ops.channel import channel_attention, channel_gate, local_channel_attention
 from lkca_kernels.ops.epilogue import pixel_shuffle_epilogue
 from lkca_kernels.ops.explain import explain
 from lkca_kernels.ops.lowrank import lowrank_pixel_shuffle, lowrank_upsample
@@ -11,6 +11,7 @@ __all__ = [
     "channel_attention",
     "channel_gate",
     "explain",
+    "local_channel_attention",
     "lowrank_pixel_shuffle",
     "lowrank_upsample",
     "pixel_shuffle_epilogue",

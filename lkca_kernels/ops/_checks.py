@@ -57,9 +57,17 @@ def check_factor(upscale_factor: object) -> None:
         raise ValueError(f"upscale_factor: expected at least 2, got {upscale_factor}")
 
 
-def constant(upscale_factor: int) -> int:
+def check_window(window: object) -> None:
+    """The side of a window is an odd integer of at least 1, below 2**20."""
+    if not isinstance(window, (int, torch.SymInt)) or isinstance(window, bool):
+        raise TypeError(f"window: expected an integer, got {type(window).__name__}")
+    if window < 1 or window >= 2**20 or window % 2 == 0:
+        raise ValueError(f"window: expected an odd number from 1 to {2**20 - 1}, got {window}")
+
+
+def constant(number: int) -> int:
     """The same number, which a tracer that took it for a symbol has to look at (``int()`` leaves it a symbol)."""
-    return len(range(upscale_factor))
+    return len(range(number))
 
 
 def check_epilogue(

@@ -79,7 +79,8 @@ class Operator:
     ``tensors`` and ``options`` (type, name) are its schema; ``reference(*tensors, **options)`` defines it, and
     ``result`` of the same arguments is an empty tensor in the shape and layout of what it returns. ``passes`` is the
     position of the tensor that is added to the result: where shapes agree its gradient is grad_out itself.
-    ``with_mean`` marks the channel operators, whose forward also returns the mean of the first tensor, for backward.
+    A tensor named ``residual`` comes last and has the result's shape: a backend's backward never sees it.
+    ``with_mean`` marks the operators whose forward also returns the mean of the first tensor, for backward.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Operator:
         self.reference = reference
         self.result = result  # (*tensors, **options) -> an empty tensor like the result
         self.passes = passes
+        self._seen = self.count - (self.names[-1] == "residual")
         self.with_mean = with_mean
         self._served_by: dict[str, Callable[..., Any]] = {}
         tail = "".join(f", {kind} {option}" for kind, option in options)
@@ -199,8 +201,8 @@ class Operator:
         if grad.numel() == 0 or _empty(tensors) or backend == "reference":
             grads = self._reference_gradients(grad, tensors, options, needs)
         else:
-            inputs = (tensors[0], *mean, *tensors[1:5]) if self.with_mean else tensors
-            asked = tuple(needs[:5] if self.with_mean else needs)
+            inputs = (tensors[0], *mean, *tensors[1 : self._seen])
+            asked = tuple(needs[: self._seen])
             found = backends.function(backend, f"{self.name}_bwd")(grad, *inputs, **options, needs=asked)
             grads = tuple(found)  # type: ignore[arg-type]
         return [

@@ -11,7 +11,7 @@ from torch import Tensor
 from lkca_kernels.backends import Explanation, explain_call
 from lkca_kernels.ops import _checks
 from lkca_kernels.ops._operator import autocast
-from lkca_kernels.ops.channel import channel_attention, channel_gate
+from lkca_kernels.ops.channel import channel_attention, channel_gate, local_channel_attention
 from lkca_kernels.ops.epilogue import pixel_shuffle_epilogue
 from lkca_kernels.ops.lowrank import lowrank_pixel_shuffle, lowrank_upsample
 
@@ -25,6 +25,7 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
         pixel_shuffle_epilogue,
         channel_gate,
         channel_attention,
+        local_channel_attention,
     )
 }
 

@@ -27,6 +27,8 @@ BACKENDS = [name for name in ("reference", "cpu") if name in k.available_backend
 FLOATING = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 OTHERS = [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn]
 SIZES = st.integers(0, 5)
+UPSAMPLING = ["lowrank_pixel_shuffle", "pixel_shuffle_epilogue"]
+OPERATORS = [*UPSAMPLING, "channel_gate", "channel_attention", "local_channel_attention"]
 
 
 @st.composite
@@ -69,16 +71,22 @@ def tensors(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
 @st.composite
 def calls(draw: st.DrawFn) -> tuple[str, list[Any], dict[str, Any]]:
     """An operator, its tensors and its options."""
-    op = draw(st.sampled_from(["lowrank_pixel_shuffle", "pixel_shuffle_epilogue", "channel_gate", "channel_attention"]))
+    op = draw(st.sampled_from(OPERATORS))
     dtype = draw(st.sampled_from(FLOATING))
     b, c, r, h, w = (draw(SIZES) for _ in range(5))
     s = draw(st.integers(2, 4))
     optional = [draw(st.booleans()) for _ in range(3)]
-    if op.startswith("channel"):
-        shapes: list[tuple[int, ...]] = [(b, c, h, w), (r, c), (r,), (c, r), (c,)]
+    if op == "local_channel_attention":
+        shapes: list[tuple[int, ...]] = [(b, c, h, w), (r, c), (c, r), *[(b, c, h, w)] * optional[0]]
+        odd = [1, 3, 5, 9, 31] * 4
+        options: dict[str, Any] = {
+            "window": draw(st.sampled_from([*odd, 0, -1, 2, 3.0, True, "3", None, 2**40, 2**70]))
+        }
+    elif op.startswith("channel"):
+        shapes = [(b, c, h, w), (r, c), (r,), (c, r), (c,)]
         if op == "channel_attention" and optional[0]:
             shapes.append((b, c, h, w))
-        options: dict[str, Any] = {}
+        options = {}
     else:
         first = [(b, r, h, w), (c * s * s, r)] if op == "lowrank_pixel_shuffle" else [(b, c * s * s, h, w)]
         f = s if draw(st.booleans()) else 1
@@ -88,7 +96,7 @@ def calls(draw: st.DrawFn) -> tuple[str, list[Any], dict[str, Any]]:
         options = {"upscale_factor": draw(st.sampled_from(wrong))}
         options["skip_bicubic"] = draw(st.sampled_from(["matlab"] * 9 + ["torch"] * 9 + ["cubic", None, 3]))
     made = [draw(tensors(shape, dtype)) for shape in shapes]
-    if not op.startswith("channel"):
+    if op in UPSAMPLING:
         for i, given_one in enumerate(optional[: len(made) - len(first)]):
             made[len(first) + i] = made[len(first) + i] if given_one else None
     return op, made, options

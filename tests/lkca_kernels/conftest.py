@@ -34,11 +34,13 @@ class Target:
 
     def needs(self, dtype: torch.dtype) -> None:
         """Skip the test where the backend leaves ``dtype`` to the reference."""
-        reason = backends.explain_call(
-            "lowrank_pixel_shuffle", torch.device(self.device), dtype, 2, self.backend
-        ).refusals.get(self.backend)
-        if reason:
+        if reason := self.refusal("lowrank_pixel_shuffle", dtype):
             pytest.skip(f"{self.backend} {reason}")
+
+    def refusal(self, op: str, dtype: torch.dtype = torch.float32) -> str | None:
+        """Why the backend leaves such calls to another one."""
+        explained = backends.explain_call(op, torch.device(self.device), dtype, 2, self.backend)
+        return explained.refusals.get(self.backend)
 
 
 @dataclass(frozen=True)
@@ -89,16 +91,21 @@ class Case:
     def raw_arguments(self) -> tuple[Any, ...]:
         """What follows the tensors in ``torch.ops.lkca_kernels.<op>``, the backend's name aside."""
         if not self.upsamples:
-            return ()
+            return tuple(self.options.values())
         return self.sizes["s"], self.options.get("skip_bicubic", "matlab")
 
     @property
     def upsamples(self) -> bool:
-        return not self.op.startswith("channel")
+        return "shuffle" in self.op
+
+    @property
+    def with_mean(self) -> bool:
+        """Whether the raw operator also returns the mean of x over the image."""
+        return self.op in ("channel_gate", "channel_attention")
 
     @property
     def _options(self) -> dict[str, Any]:
-        return {"upscale_factor": self.sizes["s"], **self.options} if self.upsamples else {}
+        return {"upscale_factor": self.sizes["s"], **self.options} if self.upsamples else self.options
 
 
 _skip = {"skip": lambda d: (d["B"], d["C"], d["h"] * d["f"], d["w"] * d["f"])}
@@ -125,6 +132,12 @@ SHAPES: dict[str, dict[str, Callable[[dict[str, int]], tuple[int, ...]]]] = {
     "channel_attention": {
         "x": lambda d: (d["B"], d["C"], d["h"], d["w"]),
         **_gate_weights,
+        "residual": lambda d: (d["B"], d["C"], d["h"], d["w"]),
+    },
+    "local_channel_attention": {
+        "x": lambda d: (d["B"], d["C"], d["h"], d["w"]),
+        "w1": lambda d: (d["K"], d["C"]),
+        "w2": lambda d: (d["C"], d["K"]),
         "residual": lambda d: (d["B"], d["C"], d["h"], d["w"]),
     },
 }
@@ -181,11 +194,21 @@ def _naive_attention(
     return out if residual is None else out + residual
 
 
+def _naive_local(x: Tensor, w1: Tensor, w2: Tensor, residual: Tensor | None = None, *, window: int) -> Tensor:
+    reach = window // 2
+    a = F.avg_pool2d(x.abs(), window, stride=1, padding=reach, count_include_pad=False)
+    ratio = a / (a.mean(1, keepdim=True) + torch.finfo(x.dtype).tiny ** 0.5)
+    hidden = F.relu(F.conv2d(ratio, w1[:, :, None, None]))
+    out = x * (2 * torch.sigmoid(F.conv2d(hidden, w2[:, :, None, None])))
+    return out if residual is None else out + residual
+
+
 NAIVE: dict[str, Callable[..., Tensor]] = {
     "lowrank_pixel_shuffle": _naive_lowrank,
     "pixel_shuffle_epilogue": _naive_epilogue,
     "channel_gate": _naive_gate,
     "channel_attention": _naive_attention,
+    "local_channel_attention": _naive_local,
 }
 
 
@@ -201,8 +224,12 @@ def _epilogue(*sizes: int, given: str = "", **options: Any) -> Case:
     return Case("pixel_shuffle_epilogue", _sizes("BChws", *sizes), tuple(given.split()), options)
 
 
-def _channel(op: str, *sizes: int, given: str = "") -> Case:
-    return Case(op, _sizes("BCKhw", *sizes), tuple(given.split()))
+def _channel(op: str, *sizes: int, given: str = "", **options: Any) -> Case:
+    return Case(op, _sizes("BCKhw", *sizes), tuple(given.split()), options)
+
+
+def _local(*sizes: int, given: str = "", window: int) -> Case:
+    return _channel("local_channel_attention", *sizes, given=given, window=window)
 
 
 # Ones and primes, every s of the field, each subset of the optional tensors somewhere, one case per operator that is
@@ -230,6 +257,11 @@ CASES = (
     _channel("channel_attention", 3, 7, 2, 5, 11, given="residual"),
     _channel("channel_attention", 2, 67, 17, 19, 23, given="residual"),
     _channel("channel_attention", 2, 5, 3, 13, 1),
+    _local(1, 1, 1, 1, 1, window=1),
+    _local(3, 7, 2, 5, 11, given="residual", window=3),
+    _local(2, 67, 17, 19, 23, given="residual", window=9),
+    _local(1, 32, 8, 7, 33, window=5),
+    _local(2, 5, 3, 13, 1, window=31),
 )
 # One small case per operator, every tensor given, for the tests whose subject is not the arithmetic.
 TYPICAL = (
@@ -237,6 +269,7 @@ TYPICAL = (
     _epilogue(2, 3, 4, 3, 2, given="gate skip:hr"),
     _channel("channel_gate", 2, 5, 3, 4, 3),
     _channel("channel_attention", 2, 5, 3, 4, 3, given="residual"),
+    _local(2, 5, 3, 4, 3, given="residual", window=3),
 )
 
 
@@ -289,6 +322,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("typical", TYPICAL, ids=lambda case: case.op)
     if "layout" in metafunc.fixturenames:
         metafunc.parametrize("layout", LAYOUTS)
+
+
+@pytest.fixture(autouse=True)
+def _served(request: pytest.FixtureRequest) -> None:
+    """Skip a case whose operator the backend does not have."""
+    case = next((request.getfixturevalue(n) for n in ("case", "typical") if n in request.fixturenames), None)
+    if case is not None and "backend" in request.fixturenames:
+        backend = request.getfixturevalue("backend")
+        if reason := backend.refusal(case.op):
+            pytest.skip(f"{backend.backend} {reason}")
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,14 @@ WRONG: list[tuple[type[Exception], str, Callable[[], Any]]] = [
     (ValueError, "w2: expected (C, Cr) = (3, 2), got (2, 3)", lambda: k.channel_gate(X, W1, B1, W1, B2)),
     (TypeError, "w1, b1, w2, b2: expected tensors, got None", lambda: k.channel_gate(X, W1, None, W2, B2)),
     (ValueError, "residual: expected the shape of x", lambda: k.channel_attention(X, W1, B1, W2, B2, X[:1])),
+    (ValueError, "w2: expected (C, Cr) = (3, 2), got (2, 3)", lambda: k.local_channel_attention(X, W1, W1, window=3)),
+    (TypeError, "w1, w2: expected tensors, got None", lambda: k.local_channel_attention(X, W1, None, window=3)),
+    (ValueError, "residual: expected the shape", lambda: k.local_channel_attention(X, W1, W2, X[:1], window=3)),
+    (ValueError, "window: expected an odd number from 1 to 1048575, got 4",
+     lambda: k.local_channel_attention(X, W1, W2, window=4)),
+    (ValueError, "window: expected an odd number from 1 to 1048575, got -1",
+     lambda: k.local_channel_attention(X, W1, W2, window=-1)),
+    (TypeError, "window: expected an integer, got float", lambda: k.local_channel_attention(X, W1, W2, window=3.0)),
     (ValueError, "weight_down: expected (R, Cin, kh, kw) with Cin = 3",
      lambda: k.lowrank_upsample(X, torch.ones(3, 4, 3, 3), W, upscale_factor=2)),
     (ValueError, "bias_down: expected (R,) = (3,), got (2,)",
@@ -133,8 +141,10 @@ def test_public_operators_survive_wrong_arguments(typical: Any, backend: Any) ->
     for _ in range(150):
         spoiled = [_spoil(t, rng) if rng.random() < 0.4 else t for t in tensors]
         how: dict[str, Any] = {"backend": backend.backend}
-        if typical.upsamples:
-            how["upscale_factor"] = _spoil(2, rng) if rng.random() < 0.3 else 2
+        if typical.raw_arguments:
+            name = "upscale_factor" if typical.upsamples else "window"
+            good = typical.raw_arguments[0]
+            how[name] = _spoil(good, rng) if rng.random() < 0.3 else good
         with contextlib.suppress(TypeError, ValueError):
             operator(*spoiled, **how)
 

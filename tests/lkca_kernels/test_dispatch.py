@@ -27,9 +27,9 @@ def test_opcheck(typical: Any, backend: Any, layout: str, tools: Any) -> None:
 
 @pytest.mark.parametrize("empty", ["B", "C", "h"])
 def test_opcheck_of_nothing(typical: Any, backend: Any, tools: Any, case_type: Any, empty: str) -> None:
-    if empty == "h" and not typical.upsamples:
+    if empty == "h" and typical.with_mean:
         pytest.skip("the mean of nothing")
-    case = case_type(typical.op, {**typical.sizes, empty: 0}, typical.given)
+    case = case_type(typical.op, {**typical.sizes, empty: 0}, typical.given, typical.options)
     tensors = tools.leaves(case.make(torch.float32, backend.device))
     torch.library.opcheck(_opaque(case), (*tensors, *case.raw_arguments, backend.backend))
 
@@ -58,7 +58,7 @@ def test_gradcheck_and_double_backward(typical: Any, tools: Any) -> None:
         for i, tensor in zip(positions, given, strict=True):
             every[i] = tensor
         result = _opaque(typical)(*every, *typical.raw_arguments, "reference")
-        return result if typical.upsamples else result[0]
+        return result[0] if typical.with_mean else result
 
     inputs = [tensors[i] for i in positions]
     for road in (plain, opaque):
@@ -87,7 +87,7 @@ def test_compiled_whole_with_symbolic_sizes(typical: Any, backend: Any, tools: A
 
     compiled = torch.compile(function, backend=frames, fullgraph=True, dynamic=True)
     for h, w in ((11, 7), (17, 19)):  # no size equal to another one, which dynamo would take for the same
-        case = case_type(typical.op, {**typical.sizes, "h": h, "w": w}, typical.given)
+        case = case_type(typical.op, {**typical.sizes, "h": h, "w": w}, typical.given, typical.options)
         tensors, same = (tools.leaves(case.make(torch.float32, backend.device)) for _ in range(2))
         result, expected = compiled(*tensors), function(*same)
         torch.testing.assert_close(result, expected)
