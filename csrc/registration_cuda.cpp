@@ -44,7 +44,9 @@ class Call {
 #else
     STD_TORCH_CHECK(first.is_cuda(), op, ": expected CUDA tensors");
     guard_.emplace(first.get_device_index());
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(first.get_device_index(), &stream_));
+    // Torch's own macro for this has another name before 2.12.
+    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(first.get_device_index(), &stream_) == AOTI_TORCH_SUCCESS, op,
+                    ": the current CUDA stream could not be had");
 #endif
   }
 
