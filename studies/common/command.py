@@ -20,7 +20,8 @@ def main(folder: Path, arguments: list[str] | None = None) -> None:
     parser.add_argument("data", type=Path, help="folder with cave/ and cubes/")
     parser.add_argument("--work", type=Path, required=True, help="finished trainings are kept here; a rerun resumes")
     parser.add_argument("--config", type=Path, default=folder / "config.yaml")
-    parser.add_argument("--train", choices=("main", "ablation", "all", "none"), default="all", help="which trainings")
+    trainings = ("main", "presets", "ablation", "all", "none")
+    parser.add_argument("--train", choices=trainings, default="all", help="which trainings")
     parser.add_argument("--seeds", type=int, nargs="*", help="only these")
     parser.add_argument("--report", type=Path, help="measure on the test scenes; write this page and results.json")
     args = parser.parse_args(arguments)
@@ -28,12 +29,14 @@ def main(folder: Path, arguments: list[str] | None = None) -> None:
     study = load(args.config)
     task = make_task(args.data, study)
     work = args.work / folder.name
-    parts: list[tuple[tuple[str, ...], list[int]]] = []
-    if args.train in ("main", "all"):
-        parts.append((MAIN, study.seeds))
-    if args.train in ("ablation", "all"):
-        parts.append((tuple(study.ablation), study.ablation_seeds))
-    for names, seeds in parts:
+    parts: dict[str, tuple[tuple[str, ...], list[int]]] = {
+        "main": (MAIN, study.seeds),
+        "presets": (("baseline", *study.presets), study.seeds),
+        "ablation": (tuple(study.ablation), study.ablation_seeds),
+    }
+    for part, (names, seeds) in parts.items():
+        if args.train not in (part, "all"):
+            continue
         for record in run(task, work, names=names, seeds=[s for s in seeds if args.seeds is None or s in args.seeds]):
             print(record, flush=True)
     if args.report:

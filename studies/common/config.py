@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lkca.config import StrictModel, read_yaml
 
-__all__ = ["Network", "Study", "load"]
+__all__ = ["Network", "Preset", "Study", "load"]
 
 
 class Network(StrictModel):
@@ -17,6 +17,13 @@ class Network(StrictModel):
 
     options: dict[str, int] = Field(default_factory=dict)
     lr: float = Field(gt=0)
+
+
+class Preset(Network):
+    """A size of LKCA-Net, trained as ``lkca`` would: full rank first, then LKCA-KD at ``rank`` per component."""
+
+    components: int = Field(ge=1)
+    rank: int = Field(ge=1)
 
 
 class Study(StrictModel):
@@ -40,6 +47,10 @@ class Study(StrictModel):
     student_lr: float = Field(gt=0)
     orientations: int = Field(default=1, description="Of the teacher's self-ensemble, per step.")
     alignment: float = 0.1
+    presets: dict[str, Preset] = Field(
+        default_factory=dict,
+        description="Trained for teacher_seconds in all: the last student_seconds as a student.",
+    )
     ablation: list[str] = Field(default_factory=list, description="Further ways to train the student.")
     ablation_seeds: list[int] = Field(default_factory=list)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,14 +28,14 @@ def macs(call: Callable[[], Any]) -> int:
     return counter.get_total_flops() // 2
 
 
-def seconds(calls: Sequence[Callable[[], Any]], rounds: int = 9) -> list[float]:
-    """Median wall-clock seconds of each; they take turns, so that what else the machine does meets all alike."""
-    spent: list[list[float]] = [[] for _ in calls]
+def seconds(calls: Sequence[Callable[[], Any]], rounds: int = 15) -> list[float]:
+    """Least wall-clock seconds of each; they take turns, so that what else the machine does meets all alike."""
+    least = [math.inf for _ in calls]
     with torch.inference_mode():
         for turn in range(rounds + 1):  # the first one warms up
-            for call, into in zip(calls, spent, strict=True):
+            for index, call in enumerate(calls):
                 begin = time.perf_counter()
                 call()
                 if turn:
-                    into.append(time.perf_counter() - begin)
-    return [statistics.median(s) for s in spent]
+                    least[index] = min(least[index], time.perf_counter() - begin)
+    return least

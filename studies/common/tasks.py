@@ -27,7 +27,7 @@ from lkca.training.prior import component_images
 from lkca.training.subspace import SpectralSubspace
 from lkca.training.supervised import channels_last
 from lkca_kernels import bicubic_upsample
-from studies.common.config import Study
+from studies.common.config import Network, Study
 
 __all__ = ["Draw", "Restore", "Task", "make_task"]
 
@@ -56,7 +56,7 @@ class Task(ABC):
     baseline_channels: int
 
     def __init__(self, root: Path, study: Study) -> None:
-        self.study, self.scale = study, study.scale
+        self.root, self.study, self.scale = root, study, study.scale
         self.degrade = Degradation(method="bicubic", scale=study.scale).apply
         self.paths = {p.stem: p for p in self.files(root)}
         wanted = {*study.validation, *study.test}
@@ -105,6 +105,15 @@ class Task(ABC):
             options = self.study.baseline.options
             return channels_last(EDSR(self.baseline_channels, self.scale, upsampler="bands", **options))
         return channels_last(LKCANet(self.architecture()))
+
+    def of(self, name: str) -> Task:
+        """The task with the network of the preset ``name``; itself where that is no preset."""
+        preset = self.study.presets.get(name)
+        if preset is None:
+            return self
+        teacher = Network(options=preset.options, lr=preset.lr)
+        changes = {"teacher": teacher, "components": preset.components}
+        return type(self)(self.root, self.study.model_copy(update=changes))
 
     def architecture(self) -> LKCANetConfig:
         return LKCANetConfig(bands=1, scale=self.scale, shared=True, **self.study.teacher.options)

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from lkca.lowrank import factorize
 from lkca.models import LKCANet
 from lkca.nn import LowRankUpsample
 from lkca.training.distill import DistillRecipe, distill
@@ -21,7 +22,7 @@ from lkca.training.progress import Budget
 from lkca.training.supervised import Schedule, channels_last, train
 from studies.common.tasks import Task
 
-__all__ = ["MAIN", "NEXT", "STUDENTS", "load_network", "run"]
+__all__ = ["MAIN", "NEXT", "STUDENTS", "keep", "load_network", "record_of", "run", "supervised"]
 
 FEATURES = (Point("upsample", where="input"), Point("upsample.conv", "upsample.reduce"))  # F_N, and rank features
 
@@ -59,7 +60,7 @@ def _file(work: Path, seed: int, name: str, kind: str) -> Path:
     return work / f"seed{seed}" / f"{name}.{kind}"
 
 
-def _keep(work: Path, seed: int, name: str, net: nn.Module, record: dict[str, Any]) -> None:
+def keep(work: Path, seed: int, name: str, net: nn.Module, record: dict[str, Any]) -> None:
     """The record last and by renaming: where it is, all is."""
     weights, note = (_file(work, seed, name, kind) for kind in ("safetensors", "json"))
     weights.parent.mkdir(parents=True, exist_ok=True)
@@ -75,13 +76,13 @@ def record_of(work: Path, seed: int, name: str) -> dict[str, Any] | None:
 
 
 def load_network(task: Task, work: Path, seed: int, name: str) -> nn.Module:
-    """The trained network, eval mode."""
+    """The trained network, eval mode; ``task`` is that :meth:`~Task.of` its name."""
     net = task.network("edsr" if name == "baseline" else "lkcanet", seed)
     record = record_of(work, seed, name)
     assert record is not None
     if record.get("rank") is not None:
         assert isinstance(net, LKCANet)
-        net = task.student(net, record["rank"])
+        net = factorize(net, rank=record["rank"]) if name in task.study.presets else task.student(net, record["rank"])
     net.load_state_dict(safetensors.torch.load_file(_file(work, seed, name, "safetensors")))
     return channels_last(net).eval()
 
@@ -91,33 +92,46 @@ def run(task: Task, work: Path, *, names: tuple[str, ...], seeds: list[int]) -> 
     for seed in seeds:
         for name in names:
             if record_of(work, seed, name) is None:
-                if name in ("teacher", "baseline"):
-                    net, record = _supervised(task, name, seed)
+                mine = task.of(name)
+                if name in task.study.presets:
+                    net, record = _preset(mine, name, seed)
+                elif name in ("teacher", "baseline"):
+                    kind = "edsr" if name == "baseline" else "lkcanet"
+                    net = task.network(kind, seed)
+                    lr = (task.study.baseline if name == "baseline" else task.study.teacher).lr
+                    record = supervised(task, net, kind, seed, lr, task.study.teacher_seconds)
                 elif name == "lr":
                     net, record = _svd(task, work, seed)
                 elif name == "lr_next":
                     net, record = _one_rank_more(task, work, seed)
                 else:
                     net, record = _student(task, work, seed, name)
-                record["gain_validation"], record["sam_validation"] = task.gain(net.eval())
-                _keep(work, seed, name, net, record)
+                record["gain_validation"], record["sam_validation"] = mine.gain(net.eval())
+                keep(work, seed, name, net, record)
                 yield {"seed": seed, "name": name, **record}
 
 
-def _supervised(task: Task, name: str, seed: int) -> tuple[nn.Module, dict[str, Any]]:
-    study = task.study
-    kind = "edsr" if name == "baseline" else "lkcanet"
+def supervised(task: Task, net: nn.Module, kind: str, seed: int, lr: float, seconds: float) -> dict[str, Any]:
+    """Train ``net`` in place for ``seconds`` of CPU time; what to record of it."""
     draw, criterion = task.batches(kind, seed), task.criterion(kind)
-    net = task.network(kind, seed)
-    lr = (study.baseline if name == "baseline" else study.teacher).lr
-    budget = CpuBudget(study.teacher_seconds)
+    budget = CpuBudget(seconds)
 
     def loss(position: float) -> torch.Tensor:
         coarse, sharp, _ = draw()
         return criterion(task.apply(net, coarse), sharp)
 
     done = train(net, loss, Schedule(0.0, 1.0, lr=lr), budget)
-    return net, {"steps": done.steps, "cpu_seconds": round(budget.elapsed, 1)}
+    return {"steps": done.steps, "cpu_seconds": round(budget.elapsed, 1)}
+
+
+def _preset(task: Task, name: str, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+    """At full rank, then as a student of that, both in the time of one teacher."""
+    study, teacher = task.study, task.network("lkcanet", seed)
+    first = supervised(task, teacher, "lkcanet", seed, study.teacher.lr, study.teacher_seconds - study.student_seconds)
+    rank = study.presets[name].rank
+    student = channels_last(factorize(teacher, rank=rank))
+    second = _distilled(task, teacher, student, seed, "warmup")
+    return student, {"rank": rank, **{key: round(first[key] + second[key], 1) for key in first}}
 
 
 def _svd(task: Task, work: Path, seed: int) -> tuple[nn.Module, dict[str, Any]]:
@@ -143,9 +157,7 @@ def _one_rank_more(task: Task, work: Path, seed: int) -> tuple[nn.Module, dict[s
 
 
 def _student(task: Task, work: Path, seed: int, name: str) -> tuple[nn.Module, dict[str, Any]]:
-    study = task.study
     teacher = load_network(task, work, seed, "teacher")
-    assert isinstance(teacher, LKCANet)
     base = "lr_next" if name.endswith("_next") else "lr"
     student = load_network(task, work, seed, base)
     rank = (record_of(work, seed, base) or {})["rank"]
@@ -154,6 +166,12 @@ def _student(task: Task, work: Path, seed: int, name: str) -> tuple[nn.Module, d
         torch.manual_seed(seed)
         student.upsample.reset_parameters()
         torch.nn.init.zeros_(student.upsample.weight)  # as a new network starts: from bicubic
+    return student, {"rank": rank, **_distilled(task, teacher, student, seed, name)}
+
+
+def _distilled(task: Task, teacher: nn.Module, student: nn.Module, seed: int, name: str) -> dict[str, Any]:
+    """Train ``student`` in place in the way ``name``; what to record of it."""
+    study = task.study
     common = {
         "points": FEATURES,
         "alignment": study.alignment,
@@ -175,4 +193,4 @@ def _student(task: Task, work: Path, seed: int, name: str) -> tuple[nn.Module, d
         apply=task.apply,
         generator=generator,
     )
-    return student, {"rank": rank, "steps": done.steps, "cpu_seconds": round(budget.elapsed, 1)}
+    return {"steps": done.steps, "cpu_seconds": round(budget.elapsed, 1)}

@@ -11,6 +11,8 @@ import pytest
 import torch
 import yaml
 
+from lkca.models import LKCANetConfig
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -35,6 +37,8 @@ def test_study(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     config |= {"teacher_seconds": 0.05, "student_seconds": 0.02, "seeds": [0, 1], "svd_loss": 0.01, "components": 2}
     config |= {"patch": 6, "batch": 1, "validation": config["validation"][:1], "test": config["test"][:2]}
     config |= {"ablation": config.get("ablation", [])[-3:], "ablation_seeds": [1]}
+    if "presets" in config:
+        config["presets"] = {"small": {"options": {"width": 8, "blocks": 1}, "lr": 1e-3, "components": 1, "rank": 3}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     where, bands = ("cave", 31) if config["data"] == "cave" else ("cubes", 9)
     for index, scene in enumerate([*config["validation"], *config["test"], "abu_one"]):
@@ -52,12 +56,60 @@ def test_study(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     runs = {(run["seed"], run["name"]) for run in results["runs"]}
     assert {(s, n) for s in (0, 1) for n in ("teacher", "baseline", "lr", "finetune", "kd")} <= runs
     assert {(1, n) for n in config.get("ablation", [])} <= runs
+    assert {(s, n) for s in (0, 1) for n in config.get("presets", [])} <= runs
     assert set(results["bicubic"]) == set(config["test"])
     assert all(np.isfinite(value) for run in results["runs"] for s in run["test"].values() for value in s.values())
     costs = results["costs"]
-    assert costs["kd"]["macs"] > 0 and set(costs) == {"baseline", "teacher", "kd"}
+    assert costs["kd"]["macs"] > 0 and set(costs) == {"baseline", "teacher", "kd", *config.get("presets", [])}
     text = page.read_text()
     assert "±" in text and "LKCA-KD" in text and "reached" in text and "nan" not in text
+
+
+def test_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    blocks = importlib.import_module("studies.blocks.__main__")
+    config = yaml.safe_load((ROOT / "studies/blocks/config.yaml").read_text())
+    config |= {"seconds": 0.02, "seeds": [0, 1], "study": "study.yaml"}
+    small = {"width": 8, "blocks": 1, "components": 2}
+    config["rows"] = {name: {**row, **small} for name, row in config["rows"].items()}
+    study = yaml.safe_load((ROOT / "studies/cave_x4/config.yaml").read_text())
+    study |= {"validation": study["validation"][:1], "patch": 6, "batch": 1}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    for index, scene in enumerate([*study["validation"], *study["test"], "one"]):
+        write_scene(tmp_path / "data" / "cave" / f"{scene}.npz", 31, 48, 4000, index)
+    arguments = [str(tmp_path / "data"), "--work", str(tmp_path / "work"), "--report", str(tmp_path / "page.md")]
+    blocks.main(arguments, tmp_path)
+
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {(r["seed"], r["name"]) for r in results["runs"]} == {(s, n) for s in (0, 1) for n in config["rows"]}
+    assert all(np.isfinite(r["gain"]) and r["steps"] > 0 for r in results["runs"])
+    costs = results["costs"]
+    # of 12×12 pixels, 2 components, 8 channels: 11×11 instead of 7×7 weights, or two more weights per tap in P1
+    assert costs["kernel_11"]["macs"] - costs["reference"]["macs"] == 12 * 12 * 2 * 8 * (121 - 49)
+    assert costs["parallel"]["macs"] - costs["reference"]["macs"] == 12 * 12 * 2 * 8 * (9 + 25 + 2 * 16)
+    assert costs["no_attention"]["parameters"] < costs["reference"]["parameters"]
+    page = (tmp_path / "page.md").read_text()
+    assert all(row["title"] in page for row in config["rows"].values()) and "nan" not in page
+
+
+def test_blocks_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each variant maps a batch to finite features; only GELU and attention over the image change with the scale."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    variants = importlib.import_module("studies.blocks.variants")
+    config = LKCANetConfig(bands=1, scale=4, shared=True)
+    x = torch.randn(2, 1, 10, 10, generator=torch.Generator().manual_seed(0))
+    for row in yaml.safe_load((ROOT / "studies/blocks/config.yaml").read_text())["rows"].values():
+        torch.manual_seed(0)
+        net = variants.build(config, variants.Row(**row))
+        for block in net.body:
+            if hasattr(block.attention, "fc2"):
+                torch.nn.init.normal_(block.attention.fc2.weight)  # gates that are not 1
+        with torch.no_grad():
+            once, twice = net.features(x), net.features(2 * x)
+        assert once.shape == (2, row.get("width", 32), 10, 10)
+        even = torch.allclose(twice, 2 * once, rtol=1e-4, atol=1e-5)
+        assert even == (row.get("activation") != "gelu" and row.get("attention") != "global"), row["title"]
 
 
 def test_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
