@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -81,10 +81,14 @@ def model_case(net: LKCANet, name: str, size: tuple[int, int], dtype: torch.dtyp
     )
 
 
-def preset_network(preset: str, bands: int, scale: int, rank: int) -> LKCANet:
-    """A network of that size with random weights everywhere: a new one's zeros would hide a wrong result."""
+def preset_network(preset: str, bands: int, scale: int, rank: int | None = None) -> LKCANet:
+    """A network of that size with random weights everywhere: a new one's zeros would hide a wrong result.
+
+    rank: of its upsampler, by default its size's for students. ValueError where the size cannot have it.
+    """
     torch.manual_seed(0)
-    net = LKCANet(LKCANetConfig.preset(preset, bands=bands, scale=scale, rank=rank))
+    config = LKCANetConfig.preset(preset, bands=bands, scale=scale)
+    net = LKCANet(replace(config, rank=config.student_rank if rank is None else rank))
     for parameter in net.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)

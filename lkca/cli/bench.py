@@ -27,7 +27,8 @@ EXAMPLES = examples(
     "lkca bench -m model",
 )
 
-_BANDS, _SCALE, _RANK = 128, 4, 32
+_BANDS, _SCALE = 128, 4
+_RANK = 32  # of the operator, where a model's upsampler has full rank
 _BYTES_PER_SAMPLE = 4 * 10  # of the output: the results and temporaries of all contenders, generously
 
 
@@ -44,7 +45,7 @@ def bench_command(
     ] = None,
     rank: Annotated[
         int | None,
-        typer.Option("--rank", min=1, max=65_536, help="Rank of the upsampling layer.", show_default=str(_RANK)),
+        typer.Option("--rank", min=1, max=65_536, help="Rank of the upsampling layer.", show_default="the preset's"),
     ] = None,
     size: Annotated[str, typer.Option("--size", help="Coarse pixels, 'ROWSxCOLS'.")] = "64x64",
     dtype: Annotated[
@@ -80,7 +81,7 @@ def bench_command(
     if sys.stderr.isatty():
         note(f"about a minute; {torch.get_num_threads()} thread(s)")
     limits = measure_limits(kind, samples * kind.itemsize)
-    operator = operator_case(config.bands, config.scale, config.rank or rank or _RANK, pixels, kind)
+    operator = operator_case(config.bands, config.scale, config.rank or _RANK, pixels, kind)
     results = [run_case(case, limits, clock) for case in (operator, model_case(net, name, pixels, kind))]
     for result in results:
         _print(result)
@@ -106,7 +107,10 @@ def _network(model: str, bands: int | None, scale: int | None, rank: int | None)
     from lkca.models.directory import load_model
 
     if model in PRESETS and not Path(model).exists():
-        return preset_network(model, bands or _BANDS, scale or _SCALE, rank or _RANK), model
+        try:
+            return preset_network(model, bands or _BANDS, scale or _SCALE, rank), model
+        except ValueError as error:
+            raise InputError(f"--{error}; leave it out for the preset's own") from error
     given = [name for name, value in (("--bands", bands), ("--scale", scale), ("--rank", rank)) if value is not None]
     if given:
         raise InputError(f"{model}: has its own bands, scale and rank; leave out {', '.join(given)}")

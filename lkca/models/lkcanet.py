@@ -12,12 +12,14 @@ from lkca.nn import LargeKernelBlock, LowRankUpsample, PixelShuffleUpsample
 
 __all__ = ["PRESETS", "LKCANet", "LKCANetConfig", "lift", "repeat"]
 
+# Sizes of a body that spectral components share.
 PRESETS: dict[str, dict[str, int]] = {
-    "tiny": {"width": 32, "blocks": 3},
-    "base": {"width": 64, "blocks": 6},
-    "large": {"width": 96, "blocks": 10},
+    "tiny": {"components": 6, "width": 16, "blocks": 3},
+    "base": {"components": 8, "width": 32, "blocks": 4},
+    "large": {"components": 12, "width": 48, "blocks": 6},
 }
 
+_STUDENT = 6  # rank channels for each component: of s² = 16 enough within 0.01 dB (docs/model.md)
 _BICUBIC_REACH = 2
 
 
@@ -32,8 +34,9 @@ class LKCANetConfig:
     - components: None, or the number of spectral components onto which the input is projected first (1×1 convolution).
     - shared: one body of ``width`` channels, and one convolution of the upsampler, serve every component (or band) in
       turn; F_N then has width × components channels. Otherwise all components enter one body together.
-    - rank: None for the full-rank upsampler, else the rank of its factors. If shared: a multiple of the components, and
-      not None where the input is projected.
+    - rank: None for the full-rank upsampler, else the rank of its factors. If shared: a multiple of the components, at
+      most components × scale². Where the input is projected too, that is the full rank (docs/model.md), and None means
+      it.
     """
 
     bands: int
@@ -57,17 +60,24 @@ class LKCANetConfig:
             raise ValueError(f"kernel_size: expected an odd number, got {self.kernel_size}")
         if self.window < 0 or (self.window and self.window % 2 == 0):
             raise ValueError(f"window: expected 0 or an odd number, got {self.window}")
+        full = self.groups * self.scale**2
         if self.shared and self.components is not None and self.rank is None:
-            raise ValueError("rank: a shared body behind a projection needs one, got None")
-        if self.shared and self.rank is not None and self.rank % self.groups:
-            raise ValueError(f"rank: a shared body needs a multiple of its {self.groups} groups, got {self.rank}")
+            object.__setattr__(self, "rank", full)
+        if self.shared and self.rank is not None and (self.rank % self.groups or self.rank > full):
+            raise ValueError(
+                f"rank: a shared body needs a multiple of its {self.groups} groups, up to {full}, got {self.rank}"
+            )
 
     @classmethod
     def preset(cls, name: str, *, bands: int, scale: int, **changes: Any) -> LKCANetConfig:
-        """The named size ("tiny", "base", "large") for these bands and scale; ``changes`` override fields."""
+        """The named size ("tiny", "base", "large") for these bands and scale; ``changes`` override fields.
+
+        No more components than bands.
+        """
         if name not in PRESETS:
             raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
-        return cls(bands=bands, scale=scale, **{**PRESETS[name], **changes})
+        size = PRESETS[name] | {"components": min(PRESETS[name]["components"], bands)}
+        return cls(bands=bands, scale=scale, **{"shared": True, **size, **changes})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LKCANetConfig:
@@ -83,6 +93,11 @@ class LKCANetConfig:
     def groups(self) -> int:
         """How often the body runs per image: once, or for every component."""
         return (self.components or self.bands) if self.shared else 1
+
+    @property
+    def student_rank(self) -> int:
+        """Of a shared body: the rank that a student of this size is given where no number is asked for."""
+        return self.groups * min(_STUDENT, self.scale**2)
 
 
 def _at_least(name: str, value: object, least: int) -> None:
@@ -196,11 +211,15 @@ def lift(net: LKCANet, mean: Tensor, analysis: Tensor, synthesis: Tensor) -> LKC
     assert isinstance(lifted.project, nn.Conv2d)
     lifted.project.weight.copy_(analysis[:, :, None, None])
     old, new = net.upsample, lifted.upsample
-    if isinstance(old, LowRankUpsample) and isinstance(new, LowRankUpsample):
+    if isinstance(new, PixelShuffleUpsample):
+        assert isinstance(old, PixelShuffleUpsample)
+        new.conv.weight.copy_(_expand(synthesis, old.conv.weight))
+    elif isinstance(old, PixelShuffleUpsample):  # of a shared body: its channels, one by one, are the rank's
+        new.reduce.load_state_dict(old.conv.state_dict())
+        new.weight.copy_(_expand(synthesis, torch.eye(new.rank).to(synthesis)))
+    else:
         new.reduce.load_state_dict(old.reduce.state_dict())
         new.weight.copy_(_expand(synthesis, old.weight))
-    elif isinstance(old, PixelShuffleUpsample) and isinstance(new, PixelShuffleUpsample):
-        new.conv.weight.copy_(_expand(synthesis, old.conv.weight))
     return lifted.train(net.training)
 
 

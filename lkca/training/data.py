@@ -27,7 +27,6 @@ from lkca.training.patches import dihedral, fill_invalid
 
 __all__ = ["PatchDataset", "SourceScene", "TrainingSet", "micro_batches", "open_training_set"]
 
-_ROWS = 64  # read at a time where a whole scene is passed through
 _SHARE = 0.25  # of the free memory that training scenes may take; larger ones are read patch by patch
 _TRIES = 20  # for a patch of which half is valid
 
@@ -56,18 +55,6 @@ class TrainingSet:
     data: list[TrainingData]
     split: str
     notes: list[str]
-
-    def mean_spectrum(self) -> Tensor:
-        """Mean of the training scenes' valid samples, (bands,), float32."""
-        total, count = np.zeros(self.train[0].shape[0]), np.zeros(self.train[0].shape[0])
-        for scene in self.train:
-            _, rows, cols = scene.shape
-            for row in range(0, rows, _ROWS):
-                block = scene.read(Window(row, 0, min(_ROWS, rows - row), cols))
-                finite = np.isfinite(block)
-                total += np.where(finite, block, 0).sum(axis=(1, 2), dtype=np.float64)
-                count += finite.sum(axis=(1, 2))
-        return torch.from_numpy(total / np.maximum(count, 1)).float()
 
 
 def open_training_set(config: DataConfig, scale: int) -> TrainingSet:

@@ -26,7 +26,6 @@ from lkca.config import read_yaml
 from lkca.errors import InputError
 from lkca.losses import WeightedLoss
 from lkca.metrics import PROTOCOL
-from lkca.models import LKCANet
 from lkca.models.config import ModelConfig, TrainingRecord, ValidationRecord
 from lkca.models.directory import describe_architecture, load_model, package_versions, save_model
 from lkca.training.checkpoint import Progressed, latest_checkpoint, load_checkpoint, save_checkpoint
@@ -35,6 +34,7 @@ from lkca.training.data import PatchDataset, TrainingSet, micro_batches, open_tr
 from lkca.training.monitor import Monitor
 from lkca.training.optimise import Average, adamw, rate_factor, set_rate
 from lkca.training.progress import Progress, ProgressCallback
+from lkca.training.start import new_network
 from lkca.training.supervised import channels_last
 from lkca.training.validation import measure, psnr_gain, restore
 
@@ -148,8 +148,9 @@ class _Run:
         self.degradation = config.degrader
         self.loss = WeightedLoss(config.loss)
         torch.manual_seed(config.seed)
-        self.net = channels_last(LKCANet(config.model.build(len(self.data.bands.used), config.scale)))
-        self.net.band_mean.copy_(self.data.mean_spectrum())
+        patches = PatchDataset(self.data.train, config.patch * config.scale, config.seed)
+        sizes = config.model.build(len(self.data.bands.used), config.scale)
+        self.net = channels_last(new_network(sizes, patches, self.degradation))
         optimiser = adamw(self.net, config.lr, config.weight_decay)
         module = torch.compile(self.net) if config.compile else self.net
         self.model, self.optimiser = self.accelerator.prepare(module, optimiser)
@@ -159,7 +160,7 @@ class _Run:
         self.started = time.monotonic()
         self._begin(resume)
         self.earlier = self.progressed.seconds
-        self.patches = self._patches()
+        self.patches = self._batches(patches)
         folder = run / _TENSORBOARD if config.tensorboard and self.first else None
         self.monitor = Monitor(folder, start=self.progressed.step, wavelengths=self.data.bands.wavelengths_nm)
 
@@ -183,10 +184,10 @@ class _Run:
             (self.run / _CONFIG).write_text(text, encoding="utf-8")
         self.accelerator.wait_for_everyone()
 
-    def _patches(self) -> Any:
+    def _batches(self, patches: PatchDataset) -> Any:
         config = self.config
         return micro_batches(
-            PatchDataset(self.data.train, config.patch * config.scale, config.seed),
+            patches,
             batch=config.batch,
             accumulate=config.accumulate,
             steps=range(self.progressed.step, config.steps),

@@ -47,4 +47,4 @@ def network(kind: str, bands: int, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     if kind == "edsr":
         return EDSR(bands, SCALE, width=64, blocks=4)
-    return LKCANet(LKCANetConfig.preset("base", bands=bands, scale=SCALE, blocks=4))
+    return LKCANet(LKCANetConfig(bands=bands, scale=SCALE, width=64, blocks=4))

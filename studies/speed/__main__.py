@@ -12,21 +12,20 @@ import json
 import os
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from lkca.models import LKCANet, LKCANetConfig
+from lkca.models import PRESETS, LKCANet, LKCANetConfig
 from lkca.models.edsr import EDSR
 from lkca.training.supervised import channels_last
 from lkca_kernels import bicubic_upsample, use_backend
 from studies.common.measure import macs, parameters
 
-BANDS, SCALE, SIDE, RANK = 128, 4, 32, 32
-# What `lkca upscale` without training and the studies use.
-SHARED = LKCANetConfig(bands=BANDS, scale=SCALE, width=32, blocks=4, shared=True, components=8, rank=80)
+BANDS, SCALE, SIDE = 128, 4, 32
 
 
 def networks() -> dict[str, nn.Module]:
@@ -34,11 +33,11 @@ def networks() -> dict[str, nn.Module]:
         "EDSR-64, 16 blocks, as published": EDSR(BANDS, SCALE, 64, 16),
         "EDSR-64, 16 blocks, LKCA-Net's upsampler": EDSR(BANDS, SCALE, 64, 16, upsampler="bands"),
     }
-    for preset in ("tiny", "base", "large"):
-        for rank in (None, RANK):
-            config = LKCANetConfig.preset(preset, bands=BANDS, scale=SCALE, rank=rank)
-            nets[f"`{preset}`, {'teacher' if rank is None else f'LKCA-LR, LKCA-KD, rank {rank}'}"] = LKCANet(config)
-    nets["shared body, 8 components, rank 80"] = LKCANet(SHARED)
+    for preset in PRESETS:
+        teacher = LKCANetConfig.preset(preset, bands=BANDS, scale=SCALE)
+        nets[f"`{preset}`, teacher"] = LKCANet(teacher)
+        student = replace(teacher, rank=teacher.student_rank)
+        nets[f"`{preset}`, LKCA-LR, LKCA-KD, rank {student.rank}"] = LKCANet(student)
     return {name: channels_last(net).eval() for name, net in nets.items()}
 
 

@@ -33,7 +33,7 @@ def test_the_cases_are_the_same_computation() -> None:
     for case in (
         operator_case(5, 3, 4, (6, 7)),
         operator_case(4, 2, 3, (5, 9), torch.bfloat16),
-        model_case(preset_network("tiny", 5, 2, 3), "tiny", (6, 7)),
+        model_case(preset_network("tiny", 5, 2), "tiny", (6, 7)),
     ):
         result = run_case(case, {}, FAST)
         timed = {m.contender: m for m in result.measurements}
@@ -77,9 +77,10 @@ def test_a_backend_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) ->
 def test_multiplications_and_limit() -> None:
     case = operator_case(7, 3, 4, (5, 6))
     assert case.facts["flops"] == 2 * 4 * 7 * 9 * 30 and case.facts["bytes"] == 4 * 7 * 9 * 30
-    net = preset_network("tiny", 5, 2, 3)
+    net = preset_network("tiny", 5, 2)
     pixels = 6 * 7
-    weights = sum(p.numel() for n, p in net.named_parameters())  # each is used once per coarse pixel
+    once = net.project.weight.numel() + net.upsample.weight.numel()  # per pixel; the rest per component
+    weights = once + 5 * (sum(p.numel() for p in net.parameters()) - once)
     assert model_case(net, "tiny", (6, 7)).facts["flops"] == 2 * pixels * weights
     limits = {
         "matmul torch.float32": {"flops": 100.0, "median": 1.0},
@@ -105,9 +106,9 @@ def bench() -> Callable[..., Result]:
 
 def test_the_command(bench: Callable[..., Result], tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
-    done = bench("-m", "tiny", "--bands", 6, "-s", 2, "--rank", 3, "--size", "8x9", "--threads", 1, "--json", out)
+    done = bench("-m", "tiny", "--bands", 3, "-s", 2, "--rank", 6, "--size", "8x9", "--threads", 1, "--json", out)
     assert done.exit_code == 0, done.stderr
-    assert "operator: 6 bands, ×2, rank 3, 8×9 → 16×18" in done.stdout and "network: tiny" in done.stdout
+    assert "operator: 3 bands, ×2, rank 6, 8×9 → 16×18" in done.stdout and "network: tiny" in done.stdout
     assert "left out: ONNX Runtime: the 0 s were over" in done.stdout and "GFLOP/s" in done.stdout
     told = json.loads(out.read_text())
     assert told["threads"] == 1 and told["machine"]["cores"] >= 1 and len(told["cases"]) == 2
@@ -119,6 +120,7 @@ def test_the_command(bench: Callable[..., Result], tmp_path: Path) -> None:
         (("--json", out), "--overwrite"),
         (("--size", "8"), "--size is '8'"),
         (("--size", "900000x900000"), "GiB of memory"),
+        (("--bands", 3, "--rank", 4), "--rank: a shared body needs a multiple of its 3 groups"),
         (("-m", "huge"), "tiny, base, large or a model directory"),
         (("-m", tmp_path), "config.json"),
     ):
@@ -131,7 +133,7 @@ def test_a_model_directory(bench: Callable[..., Result], tmp_path: Path) -> None
     from lkca.models.config import BandSet, ModelConfig, Normalisation, TrainingRecord
     from lkca.models.directory import describe_architecture
 
-    net = preset_network("tiny", 5, 3, 4)
+    net = preset_network("tiny", 5, 3, 10)
     config = ModelConfig(
         architecture=describe_architecture(net), scale=3, bands=BandSet(count=5, used=list(range(5))),
         degradation=Degradation(scale=3), normalisation=Normalisation(peak=1.0),
@@ -139,6 +141,6 @@ def test_a_model_directory(bench: Callable[..., Result], tmp_path: Path) -> None
     )  # fmt: skip
     save_model(tmp_path / "mine", net, config)
     done = bench("-m", tmp_path / "mine", "--size", "7x8")
-    assert done.exit_code == 0 and "operator: 5 bands, ×3, rank 4" in done.stdout and "network: mine" in done.stdout
+    assert done.exit_code == 0 and "operator: 5 bands, ×3, rank 10" in done.stdout and "network: mine" in done.stdout
     refused = bench("-m", tmp_path / "mine", "--bands", 3, "--rank", 2)
     assert refused.exit_code == 2 and "leave out --bands, --rank" in refused.stderr

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from lkca.models import LKCANet, LKCANetConfig
+from lkca.models import PRESETS, LKCANet, LKCANetConfig
 from lkca.models.lkcanet import lift, repeat
 from lkca_kernels import bicubic_upsample
 
@@ -16,6 +16,7 @@ VARIANTS = [
     {"components": 3, "rank": 4},
     {"shared": True},
     {"components": 2, "shared": True, "rank": 6},
+    {"components": 2, "shared": True},
     {"window": 0, "blocks": 1},
 ]
 
@@ -74,7 +75,7 @@ def test_repeat_does_to_each_component_what_the_one_does(rank: int | None) -> No
         repeat(LKCANet(small(1, 3)), 4)
 
 
-@pytest.mark.parametrize(("rank", "shared"), [(None, False), (6, False), (6, True)])
+@pytest.mark.parametrize(("rank", "shared"), [(None, False), (6, False), (6, True), (None, True)])
 def test_lift_is_exact(rank: int | None, shared: bool) -> None:
     net = randomised(LKCANet(small(3, 2, rank=rank, shared=shared))).double()
     net.band_mean.zero_()
@@ -86,8 +87,8 @@ def test_lift_is_exact(rank: int | None, shared: bool) -> None:
 
 
 def test_configuration_round_trip_and_refusals() -> None:
-    config = LKCANetConfig.preset("base", bands=10, scale=4, rank=16)
-    assert (config.width, config.blocks) == (64, 6)
+    config = LKCANetConfig.preset("base", bands=10, scale=4, rank=16, width=20)
+    assert config.shared and (config.width, config.rank) == (20, 16)
     assert LKCANetConfig.from_dict(asdict(config)) == config
     with pytest.raises(ValueError, match="unknown keys colour"):
         LKCANetConfig.from_dict({**asdict(config), "colour": 1})
@@ -96,7 +97,17 @@ def test_configuration_round_trip_and_refusals() -> None:
             LKCANetConfig(**{"bands": 2, "scale": 2, name: value})
     with pytest.raises(ValueError, match="multiple of its 2 groups"):
         LKCANetConfig(bands=2, scale=2, shared=True, rank=3)
-    with pytest.raises(ValueError, match="behind a projection needs one"):
-        LKCANetConfig(bands=2, scale=2, shared=True, components=1)
+    with pytest.raises(ValueError, match="up to 8, got 10"):
+        LKCANetConfig(bands=2, scale=2, shared=True, rank=10)
     with pytest.raises(ValueError, match="expected \\(B, 2, h, w\\)"):
         LKCANet(small(2, 2))(torch.rand(1, 3, 4, 4))
+
+
+def test_presets_are_full_rank_unless_told_and_have_no_more_components_than_bands() -> None:
+    for name, size in PRESETS.items():
+        for bands in (1, 5, 31):
+            config = LKCANetConfig.preset(name, bands=bands, scale=3)
+            components = min(size["components"], bands)
+            assert (config.components, config.rank) == (components, 9 * components)
+            assert config.student_rank % components == 0 and config.student_rank <= config.rank
+    assert LKCANetConfig.preset("tiny", bands=31, scale=2).student_rank == PRESETS["tiny"]["components"] * 4

@@ -1,0 +1,62 @@
+"""What a run starts from: bicubic, with the spectral subspace of its training scenes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lkca.data.degradation import Degradation
+from lkca.models import LKCANetConfig
+from lkca.training.data import PatchDataset, SourceScene
+from lkca.training.start import new_network
+from lkca_kernels import bicubic_upsample
+
+BANDS, SCALE = 7, 2
+
+
+@pytest.fixture(scope="module")
+def mixing() -> np.ndarray:
+    return np.random.default_rng(3).uniform(0.1, 1, (BANDS, 3))
+
+
+@pytest.fixture(scope="module")
+def patches(mixing: np.ndarray) -> PatchDataset:
+    """Spectra of three sources, and a corner without data whose values would be seen in any sum."""
+    image = np.tensordot(mixing, np.random.default_rng(0).random((3, 50, 40)), 1).astype(np.float32)
+    image[:, 30:, 30:] = np.nan
+    return PatchDataset([SourceScene("x", image.shape, lambda w: image[(slice(None), *w.slices)])], 12, seed=0)
+
+
+@pytest.mark.parametrize("rank", (None, 6), ids=("full rank", "two patterns a component"))
+def test_a_shared_body_gets_the_scenes_subspace(mixing: np.ndarray, patches: PatchDataset, rank: int | None) -> None:
+    config = LKCANetConfig(bands=BANDS, scale=SCALE, width=4, blocks=1, components=3, shared=True, rank=rank)
+    torch.manual_seed(0)
+    net = new_network(config, patches, Degradation(scale=SCALE))
+    assert net.config == config
+    x = torch.rand(1, BANDS, 5, 6)
+    torch.testing.assert_close(net(x), bicubic_upsample(x, SCALE))
+    analysis = net.project.weight[:, :, 0, 0]
+    weight = net.upsample.weight.unflatten(0, (BANDS, SCALE**2)).unflatten(2, (3, -1))
+    patterns = torch.einsum("kc,cpkq->pq", analysis, weight) / 3
+    torch.testing.assert_close(patterns.T @ patterns, torch.eye(patterns.shape[1]), atol=1e-5, rtol=0)
+    synthesis = torch.einsum("cpkq,pq->ck", weight, patterns) / patterns.shape[1]
+    torch.testing.assert_close(weight, torch.einsum("ck,pq->cpkq", synthesis, patterns), atol=1e-5, rtol=0)
+    sources = torch.from_numpy(mixing).float()
+    torch.testing.assert_close(synthesis @ (analysis @ sources), sources, atol=1e-4, rtol=0)  # the scenes' span
+    assert 0.1 < synthesis.square().mean().sqrt() < 1
+    torch.manual_seed(0)
+    again = new_network(config, patches, Degradation(scale=SCALE))
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
+    assert net.band_mean.min() > 0.2  # missing samples are left out of it
+
+
+def test_no_more_components_than_the_scenes_have(patches: PatchDataset) -> None:
+    config = LKCANetConfig.preset("tiny", bands=BANDS, scale=SCALE)
+    net = new_network(config, patches, Degradation(scale=SCALE))
+    assert (config.components, net.config.components, net.config.rank) == (6, 3, 12)
+
+
+def test_a_dense_body_gets_the_mean_spectrum(mixing: np.ndarray, patches: PatchDataset) -> None:
+    net = new_network(LKCANetConfig(bands=BANDS, scale=SCALE, width=4, blocks=1), patches, Degradation(scale=SCALE))
+    torch.testing.assert_close(net.band_mean, torch.from_numpy(mixing.sum(1) / 2).float(), atol=0.05, rtol=0.05)
