@@ -1,6 +1,7 @@
 """What the Triton kernels need on NVIDIA GPUs, read from machine code compiled without one.
 
-    python bench/aot_report.py [--arch 80 90 100] [--dtype float32 float16 bfloat16] [--json FILE]
+    python bench/aot_report.py [--arch 80 90 100] [--dtype float32 float16 bfloat16] [--candidate N]
+        [--json FILE]
 
 One line per kernel: registers and spilled (stack) bytes per thread, shared memory per block in bytes, and the
 estimated occupancy, the share of a multiprocessor's warps that fit. None of it is a measurement of speed.
@@ -24,13 +25,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", type=int, nargs="+", default=sorted(ARCHITECTURES), choices=sorted(ARCHITECTURES))
     parser.add_argument("--dtype", nargs="+", default=["bfloat16", "float32"])
+    parser.add_argument("--candidate", type=int, default=0, help="tile of lkca_kernels/triton/config.py, 0 the default")
     parser.add_argument("--json", type=Path, help="also write the rows here")
     arguments = parser.parse_args()
 
     rows = []
     print(f"{'kernel':62} {'dtype':9} {'sm':>4} {'warps':>5} {'regs':>5} {'stack':>5} {'shared':>7} {'occupancy':>9}")
     for dtype in arguments.dtype:
-        for name, launch in representative_launches(getattr(torch, dtype)).items():
+        for name, launch in representative_launches(getattr(torch, dtype), arguments.candidate).items():
             for arch in arguments.arch:
                 r = compile_launch(launch, arch)
                 row = {

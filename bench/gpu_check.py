@@ -5,6 +5,9 @@ three times the L2 cache, so that inputs come from memory. Limit: the bytes that
 result written once) at the rate of a large device-to-device copy measured in the same run. torch.compile is run with
 max-autotune-no-cudagraphs, since the graph is ours for every candidate alike.
 
+The Triton backend is timed with its default tiles, and as "triton, tuned" with the fastest of its few candidates, which
+LKCA_TRITON_TUNE=1 finds before anything is timed (docs/triton_backend.md).
+
 Exit code: 0 all well, 1 a test or a check failed, 2 no CUDA device or no CUDA torch.
 """
 
@@ -18,6 +21,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +33,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 BACKENDS = ("triton", "cuda")
+CANDIDATES = (*BACKENDS, "triton, tuned")
 TOLERANCE = {torch.float32: 2e-3, torch.float16: 2e-3, torch.bfloat16: 1e-2}  # against eager, which may use TF32
 
 
@@ -162,7 +167,7 @@ def graph_time(call: Callable[[int], object], sets: int, replays: int = 15) -> f
         end.synchronize()
         if repeat >= 2:
             times.append(start.elapsed_time(end) / 1e3 / sets)
-    return statistics.median(times)
+    return float(statistics.median(times))
 
 
 def copy_rate() -> float:
@@ -175,6 +180,27 @@ def copy_rate() -> float:
 def gradient_call(function: Callable[..., Tensor], tensors: list[Tensor | None], grad_out: Tensor) -> list[Tensor]:
     leaves = [t for t in tensors if t is not None]
     return [*torch.autograd.grad(function(*tensors), leaves, grad_out)]
+
+
+def tuning(function: Callable[..., Tensor], on: bool) -> Callable[..., Tensor]:
+    """``function`` with the switch of the Triton backend's tiles set for its calls, backward passes included."""
+
+    def call(*tensors: Tensor | None) -> Tensor:
+        os.environ["LKCA_TRITON_TUNE"] = "1" if on else "0"
+        return function(*tensors)
+
+    return call
+
+
+def tune(case: Case) -> None:
+    """One eager call, so that nothing is left to try when a graph is captured."""
+    tensors = case.inputs()
+    if case.backward:
+        tensors = [None if t is None else t.requires_grad_() for t in tensors]
+    with torch.set_grad_enabled(case.backward):
+        out = tuning(case.call("triton"), True)(*tensors)
+        if case.backward:
+            out.backward(torch.ones_like(out))
 
 
 def measure(case: Case, rate: float) -> list[Row]:
@@ -195,7 +221,7 @@ def measure(case: Case, rate: float) -> list[Row]:
     candidates: dict[str, Callable[..., Tensor]] = {"eager": case.call(None)}
     torch._dynamo.reset()
     candidates["torch.compile"] = torch.compile(case.call(None), mode="max-autotune-no-cudagraphs", dynamic=False)
-    candidates |= {backend: case.call(backend) for backend in BACKENDS}
+    candidates |= {name: tuning(case.call(name.split(",")[0]), "tuned" in name) for name in CANDIDATES}
     rows = []
     for name, function in candidates.items():
         try:
@@ -258,9 +284,16 @@ def main() -> int:
     loads = "from lkca_kernels import cuda; why = cuda.unavailable(); print(why); raise SystemExit(why is not None)"
     checks["CUDA backend loads"] = run([sys.executable, "-c", loads])  # else its tests were skipped
 
+    from lkca_kernels.triton.tune import cache_file
+
     properties = torch.cuda.get_device_properties(0)
     rates = [copy_rate(), copy_rate()]
     rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder  # what an earlier run found must not count
+        for case in cases(options.quick):
+            tune(case)
+        tiles = json.loads(cache_file().read_text())
     for case in cases(options.quick):
         print(f"{case.name} {case.dtype}", flush=True)
         rows += measure(case, max(rates))
@@ -277,6 +310,7 @@ def main() -> int:
         "CUDA": torch.version.cuda,
         "TF32 in eager float32 convolutions": torch.backends.cudnn.allow_tf32,
         "copy GB/s, two measurements": [round(rate / 1e9, 1) for rate in rates],
+        "tuned tiles": tiles,
         "checks": checks,
     }
     options.out.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from triton.compiler import ASTSource
 import lkca_kernels.triton as backend
 
 from .launch import Launch, record_launches
+from .tune import candidate as use_candidate
 
 __all__ = ["ARCHITECTURES", "Architecture", "Resources", "compile_launch", "representative_launches"]
 
@@ -140,12 +141,19 @@ def _usage(cubin: bytes) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def representative_launches(dtype: torch.dtype) -> dict[str, Launch]:
+def representative_launches(dtype: torch.dtype, candidate: int = 0) -> dict[str, Launch]:
     """Every kernel as real calls in ``dtype`` launch it, by a name that tells its variant.
+
+    ``candidate`` counts the tiles of `config.py`: 0 the default, -1 the last, round where an operator has fewer.
 
     Sizes: 128 bands from rank 32 at ×4, 102 bands from rank 16 at ×3 (no power of two: stored element by element);
     channel attention of 64 channels.
     """
+    with use_candidate(candidate):
+        return _representatives(dtype)
+
+
+def _representatives(dtype: torch.dtype) -> dict[str, Launch]:
     found: dict[str, Launch] = {}
 
     def meta(*shape: int, dtype: torch.dtype = dtype) -> Tensor:

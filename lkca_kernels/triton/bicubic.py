@@ -13,8 +13,10 @@ from torch import Tensor
 from lkca_kernels.memory_format import memory_format_of
 from lkca_kernels.reference.bicubic import KEYS_A
 
+from .config import AdjointTile, adjoint_tiles
 from .launch import launch
 from .tiles import keys
+from .tune import choose
 
 __all__ = ["bicubic_adjoint"]
 
@@ -49,9 +51,10 @@ def bicubic_adjoint_kernel(
     tl.store(out_ptr + offsets, acc, mask=(k < n + 4)[:, None] & (column < columns)[None, :])
 
 
-def _adjoint_along_rows(x: Tensor, s: int, a: float, block_n: int, block_i: int) -> Tensor:
+def _adjoint_along_rows(x: Tensor, s: int, a: float, block: tuple[int, int], num_warps: int) -> Tensor:
     """(B, C, n*s, inner) → (B, C, n + 4, inner), float32: before the border rule folds the four outer rows back."""
     outer0, outer1, high, inner = x.shape
+    block_n, block_i = block
     n = high // s
     columns = outer0 * outer1 * inner
     out = torch.empty((outer0, outer1, n + 2 * _REACH, inner), dtype=torch.float32, device=x.device)
@@ -62,7 +65,7 @@ def _adjoint_along_rows(x: Tensor, s: int, a: float, block_n: int, block_i: int)
         "i_blocks": i_blocks, "x_s0": x_s0, "x_s1": x_s1, "x_sn": x_sn, "x_si": x_si,
         "A": a, "S": s, "BLOCK_N": block_n, "BLOCK_I": block_i,
     }  # fmt: skip
-    launch(bicubic_adjoint_kernel, n_blocks * i_blocks, arguments, device=x.device, num_warps=4)
+    launch(bicubic_adjoint_kernel, n_blocks * i_blocks, arguments, device=x.device, num_warps=num_warps)
     return out
 
 
@@ -81,8 +84,12 @@ def bicubic_adjoint(grad: Tensor, skip: Tensor, s: int, convention: str) -> Tens
 
     ``grad`` is read once from memory; the intermediate has 1/s of its elements.
     """
-    a = KEYS_A[convention]
-    rows = _fold(_adjoint_along_rows(grad, s, a, 4, 256), 2, convention)  # (B, C, h, w*s)
-    columns = _adjoint_along_rows(rows.transpose(2, 3), s, a, 64, 16)  # (B, C, w + 4, h)
-    out = torch.empty_like(skip, memory_format=memory_format_of(skip))
-    return out.copy_(_fold(columns, 2, convention).transpose(2, 3))
+
+    def run(tile: AdjointTile) -> Tensor:
+        a = KEYS_A[convention]
+        rows = _fold(_adjoint_along_rows(grad, s, a, tile.rows, tile.num_warps), 2, convention)  # (B, C, h, w*s)
+        columns = _adjoint_along_rows(rows.transpose(2, 3), s, a, tile.columns, tile.num_warps)  # (B, C, w + 4, h)
+        out = torch.empty_like(skip, memory_format=memory_format_of(skip))
+        return out.copy_(_fold(columns, 2, convention).transpose(2, 3))
+
+    return run(choose("bicubic_adjoint", (skip.shape[1], s, skip.dtype), adjoint_tiles(), run, skip.device))

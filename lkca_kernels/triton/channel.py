@@ -9,6 +9,8 @@ they cost no launch of their own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +20,11 @@ from torch import Tensor
 
 from lkca_kernels.memory_format import memory_format_of
 
-from .config import CHANNELS_FIRST, CHANNELS_LAST, ChannelTile, power_of_two, splits
+from .config import ChannelTile, channel_tiles, power_of_two, splits
 from .guard import check
 from .launch import launch, streaming_multiprocessors, strides
 from .tiles import low_res_pixels
+from .tune import choose
 
 __all__ = ["channel_attention_bwd", "channel_attention_fwd", "channel_gate_bwd", "channel_gate_fwd"]
 
@@ -195,13 +198,14 @@ def _plane(*tensors: Tensor | None) -> tuple[list[Any], int, int]:
     return list(tensors), h, w
 
 
-def _tile(x: Tensor) -> ChannelTile:
-    return CHANNELS_LAST if memory_format_of(x) == torch.channels_last else CHANNELS_FIRST
+def _choose(operator: str, x: Tensor, run: Callable[[ChannelTile], object], *key: object) -> ChannelTile:
+    channels_last = memory_format_of(x) == torch.channels_last
+    layout = "channels_last" if channels_last else "contiguous"
+    return choose(operator, (x.shape[1], layout, x.dtype, *key), channel_tiles(channels_last), run, x.device)
 
 
-def _partial_sums(x: Tensor, grad: Tensor | None) -> Tensor:
+def _partial_sums(x: Tensor, grad: Tensor | None, tile: ChannelTile) -> Tensor:
     """Sums of x (or x * grad) over parts of the image, (parts, B, C) float32."""
-    tile = _tile(x)
     batch, channels = x.shape[:2]
     (x, grad), h, w = _plane(x, grad)
     c_blocks, p_blocks = triton.cdiv(channels, tile.block_c), triton.cdiv(h * w, tile.block_p)
@@ -251,13 +255,13 @@ def _scale(
     shift: Tensor | None,
     residual: Tensor | None,
     out: Tensor,
+    tile: ChannelTile,
     *,
     sums: Tensor | None = None,
     layers: Layers | None = None,
     mean: Tensor | None = None,
 ) -> Tensor:
     """out = x * gate + shift + residual; without ``gate``, the one that ``layers`` make of ``sums``."""
-    tile = _tile(out)
     batch, channels = x.shape[:2]
     pixels = x.shape[2] * x.shape[3]
     (x, residual, view), h, w = _plane(x, residual, out)
@@ -294,7 +298,8 @@ def _check(x: Tensor, layers: Layers, *others: tuple[str, Tensor | None, tuple[i
 def channel_gate_fwd(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
     """Gate (B, C) in the dtype of x, and mean (B, C) in float32."""
     _check(x, (w1, b1, w2, b2))
-    return _gate_of(_partial_sums(x, None), x.shape[2] * x.shape[3], (w1, b1, w2, b2), x.dtype)
+    sums = partial(_partial_sums, x, None)
+    return _gate_of(sums(_choose("channel_gate_fwd", x, sums)), x.shape[2] * x.shape[3], (w1, b1, w2, b2), x.dtype)
 
 
 def channel_attention_fwd(
@@ -304,12 +309,20 @@ def channel_attention_fwd(
     _check(x, (w1, b1, w2, b2), ("residual", residual, x.shape), ("out", out, x.shape))
     if out is None:
         out = torch.empty_like(x, memory_format=memory_format_of(x))
-    sums = _partial_sums(x, None)
-    if w1.numel() > _FUSED_WEIGHTS:
-        gate, mean = _gate_of(sums, x.shape[2] * x.shape[3], (w1, b1, w2, b2), torch.float32)
-        return _scale(x, gate, None, residual, out), mean
-    mean = torch.empty(x.shape[:2], dtype=torch.float32, device=x.device)
-    return _scale(x, None, None, residual, out, sums=sums, layers=(w1, b1, w2, b2), mean=mean), mean
+    run = partial(_attend, x, (w1, b1, w2, b2), residual, out)
+    return out, run(_choose("channel_attention_fwd", x, run, w1.shape[0], residual is not None))
+
+
+def _attend(x: Tensor, layers: Layers, residual: Tensor | None, out: Tensor, tile: ChannelTile) -> Tensor:
+    """Fills ``out``; the mean."""
+    sums = _partial_sums(x, None, tile)
+    if layers[0].numel() > _FUSED_WEIGHTS:
+        gate, mean = _gate_of(sums, x.shape[2] * x.shape[3], layers, torch.float32)
+        _scale(x, gate, None, residual, out, tile)
+    else:
+        mean = torch.empty(x.shape[:2], dtype=torch.float32, device=x.device)
+        _scale(x, None, None, residual, out, tile, sums=sums, layers=layers, mean=mean)
+    return mean
 
 
 def _layers_bwd(d_gate: Tensor, mean: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, ...]:
@@ -363,13 +376,20 @@ def channel_attention_bwd(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of x, w1, b1, w2, b2: grad_out and x read once for the gate's, grad_out once more for that of x."""
     _check(x, (w1, b1, w2, b2), ("grad", grad_out, x.shape))
-    d_gate = _partial_sums(x, grad_out).sum(0)
-    gate, d_mean, *d_layers = _layers_bwd(d_gate, mean, w1, b1, w2, b2)
+    run = partial(_attend_bwd, grad_out, x, mean, (w1, b1, w2, b2), needs)
+    return run(_choose("channel_attention_bwd", x, run, needs[0]))
+
+
+def _attend_bwd(
+    grad_out: Tensor, x: Tensor, mean: Tensor, layers: Layers, needs: tuple[bool, ...], tile: ChannelTile
+) -> tuple[Tensor | None, ...]:
+    d_gate = _partial_sums(x, grad_out, tile).sum(0)
+    gate, d_mean, *d_layers = _layers_bwd(d_gate, mean, *layers)
     d_x = None
     if needs[0]:
         d_x = torch.empty_like(x, memory_format=memory_format_of(x))
-        _scale(grad_out, gate, d_mean / (x.shape[2] * x.shape[3]), None, d_x)
-    return d_x, *_wanted(d_layers, (w1, b1, w2, b2), needs[1:])
+        _scale(grad_out, gate, d_mean / (x.shape[2] * x.shape[3]), None, d_x, tile)
+    return d_x, *_wanted(d_layers, layers, needs[1:])
 
 
 def _wanted(gradients: list[Tensor], inputs: tuple[Tensor, ...], needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:

@@ -1,22 +1,26 @@
 """Tile sizes, from channels, rank, scale and dtype alone: the image size never causes a new compilation.
 
-Chosen by the ahead-of-time report (registers, spills, shared memory, estimated occupancy), not yet by timings.
+Each function lists an operator's few candidates, the default first. All were chosen by the ahead-of-time report
+(registers, spills, shared memory, estimated occupancy), not yet by timings; `tune.choose` picks one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
 __all__ = [
-    "CHANNELS_FIRST",
-    "CHANNELS_LAST",
+    "AdjointTile",
     "ChannelTile",
     "ShuffleTile",
-    "backward_tile",
-    "epilogue_tile",
-    "forward_tile",
+    "adjoint_tiles",
+    "backward_tiles",
+    "channel_tiles",
+    "epilogue_tiles",
+    "forward_tiles",
     "power_of_two",
     "splits",
 ]
@@ -35,43 +39,76 @@ class ShuffleTile:
     block_p: int
     block_r: int
     num_warps: int
+    num_stages: int = 1
 
 
-def _shuffle_tile(rows: int, scale: int, columns: int, block_p: int, block_r: int, num_warps: int) -> ShuffleTile:
-    """``columns`` is the wanted number of rows times phases; tl.dot needs 16 at least."""
+def _shuffle_tiles(
+    rows: int, scale: int, block_r: int, shapes: Iterable[tuple[int, int, int, int]]
+) -> tuple[ShuffleTile, ...]:
+    """Tiles from (columns, block_p, num_warps, num_stages), without repetitions.
+
+    ``columns`` is the wanted number of rows times phases; tl.dot needs 16 at least.
+    """
     sp = power_of_two(scale)
-    block_q = max(1, 16 // sp, min(columns // sp, power_of_two(rows)))
-    return ShuffleTile(block_q, block_p, block_r, num_warps)
+    tiles = (
+        ShuffleTile(max(1, 16 // sp, min(columns // sp, power_of_two(rows))), block_p, block_r, num_warps, num_stages)
+        for columns, block_p, num_warps, num_stages in shapes
+    )
+    return tuple(dict.fromkeys(tiles))
 
 
-def forward_tile(channels: int, rank: int, scale: int, dtype: torch.dtype) -> ShuffleTile:
-    """4096 outputs per program, 32 accumulators a thread.
+@cache
+def forward_tiles(channels: int, rank: int, scale: int, dtype: torch.dtype) -> tuple[ShuffleTile, ...]:
+    """4096 outputs per program and 32 accumulators a thread by default.
 
     Half of it where the scale is no power of two: such rows are stored element by element, with an address for each.
     """
-    block_p = 64 if scale == power_of_two(scale) else 32
     # One slice holds a whole small rank; slices of a larger one are narrow, since the loop keeps more in registers.
     whole = 64 if dtype != torch.float32 else 32
     block_r = max(16, power_of_two(rank)) if rank <= whole else 32
-    return _shuffle_tile(channels * scale, scale, 64, block_p, block_r, 4)
+    if scale == power_of_two(scale):
+        shapes = [(64, 64, 4, 1), (64, 128, 8, 1), (128, 64, 8, 1), (128, 32, 4, 1), (64, 32, 4, 1)]
+    else:
+        shapes = [(64, 32, 4, 1), (64, 64, 8, 1), (32, 64, 4, 1), (32, 32, 4, 1)]
+    if rank > block_r:  # there is a loop to load ahead in
+        shapes.append((*shapes[0][:3], 2))
+    return _shuffle_tiles(channels * scale, scale, block_r, shapes)
 
 
-def epilogue_tile(channels: int, scale: int) -> ShuffleTile:
-    """As the forward tile; there is no product, so no rank."""
-    return forward_tile(channels, 1, scale, torch.float32)
+@cache
+def epilogue_tiles(channels: int, scale: int) -> tuple[ShuffleTile, ...]:
+    """As the forward tiles; there is no product, so no rank."""
+    return forward_tiles(channels, 1, scale, torch.float32)
 
 
-def backward_tile(channels: int, rank: int, scale: int, dtype: torch.dtype) -> ShuffleTile:
+@cache
+def backward_tiles(channels: int, rank: int, scale: int, dtype: torch.dtype) -> tuple[ShuffleTile, ...]:
     """Wide in rows, so that few partial sums of the gradient of z remain to be added; bounded by registers.
 
     float32 without tf32 multiplies outside the tensor cores, with every operand in registers: half the tile.
     """
-    shuffles_whole_rows = scale == power_of_two(scale)
-    if dtype == torch.float32:
-        columns, block_p, num_warps = (128, 16, 8) if shuffles_whole_rows else (64, 16, 4)
+    p = 16 if dtype == torch.float32 else 32
+    if scale != power_of_two(scale):
+        shapes = [(64, p, 4, 1), (64, p, 8, 1), (64, p, 4, 2)]
+    elif dtype == torch.float32:
+        shapes = [(128, p, 8, 1), (64, p, 8, 2), (64, p, 8, 1), (64, p, 4, 1), (64, 2 * p, 8, 1)]
     else:
-        columns, block_p, num_warps = (256, 32, 8) if shuffles_whole_rows else (64, 32, 4)
-    return _shuffle_tile(channels * scale, scale, columns, block_p, max(16, min(power_of_two(rank), 32)), num_warps)
+        shapes = [(256, p, 8, 1), (256, p, 8, 2), (128, p, 8, 1), (128, p, 4, 1), (128, 2 * p, 8, 1)]
+    return _shuffle_tiles(channels * scale, scale, max(16, min(power_of_two(rank), 32)), shapes)
+
+
+@dataclass(frozen=True)
+class AdjointTile:
+    """Rows and columns of one program of the bicubic adjoint, first along the rows, then along the columns."""
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    num_warps: int = 4
+
+
+@cache
+def adjoint_tiles() -> tuple[AdjointTile, ...]:
+    return AdjointTile((4, 256), (64, 16)), AdjointTile((2, 512), (64, 16)), AdjointTile((4, 128), (32, 16))
 
 
 @dataclass(frozen=True)
@@ -83,8 +120,12 @@ class ChannelTile:
     num_warps: int = 4
 
 
-CHANNELS_FIRST = ChannelTile(4, 512)
-CHANNELS_LAST = ChannelTile(32, 64)
+@cache
+def channel_tiles(channels_last: bool) -> tuple[ChannelTile, ...]:
+    """2048 elements a program by default, long along the dimension that is contiguous."""
+    if channels_last:
+        return ChannelTile(32, 64), ChannelTile(64, 32), ChannelTile(32, 128, 8), ChannelTile(32, 32)
+    return ChannelTile(4, 512), ChannelTile(1, 2048), ChannelTile(4, 1024, 8), ChannelTile(2, 512)
 
 
 def splits(tiles: int, programs: int, multiprocessors: int) -> tuple[int, int]:

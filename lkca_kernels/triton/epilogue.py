@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import triton
 import triton.language as tl
@@ -13,10 +15,11 @@ from torch import Tensor
 from lkca_kernels.memory_format import memory_format_of
 
 from .bicubic import bicubic_adjoint
-from .config import epilogue_tile, power_of_two
+from .config import ShuffleTile, epilogue_tiles, power_of_two
 from .guard import check_shuffle
 from .launch import launch, skip_kind, strides
 from .tiles import add_skip, load_shuffled, low_res_pixels, store_shuffled
+from .tune import choose
 
 __all__ = ["pixel_shuffle_epilogue_bwd", "pixel_shuffle_epilogue_fwd"]
 
@@ -130,19 +133,29 @@ def pixel_shuffle_epilogue_fwd(
     rows = phases // s
     if out is None:
         out = torch.empty((batch, rows // s, h * s, w * s), dtype=y.dtype, device=y.device)
-    tile = epilogue_tile(rows // s, s)
+    kind = skip_kind(skip, (h, w), skip_bicubic)
+    run = partial(_run_fwd, y, gate, skip, out, s, kind)
+    key = (rows // s, s, y.dtype, kind)
+    run(choose("pixel_shuffle_epilogue_fwd", key, epilogue_tiles(rows // s, s), run, y.device))
+    return out
+
+
+def _run_fwd(
+    y: Tensor, gate: Tensor | None, skip: Tensor | None, out: Tensor, s: int, kind: str, tile: ShuffleTile
+) -> None:
+    batch, phases, h, w = y.shape
+    rows = phases // s
     p_blocks, q_blocks = triton.cdiv(h * w, tile.block_p), triton.cdiv(rows, tile.block_q)
     arguments = {
         "y_ptr": y, "gate_ptr": gate, "skip_ptr": skip, "out_ptr": out,
         "rows": rows, "h": h, "w": w, "p_blocks": p_blocks, "q_blocks": q_blocks,
         **strides("y", y, "bmyx"), **strides("gate", gate, "bc"), **strides("skip", skip, "bcyx"),
         **strides("out", out, "bcyx"),
-        "S": s, "SP": power_of_two(s), "SKIP": skip_kind(skip, (h, w), skip_bicubic), "FLAT": _gapless(y),
+        "S": s, "SP": power_of_two(s), "SKIP": kind, "FLAT": _gapless(y),
         "BLOCK_Q": tile.block_q, "BLOCK_P": tile.block_p,
     }  # fmt: skip
     programs = batch * p_blocks * q_blocks
     launch(pixel_shuffle_epilogue_fwd_kernel, programs, arguments, device=y.device, num_warps=tile.num_warps)
-    return out
 
 
 def pixel_shuffle_epilogue_bwd(
@@ -157,30 +170,40 @@ def pixel_shuffle_epilogue_bwd(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of y, gate and an LR skip; one read of the HR gradient serves the first two."""
     need_y, need_gate, need_skip = needs
-    batch, phases, h, w = y.shape
-    s = upscale_factor
+    phases, s = y.shape[1], upscale_factor
     check_shuffle(y, phases, s, skip_bicubic, gate, skip, grad_out)
     rows = phases // s
     d_y = d_gate = d_skip = None
     if need_y or need_gate:
-        tile = epilogue_tile(rows // s, s)
-        p_blocks, q_blocks = triton.cdiv(h * w, tile.block_p), triton.cdiv(rows, tile.block_q)
-        d_y = torch.empty_like(y, memory_format=memory_format_of(y)) if need_y else None
-        parts = torch.empty((p_blocks, batch, rows), dtype=torch.float32, device=y.device) if need_gate else None
-        arguments = {
-            "grad_ptr": grad_out, "y_ptr": y, "gate_ptr": gate, "dy_ptr": d_y, "dgate_ptr": parts,
-            "B": batch, "rows": rows, "h": h, "w": w, "p_blocks": p_blocks, "q_blocks": q_blocks,
-            **strides("grad", grad_out, "bcyx"), **strides("y", y, "bmyx"), **strides("gate", gate, "bc"),
-            **strides("dy", d_y, "bmyx"),
-            "S": s, "SP": power_of_two(s), "FLAT": _gapless(y, d_y),
-            "BLOCK_Q": tile.block_q, "BLOCK_P": tile.block_p,
-        }  # fmt: skip
-        programs = batch * p_blocks * q_blocks
-        launch(pixel_shuffle_epilogue_bwd_kernel, programs, arguments, device=y.device, num_warps=tile.num_warps)
-        if parts is not None:
-            assert gate is not None
-            d_gate = parts.sum(0).reshape(batch, rows // s, s).sum(2).to(gate.dtype)
+        run = partial(_run_bwd, grad_out, y, gate, s, need_y, need_gate)
+        key = (rows // s, s, y.dtype, need_y, need_gate)
+        d_y, d_gate = run(choose("pixel_shuffle_epilogue_bwd", key, epilogue_tiles(rows // s, s), run, y.device))
     if need_skip:
         assert skip is not None
         d_skip = bicubic_adjoint(grad_out, skip, s, skip_bicubic)
     return d_y, d_gate, d_skip
+
+
+def _run_bwd(
+    grad_out: Tensor, y: Tensor, gate: Tensor | None, s: int, need_y: bool, need_gate: bool, tile: ShuffleTile
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of y and gate."""
+    batch, phases, h, w = y.shape
+    rows = phases // s
+    p_blocks, q_blocks = triton.cdiv(h * w, tile.block_p), triton.cdiv(rows, tile.block_q)
+    d_y = torch.empty_like(y, memory_format=memory_format_of(y)) if need_y else None
+    parts = torch.empty((p_blocks, batch, rows), dtype=torch.float32, device=y.device) if need_gate else None
+    arguments = {
+        "grad_ptr": grad_out, "y_ptr": y, "gate_ptr": gate, "dy_ptr": d_y, "dgate_ptr": parts,
+        "B": batch, "rows": rows, "h": h, "w": w, "p_blocks": p_blocks, "q_blocks": q_blocks,
+        **strides("grad", grad_out, "bcyx"), **strides("y", y, "bmyx"), **strides("gate", gate, "bc"),
+        **strides("dy", d_y, "bmyx"),
+        "S": s, "SP": power_of_two(s), "FLAT": _gapless(y, d_y),
+        "BLOCK_Q": tile.block_q, "BLOCK_P": tile.block_p,
+    }  # fmt: skip
+    programs = batch * p_blocks * q_blocks
+    launch(pixel_shuffle_epilogue_bwd_kernel, programs, arguments, device=y.device, num_warps=tile.num_warps)
+    if parts is None:
+        return d_y, None
+    assert gate is not None
+    return d_y, parts.sum(0).reshape(batch, rows // s, s).sum(2).to(gate.dtype)

@@ -15,6 +15,8 @@ result is deterministic.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import triton
 import triton.language as tl
@@ -23,10 +25,11 @@ from torch import Tensor
 from lkca_kernels.memory_format import memory_format_of
 
 from .bicubic import bicubic_adjoint
-from .config import backward_tile, power_of_two, splits
+from .config import ShuffleTile, backward_tiles, power_of_two, splits
 from .guard import check, check_shuffle
 from .launch import launch, precision, streaming_multiprocessors, strides
 from .tiles import load_shuffled, low_res_pixels
+from .tune import choose
 
 __all__ = ["lowrank_pixel_shuffle_bwd"]
 
@@ -171,10 +174,34 @@ def lowrank_pixel_shuffle_bwd(
     check(z, ("weight", weight, (phases, z.shape[1])), ("bias", bias, (phases,)))
     check_shuffle(z, phases, upscale_factor, skip_bicubic, gate, skip, grad_out)
     d_z = d_weight = d_bias = d_gate = d_skip = None
+    if any(needs[:4]):
+        s, rank = upscale_factor, z.shape[1]
+        run = partial(_run, grad_out, z, weight, bias, gate, s, needs[:4])
+        key = (phases // (s * s), rank, s, z.dtype, precision(z.dtype), need_z, need_weight or need_gate, need_bias)
+        tiles = backward_tiles(phases // (s * s), rank, s, z.dtype)
+        d_z, d_weight, d_bias, d_gate = run(choose("lowrank_pixel_shuffle_bwd", key, tiles, run, z.device))
+    if need_skip:
+        assert skip is not None
+        d_skip = bicubic_adjoint(grad_out, skip, upscale_factor, skip_bicubic)
+    return d_z, d_weight, d_bias, d_gate, d_skip
+
+
+def _run(
+    grad_out: Tensor,
+    z: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gate: Tensor | None,
+    s: int,
+    needs: tuple[bool, ...],
+    tile: ShuffleTile,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of z, weight, bias and gate."""
+    need_z, need_weight, need_bias, need_gate = needs
+    d_z = d_weight = d_bias = d_gate = None
     if need_weight or need_bias or need_gate:
-        s = upscale_factor
-        fuse = need_z and _one_pass_pays(z, weight, s)
-        product, total, d_z = _weight_sums(grad_out, z, weight, gate, s, need_weight or need_gate, fuse)
+        fuse = need_z and _one_pass_pays(z, weight, s, tile)
+        product, total, d_z = _weight_sums(grad_out, z, weight, gate, s, need_weight or need_gate, fuse, tile)
         per_row = torch.ones_like(total) if gate is None else gate.float().repeat_interleave(s * s, 1)
         if need_weight:
             d_weight = (product * per_row[:, :, None]).sum(0).to(weight.dtype)
@@ -188,29 +215,31 @@ def lowrank_pixel_shuffle_bwd(
                 rows += total * bias.float()
             d_gate = rows.reshape(*gate.shape, s * s).sum(2).to(gate.dtype)
     if need_z and d_z is None:
-        d_z = _input_gradient(grad_out, z, weight, gate, upscale_factor)
-    if need_skip:
-        assert skip is not None
-        d_skip = bicubic_adjoint(grad_out, skip, upscale_factor, skip_bicubic)
-    return d_z, d_weight, d_bias, d_gate, d_skip
+        d_z = _input_gradient(grad_out, z, weight, gate, s, tile)
+    return d_z, d_weight, d_bias, d_gate
 
 
-def _one_pass_pays(z: Tensor, weight: Tensor, s: int) -> bool:
+def _one_pass_pays(z: Tensor, weight: Tensor, s: int, tile: ShuffleTile) -> bool:
     """Whether partial sums of dz, written and read in float32, are at most half of a second read of the gradient."""
     phases, rank = weight.shape
-    tile = backward_tile(phases // s**2, rank, s, z.dtype)
     q_blocks = triton.cdiv(phases // s, tile.block_q)
     return tile.block_r >= rank and 2 * 4 * q_blocks * rank <= phases * z.element_size() // 2
 
 
 def _weight_sums(
-    grad_out: Tensor, z: Tensor, weight: Tensor, gate: Tensor | None, s: int, need_product: bool, fuse: bool
+    grad_out: Tensor,
+    z: Tensor,
+    weight: Tensor,
+    gate: Tensor | None,
+    s: int,
+    need_product: bool,
+    fuse: bool,
+    tile: ShuffleTile,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """product (B, C*s*s, R), total (B, C*s*s), float32, and dz where ``fuse``."""
     batch, rank, h, w = z.shape
     phases = weight.shape[0]
     rows = phases // s
-    tile = backward_tile(rows // s, rank, s, z.dtype)
     p_blocks, q_blocks = triton.cdiv(h * w, tile.block_p), triton.cdiv(rows, tile.block_q)
     r_blocks = triton.cdiv(rank, tile.block_r) if need_product else 1
     programs = batch * q_blocks * r_blocks
@@ -238,6 +267,7 @@ def _weight_sums(
         arguments,
         device=z.device,
         num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
     )
     if d_z is not None:
         out = torch.empty_like(z, memory_format=memory_format_of(z))
@@ -245,10 +275,11 @@ def _weight_sums(
     return product.sum(0) if product is not None else total, total.sum(0), d_z
 
 
-def _input_gradient(grad_out: Tensor, z: Tensor, weight: Tensor, gate: Tensor | None, s: int) -> Tensor:
+def _input_gradient(
+    grad_out: Tensor, z: Tensor, weight: Tensor, gate: Tensor | None, s: int, tile: ShuffleTile
+) -> Tensor:
     batch, rank, h, w = z.shape
     rows = weight.shape[0] // s
-    tile = backward_tile(rows // s, rank, s, z.dtype)
     p_blocks, q_blocks = triton.cdiv(h * w, tile.block_p), triton.cdiv(rows, tile.block_q)
     r_blocks = triton.cdiv(rank, tile.block_r)
     d_z = torch.empty_like(z, memory_format=memory_format_of(z))
@@ -266,5 +297,6 @@ def _input_gradient(grad_out: Tensor, z: Tensor, weight: Tensor, gate: Tensor | 
         arguments,
         device=z.device,
         num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
     )
     return d_z

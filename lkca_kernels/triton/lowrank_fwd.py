@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .config import forward_tile, power_of_two
+from .config import ShuffleTile, forward_tiles, power_of_two
 from .guard import check, check_shuffle
 from .launch import launch, precision, skip_kind, strides
 from .tiles import add_skip, low_res_pixels, store_shuffled
+from .tune import choose
 
 __all__ = ["lowrank_pixel_shuffle_fwd"]
 
@@ -94,13 +97,30 @@ def lowrank_pixel_shuffle_fwd(
     channels = phases // (s * s)
     if out is None:
         out = torch.empty((batch, channels, h * s, w * s), dtype=z.dtype, device=z.device)
-    tile = forward_tile(channels, rank, s, z.dtype)
-    p_blocks = triton.cdiv(h * w, tile.block_p)
-    q_blocks = triton.cdiv(channels * s, tile.block_q)
     kind = skip_kind(skip, (h, w), skip_bicubic)
+    run = partial(_run, z, weight, bias, gate, skip, out, s, kind)
+    key = (channels, rank, s, z.dtype, precision(z.dtype), kind)
+    run(choose("lowrank_pixel_shuffle_fwd", key, forward_tiles(channels, rank, s, z.dtype), run, z.device))
+    return out
+
+
+def _run(
+    z: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gate: Tensor | None,
+    skip: Tensor | None,
+    out: Tensor,
+    s: int,
+    kind: str,
+    tile: ShuffleTile,
+) -> None:
+    batch, rank, h, w = z.shape
+    rows = weight.shape[0] // s
+    p_blocks, q_blocks = triton.cdiv(h * w, tile.block_p), triton.cdiv(rows, tile.block_q)
     arguments = {
         "z_ptr": z, "weight_ptr": weight, "bias_ptr": bias, "gate_ptr": gate, "skip_ptr": skip, "out_ptr": out,
-        "rows": channels * s, "R": rank, "h": h, "w": w, "p_blocks": p_blocks, "q_blocks": q_blocks,
+        "rows": rows, "R": rank, "h": h, "w": w, "p_blocks": p_blocks, "q_blocks": q_blocks,
         **strides("z", z, "bryx"), **strides("weight", weight, "mr"), **strides("bias", bias, "m"),
         **strides("gate", gate, "bc"), **strides("skip", skip, "bcyx"), **strides("out", out, "bcyx"),
         "S": s, "SP": power_of_two(s), "SKIP": kind, "PRECISION": precision(z.dtype),
@@ -112,5 +132,5 @@ def lowrank_pixel_shuffle_fwd(
         arguments,
         device=z.device,
         num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
     )
-    return out

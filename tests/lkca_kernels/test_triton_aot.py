@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -46,6 +47,22 @@ def test_kernels_compile_within_limits(capability: int, dtype: str, scales: str)
         scale = re.search(r"×\d", name)
         if scale is None or scale[0] in scales:  # bench/aot_report.py shows them all
             check_limits(name, compile_launch(launch, capability), 0.125)
+
+
+def test_last_candidates_compile_within_limits() -> None:
+    """A sample of the tiles that tuning tries, on the card with the least shared memory."""
+    for name, launch in representative_launches(torch.bfloat16, -1).items():
+        if "×3" not in name:
+            check_limits(name, compile_launch(launch, 80), 0.125)
+
+
+@pytest.mark.skipif(os.environ.get("LKCA_SLOW_TESTS") != "1", reason="minutes of compilations (LKCA_SLOW_TESTS=1)")
+@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("candidate", [1, 2, 3, 4])
+def test_every_candidate_compiles_within_limits(capability: int, dtype: torch.dtype, candidate: int) -> None:
+    for name, launch in representative_launches(dtype, candidate).items():
+        check_limits(name, compile_launch(launch, capability), 0.125)
 
 
 def test_rows_are_stored_in_16_byte_pieces() -> None:

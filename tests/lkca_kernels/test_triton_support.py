@@ -94,3 +94,19 @@ def test_the_last_guard_refuses_what_a_kernel_would_read_past() -> None:
         backend.lowrank_pixel_shuffle_bwd(z, z, weight, None, None, None, **options, needs=(True,) * 5)
     with pytest.raises(ValueError, match="w2: expected shape"):
         backend.channel_gate_fwd(z, torch.zeros(2, 3), torch.zeros(2), torch.zeros(2, 3), torch.zeros(3))
+
+
+def test_importing_the_kernels_asks_no_device() -> None:
+    pytest.importorskip("triton")
+    code = """
+import torch
+
+def refuse(*args, **kwargs):
+    raise AssertionError("a device was asked at import")
+
+for name in ("get_device_name", "get_device_properties", "get_device_capability", "current_device", "_lazy_init"):
+    setattr(torch.cuda, name, refuse)
+import lkca_kernels.triton.aot, lkca_kernels.triton.tune
+print("fine")
+"""
+    assert in_a_new_process(code) == "fine"
