@@ -26,6 +26,10 @@ std::tuple<Tensor, Tensor> channel_attention(Tensor x, Tensor w1, Tensor b1, Ten
   return lkca::cpu::channel_attention_fwd(x, w1, b1, w2, b2, residual, std::nullopt);
 }
 
+Tensor local_channel_attention(Tensor x, Tensor w1, Tensor w2, OptionalTensor residual, int64_t window) {
+  return lkca::cpu::local_channel_attention_fwd(x, w1, w2, residual, window, std::nullopt);
+}
+
 }  // namespace
 
 // skip_bicubic: 0 matlab, 1 torch. needs: bit k asks for the gradient of the k-th tensor input.
@@ -53,11 +57,18 @@ STABLE_TORCH_LIBRARY(lkca_cpu, m) {
       "channel_attention_bwd(Tensor grad_out, Tensor x, Tensor mean, Tensor w1, Tensor b1, Tensor w2, Tensor b2, "
       "int needs) -> (Tensor?, Tensor?, Tensor?, Tensor?, Tensor?)");
   m.def(
+      "local_channel_attention_fwd(Tensor x, Tensor w1, Tensor w2, Tensor? residual, int window, Tensor(a!)? out) "
+      "-> Tensor(a!)");
+  m.def(
+      "local_channel_attention_bwd(Tensor grad_out, Tensor x, Tensor w1, Tensor w2, int window, int needs) "
+      "-> (Tensor?, Tensor?, Tensor?)");
+  m.def(
       "lowrank_pixel_shuffle(Tensor z, Tensor weight, Tensor? bias, Tensor? gate, Tensor? skip, int upscale_factor, "
       "int skip_bicubic) -> Tensor");
   m.def("pixel_shuffle_epilogue(Tensor y, Tensor? gate, Tensor? skip, int upscale_factor, int skip_bicubic) -> Tensor");
   m.def(
       "channel_attention(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2, Tensor? residual) -> (Tensor, Tensor)");
+  m.def("local_channel_attention(Tensor x, Tensor w1, Tensor w2, Tensor? residual, int window) -> Tensor");
   m.def("isa() -> str");
   m.def("available_isas() -> str");
   m.def("use_isa(str name) -> str");
@@ -74,9 +85,12 @@ STABLE_TORCH_LIBRARY_IMPL(lkca_cpu, CPU, m) {
   m.impl("channel_gate_bwd", TORCH_BOX(&channel_gate_bwd));
   m.impl("channel_attention_fwd", TORCH_BOX(&channel_attention_fwd));
   m.impl("channel_attention_bwd", TORCH_BOX(&channel_attention_bwd));
+  m.impl("local_channel_attention_fwd", TORCH_BOX(&local_channel_attention_fwd));
+  m.impl("local_channel_attention_bwd", TORCH_BOX(&local_channel_attention_bwd));
   m.impl("lowrank_pixel_shuffle", TORCH_BOX(&lowrank_pixel_shuffle));
   m.impl("pixel_shuffle_epilogue", TORCH_BOX(&pixel_shuffle_epilogue));
   m.impl("channel_attention", TORCH_BOX(&channel_attention));
+  m.impl("local_channel_attention", TORCH_BOX(&::local_channel_attention));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lkca_cpu, CompositeExplicitAutograd, m) {

@@ -18,6 +18,8 @@ __all__ = [
     "channel_gate_bwd",
     "channel_gate_fwd",
     "isa",
+    "local_channel_attention_bwd",
+    "local_channel_attention_fwd",
     "lowrank_pixel_shuffle_bwd",
     "lowrank_pixel_shuffle_fwd",
     "pixel_shuffle_epilogue_bwd",
@@ -56,8 +58,6 @@ def unavailable() -> str | None:
 
 def can_run(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int) -> str | None:
     """None where the backend serves such a call, else the reason."""
-    if op == "local_channel_attention":
-        return "has no local_channel_attention yet"
     if device.type != "cpu":
         return f"serves CPU tensors, not {device.type}"
     if dtype not in _DTYPES:
@@ -201,4 +201,24 @@ def channel_attention_bwd(
     needs: tuple[bool, ...],
 ) -> Gradients:
     result: Gradients = _ops.channel_attention_bwd(grad_out, x, mean, w1, b1, w2, b2, _bits(needs))
+    return result
+
+
+def local_channel_attention_fwd(
+    x: Tensor,
+    w1: Tensor,
+    w2: Tensor,
+    residual: Tensor | None,
+    *,
+    window: int,
+    out: Tensor | None = None,
+) -> Tensor:
+    result: Tensor = _ops.local_channel_attention_fwd(x, w1, w2, residual, window, out)
+    return result
+
+
+def local_channel_attention_bwd(
+    grad_out: Tensor, x: Tensor, w1: Tensor, w2: Tensor, *, window: int, needs: tuple[bool, ...]
+) -> Gradients:
+    result: Gradients = _ops.local_channel_attention_bwd(grad_out, x, w1, w2, window, _bits(needs))
     return result

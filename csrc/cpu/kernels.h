@@ -107,6 +107,35 @@ struct ChannelArgs {
   void* out;           // out = x * scale + shift + addend; x null: out = shift
 };
 
+// out = x * 2 sigmoid(w2 . relu(w1 . a / (mean a + eps))) + residual, a the mean of |x| over a window of 2 * reach + 1.
+// A pixel takes `fields` floats for its hidden + 1 mixed magnitudes and `lanes` for its channels: whole vectors.
+struct LocalAttention {
+  DType dtype;
+  int64_t batch, channels, hidden, height, width;
+  int64_t reach_y, reach_x;  // below the size of the image
+  int64_t fields, lanes;
+  float eps;
+  const void* x;
+  int64_t x_stride[4];
+  const void* residual;  // or null
+  int64_t residual_stride[4];
+  void* out;
+  int64_t out_stride[4];
+  const float* w1;  // [channels][fields]: field k is hidden channel k, field `hidden` the mean over the channels
+  const float* w2;  // [hidden][lanes]
+  int64_t strip;    // columns worked on at a time; sums do not depend on it
+  // Backward. Partial sums are per slice: (b, strip, slice_rows rows), so cut by shapes only.
+  int64_t slice_rows;
+  const void* grad_out;
+  int64_t grad_out_stride[4];
+  void* grad_x;  // or null
+  int64_t grad_x_stride[4];
+  const float* w1_back;  // [hidden + 1][lanes]
+  const float* w2_back;  // [channels][fields]
+  float* partial_w1;     // [slice][hidden, in eights][lanes] or null
+  float* partial_w2;     // the same, of the transpose
+};
+
 // Work items are [begin, end); scratch is the caller's, 64-byte aligned, of as many floats as the table says.
 struct LowRankFwdTable {
   int64_t (*packed_weight_floats)(const LowRankFwd&);
@@ -131,6 +160,10 @@ struct Kernels {
   void (*bicubic_bwd)(const BicubicBwd&, int64_t begin, int64_t end, float* scratch);  // planes
   void (*channel_sum)(const ChannelArgs&, int64_t begin, int64_t end);                 // outer * chunks
   void (*channel_apply)(const ChannelArgs&, int64_t begin, int64_t end);               // outer * chunks
+  int64_t (*local_scratch)(const LocalAttention&);
+  void (*local_fwd)(const LocalAttention&, int64_t begin, int64_t end,
+                    float* scratch);  // (b * strips + strip) * height + y
+  void (*local_bwd)(const LocalAttention&, int64_t begin, int64_t end, float* scratch);  // slices
 };
 
 extern const Kernels kernels_generic;

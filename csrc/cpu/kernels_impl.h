@@ -2,13 +2,25 @@
 #pragma once
 
 #include "cpu/channel.h"
+#include "cpu/local_attention.h"
 #include "cpu/lowrank_bwd.h"
 #include "cpu/lowrank_fwd.h"
 #include "cpu/shuffle.h"
 
-#define LKCA_KERNEL_TABLE(variable)                                                                        \
-  namespace lkca::cpu {                                                                                    \
-  const Kernels variable = {                                                                               \
-      N,           LKCA_LOWRANK_FWD_TABLE, lowrank_bwd_scratch, lowrank_bwd, shuffle_scratch, shuffle_fwd, \
-      shuffle_bwd, bicubic_bwd_scratch,    bicubic_bwd,         channel_sum, channel_apply};               \
+#define LKCA_KERNEL_TABLE(variable)                 \
+  namespace lkca::cpu {                             \
+  const Kernels variable = {N,                      \
+                            LKCA_LOWRANK_FWD_TABLE, \
+                            lowrank_bwd_scratch,    \
+                            lowrank_bwd,            \
+                            shuffle_scratch,        \
+                            shuffle_fwd,            \
+                            shuffle_bwd,            \
+                            bicubic_bwd_scratch,    \
+                            bicubic_bwd,            \
+                            channel_sum,            \
+                            channel_apply,          \
+                            local_scratch,          \
+                            local_fwd,              \
+                            local_bwd};             \
   }

@@ -41,6 +41,11 @@ std::tuple<Tensor, Tensor> channel_attention_fwd(Tensor x, Tensor w1, Tensor b1,
                                                  OptionalTensor residual, OptionalTensor out);
 std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor> channel_attention_bwd(
     Tensor grad_out, Tensor x, Tensor mean, Tensor w1, Tensor b1, Tensor w2, Tensor b2, int64_t needs);
+Tensor local_channel_attention_fwd(Tensor x, Tensor w1, Tensor w2, OptionalTensor residual, int64_t window,
+                                   OptionalTensor out);
+std::tuple<OptionalTensor, OptionalTensor, OptionalTensor> local_channel_attention_bwd(Tensor grad_out, Tensor x,
+                                                                                       Tensor w1, Tensor w2,
+                                                                                       int64_t window, int64_t needs);
 
 // ---- shared by the drivers (operators.cpp) -----------------------------------------------------------------------
 

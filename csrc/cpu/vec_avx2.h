@@ -48,6 +48,19 @@ struct Vec {
 inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
+inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
+inline Vec magnitude(Vec a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.f), a.v)}; }
+inline Vec at_least(Vec bound, Vec a) { return {_mm256_max_ps(bound.v, a.v)}; }  // these two keep a NaN in a
+inline Vec at_most(Vec bound, Vec a) { return {_mm256_min_ps(bound.v, a.v)}; }
+inline Vec where_positive(Vec a, Vec b) {
+  return {_mm256_and_ps(_mm256_cmp_ps(a.v, _mm256_setzero_ps(), _CMP_GT_OQ), b.v)};
+}
+// 2^n of a = 1.5 * 2^23 + n, n from -126 to 127.
+inline Vec power_of_two(Vec a) {
+  const __m256i bits = _mm256_slli_epi32(_mm256_castps_si256(a.v), 23);
+  return {_mm256_castsi256_ps(_mm256_add_epi32(bits, _mm256_set1_epi32(0x3f800000)))};
+}
 inline void stream_fence() { _mm_sfence(); }
 
 inline __m128i narrow(Vec a, BF16) { return a.to_bf16(); }

@@ -61,6 +61,19 @@ struct Vec {
 inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline Vec magnitude(Vec a) { return {_mm512_abs_ps(a.v)}; }
+inline Vec at_least(Vec bound, Vec a) { return {_mm512_max_ps(bound.v, a.v)}; }  // these two keep a NaN in a
+inline Vec at_most(Vec bound, Vec a) { return {_mm512_min_ps(bound.v, a.v)}; }
+inline Vec where_positive(Vec a, Vec b) {
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_GT_OQ), b.v)};
+}
+// 2^n of a = 1.5 * 2^23 + n, n from -126 to 127.
+inline Vec power_of_two(Vec a) {
+  const __m512i bits = _mm512_slli_epi32(_mm512_castps_si512(a.v), 23);
+  return {_mm512_castsi512_ps(_mm512_add_epi32(bits, _mm512_set1_epi32(0x3f800000)))};
+}
 inline void stream_fence() { _mm_sfence(); }
 
 inline __m512i narrow_pair(Vec a, Vec b, BF16) {

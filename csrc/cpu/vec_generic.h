@@ -38,17 +38,41 @@ struct Vec {
   }
 };
 
-inline Vec operator+(const Vec& a, const Vec& b) {
+template <typename F>
+inline Vec lane_by_lane(const Vec& a, const Vec& b, const F& f) {
   Vec r;
-  for (int l = 0; l < Vec::N; ++l) r.v[l] = a.v[l] + b.v[l];
+  for (int l = 0; l < Vec::N; ++l) r.v[l] = f(a.v[l], b.v[l]);
   return r;
+}
+inline Vec operator+(const Vec& a, const Vec& b) {
+  return lane_by_lane(a, b, [](float x, float y) { return x + y; });
+}
+inline Vec operator-(const Vec& a, const Vec& b) {
+  return lane_by_lane(a, b, [](float x, float y) { return x - y; });
 }
 inline Vec operator*(const Vec& a, const Vec& b) {
-  Vec r;
-  for (int l = 0; l < Vec::N; ++l) r.v[l] = a.v[l] * b.v[l];
-  return r;
+  return lane_by_lane(a, b, [](float x, float y) { return x * y; });
+}
+inline Vec operator/(const Vec& a, const Vec& b) {
+  return lane_by_lane(a, b, [](float x, float y) { return x / y; });
 }
 inline Vec fma(const Vec& a, const Vec& b, const Vec& c) { return a * b + c; }
+inline Vec magnitude(const Vec& a) {
+  return lane_by_lane(a, a, [](float x, float) { return bits_float(float_bits(x) & 0x7fffffffu); });
+}
+inline Vec at_least(const Vec& bound, const Vec& a) {  // these two keep a NaN in a
+  return lane_by_lane(bound, a, [](float x, float y) { return x > y ? x : y; });
+}
+inline Vec at_most(const Vec& bound, const Vec& a) {
+  return lane_by_lane(bound, a, [](float x, float y) { return x < y ? x : y; });
+}
+inline Vec where_positive(const Vec& a, const Vec& b) {
+  return lane_by_lane(a, b, [](float x, float y) { return x > 0 ? y : 0.f; });
+}
+// 2^n of a = 1.5 * 2^23 + n, n from -126 to 127.
+inline Vec power_of_two(const Vec& a) {
+  return lane_by_lane(a, a, [](float x, float) { return bits_float((float_bits(x) << 23) + 0x3f800000u); });
+}
 inline void stream_fence() {}
 
 template <bool STREAM, typename T>

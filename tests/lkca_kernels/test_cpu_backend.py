@@ -105,6 +105,16 @@ def test_variants_agree_on_gradients(tools: Any) -> None:
             assert tools.rms_ratio(mine, plain.double()) < 2e-6, name
 
 
+def test_sigmoid_of_the_window_attention(isa: str) -> None:
+    """Of ones, 4096 of them so that their mean is exact, the hidden channel is 1 and the result 2 sigmoid(w2)."""
+    logits = torch.cat([torch.linspace(-86, 86, 4090), torch.tensor([0.0, -0.0, -200.0, 200.0, -torch.inf, torch.inf])])
+    x, first = torch.ones(1, 4096, 1, 1), torch.zeros(1, 4096)
+    first[0, 0] = 1.0
+    found = cpu.local_channel_attention_fwd(x, first, logits[:, None], None, window=1).flatten().double()
+    truth = 2 * torch.sigmoid(logits.double())
+    assert ((found - truth).abs() <= 1e-37 + 4e-7 * truth).all()
+
+
 def _everything(dtype: torch.dtype) -> list[Tensor]:
     """Outputs and gradients of every operator, on sizes that several threads share."""
     results: list[Tensor | None] = []
@@ -125,6 +135,9 @@ def _everything(dtype: torch.dtype) -> list[Tensor]:
         results += [out, mean, *cpu.channel_attention_bwd(out, x, mean, *weights, needs=(True,) * 5)]
         gate, mean = cpu.channel_gate_fwd(x, *weights)
         results += [gate, mean, *cpu.channel_gate_bwd(gate, x, mean, *weights, needs=(True,) * 5)]
+        layers = weights[0], weights[2]
+        out = cpu.local_channel_attention_fwd(x, *layers, x, window=7)
+        results += [out, *cpu.local_channel_attention_bwd(out, x, *layers, window=7, needs=(True,) * 3)]
     return [t for t in results if t is not None]
 
 
@@ -255,6 +268,8 @@ def test_operators_survive_wrong_calls_past_python(seed: int) -> None:
         "channel_gate_bwd": (mean, x, mean, *net, 31),
         "channel_attention_fwd": (x, *net, x.clone(), x.clone()),
         "channel_attention_bwd": (x.clone(), x, mean, *net, 31),
+        "local_channel_attention_fwd": (x, net[0], net[2], x.clone(), 3, x.clone()),
+        "local_channel_attention_bwd": (x.clone(), x, net[0], net[2], 3, 7),
     }
     refused = 0
     for op, arguments in calls.items():

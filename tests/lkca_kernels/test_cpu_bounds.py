@@ -72,6 +72,9 @@ def _calls(case: Any, tensors: list[Tensor | None], out: Tensor, mean: Tensor | 
     if case.upsamples:
         options = dict(zip(("upscale_factor", "skip_bicubic"), case.raw_arguments, strict=True))
         return [forward(*tensors, **options, out=out), *backward(grad, *tensors, **options, needs=needs)]
+    if case.op == "local_channel_attention":
+        result = forward(*tensors, **case.options, out=out)
+        return [result, *backward(grad, *tensors[:3], **case.options, needs=(True,) * 3)]
     place = {} if case.op == "channel_gate" else {"out": out}
     result, _ = forward(*tensors, **place)
     return [result, *backward(grad, tensors[0], mean, *tensors[1:5], needs=(True,) * 5)]
@@ -82,11 +85,11 @@ def test_nothing_outside_the_tensors_is_touched(isa: str, dtype: torch.dtype, ca
     plain = case.make(torch.float64)
     truth = case.define(tools.leaves(plain))
     grad = torch.randn(truth.shape, generator=torch.Generator().manual_seed(5)).to(dtype)
-    mean = None if case.upsamples else plain[0].to(dtype).float().mean((2, 3))
+    mean = plain[0].to(dtype).float().mean((2, 3)) if case.with_mean else None
     for layout in ("contiguous", "channels_last", "sliced", "expanded"):
         for at_end in (True, False):
             tensors = [None if t is None else guarded(t, at_end) for t in case.make(dtype, layout=layout)]
-            like = tensors[0] if case.op == "channel_attention" else torch.empty(0)
+            like = tensors[0] if case.op.endswith("channel_attention") else torch.empty(0)
             last = like.ndim == 4 and not like.is_contiguous() and layout == "channels_last"
             memory_format = torch.channels_last if last else torch.contiguous_format
             out = guarded(torch.empty(truth.shape, dtype=dtype).contiguous(memory_format=memory_format), at_end)
@@ -104,6 +107,6 @@ def test_empty_tensors_straight_to_the_library(absent: str, isa: str, typical: A
     case = case_type(typical.op, {**typical.sizes, absent: 0}, typical.given, typical.options)
     tensors = case.make(torch.float32)
     out = torch.empty_like(case.define(tensors))
-    mean = None if case.upsamples else torch.zeros(tensors[0].shape[:2])
+    mean = torch.zeros(tensors[0].shape[:2]) if case.with_mean else None
     for gradient in _calls(case, tensors, out, mean, torch.ones_like(out)):
         assert gradient is None or gradient.isfinite().all() or absent in "hw"

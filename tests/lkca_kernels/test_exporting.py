@@ -24,6 +24,8 @@ class Every(nn.Module):
         squeeze = self.w1, self.b1, self.w2, self.b2
         gate = lkca_kernels.channel_gate(low, *squeeze)
         low = lkca_kernels.channel_attention(lkca_kernels.channel_attention(low, *squeeze), *squeeze, residual=low)
+        local = lkca_kernels.local_channel_attention(low, self.w1, self.w2, window=3)
+        low = lkca_kernels.local_channel_attention(local, self.w1, self.w2, residual=low, window=5)
         first = lkca_kernels.lowrank_pixel_shuffle(z, self.weight, self.bias, gate, low, upscale_factor=2)
         second = lkca_kernels.pixel_shuffle_epilogue(
             torch.cat([low] * 4, 1), gate, first, upscale_factor=2, skip_bicubic="torch"
@@ -87,7 +89,7 @@ def test_calls_of_the_cpp_library() -> None:
     program = exported()
     tensors = inputs(3, 4, 9)
     expected = program.module()(*tensors)
-    assert call_cpp_operators(program) == 7 and targets(program) == {"lkca_cpu"}
+    assert call_cpp_operators(program) == 9 and targets(program) == {"lkca_cpu"}
     torch.testing.assert_close(program.module()(*tensors), expected)
     # what a compiler asks: shapes by the fake, in step with the real kernel
     again = torch.export.export(program.module(), tensors, strict=False)
@@ -98,6 +100,7 @@ def test_calls_of_the_cpp_library() -> None:
         "pixel_shuffle_epilogue": (torch.randn(2, 12, 3, 4), None, None, 2, 0),
         "channel_gate_fwd": (tensors[1], *squeeze),
         "channel_attention": (tensors[1].to(memory_format=torch.channels_last), *squeeze, None),
+        "local_channel_attention": (tensors[1], squeeze[0], squeeze[2], tensors[1], 3),
     }.items():
         operator = getattr(torch.ops.lkca_cpu, name).default
         torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))

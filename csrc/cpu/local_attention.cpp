@@ -1,0 +1,158 @@
+// Driver of local_channel_attention: packs the weights, cuts the image, adds the partial sums of the weights'
+// gradients.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "cpu/operators.h"
+
+namespace lkca::cpu {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::contiguous;
+
+constexpr int64_t kStrip = 64;      // columns; more where a window is wider, so that halos stay below twice the work
+constexpr int64_t kSliceRows = 64;  // rows of one partial sum
+constexpr int64_t kWindowEnd = int64_t{1} << 20;
+
+std::vector<float> floats(const Tensor& t) {
+  std::vector<float> values(t.numel());
+  to_floats(contiguous(t), values.data());
+  return values;
+}
+
+Shape shape_of(const Tensor& t) { return Shape(t.sizes().begin(), t.sizes().end()); }
+
+LocalAttention check_call(const Tensor& x, const Tensor& w1, const Tensor& w2, int64_t window) {
+  STD_TORCH_CHECK(x.dim() == 4, "x: expected (B, C, H, W), got ", x.dim(), " dimensions");
+  STD_TORCH_CHECK(x.is_cpu(), "x: expected a CPU tensor");
+  STD_TORCH_CHECK(w1.dim() == 2, "w1: expected (Cr, C), got ", w1.dim(), " dimensions");
+  STD_TORCH_CHECK(window > 0 && window < kWindowEnd && window % 2 == 1, "window: expected an odd number from 1 to ",
+                  kWindowEnd - 1, ", got ", window);
+  LocalAttention a{};
+  a.dtype = storage_dtype(x, "x");
+  a.batch = x.size(0), a.channels = x.size(1), a.height = x.size(2), a.width = x.size(3), a.hidden = w1.size(0);
+  check(w1, "w1", {a.hidden, a.channels}, x.scalar_type());
+  check(w2, "w2", {a.channels, a.hidden}, x.scalar_type());
+  // A window wider than the image is one that reaches all of it.
+  a.reach_y = std::clamp<int64_t>(a.height - 1, 0, window / 2);
+  a.reach_x = std::clamp<int64_t>(a.width - 1, 0, window / 2);
+  a.strip = std::max(kStrip, 2 * a.reach_x + 1);
+  a.slice_rows = std::max(kSliceRows, 2 * a.reach_y + 1);
+  a.eps = std::sqrt(std::numeric_limits<float>::min());
+  const auto padded = [lanes = kernels().lanes](int64_t n) { return (n + lanes - 1) / lanes * lanes; };
+  a.fields = padded(a.hidden + 1), a.lanes = padded(a.channels);
+  a.x = x.const_data_ptr();
+  copy_strides(x, a.x_stride);
+  return a;
+}
+
+int64_t strips(const LocalAttention& a) { return (a.width + a.strip - 1) / a.strip; }
+
+// w (rows, columns), or its transpose, with zeros up to `stride` columns.
+std::vector<float> packed(const std::vector<float>& w, int64_t rows, int64_t columns, bool transposed, int64_t stride,
+                          int64_t more_rows = 0) {
+  std::vector<float> to(((transposed ? columns : rows) + more_rows) * stride, 0.f);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < columns; ++c) to[transposed ? c * stride + r : r * stride + c] = w[r * columns + c];
+  return to;
+}
+
+// The two layers as fields of a pixel, the mean over the channels beside the hidden ones, and both transposed.
+struct Weights {
+  std::vector<float> w1, w2, w1_back, w2_back;
+
+  Weights(LocalAttention& a, const Tensor& first, const Tensor& second, bool backward) {
+    const std::vector<float> one = floats(first), two = floats(second);
+    const float share = 1 / static_cast<float>(a.channels);
+    w1 = packed(one, a.hidden, a.channels, true, a.fields);
+    for (int64_t c = 0; c < a.channels; ++c) w1[c * a.fields + a.hidden] = share;
+    w2 = packed(two, a.channels, a.hidden, true, a.lanes);
+    a.w1 = w1.data(), a.w2 = w2.data();
+    if (!backward) return;
+    w1_back = packed(one, a.hidden, a.channels, false, a.lanes, 1);
+    std::fill_n(w1_back.data() + a.hidden * a.lanes, a.channels, share);
+    w2_back = packed(two, a.channels, a.hidden, false, a.fields);
+    a.w1_back = w1_back.data(), a.w2_back = w2_back.data();
+  }
+};
+
+int64_t pixel_operations(const LocalAttention& a) {
+  return a.channels * a.fields + a.hidden * a.lanes + 2 * (a.reach_x + a.reach_y) * a.fields + 30 * a.lanes;
+}
+
+// Sum over the slices, in order, as the gradient (hidden, C) or its transpose.
+Tensor sum_slices(const LocalAttention& a, const float* partial, int64_t slices, bool transposed, ScalarType type) {
+  const int64_t floats = (a.hidden + 7) / 8 * 8 * a.lanes;
+  std::vector<float> sums(a.hidden * a.channels, 0.f);
+  for (int64_t slice = 0; slice < slices; ++slice)
+    for (int64_t k = 0; k < a.hidden; ++k)
+      for (int64_t c = 0; c < a.channels; ++c)
+        sums[transposed ? c * a.hidden + k : k * a.channels + c] += partial[slice * floats + k * a.lanes + c];
+  const Tensor result = transposed ? empty_of({a.channels, a.hidden}, type) : empty_of({a.hidden, a.channels}, type);
+  from_floats(sums.data(), result);
+  return result;
+}
+
+}  // namespace
+
+Tensor local_channel_attention_fwd(Tensor x, Tensor w1, Tensor w2, OptionalTensor residual, int64_t window,
+                                   OptionalTensor out) {
+  LocalAttention a = check_call(x, w1, w2, window);
+  if (residual) check(*residual, "residual", shape_of(x), x.scalar_type());
+  if (out) {
+    check(*out, "out", shape_of(x), x.scalar_type());
+    STD_TORCH_CHECK(is_channels_last(x) ? is_channels_last(*out) : out->is_contiguous(),
+                    "out: expected the layout of x");
+  }
+  const Tensor result = out ? *out : empty_as(x);
+  if (result.numel() == 0) return result;
+  const Weights weights(a, w1, w2, false);
+  if (residual) {
+    a.residual = residual->const_data_ptr();
+    copy_strides(*residual, a.residual_stride);
+  }
+  a.out = result.mutable_data_ptr();
+  copy_strides(result, a.out_stride);
+  const Kernels& k = kernels();
+  // Threads get runs of rows: at the beginning of a run the rows that its first window reaches are mixed again.
+  const int64_t operations = std::min(a.strip, a.width) * pixel_operations(a) / 16;
+  parallel_tasks(a.batch * strips(a) * a.height, operations, [&](int64_t begin, int64_t end) {
+    const Scratch scratch(k.local_scratch(a));
+    k.local_fwd(a, begin, end, scratch.data());
+  });
+  return result;
+}
+
+std::tuple<OptionalTensor, OptionalTensor, OptionalTensor> local_channel_attention_bwd(Tensor grad_out, Tensor x,
+                                                                                       Tensor w1, Tensor w2,
+                                                                                       int64_t window, int64_t needs) {
+  LocalAttention a = check_call(x, w1, w2, window);
+  check(grad_out, "grad_out", shape_of(x), x.scalar_type());
+  const Weights weights(a, w1, w2, true);
+  a.grad_out = grad_out.const_data_ptr();
+  copy_strides(grad_out, a.grad_out_stride);
+  OptionalTensor grad_x, grad_w1, grad_w2;
+  if (needs & 1) {
+    grad_x = empty_as(x);
+    a.grad_x = grad_x->mutable_data_ptr();
+    copy_strides(*grad_x, a.grad_x_stride);
+  }
+  const int64_t slices = x.numel() ? a.batch * strips(a) * ((a.height + a.slice_rows - 1) / a.slice_rows) : 0;
+  const int64_t partial_floats = slices * ((a.hidden + 7) / 8 * 8) * a.lanes;
+  const Scratch partial_w1(needs & 2 ? partial_floats : 1), partial_w2(needs & 4 ? partial_floats : 1);
+  if (needs & 2) a.partial_w1 = partial_w1.data();
+  if (needs & 4) a.partial_w2 = partial_w2.data();
+  const Kernels& k = kernels();
+  const int64_t pixels = std::min(a.strip, a.width) * std::min(a.slice_rows, a.height);
+  parallel_tasks(needs & 7 ? slices : 0, pixels * pixel_operations(a) / 4, [&](int64_t begin, int64_t end) {
+    const Scratch scratch(k.local_scratch(a));
+    k.local_bwd(a, begin, end, scratch.data());
+  });
+  if (needs & 2) grad_w1 = sum_slices(a, partial_w1.data(), slices, false, x.scalar_type());
+  if (needs & 4) grad_w2 = sum_slices(a, partial_w2.data(), slices, true, x.scalar_type());
+  return {grad_x, grad_w1, grad_w2};
+}
+
+}  // namespace lkca::cpu

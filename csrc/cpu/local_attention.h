@@ -1,0 +1,356 @@
+// Channel attention within a window: rows of a few mixed magnitudes per pixel, summed along and across, then gates.
+//
+// A pixel has `fields` floats (hidden + 1, the last the mean over the channels) while it is mixed and summed, and
+// `lanes` floats (its channels) while it is gated; both are padded to whole vectors. Windows are summed directly and in
+// a fixed order, along the row and then down the rows: a result depends on its window alone, not on where a strip, a
+// slice or a tile of the image begins, and a NaN stays in the windows that hold it.
+#pragma once
+
+#include "cpu/kernels_common.h"
+
+namespace lkca::cpu {
+namespace {
+
+constexpr int64_t kTile = 8;  // pixels of one product; rows of pixels have room for one tile more
+
+// Hands out scratch memory; without any it only counts.
+struct Arena {
+  float* base;
+  int64_t used;
+  float* take(int64_t floats) {
+    float* piece = base ? base + used : nullptr;
+    used += ceil_div(floats, 16) * 16;
+    return piece;
+  }
+};
+
+// The last few rows of an image, by row number.
+struct Ring {
+  float* rows;
+  int64_t slots, floats;
+  float* row(int64_t y) const { return rows + y % slots * floats; }
+};
+
+inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+
+inline void clear(float* from, float* to) {
+  for (; from < to; ++from) *from = 0.f;
+}
+
+// Pixels of one row as fp32 [pixel][lanes]; zero up to whole vectors and whole tiles.
+template <typename T>
+inline void load_pixels(const T* from, int64_t pixel_stride, int64_t channel_stride, int64_t pixels, int64_t channels,
+                        int64_t lanes, float* to) {
+  if (channel_stride == 1) {
+    for (int64_t p = 0; p < pixels; ++p)
+      for (int64_t c = 0; c < channels; c += N)
+        load_part(from + p * pixel_stride + c, channels - c).store(to + p * lanes + c);
+  } else {
+    for (int64_t c = 0; c < channels; ++c)
+      for (int64_t p = 0; p < pixels; ++p) to[p * lanes + c] = to_float(from[c * channel_stride + p * pixel_stride]);
+    for (int64_t p = 0; p < pixels; ++p) clear(to + p * lanes + channels, to + (p + 1) * lanes);
+  }
+  clear(to + pixels * lanes, to + ceil_div(pixels, kTile) * kTile * lanes);
+}
+
+template <typename T>
+inline void store_pixels(const float* from, int64_t pixels, int64_t channels, int64_t lanes, T* to,
+                         int64_t pixel_stride, int64_t channel_stride) {
+  if (channel_stride == 1) {
+    for (int64_t p = 0; p < pixels; ++p)
+      for (int64_t c = 0; c < channels; c += N)
+        store_part(Vec::load(from + p * lanes + c), to + p * pixel_stride + c, channels - c);
+  } else {
+    for (int64_t c = 0; c < channels; ++c)
+      for (int64_t p = 0; p < pixels; ++p)
+        to[c * channel_stride + p * pixel_stride] = from_float<T>(from[p * lanes + c]);
+  }
+}
+
+inline void magnitudes(float* values, int64_t count) {
+  for (int64_t i = 0; i < count; i += N) magnitude(Vec::load(values + i)).store(values + i);
+}
+
+// out[p][q] = sum over r of in[p][r] * weight[r][q], for whole tiles of pixels.
+inline void product(const float* in, int64_t in_stride, int64_t pixels, const float* weight, int64_t rows,
+                    int64_t columns, float* out) {
+  for (int64_t p = 0; p < pixels; p += kTile)
+    for (int64_t q = 0; q < columns; q += N) {
+      Vec sum[kTile];
+      LKCA_UNROLL
+      for (int t = 0; t < kTile; ++t) sum[t] = Vec::set1(0.f);
+      const float* from = in + p * in_stride;
+      for (int64_t r = 0; r < rows; ++r) {
+        const Vec w = Vec::load(weight + r * columns + q);
+        LKCA_UNROLL
+        for (int t = 0; t < kTile; ++t) sum[t] = fma(Vec::set1(from[t * in_stride + r]), w, sum[t]);
+      }
+      LKCA_UNROLL
+      for (int t = 0; t < kTile; ++t) sum[t].store(out + (p + t) * columns + q);
+    }
+}
+
+// sums[r][q] += sum over p of a[p][r] * b[p][q]; rows are taken by the tile, and `a` has as many floats to a pixel.
+inline void add_outer(const float* a, int64_t a_stride, const float* b, int64_t columns, int64_t pixels, int64_t rows,
+                      float* sums) {
+  for (int64_t r = 0; r < rows; r += kTile)
+    for (int64_t q = 0; q < columns; q += N) {
+      Vec sum[kTile];
+      LKCA_UNROLL
+      for (int t = 0; t < kTile; ++t) sum[t] = Vec::set1(0.f);
+      for (int64_t p = 0; p < pixels; ++p) {
+        const Vec value = Vec::load(b + p * columns + q);
+        LKCA_UNROLL
+        for (int t = 0; t < kTile; ++t) sum[t] = fma(Vec::set1(a[p * a_stride + r + t]), value, sum[t]);
+      }
+      for (int t = 0; t < kTile; ++t) {
+        float* to = sums + (r + t) * columns + q;
+        (Vec::load(to) + sum[t]).store(to);
+      }
+    }
+}
+
+// out[i] = in[i] + in[i + step] + ...
+inline void sum_along(const float* in, int64_t count, int64_t step, int64_t terms, float* out) {
+  for (int64_t i = 0; i < count; i += N) {
+    Vec sum = Vec::load(in + i);
+    for (int64_t t = 1; t < terms; ++t) sum = sum + Vec::load(in + i + t * step);
+    sum.store(out + i);
+  }
+}
+
+// The rows first..last, added.
+inline void sum_down(const Ring& ring, int64_t first, int64_t last, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; i += N) {
+    int64_t slot = first % ring.slots;
+    Vec sum = Vec::load(ring.rows + slot * ring.floats + i);
+    for (int64_t y = first + 1; y <= last; ++y) {
+      if (++slot == ring.slots) slot = 0;
+      sum = sum + Vec::load(ring.rows + slot * ring.floats + i);
+    }
+    sum.store(out + i);
+  }
+}
+
+// 2 / (1 + exp(-v)). exp by 2^n times a polynomial (Cephes' expf), its argument kept where neither factor leaves the
+// normal numbers: relative error below 4e-7, and results below 1e-37 are not smaller still.
+inline Vec twice_sigmoid(Vec v) {
+  const Vec u = at_least(Vec::set1(-87.f), at_most(Vec::set1(87.f), v * Vec::set1(-1.f)));
+  const Vec magic = Vec::set1(12582912.f);  // 1.5 * 2^23: a sum with it is rounded to an integer
+  const Vec shifted = fma(u, Vec::set1(1.44269504f), magic), n = shifted - magic;
+  const Vec r = fma(n, Vec::set1(2.12194440e-4f), fma(n, Vec::set1(-0.693359375f), u));
+  constexpr float rest[] = {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f};
+  Vec p = Vec::set1(1.9875691500e-4f);
+  for (const float c : rest) p = fma(p, r, Vec::set1(c));
+  p = fma(p, r * r, r) + Vec::set1(1.f);
+  return Vec::set1(2.f) / fma(p, power_of_two(shifted), Vec::set1(1.f));
+}
+
+// The buffers of one strip of columns, each with room for its halo and a tile more.
+struct LocalRoom {
+  float *pixels, *more, *mixed, *sums, *inverse, *logits;
+  Ring fields, grads, gated;
+
+  LocalRoom(const LocalAttention& a, Arena& arena, bool backward) {
+    const int64_t halo = backward ? 4 : 2;
+    const int64_t inner = min_of(a.strip, a.width), wide = inner + (halo - 2) * a.reach_x + kTile;
+    const int64_t widest = inner + halo * a.reach_x + kTile, slots = 2 * a.reach_y + 1;
+    pixels = arena.take(widest * a.lanes);
+    more = arena.take(wide * a.lanes);
+    logits = arena.take(wide * a.lanes);
+    mixed = arena.take(widest * a.fields);
+    sums = arena.take(wide * a.fields);
+    inverse = arena.take(wide);
+    fields = {arena.take(slots * wide * a.fields), slots, wide * a.fields};
+    if (!backward) return;
+    grads = {arena.take(slots * wide * a.fields), slots, wide * a.fields};
+    gated = {arena.take((a.reach_y + 1) * wide * a.lanes), a.reach_y + 1, wide * a.lanes};
+  }
+};
+
+// Rows (or columns) of the window around `at`, from first to last.
+struct Span {
+  int64_t first, last;
+  Span(int64_t at, int64_t reach, int64_t size) : first(max_of(0, at - reach)), last(min_of(size - 1, at + reach)) {}
+  int64_t count() const { return last - first + 1; }
+};
+
+template <typename T>
+inline const T* row_of(const void* base, const int64_t (&stride)[4], int64_t b, int64_t y, int64_t x) {
+  return static_cast<const T*>(base) + b * stride[0] + y * stride[2] + x * stride[3];
+}
+
+// Puts `columns` pixels of `fields` floats, from column x0 on, between the zeros beyond the image that the windows of
+// the columns from..to reach; fill(where) writes them. Then `out` gets the sums along the row for from..to.
+template <typename F>
+inline void window_row(const LocalAttention& a, float* mixed, int64_t from, int64_t to, float* out, const F& fill) {
+  const int64_t left = max_of(0, a.reach_x - from);
+  const int64_t x0 = max_of(0, from - a.reach_x), x1 = min_of(a.width, to + a.reach_x);
+  float* begin = mixed + left * a.fields;
+  fill(x0, x1, begin);
+  clear(mixed, begin);
+  clear(begin + (x1 - x0) * a.fields, mixed + (to - from + 2 * a.reach_x) * a.fields);
+  sum_along(mixed, (to - from) * a.fields, a.fields, 2 * a.reach_x + 1, out);
+}
+
+// The mixed magnitudes of row y, summed along the row for the columns from..to.
+template <typename T>
+inline void fields_row(const LocalAttention& a, const LocalRoom& room, int64_t b, int64_t y, int64_t from, int64_t to) {
+  window_row(a, room.mixed, from, to, room.fields.row(y), [&](int64_t x0, int64_t x1, float* where) {
+    const T* x = row_of<T>(a.x, a.x_stride, b, y, x0);
+    load_pixels(x, a.x_stride[3], a.x_stride[1], x1 - x0, a.channels, a.lanes, room.pixels);
+    magnitudes(room.pixels, (x1 - x0) * a.lanes);
+    product(room.pixels, a.lanes, x1 - x0, a.w1, a.channels, a.fields, where);
+  });
+}
+
+// From the window sums of row y to sums = relu(hidden) and inverse = 1 / (mean + eps), all in sums of the window:
+// their ratio is that of the means. Then logits = w2 . hidden.
+inline void logits_row(const LocalAttention& a, const LocalRoom& room, int64_t y, int64_t from, int64_t to) {
+  const Span rows(y, a.reach_y, a.height);
+  sum_down(room.fields, rows.first, rows.last, (to - from) * a.fields, room.sums);
+  for (int64_t x = from; x < to; ++x) {
+    float* sums = room.sums + (x - from) * a.fields;
+    const float pixels = static_cast<float>(rows.count() * Span(x, a.reach_x, a.width).count());
+    const float inverse = 1 / (sums[a.hidden] + a.eps * pixels);
+    room.inverse[x - from] = inverse;
+    for (int64_t k = 0; k < a.fields; k += N)
+      at_least(Vec::set1(0.f), Vec::load(sums + k) * Vec::set1(inverse)).store(sums + k);
+  }
+  clear(room.sums + (to - from) * a.fields, room.sums + ceil_div(to - from, kTile) * kTile * a.fields);
+  product(room.sums, a.fields, to - from, a.w2, a.hidden, a.lanes, room.logits);
+}
+
+template <typename T>
+void local_fwd_rows(const LocalAttention& a, int64_t begin, int64_t end, float* scratch) {
+  Arena arena{scratch, 0};
+  const LocalRoom room(a, arena, false);
+  const int64_t strips = ceil_div(a.width, a.strip);
+  while (begin < end) {
+    const int64_t b = begin / a.height / strips, from = begin / a.height % strips * a.strip;
+    const int64_t to = min_of(a.width, from + a.strip), columns = to - from;
+    const int64_t y0 = begin % a.height, y1 = min_of(a.height, y0 + end - begin);
+    int64_t next = max_of(0, y0 - a.reach_y);
+    for (int64_t y = y0; y < y1; ++y) {
+      for (; next <= Span(y, a.reach_y, a.height).last; ++next) fields_row<T>(a, room, b, next, from, to);
+      logits_row(a, room, y, from, to);
+      const T* x = row_of<T>(a.x, a.x_stride, b, y, from);
+      load_pixels(x, a.x_stride[3], a.x_stride[1], columns, a.channels, a.lanes, room.pixels);
+      if (a.residual) {
+        const T* residual = row_of<T>(a.residual, a.residual_stride, b, y, from);
+        load_pixels(residual, a.residual_stride[3], a.residual_stride[1], columns, a.channels, a.lanes, room.more);
+      }
+      for (int64_t i = 0; i < columns * a.lanes; i += N) {
+        const Vec gate = twice_sigmoid(Vec::load(room.logits + i)), value = Vec::load(room.pixels + i);
+        (a.residual ? fma(value, gate, Vec::load(room.more + i)) : value * gate).store(room.pixels + i);
+      }
+      T* out = const_cast<T*>(row_of<T>(a.out, a.out_stride, b, y, from));
+      store_pixels(room.pixels, columns, a.channels, a.lanes, out, a.out_stride[3], a.out_stride[1]);
+    }
+    begin += y1 - y0;
+  }
+}
+
+// Of one row: gradient of the window sums, summed along the row in turn (it is its own adjoint). Rows and columns of
+// the slice itself leave grad_out * gate behind, and their part of the gradient of w2.
+template <typename T>
+inline void grads_row(const LocalAttention& a, const LocalRoom& room, int64_t b, int64_t y, int64_t from, int64_t to,
+                      bool own, float* partial_w2) {
+  window_row(a, room.mixed, from, to, room.grads.row(y), [&](int64_t x0, int64_t x1, float* where) {
+    const int64_t columns = x1 - x0, inside = from - x0;
+    logits_row(a, room, y, x0, x1);
+    const T* x = row_of<T>(a.x, a.x_stride, b, y, x0);
+    const T* grad = row_of<T>(a.grad_out, a.grad_out_stride, b, y, x0);
+    load_pixels(x, a.x_stride[3], a.x_stride[1], columns, a.channels, a.lanes, room.pixels);
+    load_pixels(grad, a.grad_out_stride[3], a.grad_out_stride[1], columns, a.channels, a.lanes, room.more);
+    for (int64_t i = 0; i < columns * a.lanes; i += N) {
+      const Vec gate = twice_sigmoid(Vec::load(room.logits + i)), gated = Vec::load(room.more + i) * gate;
+      gated.store(room.more + i);
+      (gated * Vec::load(room.pixels + i) * fma(gate, Vec::set1(-0.5f), Vec::set1(1.f))).store(room.logits + i);
+    }
+    clear(room.logits + columns * a.lanes, room.logits + ceil_div(columns, kTile) * kTile * a.lanes);
+    if (own) {
+      const float* gated = room.more + inside * a.lanes;
+      float* kept = room.gated.row(y);
+      for (int64_t i = 0; i < (to - from) * a.lanes; i += N) Vec::load(gated + i).store(kept + i);
+      if (partial_w2)
+        add_outer(room.sums + inside * a.fields, a.fields, room.logits + inside * a.lanes, a.lanes, to - from, a.hidden,
+                  partial_w2);
+    }
+    product(room.logits, a.lanes, columns, a.w2_back, a.channels, a.fields, where);
+    for (int64_t p = 0; p < columns; ++p) {
+      const float *hidden = room.sums + p * a.fields, inverse = room.inverse[p];
+      float* grads = where + p * a.fields;
+      float mean = 0;
+      for (int64_t k = 0; k < a.fields; k += N) {
+        const Vec h = Vec::load(hidden + k), g = where_positive(h, Vec::load(grads + k)) * Vec::set1(inverse);
+        mean += (g * h).sum();
+        g.store(grads + k);
+      }
+      grads[a.hidden] = -mean;
+    }
+  });
+}
+
+template <typename T>
+void local_bwd_slices(const LocalAttention& a, int64_t begin, int64_t end, float* scratch) {
+  Arena arena{scratch, 0};
+  const LocalRoom room(a, arena, true);
+  const int64_t strips = ceil_div(a.width, a.strip), blocks = ceil_div(a.height, a.slice_rows);
+  const int64_t partial = ceil_div(a.hidden, kTile) * kTile * a.lanes;
+  for (int64_t slice = begin; slice < end; ++slice) {
+    const int64_t b = slice / blocks / strips, from = slice / blocks % strips * a.strip;
+    const int64_t to = min_of(a.width, from + a.strip), columns = to - from;
+    const int64_t y0 = slice % blocks * a.slice_rows, y1 = min_of(a.height, y0 + a.slice_rows);
+    float* partial_w1 = a.partial_w1 ? a.partial_w1 + slice * partial : nullptr;
+    float* partial_w2 = a.partial_w2 ? a.partial_w2 + slice * partial : nullptr;
+    if (partial_w1) clear(partial_w1, partial_w1 + partial);
+    if (partial_w2) clear(partial_w2, partial_w2 + partial);
+    const int64_t x0 = max_of(0, from - a.reach_x), x1 = min_of(a.width, to + a.reach_x);
+    int64_t next_grad = max_of(0, y0 - a.reach_y), next_field = max_of(0, next_grad - a.reach_y);
+    for (int64_t y = y0; y < y1; ++y) {
+      const Span rows(y, a.reach_y, a.height);
+      for (; next_grad <= rows.last; ++next_grad) {
+        for (; next_field <= Span(next_grad, a.reach_y, a.height).last; ++next_field)
+          fields_row<T>(a, room, b, next_field, x0, x1);
+        grads_row<T>(a, room, b, next_grad, from, to, y0 <= next_grad && next_grad < y1, partial_w2);
+      }
+      if (!a.grad_x && !partial_w1) continue;
+      sum_down(room.grads, rows.first, rows.last, columns * a.fields, room.sums);
+      clear(room.sums + columns * a.fields, room.sums + ceil_div(columns, kTile) * kTile * a.fields);
+      const T* x = row_of<T>(a.x, a.x_stride, b, y, from);
+      load_pixels(x, a.x_stride[3], a.x_stride[1], columns, a.channels, a.lanes, room.pixels);
+      if (a.grad_x) {
+        product(room.sums, a.fields, columns, a.w1_back, a.hidden + 1, a.lanes, room.logits);
+        const float* gated = room.gated.row(y);
+        for (int64_t i = 0; i < columns * a.lanes; i += N) {
+          const Vec value = Vec::load(room.pixels + i), slope = Vec::load(room.logits + i);
+          const Vec turned = where_positive(value, slope) - where_positive(value * Vec::set1(-1.f), slope);
+          (Vec::load(gated + i) + turned).store(room.logits + i);
+        }
+        T* grad = const_cast<T*>(row_of<T>(a.grad_x, a.grad_x_stride, b, y, from));
+        store_pixels(room.logits, columns, a.channels, a.lanes, grad, a.grad_x_stride[3], a.grad_x_stride[1]);
+      }
+      if (!partial_w1) continue;
+      magnitudes(room.pixels, columns * a.lanes);
+      add_outer(room.sums, a.fields, room.pixels, a.lanes, columns, a.hidden, partial_w1);
+    }
+  }
+}
+
+int64_t local_scratch(const LocalAttention& a) {
+  Arena arena{nullptr, 0};
+  LocalRoom(a, arena, a.grad_out != nullptr);
+  return arena.used;
+}
+
+void local_fwd(const LocalAttention& a, int64_t begin, int64_t end, float* scratch) {
+  with_dtype(a.dtype, [&](auto t) { local_fwd_rows<decltype(t)>(a, begin, end, scratch); });
+}
+
+void local_bwd(const LocalAttention& a, int64_t begin, int64_t end, float* scratch) {
+  with_dtype(a.dtype, [&](auto t) { local_bwd_slices<decltype(t)>(a, begin, end, scratch); });
+}
+
+}  // namespace
+}  // namespace lkca::cpu
