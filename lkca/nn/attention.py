@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lkca_kernels import channel_attention
+from lkca_kernels import channel_attention, local_channel_attention
 
 __all__ = ["ChannelAttention", "LocalChannelAttention"]
 
@@ -82,7 +81,8 @@ class LocalChannelAttention(nn.Module):
 
     a = mean over ``window``×``window`` pixels of |x| (pixels inside the image only), (B, C, H, W);
     gate = 2 sigmoid(W2 relu(W1 a/ā)), ā the mean of a over the channels; result x * gate.
-    The ratio a/ā makes the gates independent of the signal's scale. W2 starts at zero: every gate is 1.
+    ``residual`` (like x) is added to it. The ratio a/ā makes the gates independent of the signal's scale. W2 starts at
+    zero: every gate is 1. Computed by :func:`lkca_kernels.local_channel_attention`.
     """
 
     def __init__(
@@ -113,15 +113,9 @@ class LocalChannelAttention(nn.Module):
         """Pixels on each side that a result depends on."""
         return self.window // 2
 
-    def forward(self, x: Tensor) -> Tensor:
-        magnitude = x.abs()
-        # W1 and the window's mean commute: pooling the few hidden channels is the cheaper order
-        pooled = torch.cat([self.fc1(magnitude), magnitude.mean(1, keepdim=True)], 1)
-        reach = self.window // 2
-        pooled = F.avg_pool2d(pooled, (1, self.window), stride=1, padding=(0, reach), count_include_pad=False)
-        pooled = F.avg_pool2d(pooled, (self.window, 1), stride=1, padding=(reach, 0), count_include_pad=False)
-        hidden = pooled[:, :-1] / (pooled[:, -1:] + torch.finfo(x.dtype).tiny ** 0.5)
-        return x * (2 * torch.sigmoid(self.fc2(F.relu(hidden))))
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        w1, w2 = self.fc1.weight.flatten(1), self.fc2.weight.flatten(1)
+        return local_channel_attention(x, w1, w2, residual, window=self.window)
 
     def extra_repr(self) -> str:
         return f"channels={self.fc1.in_channels}, window={self.window}"

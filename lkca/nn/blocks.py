@@ -63,8 +63,11 @@ class LargeKernelBlock(nn.Module):
         return self.depthwise.kernel_size[0] // 2 + attention
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = x + self.attention(self.contract(self.activation(self.expand(self.depthwise(x)))))
-        return result
+        y: Tensor = self.contract(self.activation(self.expand(self.depthwise(x))))
+        if isinstance(self.attention, LocalChannelAttention):
+            result: Tensor = self.attention(y, residual=x)
+            return result
+        return x + y
 
     def extra_repr(self) -> str:
         return f"channels={self.depthwise.in_channels}, kernel_size={self.depthwise.kernel_size[0]}"
