@@ -28,12 +28,18 @@ def _choose_while_tracing(*call: Any) -> str:
     return backends.choose(*call)
 
 
+def _has_autocast(device: str) -> bool:
+    """Whether devices of this type have autocast; asked by the tracer, since torch 2.11 cannot trace the question."""
+    return device != "meta" and torch.amp.is_autocast_available(device)
+
+
 # torch.compiler.assume_constant_result sets this too, but imports the whole of dynamo and Triton to do so.
 _choose_while_tracing._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_has_autocast._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _autocasts(device: str) -> bool:
-    return device != "meta" and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return _has_autocast(device) and torch.is_autocast_enabled(device)
 
 
 def autocast(first: object, *others: object) -> tuple[Any, ...]:
