@@ -24,7 +24,7 @@ from studies.common.config import load
 from studies.common.measure import macs, parameters, seconds
 from studies.common.report import spread, table
 from studies.common.tasks import Task, make_task
-from studies.common.train import keep, record_of, supervised
+from studies.common.train import keep, record_of, supervised, warm_up
 
 FOLDER = Path(__file__).parent
 
@@ -42,6 +42,7 @@ def network(task: Task, row: Row, seed: int) -> torch.nn.Module:
 
 
 def train(tasks: dict[int, Task], work: Path, ablation: Ablation) -> None:
+    warm_up(next(iter(tasks.values())))
     for seed in ablation.seeds:
         for name, row in ablation.rows.items():
             if record_of(work, seed, name) is None:

@@ -77,7 +77,7 @@ def build(config: LKCANetConfig, row: Row) -> LKCANet:
             block.depthwise = Parallel(row.width)  # type: ignore[assignment]
             block.expand = nn.Conv2d(3 * row.width, block.expand.out_channels, 1, bias=False)
         if row.attention == "global":
-            block.attention = ChannelAttention(row.width)  # type: ignore[assignment]
+            block.contract = nn.Sequential(block.contract, ChannelAttention(row.width))  # type: ignore[assignment]
         if row.activation != "relu":
             block.activation = nn.LeakyReLU(0.1) if row.activation == "leaky_relu" else nn.GELU()  # type: ignore[assignment]
     return net

@@ -102,9 +102,9 @@ def test_blocks_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     for row in yaml.safe_load((ROOT / "studies/blocks/config.yaml").read_text())["rows"].values():
         torch.manual_seed(0)
         net = variants.build(config, variants.Row(**row))
-        for block in net.body:
-            if hasattr(block.attention, "fc2"):
-                torch.nn.init.normal_(block.attention.fc2.weight)  # gates that are not 1
+        for module in net.modules():
+            if hasattr(module, "fc2"):
+                torch.nn.init.normal_(module.fc2.weight)  # gates that are not 1
         with torch.no_grad():
             once, twice = net.features(x), net.features(2 * x)
         assert once.shape == (2, row.get("width", 32), 10, 10)
