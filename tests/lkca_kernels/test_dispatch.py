@@ -86,6 +86,7 @@ def test_compiled_whole_with_symbolic_sizes(typical: Any, backend: Any, tools: A
         return typical.call(tensors, backend=backend.backend).sin()
 
     compiled = torch.compile(function, backend=frames, fullgraph=True, dynamic=True)
+    counts = []
     for h, w in ((11, 7), (17, 19)):  # no size equal to another one, which dynamo would take for the same
         case = case_type(typical.op, {**typical.sizes, "h": h, "w": w}, typical.given, typical.options)
         tensors, same = (tools.leaves(case.make(torch.float32, backend.device)) for _ in range(2))
@@ -95,7 +96,8 @@ def test_compiled_whole_with_symbolic_sizes(typical: Any, backend: Any, tools: A
         eager = tools.gradients(expected, same, grad)
         for i, gradient in tools.gradients(result, tensors, grad).items():
             torch.testing.assert_close(gradient, eager[i], rtol=1e-4, atol=1e-4)
-    assert frames.frame_count == 1
+        counts.append(frames.frame_count)
+    assert counts[1] == counts[0]  # torch 2.11 begins the first trace twice
 
 
 def test_compiled_out(typical: Any, backend: Any) -> None:
