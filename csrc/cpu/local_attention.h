@@ -110,26 +110,37 @@ inline void add_outer(const float* a, int64_t a_stride, const float* b, int64_t 
     }
 }
 
+// V vectors at a time: out = the sum, in order, of `terms` rows that next(row) steps through.
+template <int V, typename F>
+inline void sum_terms(const float* row, int64_t terms, float* out, F next) {
+  Vec sum[V];
+  LKCA_UNROLL
+  for (int v = 0; v < V; ++v) sum[v] = Vec::load(row + v * N);
+  for (int64_t t = 1; t < terms; ++t) {
+    row = next(row);
+    LKCA_UNROLL
+    for (int v = 0; v < V; ++v) sum[v] = sum[v] + Vec::load(row + v * N);
+  }
+  LKCA_UNROLL
+  for (int v = 0; v < V; ++v) sum[v].store(out + v * N);
+}
+
 // out[i] = in[i] + in[i + step] + ...
 inline void sum_along(const float* in, int64_t count, int64_t step, int64_t terms, float* out) {
-  for (int64_t i = 0; i < count; i += N) {
-    Vec sum = Vec::load(in + i);
-    for (int64_t t = 1; t < terms; ++t) sum = sum + Vec::load(in + i + t * step);
-    sum.store(out + i);
-  }
+  const auto next = [step](const float* row) { return row + step; };
+  int64_t i = 0;
+  for (; i + 4 * N <= count; i += 4 * N) sum_terms<4>(in + i, terms, out + i, next);
+  for (; i < count; i += N) sum_terms<1>(in + i, terms, out + i, next);
 }
 
 // The rows first..last, added.
 inline void sum_down(const Ring& ring, int64_t first, int64_t last, int64_t count, float* out) {
-  for (int64_t i = 0; i < count; i += N) {
-    int64_t slot = first % ring.slots;
-    Vec sum = Vec::load(ring.rows + slot * ring.floats + i);
-    for (int64_t y = first + 1; y <= last; ++y) {
-      if (++slot == ring.slots) slot = 0;
-      sum = sum + Vec::load(ring.rows + slot * ring.floats + i);
-    }
-    sum.store(out + i);
-  }
+  const float *begin = ring.row(first), *end = ring.rows + ring.slots * ring.floats;
+  const int64_t step = ring.floats, whole = ring.slots * ring.floats;
+  const auto next = [step, whole, end](const float* row) { return row + step < end ? row + step : row + step - whole; };
+  int64_t i = 0;
+  for (; i + 4 * N <= count; i += 4 * N) sum_terms<4>(begin + i, last - first + 1, out + i, next);
+  for (; i < count; i += N) sum_terms<1>(begin + i, last - first + 1, out + i, next);
 }
 
 // 2 / (1 + exp(-v)). exp by 2^n times a polynomial (Cephes' expf), its argument kept where neither factor leaves the
