@@ -5,6 +5,8 @@ so that it does not depend on patch or batch size. float16 and bfloat16 are comp
 everywhere: at equal inputs, at zero vectors and on constant images. With x the prediction, y the target:
 
 - L1: mean |x - y|.
+- L2: mean ((x - y) / u)^2, u a unit for each band, by default 1. With u the RMS of what bicubic upsampling misses in
+  the band (as `lkca train` has it) this is the error's share of bicubic's, whose first-order change is that of MPSNR.
 - Charbonnier: mean sqrt((x - y)^2 + e^2), e = 1e-3 (Lai et al. 2017).
 - SAM: mean over pixels of angle(x, y)/pi, the angle between spectra as 2 asin(|x/|x| - y/|y|| / 2). The common
   acos of the cosine has an infinite derivative at equal spectra, and loses small angles to rounding.
@@ -32,6 +34,7 @@ __all__ = [
     "charbonnier_loss",
     "gradient_loss",
     "l1_loss",
+    "l2_loss",
     "sam_loss",
 ]
 
@@ -39,6 +42,13 @@ __all__ = [
 def l1_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean absolute difference."""
     return F.l1_loss(*_pair(prediction, target))
+
+
+def l2_loss(prediction: Tensor, target: Tensor, *, unit: Tensor | None = None) -> Tensor:
+    """Mean squared difference; unit: (C,), by which each band's difference is divided first."""
+    x, y = _pair(prediction, target)
+    by_band = (x - y).square().mean((0, 2, 3))
+    return (by_band if unit is None else by_band / unit.square()).mean()
 
 
 def charbonnier_loss(prediction: Tensor, target: Tensor, *, eps: float = 1e-3) -> Tensor:
@@ -65,8 +75,9 @@ def gradient_loss(prediction: Tensor, target: Tensor) -> Tensor:
     return result
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+LOSSES: dict[str, Callable[..., Tensor]] = {
     "l1": l1_loss,
+    "l2": l2_loss,
     "charbonnier": charbonnier_loss,
     "sam": sam_loss,
     "gradient": gradient_loss,
@@ -76,11 +87,15 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 class WeightedLoss(nn.Module):
     """Sum of ``weights[name]`` * :data:`LOSSES` [name]; a weight of 0 leaves its term uncomputed.
 
-    ValueError for an unknown name, a weight that is negative or not finite, and where no weight is positive.
+    unit: (C,), of the term "l2". ValueError for an unknown name, a weight that is negative or not finite, and where no
+    weight is positive.
     """
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
+    unit: Tensor | None
+
+    def __init__(self, weights: Mapping[str, float], unit: Tensor | None = None) -> None:
         super().__init__()
+        self.register_buffer("unit", unit, persistent=False)
         for name, weight in weights.items():
             if name not in LOSSES:
                 raise ValueError(f"loss: {name!r} is unknown; expected {', '.join(LOSSES)}")
@@ -92,7 +107,11 @@ class WeightedLoss(nn.Module):
 
     def terms(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The weighted terms by name (those with a weight); their sum is the loss."""
-        return {name: weight * LOSSES[name](prediction, target) for name, weight in self.weights.items()}
+        options = {"l2": {"unit": self.unit}}
+        return {
+            name: weight * LOSSES[name](prediction, target, **options.get(name, {}))
+            for name, weight in self.weights.items()
+        }
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         return torch.stack(list(self.terms(prediction, target).values())).sum()

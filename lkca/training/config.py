@@ -67,7 +67,7 @@ class TrainConfig(StrictModel):
     data: DataConfig
     model: NetworkConfig = Field(default_factory=NetworkConfig)
     loss: dict[str, float] = Field(
-        default_factory=lambda: {"l1": 1.0, "sam": 0.3, "gradient": 0.1},
+        default_factory=lambda: {"l2": 1.0, "sam": 3.0},
         description=f"Weight of each term: {', '.join(LOSSES)} (lkca/losses.py has the formulas).",
     )
     degradation: DegradationMethod = Field(default="bicubic", description="How sharp patches are made coarse.")
@@ -76,7 +76,7 @@ class TrainConfig(StrictModel):
     batch: int = Field(default=16, ge=1, le=65_536, description="Patches per step, over all processes.")
     accumulate: int = Field(default=1, ge=1, le=4096, description="Parts in which a step's patches pass the network.")
     patch: int = Field(default=16, ge=4, le=1024, description="Side of a patch in coarse pixels.")
-    lr: float = Field(default=1e-3, gt=0, le=1, description="Peak learning rate: warm-up, then half a cosine to 0.")
+    lr: float = Field(default=2e-3, gt=0, le=1, description="Peak learning rate: warm-up, then half a cosine to 0.")
     warmup: int = Field(default=200, ge=0, le=_ANY, description="Steps of linear warm-up.")
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
     clip: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")

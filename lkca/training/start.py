@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +17,49 @@ from lkca.training.data import PatchDataset
 from lkca.training.subspace import SpectralSubspace
 from lkca_kernels import bicubic_upsample
 
-__all__ = ["new_network"]
+__all__ = ["Lost", "new_network"]
 
 _PATCHES = 256  # of a run's own, the first: as many samples as a scene of a million pixels at ×4
+_LEAST = 1e-30
+_FLAT = 1e-6  # of the bands' mean power: what is below is a constant band
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What bicubic upsampling misses in the first patches of a run; all float64.
+
+    mean: spectrum of the sharp patches, (bands,). products: (bands, bands), sum over pixels of band times band of the
+    detail. pixels: how many.
+    """
+
+    mean: Tensor
+    products: Tensor
+    pixels: int
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, patches: PatchDataset, degradation: Degradation) -> Lost:
+        total, products, pixels = torch.zeros(()), torch.zeros(()), 0
+        for sharp, detail in _details(patches, degradation):
+            total = total + sharp.sum(1)
+            products = products + detail.flatten(1) @ detail.flatten(1).T
+            pixels += sharp.shape[1]
+        return cls(total / max(pixels, 1), products, pixels)
+
+    @property
+    def power(self) -> Tensor:
+        """Mean square of the detail, (bands,)."""
+        return self.products.diagonal() / max(self.pixels, 1)
+
+    @property
+    def unit(self) -> Tensor:
+        """RMS of the detail, (bands,), float32, for the loss "l2"; of a band without any the bands' mean."""
+        mean = self.power.mean().clamp_min(_LEAST)
+        return torch.where(self.power > _FLAT * mean, self.power, mean).sqrt().float()
 
 
 @torch.no_grad()
-def new_network(config: LKCANetConfig, patches: PatchDataset, degradation: Degradation) -> LKCANet:
+def new_network(config: LKCANetConfig, lost: Lost, patches: PatchDataset, degradation: Degradation) -> LKCANet:
     """A network that gives bicubic as yet, made from the first patches of a run and torch's random generator alone.
 
     A shared body behind a projection gets the subspace of what bicubic misses in the patches (fewer components where
@@ -31,20 +67,13 @@ def new_network(config: LKCANetConfig, patches: PatchDataset, degradation: Degra
     the rank is lower. Components are scaled to the bands' magnitude. Any other network gets the patches' mean spectrum.
     """
     scale = config.scale
-    total, products = torch.zeros(config.bands).double(), torch.zeros(config.bands, config.bands).double()
-    pixels = 0
-    for sharp, detail in _details(patches, degradation):
-        total += sharp.sum(1)
-        products += detail.flatten(1) @ detail.flatten(1).T
-        pixels += sharp.shape[1]
-    mean, power = total / max(pixels, 1), products.diagonal() / max(pixels, 1)
     if not (config.shared and config.components):
         net = LKCANet(config)
-        net.band_mean.copy_(mean)
+        net.band_mean.copy_(lost.mean)
         return net
     assert config.rank is not None
-    space = SpectralSubspace.of_moments(products, power, mean, config.components)
-    components, unit = space.synthesis.shape[1], power.mean().sqrt().clamp_min(1e-30).float()
+    space = SpectralSubspace.of_moments(lost.products, lost.power, lost.mean, config.components)
+    components, unit = space.synthesis.shape[1], lost.power.mean().clamp_min(_LEAST).sqrt().float()
     per_component = config.rank // config.components
     one = LKCANet(replace(config, bands=1, components=None, rank=None if per_component == scale**2 else per_component))
     if isinstance(one.upsample, LowRankUpsample):

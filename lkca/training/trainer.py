@@ -34,7 +34,7 @@ from lkca.training.data import PatchDataset, TrainingSet, micro_batches, open_tr
 from lkca.training.monitor import Monitor
 from lkca.training.optimise import Average, adamw, rate_factor, set_rate
 from lkca.training.progress import Progress, ProgressCallback
-from lkca.training.start import new_network
+from lkca.training.start import Lost, new_network
 from lkca.training.supervised import channels_last
 from lkca.training.validation import measure, psnr_gain, restore
 
@@ -146,11 +146,12 @@ class _Run:
         self.device: torch.device = self.accelerator.device
         self.data: TrainingSet = open_training_set(config.data, config.scale)
         self.degradation = config.degrader
-        self.loss = WeightedLoss(config.loss)
-        torch.manual_seed(config.seed)
         patches = PatchDataset(self.data.train, config.patch * config.scale, config.seed)
+        lost = Lost.of(patches, self.degradation)
+        self.loss = WeightedLoss(config.loss, lost.unit).to(self.device)
+        torch.manual_seed(config.seed)
         sizes = config.model.build(len(self.data.bands.used), config.scale)
-        self.net = channels_last(new_network(sizes, patches, self.degradation))
+        self.net = channels_last(new_network(sizes, lost, patches, self.degradation))
         optimiser = adamw(self.net, config.lr, config.weight_decay)
         module = torch.compile(self.net) if config.compile else self.net
         self.model, self.optimiser = self.accelerator.prepare(module, optimiser)

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lkca.losses import SpectralGradientLoss, WeightedLoss, charbonnier_loss, gradient_loss, l1_loss, sam_loss
+from lkca.losses import SpectralGradientLoss, WeightedLoss, charbonnier_loss, gradient_loss, l1_loss, l2_loss, sam_loss
 from lkca.metrics import evaluate
 
 LOSSES = {
     "l1": l1_loss,
+    "l2": l2_loss,
     "charbonnier": charbonnier_loss,
     "sam": sam_loss,
     "gradient": gradient_loss,
@@ -50,6 +51,14 @@ def test_sam_of_known_angles(x: tuple, y: tuple, expected: float) -> None:
 def test_sam_is_the_metric_in_other_units() -> None:
     x, y = rand(1, 5, 9, 8) + 0.1, rand(1, 5, 9, 8, seed=1) + 0.1
     assert float(sam_loss(x, y)) * 180 == pytest.approx(evaluate(y[0], x[0], scale=2).sam, abs=1e-9)
+
+
+def test_squared_error_in_units_of_each_band() -> None:
+    x, y = pixel(1, 2, 3), pixel(0, 0, 0)
+    assert float(l2_loss(x, y)) == pytest.approx(14 / 3)
+    unit = torch.tensor([1.0, 4.0, 2.0])
+    assert float(l2_loss(x, y, unit=unit)) == pytest.approx((1 + 1 / 4 + 9 / 4) / 3)
+    assert float(WeightedLoss({"l2": 2.0, "l1": 1.0}, unit)(x, y)) == pytest.approx(7 / 3 + 2)
 
 
 def test_gradient_magnitude_by_hand() -> None:
@@ -145,6 +154,6 @@ def test_bad_arguments_are_told() -> None:
         gradient_loss(rand(1, 1, 3, 3), rand(1, 1, 3, 3))
     with pytest.raises(ValueError, match="gradient_weight must be"):
         SpectralGradientLoss(0.3, -0.1)
-    for weights, words in (({"l2": 1.0}, "'l2' is unknown"), ({"l1": 0.0}, "no term"), ({"l1": math.inf}, "l1_weight")):
+    for weights, words in (({"l3": 1.0}, "'l3' is unknown"), ({"l1": 0.0}, "no term"), ({"l1": math.inf}, "l1_weight")):
         with pytest.raises(ValueError, match=words):
             WeightedLoss(weights)

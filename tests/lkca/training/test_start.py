@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lkca.data.degradation import Degradation
-from lkca.models import LKCANetConfig
+from lkca.models import LKCANet, LKCANetConfig
 from lkca.training.data import PatchDataset, SourceScene
-from lkca.training.start import new_network
+from lkca.training.start import Lost, new_network
 from lkca_kernels import bicubic_upsample
 
 BANDS, SCALE = 7, 2
@@ -28,11 +28,16 @@ def patches(mixing: np.ndarray) -> PatchDataset:
     return PatchDataset([SourceScene("x", image.shape, lambda w: image[(slice(None), *w.slices)])], 12, seed=0)
 
 
+def start(config: LKCANetConfig, patches: PatchDataset) -> LKCANet:
+    degradation = Degradation(scale=SCALE)
+    return new_network(config, Lost.of(patches, degradation), patches, degradation)
+
+
 @pytest.mark.parametrize("rank", (None, 6), ids=("full rank", "two patterns a component"))
 def test_a_shared_body_gets_the_scenes_subspace(mixing: np.ndarray, patches: PatchDataset, rank: int | None) -> None:
     config = LKCANetConfig(bands=BANDS, scale=SCALE, width=4, blocks=1, components=3, shared=True, rank=rank)
     torch.manual_seed(0)
-    net = new_network(config, patches, Degradation(scale=SCALE))
+    net = start(config, patches)
     assert net.config == config
     x = torch.rand(1, BANDS, 5, 6)
     torch.testing.assert_close(net(x), bicubic_upsample(x, SCALE))
@@ -46,17 +51,29 @@ def test_a_shared_body_gets_the_scenes_subspace(mixing: np.ndarray, patches: Pat
     torch.testing.assert_close(synthesis @ (analysis @ sources), sources, atol=1e-4, rtol=0)  # the scenes' span
     assert 0.1 < synthesis.square().mean().sqrt() < 1
     torch.manual_seed(0)
-    again = new_network(config, patches, Degradation(scale=SCALE))
+    again = start(config, patches)
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
     assert net.band_mean.min() > 0.2  # missing samples are left out of it
 
 
 def test_no_more_components_than_the_scenes_have(patches: PatchDataset) -> None:
     config = LKCANetConfig.preset("tiny", bands=BANDS, scale=SCALE)
-    net = new_network(config, patches, Degradation(scale=SCALE))
+    net = start(config, patches)
     assert (config.components, net.config.components, net.config.rank) == (6, 3, 12)
 
 
 def test_a_dense_body_gets_the_mean_spectrum(mixing: np.ndarray, patches: PatchDataset) -> None:
-    net = new_network(LKCANetConfig(bands=BANDS, scale=SCALE, width=4, blocks=1), patches, Degradation(scale=SCALE))
+    net = start(LKCANetConfig(bands=BANDS, scale=SCALE, width=4, blocks=1), patches)
     torch.testing.assert_close(net.band_mean, torch.from_numpy(mixing.sum(1) / 2).float(), atol=0.05, rtol=0.05)
+
+
+def test_the_unit_is_what_bicubic_leaves() -> None:
+    image = (
+        np.random.default_rng(0).random((3, 40, 40)).astype(np.float32)
+        * np.array([1, 0.01, 0], np.float32)[:, None, None]
+    )
+    patches = PatchDataset([SourceScene("x", image.shape, lambda w: image[(slice(None), *w.slices)])], 12, seed=0)
+    unit = Lost.of(patches, Degradation(scale=SCALE)).unit
+    assert float(unit[0]) == pytest.approx(0.25, abs=0.03)  # white noise of variance 1/12, less what coarse pixels hold
+    assert float(unit[1] / unit[0]) == pytest.approx(0.01, rel=0.1)
+    assert float(unit[2] / unit[0]) == pytest.approx(3**-0.5, rel=0.01)  # a constant band

@@ -29,7 +29,7 @@ def test_changes_go_before_the_file() -> None:
     changes = ["model.width=48", "loss.sam=0.5", "patience=3", "data.workers=2", "amp=bf16", "minutes=null"]
     config = read_train_config(path, changes)
     assert config.model.width == 48 and config.model.blocks is None and config.model.build(5, 4).width == 48
-    assert config.loss == {"l1": 1.0, "sam": 0.5, "gradient": 0.1}
+    assert config.loss == {"l2": 1.0, "sam": 0.5}
     assert (config.patience, config.data.workers, config.amp, config.minutes) == (3, 2, "bf16", None)
     assert config.data.dataset == "cave.h5"
     assert read_train_config(path, ["loss={charbonnier: 1}"]).loss == {"charbonnier": 1.0}

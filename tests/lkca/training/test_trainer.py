@@ -56,6 +56,7 @@ def settings(dataset: Path, **changes: Any) -> dict[str, Any]:
         "scale": 2,
         "data": {"dataset": str(dataset)},
         "model": {"preset": "tiny", "width": 6, "blocks": 1},
+        "loss": {"l1": 1.0, "l2": 0.01, "sam": 0.3, "gradient": 0.1},
         "steps": STEPS,
         "batch": 4,
         "patch": 8,
@@ -281,7 +282,7 @@ def test_missing_pixels_teach_nothing(tmp_path: Path, dataset: Path) -> None:
     ("changes", "words"),
     [
         ({"batch": 6, "accumulate": 4}, "no multiple of accumulate"),
-        ({"loss": {"l2": 1.0}}, "'l2' is unknown"),
+        ({"loss": {"l3": 1.0}}, "'l3' is unknown"),
         ({"loss": {}}, "no term has a weight"),
         ({"sigma": 2.0}, "sigma belongs to the gaussian"),
         ({"stepps": 3}, "did you mean 'steps'"),
