@@ -136,6 +136,7 @@ def upscale_command(
     if scale is None and (bicubic or model is None):
         raise InputError("the scale factor is missing; give -s, for example -s 4, or a model directory with -m")
     from lkca.data import open_cube
+    from lkca.data.memory import keep_freed_memory
     from lkca.inference.batch import find_scenes
     from lkca.inference.ranks import Ranks
     from lkca.inference.scene import plan_scene
@@ -143,6 +144,7 @@ def upscale_command(
     from lkca.models.shipped import DEFAULT, find_model
 
     set_threads(threads)
+    keep_freed_memory()
     options = SceneOptions(
         scale=scale,
         overwrite=overwrite,

@@ -12,7 +12,8 @@ from lkca.data.meta import CubeMeta
 __all__ = ["Encoder", "nodata_code", "to_physical"]
 
 _CACHED_SAMPLES = 2**18
-_ENCODED_SAMPLES = 2**14  # of a piece whose many intermediates stay in the cache
+_ENCODED_SAMPLES = 2**16  # of a piece whose intermediates stay in the cache
+_EXACT_BYTES = 2  # integers of so many bytes are exact in float32, with room for the rounding of a division
 
 
 def to_physical(stored: np.ndarray, meta: CubeMeta) -> np.ndarray:
@@ -84,37 +85,77 @@ class Encoder:
         self.missing += int(counts["missing"])
         self.low, self.high = min(self.low, counts["low"]), max(self.high, counts["high"])
 
-    def encode(self, physical: np.ndarray) -> np.ndarray:
+    def encode(self, physical: np.ndarray, which: slice = slice(None), out: np.ndarray | None = None) -> np.ndarray:
         """(bands, rows, cols) physical -> stored samples in ``meta.stored_dtype``.
 
         Integers are rounded to nearest, halves to even, and clipped; a valid sample that would be stored as the nodata
-        code moves to the next code. ValueError where NaN samples meet an integer dtype without a nodata value.
+        code moves to the next code. which: the bands among those that ``meta`` describes. out: array of that shape and
+        dtype for the result. ValueError where NaN samples meet an integer dtype without a nodata value.
         """
         meta = self.meta
         assert meta.stored_dtype is not None
         dtype = np.dtype(meta.stored_dtype)
         bands = physical.shape[0]
-        scale = np.broadcast_to(np.asarray(meta.scale_factor, dtype=np.float64), bands)
-        offset = np.broadcast_to(np.asarray(meta.offset, dtype=np.float64), bands)
+        scale, offset = (
+            np.broadcast_to(each[which] if each.ndim else each, bands)
+            for each in (np.asarray(meta.scale_factor, dtype=np.float64), np.asarray(meta.offset, dtype=np.float64))
+        )
         code = nodata_code(dtype, meta.nodata)
-        out = np.empty(physical.shape, dtype=dtype)
+        out = np.empty(physical.shape, dtype=dtype) if out is None else out
         step = max(1, _ENCODED_SAMPLES // max(1, physical.shape[2]))
         for band in range(bands):
             for row in range(0, physical.shape[1], step):
-                rows = slice(row, row + step)
-                stored = (physical[band, rows].astype(np.float64) - offset[band]) / scale[band]
-                invalid = ~np.isfinite(stored)
-                self.missing += int(np.count_nonzero(invalid))
-                if dtype.kind == "f":
-                    part = out[band, rows]
-                    part[...] = stored
-                    if code is not None:  # a valid sample moves to the next float that is not subnormal
-                        beside = np.nextafter(code, dtype.type(np.inf)) if code else np.finfo(dtype).tiny
-                        part[part == code] = beside
-                    part[invalid] = np.nan if code is None else code
-                else:
-                    out[band, rows] = self._to_integer(stored, invalid, dtype, code)
+                part, target = physical[band, row : row + step], out[band, row : row + step]
+                if not self._encode_plain(part, target, scale[band], offset[band], code):
+                    self._encode_any(part, target, scale[band], offset[band], code)
         return out
+
+    def _encode_plain(
+        self, part: np.ndarray, target: np.ndarray, scale: float, offset: float, code: np.generic | None
+    ) -> bool:
+        """The common case, in few passes: float32 samples of which none is missing, clipped or on the nodata code.
+
+        False, with nothing counted, where it is not that case.
+        """
+        integer = target.dtype.kind != "f"
+        if part.dtype != np.float32 or offset != 0.0 or part.size == 0:
+            return False
+        if target.dtype.itemsize > _EXACT_BYTES if integer else (scale != 1.0 or target.dtype != np.float32):
+            return False
+        least, most = part.min(), part.max()  # NaN where any sample is
+        if not (np.isfinite(least) and np.isfinite(most)):
+            return False
+        if integer:
+            inverse = np.float32(1.0 / scale)
+            with np.errstate(over="ignore"):
+                least, most = sorted((np.rint(least * inverse), np.rint(most * inverse)))
+            info = np.iinfo(target.dtype)
+            if least < info.min or most > info.max:
+                return False
+        if code is not None and least <= code <= most:
+            return False
+        if not integer:
+            target[...] = part
+            return True
+        rounded = np.multiply(part, inverse)
+        np.copyto(target, np.rint(rounded, out=rounded), casting="unsafe")
+        self.low, self.high = min(self.low, float(least)), max(self.high, float(most))
+        return True
+
+    def _encode_any(
+        self, part: np.ndarray, target: np.ndarray, scale: float, offset: float, code: np.generic | None
+    ) -> None:
+        stored = (part.astype(np.float64) - offset) / scale
+        invalid = ~np.isfinite(stored)
+        self.missing += int(np.count_nonzero(invalid))
+        if target.dtype.kind != "f":
+            target[...] = self._to_integer(stored, invalid, target.dtype, code)
+            return
+        target[...] = stored
+        if code is not None:  # a valid sample moves to the next float that is not subnormal
+            dtype = target.dtype
+            target[target == code] = np.nextafter(code, dtype.type(np.inf)) if code else np.finfo(dtype).tiny
+        target[invalid] = np.nan if code is None else code
 
     def _to_integer(
         self, stored: np.ndarray, invalid: np.ndarray, dtype: np.dtype, code: np.generic | None

@@ -1,7 +1,8 @@
-"""Refuse what the machine cannot hold before asking for it, and give back what is not needed any more."""
+"""Refuse what the machine cannot hold before writing to it, and give back what is not needed any more."""
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 from pathlib import Path
@@ -10,9 +11,10 @@ import numpy as np
 
 from lkca.errors import InputError
 
-__all__ = ["available_memory", "check_memory", "copy_mapped"]
+__all__ = ["available_memory", "check_memory", "copy_mapped", "keep_freed_memory", "reserve"]
 
 _TOUCHED_BYTES = 16 << 20
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def available_memory() -> int:
@@ -44,6 +46,31 @@ def copy_mapped(target: np.ndarray, source: np.ndarray, mapped: np.memmap) -> No
         target[start : start + step] = source[start : start + step]
         if memory is not None and hasattr(mmap, "MADV_DONTNEED"):
             memory.madvise(mmap.MADV_DONTNEED)
+
+
+def reserve(path: Path, nbytes: int) -> None:
+    """Makes the file so long, with room on the disk for all of it; OSError where there is none."""
+    with path.open("r+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, nbytes)
+            return
+        zeros = bytes(2**20)
+        for start in range(0, nbytes, len(zeros)):
+            file.write(zeros[: nbytes - start])
+
+
+def keep_freed_memory() -> None:
+    """For a program that does the same again and again: the process keeps the memory that its large arrays leave.
+
+    glibc gives each back at once, and the next one costs a page fault for every 4 KiB: a third of the time of a
+    network whose maps are larger than 32 MiB (docs/scenes.md). Does nothing where the C library is another.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def check_memory(nbytes: int, what: str, remedy: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lkca.errors import InputError
+from lkca.inference.bands import BandUpsampler, runs
 from lkca.inference.fill import fill_bands, fill_missing, fill_spectra, restore_missing
 from lkca.models.directory import LoadedModel
 from lkca_kernels.reference.bicubic import bicubic_upsample
@@ -23,7 +25,9 @@ _EDGE = 2  # coarse pixels around a result that the upsampling reads: bicubic's 
 _BODY_SAMPLES = (
     1 << 20
 )  # of a feature map on a CPU: groups of a shared body in turn, or 2.5 times slower (docs/scenes.md)
-_CHUNK_SAMPLES = 1 << 22  # bicubic goes band by band: bound what is in flight
+# Of a result at once: two of them, and a convolution's, stay in a CPU's last cache; a GPU wants more to do.
+_CHUNK_BANDS = 4  # fewer leave a convolution too few channels
+_CHUNK_SAMPLES = {"cpu": 3 << 19, "cuda": 1 << 26}
 
 Part = tuple[slice, slice]  # rows, columns
 
@@ -59,7 +63,7 @@ class Upscaler:
     halo: coarse pixels around a result on which it depends. reach: how far a missing sample looks for a valid one of
     its band; 1.5 halos, since what a valid pixel depends on lies at most √2 halos from it. A window read with
     ``halo + reach`` pixels around it gives what the whole scene would. features: coarse float32 maps that the network
-    holds at once; fine_copies: arrays of the result's size that it holds beside the result.
+    holds at once.
     """
 
     def __init__(
@@ -79,7 +83,6 @@ class Upscaler:
         self.precision = precision
         self.halo = _EDGE
         self.features = 0
-        self.fine_copies = 0.0
         self.by_network = np.zeros(good_bands.shape, dtype=bool)
         self._net = None
         if model is not None:
@@ -101,9 +104,8 @@ class Upscaler:
             if net.shared:
                 self.features += net.width * (4 + 2 * net.expansion)
             self.halo = max(model.net.halo, _EDGE)
-            self._all = self._used.size == self.bands
-            shuffled = self._used.size if net.rank is None else 0  # the convolution's result before its shuffle
-            self.fine_copies = (shuffled + (0 if self._all else self._used.size)) / self.bands
+            if net.rank is not None:
+                self.features += net.rank
         self.reach = math.ceil(1.5 * self.halo)
 
     def prepare(self, cube: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -118,37 +120,67 @@ class Upscaler:
             filled[np.isnan(filled)] = 0.0
         return filled, missing
 
-    def __call__(
-        self, filled: np.ndarray, missing: np.ndarray | None, core: Part | None = None, buffer: Tensor | None = None
-    ) -> np.ndarray:
+    def __call__(self, filled: np.ndarray, missing: np.ndarray | None, core: Part | None = None) -> np.ndarray:
         """Upscales the part ``core`` of what :meth:`prepare` gave (all of it by default).
 
-        buffer: flat float32 memory on the CPU for the result, at least :meth:`buffer_size` of the core. Returns float32
-        (bands, s·height, s·width), NaN under missing samples; a view of the buffer where there is one.
+        Returns float32 (bands, s·height, s·width), NaN under missing samples.
         """
-        _, rows, cols = filled.shape
-        core = core or (slice(0, rows), slice(0, cols))
-        near = (_widened(core[0], rows), _widened(core[1], cols))
-        shape = (self.bands, *((part.stop - part.start) * self.scale for part in near))
-        if buffer is None:
-            buffer = torch.empty(math.prod(shape))
-        out = buffer[: math.prod(shape)].view(shape)
-        result: np.ndarray
+        rows, cols = (part.stop - part.start for part in core or _all_of(filled))
+        result = np.empty((self.bands, rows * self.scale, cols * self.scale), dtype=np.float32)
+        buffer = torch.empty(self.buffer_size(rows, cols))
+        for bands, fine in self.parts(filled, missing, core, lambda: buffer):
+            result[bands] = fine
+        return result
+
+    def parts(
+        self, filled: np.ndarray, missing: np.ndarray | None, core: Part | None, take: Callable[[], Tensor]
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """Upscales ``core`` a few bands at a time: these bands, and float32 (bands, s·height, s·width).
+
+        take: gives flat float32 memory on the CPU, at least :meth:`buffer_size` of the core; each result is a view of
+        one of them. Every band comes once.
+        """
+        core = core or _all_of(filled)
+        near = (_widened(core[0], filled.shape[1]), _widened(core[1], filled.shape[2]))
+        rows, cols = ((part.stop - part.start) * self.scale for part in near)
+        inner = self._inner(core, near)
+
+        def blank(bands: slice) -> Tensor:
+            count = bands.stop - bands.start
+            return take()[: count * rows * cols].view(count, rows, cols)
+
+        longest = self._at_once(core[0].stop - core[0].start, core[1].stop - core[1].start)
         if missing is not None and missing[(slice(None), *core)].all():  # large parts of a swath on a map grid
-            result = out.fill_(torch.nan).numpy()
-            return result[(slice(None), *self._inner(core, near))]
-        with torch.inference_mode():
-            if self._net is not None:
-                self._network(filled, near, out)
-            self._bicubic(filled[(slice(None), *near)], out)
-        result = out.numpy()
-        if missing is not None:
-            restore_missing(result, missing[(slice(None), *near)], self.scale)
-        return result[(slice(None), *self._inner(core, near))]
+            for start, stop in runs(range(self.bands), longest):
+                yield slice(start, stop), blank(slice(start, stop)).fill_(torch.nan).numpy()[(slice(None), *inner)]
+            return
+        upsample = None if self._net is None else self._body(filled, near)
+        for by_network in (True, False):
+            of_kind = np.flatnonzero(self.by_network == by_network)
+            for at, end in runs(of_kind, longest):
+                bands = slice(int(of_kind[at]), int(of_kind[end - 1]) + 1)
+                out = blank(bands)
+                with torch.inference_mode():
+                    if upsample is not None and by_network:
+                        self._upsample(upsample, bands, out)
+                    else:
+                        coarse = torch.from_numpy(filled[(bands, *near)])
+                        out.copy_(bicubic_upsample(coarse[None], self.scale)[0])
+                result: np.ndarray = out.numpy()
+                if missing is not None:
+                    restore_missing(result, missing[(bands, *near)], self.scale)
+                yield bands, result[(slice(None), *inner)]
 
     def buffer_size(self, rows: int, cols: int) -> int:
-        """Samples that a core of ``rows`` × ``cols`` coarse pixels takes in a buffer."""
-        return self.bands * (rows + 2 * _EDGE) * (cols + 2 * _EDGE) * self.scale**2
+        """Samples of the buffers that a core of ``rows`` × ``cols`` coarse pixels needs."""
+        return self._plane(rows, cols) * min(self.bands, self._at_once(rows, cols))
+
+    def _at_once(self, rows: int, cols: int) -> int:
+        """How many bands of such a core are made at once."""
+        return max(_CHUNK_BANDS, _CHUNK_SAMPLES[self.device.type] // self._plane(rows, cols))
+
+    def _plane(self, rows: int, cols: int) -> int:
+        return (rows + 2 * _EDGE) * (cols + 2 * _EDGE) * self.scale**2
 
     def _inner(self, core: Part, near: Part) -> tuple[slice, ...]:
         """The core's place in the result for ``near``."""
@@ -157,14 +189,26 @@ class Upscaler:
             for part, wide in zip(core, near, strict=True)
         )
 
-    def _network(self, filled: np.ndarray, near: Part, out: Tensor) -> None:
+    def _upsample(self, upsample: BandUpsampler, bands: slice, out: Tensor) -> None:
+        first = int(np.searchsorted(self._used, bands.start))  # rising, so what is consecutive here is so there
+        on_cpu = self.device.type == "cpu"
+        fine = upsample(first, first + bands.stop - bands.start, out[None] if on_cpu else None)
+        if not on_cpu:
+            out.copy_(fine[0])
+        for band in self._nonnegative:
+            if bands.start <= band < bands.stop:
+                out[band - bands.start].clamp_(min=0)
+
+    @torch.inference_mode()
+    def _body(self, filled: np.ndarray, near: Part) -> BandUpsampler:
         """The body sees all of ``filled``, the upsampling ``near`` alone: what is added around it costs little.
 
         The upsampling is linear: given physical values to add to, and features times the peak, it gives physical values
         without another pass over them.
         """
         assert self._net is not None
-        physical = fill_bands(filled if self._all else filled[self._used], ~self._good)
+        whole = self._used.size == self.bands
+        physical = fill_bands(filled if whole else filled[self._used], ~self._good)
         peak, offset = float(self._norm.peak), float(self._norm.offset)
         x = torch.from_numpy(physical)[None].to(self.device)
         with self._autocast():
@@ -172,19 +216,7 @@ class Upscaler:
             features = self._net.features((x - offset).div_(peak), pieces if self.device.type == "cpu" else None)
         near_all = (slice(None), slice(None), *near)
         features, skip = features[near_all].float().mul(peak), x[near_all].contiguous()
-        fits = self._all and self.device.type == "cpu"
-        fine = self._net.upsample(features, skip=skip, out=out[None] if fits else None)
-        if not fits:
-            out[torch.from_numpy(self._used)] = fine[0].to(out.device)
-        for band in self._nonnegative:
-            out[band].clamp_(min=0)
-
-    def _bicubic(self, filled: np.ndarray, out: Tensor) -> None:
-        bands = np.flatnonzero(~self.by_network)
-        step = max(1, _CHUNK_SAMPLES // (out.shape[1] * out.shape[2]))
-        for start in range(0, bands.size, step):
-            part = bands[start : start + step]
-            out[torch.from_numpy(part)] = bicubic_upsample(torch.from_numpy(filled[part])[None], self.scale)[0]
+        return BandUpsampler(self._net.upsample, features, skip)
 
     def _autocast(self) -> AbstractContextManager[object]:
         dtype = PRECISIONS[self.precision]
@@ -213,6 +245,10 @@ def bicubic_array(cube: np.ndarray, scale: int) -> np.ndarray:
     """
     upscaler = Upscaler(None, scale, np.ones(cube.shape[0], dtype=bool))
     return upscaler(*upscaler.prepare(cube))
+
+
+def _all_of(cube: np.ndarray) -> Part:
+    return slice(0, cube.shape[1]), slice(0, cube.shape[2])
 
 
 def _widened(part: slice, size: int) -> slice:

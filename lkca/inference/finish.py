@@ -1,4 +1,4 @@
-"""Takes finished tiles from the journal to the output, in order, while others are still computed."""
+"""Takes finished tiles to the output, in order, while others are still computed."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from lkca.data import CubeWriter
+import numpy as np
+
+from lkca.data import CubeWriter, Window
 from lkca.errors import OutputError
 from lkca.inference.journal import Journal
-from lkca.inference.plan import TilePlan
+from lkca.inference.plan import TilePlan, copied_rows
 from lkca.inference.preview import Preview
 from lkca.inference.ranks import Heartbeat
+from lkca.inference.samples import Samples
 
 __all__ = ["Finisher"]
 
-_POLL = 0.02  # seconds between looks for the next tile
+_POLL = 0.1  # seconds between looks for the next tile
 _POLL_RANKS = 1.0  # seconds between looks at the other processes
 _NAMED = 8
 
@@ -28,13 +31,14 @@ class Finisher:
     def __init__(
         self,
         journal: Journal,
+        samples: Samples,
         writer: CubeWriter,
         plan: TilePlan,
         heartbeat: Heartbeat,
         preview: Preview | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._journal, self._writer, self._plan = journal, writer, plan
+        self._journal, self._samples, self._writer, self._plan = journal, samples, writer, plan
         self._heartbeat, self._preview, self._progress = heartbeat, preview, progress
         self._stop = threading.Event()
         self._alone = threading.Event()  # this process has computed all its tiles
@@ -66,21 +70,41 @@ class Finisher:
 
     def _finish(self) -> None:
         tiles = self._plan.tiles()
-        for number, tile in enumerate(tiles):
+        numbers = range(len(tiles))
+        # Of the samples that a process still writes it must read none (see Samples), nor need a format that takes them.
+        later = self._heartbeat.ranks.world > 1 or self._writer.adopts
+        for number in numbers:
             while not self._journal.has(number):
                 if self._stop.wait(_POLL):
                     return
                 self._look_around(len(tiles))
-            stored, counts = self._journal.load(number)
-            window = self._plan.fine(tile)
-            self._writer.write_stored(window, stored, counts)
-            if self._preview is not None:
-                self._preview.add(window, stored)
+            if not later:
+                self._take(number)
             if self._progress is not None:
                 self._progress(number + 1, len(tiles))
+        if later:
+            for number in numbers:
+                if self._stop.is_set():
+                    return
+                self._take(number)
+        if self._writer.adopts:
+            self._writer.adopt(self._samples.path)
         while not self._others_settled():  # who comes late must still find the folder, and see that nothing is left
             if self._stop.wait(_POLL_RANKS):
                 return
+
+    def _take(self, number: int) -> None:
+        """A finished tile, to the writer and the preview."""
+        window = self._plan.fine(self._plan.tiles()[number])
+        self._writer.count(self._journal.counts(number))
+        if not self._writer.adopts:
+            step = copied_rows(self._writer.shape[2] * window.width, self._writer.block[0])
+            for row in range(window.row, window.row + window.height, step):
+                height = min(step, window.row + window.height - row)
+                part = Window(row, window.col, height, window.width)
+                self._writer.write_stored(part, np.array(self._samples.view(part)))
+        if self._preview is not None:
+            self._preview.add(window, self._samples.view(window))
 
     def _look_around(self, tiles: int) -> None:
         """Raises OutputError where nobody is left who would compute the missing tiles."""

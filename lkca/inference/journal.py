@@ -1,8 +1,8 @@
-"""The journal of a scene that is being upscaled: a folder beside the output, one file per finished tile.
+"""The journal of a scene that is being upscaled: a folder beside the output, with its samples and what is done.
 
-A tile's file is written aside and renamed, so its existence says that the tile is done. It holds the samples as the
-output stores them, what was counted while they were encoded, and a checksum: a file that a crash of the whole machine
-left short or empty is told apart, without waiting for the disk after every tile.
+Every finished tile has a small file, written aside and renamed, so its existence says that the tile is done. It holds
+what was counted while the samples were encoded, and their checksum: samples that a crash of the whole machine lost are
+told apart at the next start, without waiting for the disk after every tile.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ import json
 import os
 import secrets
 import shutil
-import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from lkca.data import Window
 from lkca.errors import InputError, OutputError
+from lkca.inference.samples import Samples
 
 __all__ = ["Journal", "Record", "differences", "part_folder"]
 
@@ -55,7 +54,7 @@ class Journal:
     def __init__(self, output: Path) -> None:
         self.output = output
         self.folder = part_folder(output)
-        self._latest: tuple[int, np.ndarray, dict[str, float]] | None = None
+        self.samples = self.folder / "samples"
 
     def make(self) -> None:
         """Makes the folder where it is not there, and removes what killed runs left of earlier ones."""
@@ -66,11 +65,25 @@ class Journal:
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be made ({error.strerror}); choose another folder") from error
 
-    def begin(self, fingerprint: dict[str, Any], tile: tuple[int, int], tiles: int, world: int) -> Record:
-        """Says in the folder what this run is to do: the tiles that are not there, or not whole."""
-        todo = [number for number in range(tiles) if not self._whole(number)]
-        record = Record(secrets.token_hex(8), world, fingerprint, list(tile), tiles, todo)
+    def begin(
+        self,
+        fingerprint: dict[str, Any],
+        tile: tuple[int, int],
+        windows: Sequence[Window],
+        samples: Samples,
+        world: int,
+    ) -> Record:
+        """Reserves the samples, and says in the folder what this run is to do: the tiles that are not there, or whose
+        samples are not those that were written. windows: of the tiles, in the output."""
         try:
+            fresh = samples.make()
+            todo = [
+                number for number, window in enumerate(windows) if fresh or not self._whole(number, window, samples)
+            ]
+            for number in todo:
+                self._tile(number).unlink(missing_ok=True)
+            samples.forget()
+            record = Record(secrets.token_hex(8), world, fingerprint, list(tile), len(windows), todo)
             self._put(_PLAN, json.dumps(record.__dict__, indent=1).encode())
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be written ({error.strerror}); free some space") from error
@@ -113,36 +126,14 @@ class Journal:
         """How many tiles are there."""
         return sum(1 for _ in self.folder.glob("tile-*"))
 
-    def save(self, number: int, stored: np.ndarray, counts: Mapping[str, float]) -> None:
-        """stored: (bands, rows, cols). OSError where it cannot be written; nothing stands under the tile's name."""
-        stored = np.ascontiguousarray(stored)
-        head = {
-            "shape": stored.shape,
-            "dtype": stored.dtype.str,
-            "crc": zlib.crc32(stored.data),
-            "counts": dict(counts),
-        }
-        self._put(self._tile(number).name, json.dumps(head).encode() + b"\n", stored.data)
-        self._latest = number, stored, dict(counts)
+    def save(self, number: int, checksum: int, counts: Mapping[str, float]) -> None:
+        """The tile's samples are written. OSError where that cannot be said."""
+        self._put(self._tile(number).name, json.dumps({"checksum": checksum, "counts": dict(counts)}).encode())
 
-    def load(self, number: int) -> tuple[np.ndarray, dict[str, float]]:
-        """The tile's samples and counts. Raises OutputError, and forgets the tile, where it is damaged.
-
-        The tile that this process saved last is still in memory.
-        """
-        if (latest := self._latest) is not None and latest[0] == number:
-            return latest[1], latest[2]
-        path = self._tile(number)
-        try:
-            with path.open("rb") as file:
-                head = json.loads(file.readline())
-                stored = np.fromfile(file, dtype=head["dtype"])
-            if zlib.crc32(stored.data) == head["crc"]:
-                return stored.reshape(head["shape"]), head["counts"]
-        except (ValueError, KeyError):
-            pass
-        path.unlink(missing_ok=True)
-        raise OutputError(f"{path}: is damaged and was removed; run again with --resume to compute that tile anew")
+    def counts(self, number: int) -> dict[str, float]:
+        """What was counted in a finished tile."""
+        counts: dict[str, float] = self._said(number)["counts"]
+        return counts
 
     def remove(self) -> None:
         """Removes the folder; its name is free at once."""
@@ -151,34 +142,24 @@ class Journal:
             self.folder.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
 
-    def _whole(self, number: int) -> bool:
-        """Whether the tile is there in its full length; a shorter file is what a crash left."""
-        path = self._tile(number)
+    def _whole(self, number: int, window: Window, samples: Samples) -> bool:
+        """Whether the tile is said to be there, and is."""
         try:
-            with path.open("rb") as file:
-                head = json.loads(file.readline())
-                samples = int(np.prod(head["shape"], dtype=np.int64))
-                whole = os.fstat(file.fileno()).st_size == file.tell() + samples * np.dtype(head["dtype"]).itemsize
-        except FileNotFoundError:
+            return bool(self._said(number)["checksum"] == samples.checksum(window))
+        except (OSError, ValueError, KeyError, TypeError):
             return False
-        except (ValueError, KeyError, TypeError):
-            whole = False
-        if not whole:
-            path.unlink(missing_ok=True)
-        result: bool = whole
-        return result
+
+    def _said(self, number: int) -> dict[str, Any]:
+        said: dict[str, Any] = json.loads(self._tile(number).read_text(encoding="utf-8"))
+        return said
 
     def _tile(self, number: int) -> Path:
         return self.folder / f"tile-{number:06}"
 
-    def _put(self, name: str, *parts: bytes | memoryview) -> None:
+    def _put(self, name: str, content: bytes) -> None:
         aside = self.folder / f".{name}.{secrets.token_hex(4)}"
         try:
-            with aside.open("wb", buffering=0) as file:
-                for part in parts:
-                    rest = memoryview(part).cast("B")
-                    while rest:  # one call writes 2 GiB at most, and less on a disk that fills up
-                        rest = rest[file.write(rest) :]
+            aside.write_bytes(content)
             os.replace(aside, self.folder / name)
         except BaseException:
             with contextlib.suppress(OSError):

@@ -116,8 +116,8 @@ def _upscale_cube(
         tiles = plan.tiles()
         result = np.empty((bands, rows, cols), dtype=np.float32)
 
-        def put(number: int, fine: np.ndarray) -> None:
-            result[(slice(None), *plan.fine(tiles[number]).slices)] = fine
+        def put(number: int, bands: slice, fine: np.ndarray) -> None:
+            result[(bands, *plan.fine(tiles[number]).slices)] = fine
 
         stream(cube, task.upscaler, tiles, put)
     return result

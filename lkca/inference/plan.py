@@ -13,12 +13,13 @@ from lkca.data.memory import available_memory
 from lkca.errors import InputError
 from lkca.inference.array import Upscaler
 
-__all__ = ["Budget", "TilePlan", "plan_tiles", "resident_memory", "size_text"]
+__all__ = ["Budget", "TilePlan", "copied_rows", "plan_tiles", "resident_memory", "size_text"]
 
 _SHARE = 0.5  # of the free memory, where no budget is given
-_TILE_BYTES = 1 << 30  # of a result, at most: larger ones gain little and leave less to overlap
+_TILE_BYTES = 2 << 30  # of a result, at most: larger ones gain little and leave less to overlap
 _STEP = 16  # coarse pixels, where the writer's blocks leave the choice
 _LEAST = 8
+_COPIED_SAMPLES = 1 << 22
 _RESERVE = 160 << 20  # libraries that load at their first use, the allocators' slack
 _CACHE_SHARE, _CACHE_LEAST, _CACHE_MOST = 0.08, 16 << 20, 512 << 20
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -122,7 +123,9 @@ def plan_tiles(
         return sizes[0], sizes[1]
 
     def needed(size: tuple[int, int]) -> int:
-        return budget.fixed + resident + _tile_bytes(*size, upscaler, stored_bytes)
+        copied = upscaler.bands * min(size[1], area.width) * scale
+        copied *= min(size[0] * scale, copied_rows(copied, block[0]))
+        return budget.fixed + resident + _tile_bytes(*size, upscaler) + 2 * stored_bytes * copied
 
     def plan(size: tuple[int, int]) -> TilePlan:
         aligned = all(
@@ -135,7 +138,7 @@ def plan_tiles(
         )  # fmt: skip
 
     def fits(size: tuple[int, int]) -> bool:
-        on_device = device_memory is None or _tile_bytes(*size, upscaler, 0) <= device_memory
+        on_device = device_memory is None or _tile_bytes(*size, upscaler) <= device_memory
         return needed(size) <= budget.total and on_device
 
     if tile is not None:
@@ -150,7 +153,7 @@ def plan_tiles(
     best: tuple[int, int] | None = None
     for side in range(_STEP, max(area.height, area.width) + _STEP, _STEP):
         size = cut(side, unit)
-        large = 4 * upscaler.buffer_size(*size) > _TILE_BYTES
+        large = 4 * size[0] * size[1] * scale**2 * upscaler.bands > _TILE_BYTES
         if not fits(size) or (large and best is not None):
             break
         best = size
@@ -181,15 +184,18 @@ def size_text(nbytes: float) -> str:
     return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.0f} MiB"
 
 
-def _tile_bytes(rows: int, cols: int, upscaler: Upscaler, stored_bytes: int) -> int:
-    """Two tiles are read (one ahead), one is in the network, two results exist (one is being stored)."""
+def copied_rows(samples: int, block: int) -> int:
+    """How many rows, of so many ``samples`` each, are taken to the output at once: whole blocks."""
+    return max(block, _COPIED_SAMPLES // samples // block * block)
+
+
+def _tile_bytes(rows: int, cols: int, upscaler: Upscaler) -> int:
+    """Two tiles are read (one ahead), one is in the network; of its bands some are made, and some are being stored."""
     bands, margin, halo = upscaler.bands, upscaler.halo + upscaler.reach, upscaler.halo
     read = (rows + 2 * margin) * (cols + 2 * margin) * bands * 10  # values, filled values, two masks
     network = (rows + 2 * halo) * (cols + 2 * halo) * 4 * (3 * bands + upscaler.features)
     fine = 4 * upscaler.buffer_size(rows, cols)
-    plane = rows * cols * upscaler.scale**2
-    stored = plane * (3 * bands * stored_bytes + 4 * 8)  # being stored, stored last, on its way to the output
-    return int(2 * read + network + fine * (2 + upscaler.fine_copies) + stored)
+    return int(2 * read + network + 4 * fine)  # two parts of results, a convolution's or bicubic's, what is stored
 
 
 def _up(value: int, step: int) -> int:

@@ -25,6 +25,7 @@ from lkca.inference.journal import Journal, Record, differences
 from lkca.inference.plan import Budget, TilePlan, size_text
 from lkca.inference.preview import Preview
 from lkca.inference.ranks import Heartbeat, Ranks
+from lkca.inference.samples import Samples, checksum
 from lkca.inference.stream import stream
 from lkca.inference.task import Model, SceneOptions, Task, fingerprint
 from lkca.models.directory import LoadedModel, load_model, save_model
@@ -109,8 +110,8 @@ def plan_scene(
         tiles = plan.tiles()
         middle = tiles[len(tiles) // 2]
 
-        def encode(_: int, fine: np.ndarray) -> None:
-            Encoder(writer.meta).encode(fine)
+        def encode(_: int, bands: slice, fine: np.ndarray) -> None:
+            Encoder(writer.meta).encode(fine, bands)
 
         start = time.perf_counter()
         stream(cube, task.upscaler, [middle], encode)
@@ -148,16 +149,18 @@ class _Job:
             plan = task.plan(self.budget, writer, size)
             preview = None if options.preview is None else Preview(options.preview, task.shape, writer.meta, self.cube)
             journal.make()
-            tiles = len(plan.tiles())
+            windows = [plan.fine(tile) for tile in plan.tiles()]
+            tiles = len(windows)
+            samples = Samples(journal.samples, task.shape, writer.meta, flush=writer.adopts)
+            _check_space(samples)
             self._keep(journal, task)
-            record = journal.begin(identity, (plan.rows, plan.cols), tiles, self.ranks.world)
-            _check_space(self.output, plan, len(record.todo) / tiles, options.compress)
+            record = journal.begin(identity, (plan.rows, plan.cols), windows, samples, self.ranks.world)
             mine = record.todo[:: self.ranks.world]
             with (
                 Heartbeat(journal.folder, self.ranks, record.run) as heartbeat,
-                Finisher(journal, writer, plan, heartbeat, preview, self.progress) as finisher,
+                Finisher(journal, samples, writer, plan, heartbeat, preview, self.progress) as finisher,
             ):
-                _compute(task, journal, plan, mine, writer.meta, finisher.check)
+                _compute(task, journal, samples, plan, mine, writer.meta, finisher.check)
             report = writer.close()
         except BaseException as error:
             writer.abort()
@@ -182,7 +185,8 @@ class _Job:
             mine = [number for number in mine if not journal.has(number)]
             with Heartbeat(journal.folder, self.ranks, record.run) as heartbeat:
                 meta = output_meta(task.meta, self.options.dtype, str(self.output))
-                _compute(task, journal, plan, mine, meta, lambda: None)
+                samples = Samples(journal.samples, task.shape, meta)
+                _compute(task, journal, samples, plan, mine, meta, lambda: None)
                 heartbeat.say("done")
                 tiles, computed = record.tiles, computed + len(mine)
                 record = _await_end(journal, record, heartbeat)
@@ -224,27 +228,43 @@ class _Job:
 
 
 def _compute(
-    task: Task, journal: Journal, plan: TilePlan, numbers: Sequence[int], meta: CubeMeta, watch: Callable[[], None]
+    task: Task,
+    journal: Journal,
+    samples: Samples,
+    plan: TilePlan,
+    numbers: Sequence[int],
+    meta: CubeMeta,
+    watch: Callable[[], None],
 ) -> None:
-    """Upscales the tiles of these numbers into the journal, stored as ``meta`` says."""
+    """Upscales the tiles of these numbers into the samples, stored as ``meta`` says."""
     tiles = plan.tiles()
+    encoder, total, left = Encoder(meta), 0, task.cube.bands  # of the tile that is being stored
 
-    def store(index: int, fine: np.ndarray) -> None:
-        encoder = Encoder(meta)
+    def store(index: int, bands: slice, fine: np.ndarray) -> None:
+        nonlocal encoder, total, left
+        number = numbers[index]
         try:
-            stored = encoder.encode(fine)
+            stored = encoder.encode(fine, bands)
+            samples.write(plan.fine(tiles[number]), bands.start, stored)
+            for band, plane in enumerate(stored, bands.start):
+                total ^= checksum(band, plane)
+            left -= len(stored)
+            if left == 0:
+                journal.save(number, total, encoder.counts())
+                encoder, total, left = Encoder(meta), 0, task.cube.bands
         except ValueError as error:
             raise OutputError(
                 f"{journal.output}: {error}; write a float dtype or set a nodata value in the metadata"
             ) from error
-        try:
-            journal.save(numbers[index], stored, encoder.counts())
         except OSError as error:
             raise OutputError(
                 f"{journal.folder}: a tile could not be written ({error.strerror or error}); free some space"
             ) from error
 
-    stream(task.cube, task.upscaler, [tiles[number] for number in numbers], store, watch)
+    try:
+        stream(task.cube, task.upscaler, [tiles[number] for number in numbers], store, watch)
+    finally:
+        samples.close()
 
 
 def _await_end(journal: Journal, record: Record, heartbeat: Heartbeat) -> Record | None:
@@ -269,14 +289,16 @@ def _sweep(files: Sequence[Path], keep: Sequence[Path]) -> None:
                 left.unlink(missing_ok=True)
 
 
-def _check_space(output: Path, plan: TilePlan, share: float, compress: str | None) -> None:
-    """OutputError now for a disk that would be full in the end; what compression will save is not known."""
-    free = shutil.disk_usage(output.parent).free
-    tiles = int(plan.fine_bytes * share)
-    if tiles > free:
+def _check_space(samples: Samples) -> None:
+    """OutputError now for a disk that does not hold the samples; what compression will save is not known."""
+    if samples.path.exists():
+        return
+    folder = samples.path.parent.parent
+    free = shutil.disk_usage(folder).free
+    if samples.nbytes > free:
         raise OutputError(
-            f"{output}: the finished tiles take {size_text(tiles)} until the output is complete, {size_text(free)} are "
-            f"free in {output.parent}; free some space or choose another folder"
+            f"{folder}: {size_text(free)} are free, the result's samples take {size_text(samples.nbytes)}; free some "
+            "space or choose another folder"
         )
 
 

@@ -1,4 +1,4 @@
-"""Tiles from a reader, through a network, to a sink: the three overlap, and two buffers serve all tiles."""
+"""Tiles from a reader, through a network, to a sink: the three overlap, and two buffers serve all."""
 
 from __future__ import annotations
 
@@ -14,23 +14,32 @@ from lkca.inference.array import Upscaler
 
 __all__ = ["Sink", "stream"]
 
-Sink = Callable[[int, np.ndarray], None]
+Sink = Callable[[int, slice, np.ndarray], None]
 _Read = tuple[np.ndarray, np.ndarray | None, tuple[slice, slice]]
 
 
 def stream(
     cube: Cube, upscaler: Upscaler, tiles: Sequence[Window], sink: Sink, watch: Callable[[], None] | None = None
 ) -> None:
-    """Gives ``sink`` each tile's number and its result, float32 (bands, s·height, s·width), in order.
+    """Gives ``sink`` each tile's number, some bands, and their result, float32 (bands, s·height, s·width).
 
-    The result's memory is used again once ``sink`` has returned; sink runs in a thread of its own, one call at a time.
-    ``watch`` is called before each tile and may raise. An InputError of the reader names the tile.
+    Tiles come in order, and each band of a tile once. The result's memory is used again once ``sink`` has returned;
+    sink runs in a thread of its own, one call at a time. ``watch`` is called before each tile and may raise. An
+    InputError of the reader names the tile.
     """
     if not tiles:
         return
     size = max(upscaler.buffer_size(tile.height, tile.width) for tile in tiles)
-    buffers = [torch.empty(size) for _ in range(min(2, len(tiles)))]
+    buffers = [torch.empty(size) for _ in range(2)]
     stored: list[Future[None] | None] = [None, None]  # who still uses each buffer
+    turn = 0
+
+    def take() -> torch.Tensor:
+        nonlocal turn
+        turn = 1 - turn
+        _wait(stored[turn])
+        return buffers[turn]
+
     with ThreadPoolExecutor(1, "lkca-read") as reader, ThreadPoolExecutor(1, "lkca-store") as store:
         try:
             ahead = reader.submit(_read, cube, upscaler, tiles[0])
@@ -40,11 +49,9 @@ def stream(
                 filled, missing, core = ahead.result()
                 if number + 1 < len(tiles):
                     ahead = reader.submit(_read, cube, upscaler, tiles[number + 1])
-                turn = number % 2
-                _wait(stored[turn])
-                result = upscaler(filled, missing, core, buffers[turn])
+                for bands, fine in upscaler.parts(filled, missing, core, take):
+                    stored[turn] = store.submit(sink, number, bands, fine)
                 del filled, missing
-                stored[turn] = store.submit(sink, number, result)
             for future in stored:
                 _wait(future)
         except BaseException:

@@ -55,11 +55,17 @@ class Backend(ABC):
     pairs: (temporary, final) paths in the order in which they are put in place, the data first.
     remarks: what the format could not hold, sentences for the user.
     block: (rows, cols) of a storage block; windows aligned to it are written fastest.
+    adopts: whether the format's data file is all samples, band after band, and may come from elsewhere.
     """
 
     pairs: list[tuple[Path, Path]]
     remarks: tuple[str, ...] = ()
     block: tuple[int, int] = (1, 1)
+    adopts: bool = False
+
+    def adopt(self, samples: Path) -> None:
+        """Take a file of all samples, (bands, rows, cols) as stored, instead of writing; where ``adopts``."""
+        raise NotImplementedError
 
     @abstractmethod
     def write(self, window: Window, stored: np.ndarray) -> None: ...
@@ -86,6 +92,7 @@ class CubeWriter:
         self.meta = meta
         self.driver = driver
         self.block = backend.block
+        self.adopts = backend.adopts
         self.report: WriteReport | None = None
         self._backend = backend
         self._encoder = Encoder(meta)
@@ -121,11 +128,28 @@ class CubeWriter:
             raise
         self._put(window, stored)
 
-    def write_stored(self, window: Window, stored: np.ndarray, counts: Mapping[str, float]) -> None:
-        """Write samples that an ``Encoder(self.meta)`` has encoded before, with what it counted (``counts()``)."""
+    def write_stored(self, window: Window, stored: np.ndarray) -> None:
+        """Write samples that an ``Encoder(self.meta)`` has encoded before; what it counted comes by :meth:`count`."""
         self._check(window, stored)
         self._put(window, stored)
+
+    def count(self, counts: Mapping[str, float]) -> None:
+        """What an ``Encoder(self.meta)`` counted elsewhere (its ``counts()``)."""
         self._encoder.add(counts)
+
+    def adopt(self, samples: Path) -> None:
+        """Take all samples from a file, (bands, rows, cols) as an ``Encoder(self.meta)`` stored them; where ``adopts``.
+
+        The file may lose its name; it must lie in the same file system. What was counted comes by :meth:`count`.
+        """
+        if not self._open:
+            raise OutputError(f"{self.path}: is closed; nothing more can be written")
+        try:
+            self._backend.adopt(samples)
+        except OSError as error:
+            self.abort()
+            raise write_error(self.path, error) from error
+        self._pixels = self.shape[0] * self.shape[1]
 
     def _put(self, window: Window, stored: np.ndarray) -> None:
         try:

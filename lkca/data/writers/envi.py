@@ -10,7 +10,7 @@ import numpy as np
 from affine import Affine
 
 from lkca.data.envi_control import geo_points_text, rpc_info_text
-from lkca.data.memory import copy_mapped
+from lkca.data.memory import copy_mapped, reserve
 from lkca.data.meta import CubeMeta
 from lkca.data.readers.envi import find_header
 from lkca.data.readers.envi_header import DTYPES
@@ -71,25 +71,36 @@ class EnviBackend(Backend):
         self._samples: np.memmap | None = None
         try:
             self.pairs.append((temporary_beside(header), header))
-            _reserve(self.pairs[0][0], rows * cols * bands * dtype.itemsize)
-            order = {"bsq": (bands, rows, cols), "bil": (rows, bands, cols), "bip": (rows, cols, bands)}[interleave]
-            self._samples = np.memmap(self.pairs[0][0], dtype=dtype, mode="r+", shape=order)
         except BaseException:
             for temporary, _ in self.pairs:
                 temporary.unlink(missing_ok=True)
             raise
+        self._dtype = dtype
+        self._order = {"bsq": (bands, rows, cols), "bil": (rows, bands, cols), "bip": (rows, cols, bands)}[interleave]
         self._to_bands_first = {"bsq": (0, 1, 2), "bil": (1, 0, 2), "bip": (2, 0, 1)}[interleave]
+        self.adopts = interleave == "bsq"
 
     def write(self, window: Window, stored: np.ndarray) -> None:
-        assert self._samples is not None
+        if self._samples is None:  # not before: the file of another may take its place
+            reserve(self.pairs[0][0], math.prod(self._order) * self._dtype.itemsize)
+            self._samples = np.memmap(self.pairs[0][0], dtype=self._dtype, mode="r+", shape=self._order)
         target = self._samples.transpose(self._to_bands_first)[(slice(None), *window.slices)]
         to_file = np.argsort(self._to_bands_first)
         copy_mapped(target.transpose(to_file), stored.transpose(to_file), self._samples)
 
+    def adopt(self, samples: Path) -> None:
+        """A second name for ``samples``, where the file system has such, so that they are lost in no case."""
+        data = self.pairs[0][0]
+        data.unlink()
+        try:
+            os.link(samples, data)
+        except OSError:
+            os.replace(samples, data)
+
     def finish(self) -> None:
-        assert self._samples is not None
-        self._samples.flush()
-        self._samples = None
+        if self._samples is not None:
+            self._samples.flush()
+            self._samples = None
         with self.pairs[1][0].open("w", encoding="utf-8") as file:
             file.write(self._header_text)
 
@@ -209,13 +220,3 @@ def _plain(text: str) -> str:
 
 def _list(values: np.ndarray) -> str:
     return "{" + ", ".join(f"{value:.10g}" for value in values) + "}"
-
-
-def _reserve(path: Path, nbytes: int) -> None:
-    with path.open("r+b") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, nbytes)
-            return
-        zeros = bytes(2**20)
-        for start in range(0, nbytes, len(zeros)):
-            file.write(zeros[: nbytes - start])

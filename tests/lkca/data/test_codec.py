@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lkca.data import CubeMeta
-from lkca.data.codec import Encoder, to_physical
+from lkca.data.codec import Encoder, nodata_code, to_physical
 
 
 def test_scale_is_one_rounding_of_the_exact_product() -> None:
@@ -68,3 +68,30 @@ def test_decode_after_encode_is_identity_on_codes() -> None:
     codes = np.arange(-32767, 32768, dtype=np.int16).reshape(3, 5, -1)
     meta = CubeMeta(stored_dtype=codes.dtype, scale_factor=1.5259021896696422e-05, offset=0.125, nodata=-32768.0)
     assert np.array_equal(Encoder(meta).encode(to_physical(codes, meta)), codes)
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "f4"])
+@pytest.mark.parametrize("nodata", [None, 0.0, -128.0, 250.0, float("nan")])
+def test_float32_samples_are_stored_as_float64_ones_are(dtype: str, nodata: float | None) -> None:
+    """The common case has a way of its own; the same samples as float64 do not take it."""
+    rng = np.random.default_rng(0)
+    meta = CubeMeta(stored_dtype=np.dtype(dtype), nodata=nodata, scale_factor=np.array([1.0, 0.25, 1.0, 1.0]))
+    values = rng.integers(-40, 400, (4, 50, 30)).astype(np.float32) / 4
+    values[0] += 60  # plain in every dtype but i1
+    values[3, 7, 7] = 3e38
+    if dtype == "f4" or nodata_code(np.dtype(dtype), nodata) is not None:
+        values[2, 3, 4] = np.nan
+    counts = []
+    for samples in (values, values.astype(np.float64)):
+        encoder = Encoder(meta if dtype != "f4" else meta.replace(scale_factor=1.0))
+        counts.append((encoder.encode(samples), encoder.counts()))
+    assert np.array_equal(counts[0][0], counts[1][0], equal_nan=dtype == "f4")
+    assert counts[0][1] == counts[1][1]
+
+
+def test_some_bands_into_an_array_that_is_there() -> None:
+    meta = CubeMeta(stored_dtype=np.dtype("i2"), scale_factor=np.array([1.0, 0.5, 0.25]))
+    values = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
+    out = np.zeros((2, 2, 4), dtype=np.int16)
+    assert Encoder(meta).encode(values[1:], slice(1, 3), out) is out
+    assert np.array_equal(out, Encoder(meta).encode(values)[1:])

@@ -14,12 +14,14 @@ from conftest import make_model
 from peak import peak_bytes
 
 from lkca.data import Cube, CubeMeta, Window
+from lkca.data.memory import keep_freed_memory
 from lkca.inference.scene import SceneOptions, upscale_scene
 
 SCALE = 4
 
 
 def main() -> None:
+    keep_freed_memory()
     budget, rows, cols, bands, kind, output = sys.argv[1:]
     shape = int(rows), int(cols), int(bands)
     rng = np.random.default_rng(0)

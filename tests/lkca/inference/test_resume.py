@@ -122,17 +122,22 @@ def test_another_task_does_not_go_on(stopped: Any, model_of: Callable[..., Loade
     assert report.tiles == TILES and report.computed < TILES  # the earlier grid stays
 
 
-@pytest.mark.parametrize("damage", ["short", "empty", "flipped"])
+@pytest.mark.parametrize("damage", ["short", "empty", "lost", "no samples"])
 def test_damaged_tiles_are_made_anew(stopped: Any, damage: str) -> None:
-    """What a crash of the machine may leave: a short file is seen at the start, a changed one when it is read."""
+    """What a crash of the machine may leave: a short file, or samples that never came to the disk."""
     cube, output, model = stopped
+    kept = Journal(output).finished()
     tile = sorted(part_folder(output).glob("tile-*"))[2]
-    content = tile.read_bytes()
-    tile.write_bytes({"short": content[:-5], "empty": b"", "flipped": content[:-1] + b"\x7f"}[damage])
-    if damage == "flipped":
-        with pytest.raises(OutputError, match=r"tile-\d+: is damaged and was removed; .*--resume"):
-            upscale_scene(cube, output, model, SceneOptions(resume=True))
-    upscale_scene(cube, output, model, SceneOptions(resume=True))
+    if damage in ("short", "empty"):
+        tile.write_bytes(tile.read_bytes()[:-5] if damage == "short" else b"")
+    elif damage == "lost":
+        samples = np.memmap(Journal(output).samples, np.float32, "r+", shape=(5, 122, 106))
+        samples[3, :26, 52:78] = 0  # of the third tile, whose other bands are there
+        samples.flush()
+    else:
+        Journal(output).samples.unlink()
+    report = upscale_scene(cube, output, model, SceneOptions(resume=True))
+    assert report.computed == (TILES if damage == "no samples" else TILES - kept + 1)
     fresh = output.with_name("fresh.tif")
     upscale_scene(cube, fresh, model, SceneOptions(tile=13))
     assert np.array_equal(stored(output), stored(fresh), equal_nan=True)
@@ -161,17 +166,18 @@ def test_full_disk(
     model_of: Callable[..., LoadedModel],
     full_disk: Callable[[int], AbstractContextManager[None]],
 ) -> None:
-    """First the output does not fit, then not even a tile; then there is room."""
+    """First there is no room for the samples, then for these but not for the GeoTIFF; then there is."""
     cube, output, model = Cube.from_array(holed_scene, meta), tmp_path / "o.tif", model_of()
-    with full_disk(40_000), pytest.raises(OutputError, match=r"could not be written.*tiles are kept.*--resume"):
+    nbytes = 5 * 122 * 106 * 4
+    with full_disk(nbytes - 1), pytest.raises(OutputError, match=r"cannot be written \(.*\); free some space"):
+        upscale_scene(cube, output, model, SceneOptions(tile=13))
+    assert not list(tmp_path.iterdir())
+    with full_disk(nbytes + 5_000), pytest.raises(OutputError, match=r"could not be written.*tiles are kept.*--resume"):
         upscale_scene(cube, output, model, SceneOptions(tile=13))
     kept = Journal(output).finished()
     assert kept > 0 and [entry.name for entry in tmp_path.iterdir()] == ["o.tif.lkca-part"]
-    with full_disk(5_000), pytest.raises(OutputError, match=r"could not be written.*--resume"):
-        upscale_scene(cube, output, model, SceneOptions(resume=True))
-    assert Journal(output).finished() >= kept and not output.exists()
     report = upscale_scene(cube, output, model, SceneOptions(resume=True))
-    assert report.computed <= TILES - kept
+    assert report.computed == TILES - kept
     with open_cube(output) as result:
         assert result.shape == (122, 106, 5)
 
@@ -183,6 +189,6 @@ def test_no_room_for_the_tiles(
 
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("lkca.inference.scene.shutil.disk_usage", lambda path: usage(1, 1, 100_000))
-    with pytest.raises(OutputError, match=r"the finished tiles take .* are free"):
+    with pytest.raises(OutputError, match=r"are free, the result's samples take "):
         upscale_scene(Cube.from_array(holed_scene, meta), tmp_path / "o.npz", None, SceneOptions(scale=2))
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,103 @@
+"""The samples of a result while it is made: one flat file, written once and where each belongs."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from lkca.data import CubeMeta, Window
+from lkca.data.memory import reserve
+
+__all__ = ["Samples", "checksum"]
+
+_FLUSHED_BYTES = 64 << 20
+
+
+class Samples:
+    """``path`` holds (bands, rows, cols) as the output stores them, band after band (ENVI's bsq), little-endian.
+
+    Several processes write disjoint windows of it at once. They do so into a file that is open for writing alone: a
+    map, or a file that is read too, makes network file systems write whole pages, others' samples among them.
+
+    shape: (rows, cols, bands). flush: they go to the disk as they come, and from the system's cache: where the file is
+    to be the output, which must be on the disk before it has its name. New pages for a cache cost more than the disk.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, int, int], meta: CubeMeta, *, flush: bool = False) -> None:
+        assert meta.stored_dtype is not None
+        rows, cols, bands = shape
+        self.path, self.shape, self.dtype = path, (bands, rows, cols), np.dtype(meta.stored_dtype)
+        self._file: int | None = None
+        self._flush = flush and hasattr(os, "posix_fadvise")
+        self._kept = 0  # bytes written since the last flush
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    def make(self) -> bool:
+        """Reserves the file; False where it was there in full. OSError where there is no room for it."""
+        if self.path.exists() and self.path.stat().st_size == self.nbytes:
+            return False
+        self.path.write_bytes(b"")
+        reserve(self.path, self.nbytes)
+        return True
+
+    def write(self, window: Window, first: int, stored: np.ndarray) -> None:
+        """stored: C-contiguous (some bands, height, width), the bands from ``first`` on. OSError where it fails."""
+        if self._file is None:
+            self._file = os.open(self.path, os.O_WRONLY | getattr(os, "O_BINARY", 0))
+        _, rows, cols = self.shape
+        whole_rows = window.width == cols
+        for band, plane in enumerate(stored, first):
+            start = ((band * rows + window.row) * cols + window.col) * self.dtype.itemsize
+            if whole_rows:
+                _write_at(self._file, plane, start)
+                continue
+            for row in plane:
+                _write_at(self._file, row, start)
+                start += cols * self.dtype.itemsize
+        self._kept += stored.nbytes
+        if self._flush and self._kept >= _FLUSHED_BYTES:
+            os.fdatasync(self._file)
+            os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
+            self._kept = 0
+
+    def view(self, window: Window) -> np.ndarray:
+        """(bands, height, width), a map of the file: what is used of it is read then."""
+        mapped: np.ndarray = np.memmap(self.path, dtype=self.dtype, mode="r", shape=self.shape)
+        return mapped[(slice(None), *window.slices)]
+
+    def checksum(self, window: Window) -> int:
+        """Of what the file holds there; see :func:`checksum`."""
+        found = 0
+        for band, plane in enumerate(self.view(window)):
+            found ^= checksum(band, plane)
+        return found
+
+    def forget(self) -> None:
+        """What was read leaves the system's cache: pages that are half another process's must not be written back."""
+        if hasattr(os, "posix_fadvise"):
+            file = os.open(self.path, os.O_RDONLY)
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(file)
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def checksum(band: int, plane: np.ndarray) -> int:
+    """Of a band's part of a tile; those of all its bands, in any order, are combined by ``^``."""
+    return zlib.crc32(np.ascontiguousarray(plane).data, band)
+
+
+def _write_at(file: int, samples: np.ndarray, start: int) -> None:
+    rest = samples.data.cast("B")
+    os.lseek(file, start, os.SEEK_SET)
+    while rest:  # one call writes 2 GiB at most, and less on a disk that fills up
+        rest = rest[os.write(file, rest) :]
