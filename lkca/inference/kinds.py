@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, overload
 
 import numpy as np
 import rasterio
@@ -19,6 +19,8 @@ from lkca.inference.plan import Budget
 from lkca.inference.scene import UpscaleReport, upscale_scene
 from lkca.inference.stream import stream
 from lkca.inference.task import Model, SceneOptions, Task
+from lkca.models.directory import LoadedModel
+from lkca.models.prior import Prior
 from lkca.models.shipped import find_model
 
 if TYPE_CHECKING:
@@ -26,11 +28,15 @@ if TYPE_CHECKING:
 
 __all__ = ["upscale"]
 
+_GENERAL: Final = "general"
+_BICUBIC = "bicubic"
+_Named: TypeAlias = str | os.PathLike[str] | LoadedModel | Prior
+
 
 @overload
 def upscale(
     source: str | os.PathLike[str] | Cube | np.ndarray,
-    model: str | os.PathLike[str] | Model,
+    model: _Named = _GENERAL,
     *,
     output: None = None,
     **options: Any,
@@ -38,21 +44,17 @@ def upscale(
 
 
 @overload
-def upscale(
-    source: Tensor, model: str | os.PathLike[str] | Model, *, output: None = None, **options: Any
-) -> Tensor: ...
+def upscale(source: Tensor, model: _Named = _GENERAL, *, output: None = None, **options: Any) -> Tensor: ...
 
 
 @overload
-def upscale(
-    source: DataArray, model: str | os.PathLike[str] | Model, *, output: None = None, **options: Any
-) -> DataArray: ...
+def upscale(source: DataArray, model: _Named = _GENERAL, *, output: None = None, **options: Any) -> DataArray: ...
 
 
 @overload
 def upscale(
     source: str | os.PathLike[str] | Cube | np.ndarray | Tensor | DataArray,
-    model: str | os.PathLike[str] | Model,
+    model: _Named = _GENERAL,
     *,
     output: str | os.PathLike[str],
     **options: Any,
@@ -61,17 +63,18 @@ def upscale(
 
 def upscale(
     source: Any,
-    model: str | os.PathLike[str] | Model,
+    model: str | os.PathLike[str] | LoadedModel | Prior = _GENERAL,
     *,
     output: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Any:
-    """Upscales a cube by a model, or by bicubic where ``model`` is None.
+    """Upscales a cube by a model; by the general model, which takes any cube, where none is given.
 
     source: a file, a :class:`Cube`; or physical values, NaN where missing: a numpy array or tensor (bands, rows, cols),
-    or an xarray DataArray with dimensions named as bands, rows and columns usually are. model: a model directory, or
-    the name of a shipped model (``"general"`` takes any cube). options: the fields of :class:`SceneOptions`, such as
-    ``scale`` (which bicubic and the general model need), ``roi``, ``memory``, ``precision``, ``overwrite``.
+    or an xarray DataArray with dimensions named as bands, rows and columns usually are. model: a model directory, the
+    name of a shipped model, a loaded one, or ``"bicubic"`` for plain bicubic upsampling. options: the fields of
+    :class:`SceneOptions`, such as ``scale`` (which bicubic and the general model need), ``roi``, ``memory``,
+    ``precision``, ``overwrite``.
 
     Without ``output`` the result is float32 (bands, s·rows, s·cols), in memory and of the source's kind: an array for
     files, cubes and arrays, a tensor on its device, a DataArray with its coordinates and attributes on the finer grid.
@@ -79,7 +82,7 @@ def upscale(
     InputError for input that does not suit the model, OutputError where writing fails, TypeError for an unknown option.
     """
     settings = SceneOptions(**options)
-    loaded = find_model(model, settings.scale) if isinstance(model, (str, os.PathLike)) else model
+    loaded = _find(model, settings.scale)
     if isinstance(source, (str, os.PathLike)):
         with open_cube(source) as cube:
             return _upscale_cube(cube, loaded, output, settings)
@@ -100,6 +103,16 @@ def upscale(
         f"a {type(source).__name__} cannot be upscaled; give a file, a Cube, a numpy array, a tensor or an "
         "xarray.DataArray"
     )
+
+
+def _find(model: _Named, scale: int | None) -> Model:
+    if model is None:
+        raise InputError(
+            "the model is None; leave it out for the general model, or give 'bicubic' or a model directory"
+        )
+    if model == _BICUBIC:
+        return None
+    return find_model(model, scale) if isinstance(model, (str, os.PathLike)) else model
 
 
 def _upscale_cube(

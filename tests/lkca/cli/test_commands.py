@@ -173,7 +173,7 @@ def test_upscale_by_the_model(cli: Cli, model_dir: Path, scene_file: Path, tmp_p
         assert sharp.shape == (144, 80, 6) and sharp.meta.stored_dtype == np.float32
         expected = lkca.upscale(source, str(model_dir))
         np.testing.assert_allclose(sharp.read(), expected, rtol=1e-6)
-        bicubic = lkca.upscale(source, None, scale=2)
+        bicubic = lkca.upscale(source, "bicubic", scale=2)
         assert np.abs(expected - bicubic).max() > 1e-4  # the network does add something
 
 

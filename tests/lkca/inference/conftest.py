@@ -99,14 +99,21 @@ def forks() -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def in_processes(files: tuple[Path, Path], forks: subprocess.Popen[str]) -> Callable[..., Ends]:
-    """Runs steps of processes (see forks.py) on the scene of ``files``; (exit code, message or report) of each."""
+    """Runs steps of processes (see forks.py) on the scene of ``files``, or a folder of scenes; (exit code, message or
+    report) of each."""
 
     def run(
-        output: Path, steps: list[list[dict[str, Any]]], *, delay: float = 0.0, late: float = 60.0, **options: Any
+        output: Path,
+        steps: list[list[dict[str, Any]]],
+        *,
+        folder: Path | None = None,
+        delay: float = 0.0,
+        late: float = 60.0,
+        **options: Any,
     ) -> Ends:
         source, model = files
         job = {
-            "source": str(source), "output": str(output), "model": str(model), "options": options,
+            "source": str(folder or source), "output": str(output), "model": str(model), "options": options,
             "delay": delay, "late": late, "steps": steps,
         }  # fmt: skip
         assert forks.stdin is not None and forks.stdout is not None

@@ -1,9 +1,10 @@
 """A script of the tests: runs upscale_scene in forked processes, kills them as told, says how each ended.
 
-Reads jobs from stdin, one JSON a line: {source, output, model, options, delay (seconds that reading a tile takes
-longer), late (Heartbeat.LATE), steps}. A step is a list of processes that run at once, each {rank, world, kill (seconds
-after its start or, with "tile", after it has read its first tile), fail (number of its read that fails)}. Forking after
-the imports spares their seconds at every start; this process itself never runs an operator, so that its children may.
+Reads jobs from stdin, one JSON a line: {source (a scene, or a folder of them), output, model, options, delay (seconds
+that reading a tile takes longer), late (Heartbeat.LATE), steps}. A step is a list of processes that run at once, each
+{rank, world, kill (seconds after its start or, with "tile", after it has read its first tile), fail (number of its read
+that fails)}. Forking after the imports spares their seconds at every start; this process itself never runs an operator,
+so that its children may.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import scipy.ndimage  # noqa: F401
 
 from lkca.data import Cube, open_cube
 from lkca.errors import LkcaError
+from lkca.inference.batch import find_scenes, upscale_scenes
 from lkca.inference.ranks import Heartbeat, Ranks
-from lkca.inference.scene import SceneOptions, upscale_scene
+from lkca.inference.scene import SceneOptions, UpscaleReport, upscale_scene
 from lkca.models.directory import load_model
 
 Heartbeat.BEAT, Heartbeat.SILENT = 0.2, 3.0
@@ -51,6 +53,17 @@ def child(job: dict[str, Any], process: dict[str, Any], result: Path, started: i
     Heartbeat.LATE = job["late"]
     slowly(job["delay"], process.get("fail"), started)
     ranks = Ranks(process.get("rank", 0), process.get("world", 1))
+    if Path(job["source"]).is_dir():
+        scenes: list[Any] = []
+        upscale_scenes(
+            find_scenes([job["source"]]), Path(job["output"]), load_model(job["model"]), SceneOptions(**job["options"]),
+            open_scene=open_cube, ranks=ranks, began=lambda scene: None,
+            done=lambda scene, said: scenes.append(
+                [scene, said.tiles, said.computed] if isinstance(said, UpscaleReport) else [scene, str(said)]
+            ),
+        )  # fmt: skip
+        result.write_text(json.dumps(scenes))
+        return 0
     try:
         with open_cube(job["source"]) as cube:
             options = SceneOptions(**job["options"])

@@ -67,7 +67,7 @@ def test_missing_values_of_data_arrays(scene: np.ndarray) -> None:
     source = as_data_array(scene)
     source[2, 3] = -9999.0
     source.attrs["_FillValue"] = -9999.0
-    result = lkca.upscale(source, None, scale=2)
+    result = lkca.upscale(source, "bicubic", scale=2)
     assert (result[4:6, 6:8] == -9999).all() and int((result == -9999).sum()) == 4 * 5
     assert float(result.where(result != -9999).min()) > 0
 
@@ -80,16 +80,28 @@ def test_wavelengths_of_data_arrays_are_compared(scene: np.ndarray, model_of: Ca
 
 def test_dimensions_by_name(scene: np.ndarray) -> None:
     for dims in (("wavelength", "lat", "lon"), ("bands", "rows", "cols")):
-        result = lkca.upscale(xarray.DataArray(scene, dims=dims), None, scale=3)
+        result = lkca.upscale(xarray.DataArray(scene, dims=dims), "bicubic", scale=3)
         assert result.dims == dims and result.shape == (5, 36, 27)
     with pytest.raises(InputError, match="none is known to be its rows"):
-        lkca.upscale(xarray.DataArray(scene, dims=("band", "p", "x")), None, scale=2)
+        lkca.upscale(xarray.DataArray(scene, dims=("band", "p", "x")), "bicubic", scale=2)
     with pytest.raises(InputError, match="expected bands, rows, columns"):
-        lkca.upscale(xarray.DataArray(scene[0], dims=("y", "x")), None, scale=2)
+        lkca.upscale(xarray.DataArray(scene[0], dims=("y", "x")), "bicubic", scale=2)
 
 
 def test_other_kinds() -> None:
     with pytest.raises(InputError, match="a list cannot be upscaled"):
-        lkca.upscale([[1.0]], None, scale=2)  # type: ignore[call-overload]
+        lkca.upscale([[1.0]], "bicubic", scale=2)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="nonsense"):
-        lkca.upscale(Cube.from_array(np.zeros((2, 3, 3)), CubeMeta()), None, nonsense=1)
+        lkca.upscale(Cube.from_array(np.zeros((2, 3, 3)), CubeMeta()), "bicubic", nonsense=1)
+
+
+def test_the_general_model_where_none_is_named() -> None:
+    """As on the command line; None, which might mean anything, is refused."""
+    x = np.random.default_rng(0).random((5, 40, 36), dtype=np.float32) + 0.1
+    result = lkca.upscale(x, scale=2)
+    assert np.array_equal(result, lkca.upscale(x, "general", scale=2))
+    assert not np.array_equal(result, lkca.upscale(x, "bicubic", scale=2))
+    with pytest.raises(InputError, match="give -s with one of"):
+        lkca.upscale(x)
+    with pytest.raises(InputError, match=r"the model is None; leave it out for the general model, or give 'bicubic'"):
+        lkca.upscale(x, None, scale=2)  # type: ignore[call-overload]

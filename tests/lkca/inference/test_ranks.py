@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,10 +14,10 @@ import numpy as np
 import pytest
 import rasterio
 
-from lkca.data import open_cube
+from lkca.data import CubeMeta, open_cube, write_cube
 from lkca.errors import InputError
-from lkca.inference import SceneOptions, upscale_scene
-from lkca.inference.batch import deal, find_scenes, name_outputs
+from lkca.inference import SceneOptions, UpscaleReport, upscale_scene
+from lkca.inference.batch import deal, find_scenes, name_outputs, upscale_scenes
 from lkca.inference.journal import part_folder
 from lkca.inference.ranks import Heartbeat, Ranks
 from lkca.models.directory import load_model
@@ -82,6 +83,71 @@ def test_torchrun(tmp_path: Path, files: tuple[Path, Path], alone: np.ndarray) -
     assert done.returncode == 0, done.stderr
     assert np.array_equal(stored(tmp_path / "o.tif"), alone)
     assert done.stdout.count("pixels, 5 bands") == 1 and "rank 1: 12 of 25 tiles" in done.stderr
+
+
+RESULTS = {"large.img", "middle.tif", "small.tif"}
+
+
+@pytest.fixture(scope="module")
+def folders(files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Three scenes of other sizes and formats, and what one process makes of them."""
+    scenes, alone = tmp_path_factory.mktemp("scenes"), tmp_path_factory.mktemp("alone")
+    for name, rows, cols in (("large.img", 61, 53), ("middle.tif", 45, 40), ("small.npy", 30, 33)):
+        values = np.random.default_rng(rows).random((5, rows, cols), dtype=np.float32) + 0.1
+        values[:, 3:9, 4:7] = np.nan
+        if name == "small.npy":
+            np.save(scenes / name, values.transpose(1, 2, 0))
+        else:
+            write_cube(scenes / name, values, CubeMeta(wavelengths=np.linspace(450.0, 650.0, 5)))
+    results: list[UpscaleReport | Exception] = []
+    upscale_scenes(
+        find_scenes([str(scenes)]), alone, load_model(files[1]), SceneOptions(tile=13), open_scene=open_cube,
+        ranks=Ranks(), began=lambda scene: None, done=lambda scene, result: results.append(result),
+    )  # fmt: skip
+    assert all(isinstance(result, UpscaleReport) for result in results) and len(results) == 3
+    return scenes, alone
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether the results are there, and no more, with samples that are equal byte by byte."""
+    names = {entry.name for entry in one.iterdir()}
+    return names == RESULTS | {"large.hdr"} and all(
+        stored(one / name).tobytes() == stored(other / name).tobytes() for name in RESULTS
+    )
+
+
+def test_a_folder_over_two_ranks(tmp_path: Path, files: tuple[Path, Path], folders: tuple[Path, Path]) -> None:
+    scenes, alone = folders
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lkca"),
+        *("upscale", "-i", scenes, "-o", tmp_path / "o", "-m", files[1], "--tile", "13"),
+    ]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "rank 0: 1 of 1 scenes done" in done.stdout  # the largest
+    assert "rank 1: 2 of 2 scenes done" in done.stdout
+    assert same(tmp_path / "o", alone)
+
+
+def test_a_killed_rank_of_a_folder(
+    tmp_path: Path, files: tuple[Path, Path], folders: tuple[Path, Path], in_processes: InProcesses
+) -> None:
+    """The other one finishes its own; a resume by one process does the rest, and only that."""
+    scenes, alone = folders
+    output = tmp_path / "o"
+    step = [{"rank": 0, "world": 2, "kill": 0.3, "tile": True}, {"rank": 1, "world": 2}]
+    [[(killed, _), (code, message)]] = in_processes(output, [step], folder=scenes, delay=0.1, tile=13)
+    assert killed == -9 and code == 0 and [scene[1:] for scene in json.loads(message)] == [[16, 16], [9, 9]]
+    assert (output / "large.img.lkca-part").is_dir() and not (output / "large.img").exists()
+    [[(code, message)]] = in_processes(output, [[{}]], folder=scenes, resume=True)
+    assert code == 0, message
+    [(name, tiles, computed), *others] = json.loads(message)
+    assert Path(name).name == "large.hdr" and tiles == TILES and 0 < computed < TILES
+    assert [scene[1:] for scene in others] == [[0, 0], [0, 0]]
+    left = output / ".lkca-ranks"  # of the rank that was killed
+    assert {entry.name for entry in output.iterdir()} - {left.name} == RESULTS | {"large.hdr"}
+    shutil.rmtree(left, ignore_errors=True)
+    assert same(output, alone)
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_wrong_scale() -> None:
 
 def test_bicubic_needs_a_scale() -> None:
     with pytest.raises(InputError, match="-s"):
-        lkca.upscale(samples(), None)
+        lkca.upscale(samples(), "bicubic")
 
 
 @pytest.mark.parametrize(("shift", "outcome"), [(0.0, "silent"), (10.0, "remark"), (40.0, "refused")])
@@ -167,7 +167,7 @@ def test_other_units_are_refused() -> None:
 def test_all_missing(tmp_path: Path, value: float) -> None:
     np.save(tmp_path / "empty.npy", np.full((6, 7, 5), value, dtype=np.float32))
     with pytest.raises(InputError, match=r"empty\.npy"):
-        lkca.upscale(tmp_path / "empty.npy", None, scale=2)
+        lkca.upscale(tmp_path / "empty.npy", "bicubic", scale=2)
 
 
 def test_failure_leaves_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
