@@ -29,11 +29,21 @@ from studies.common.train import keep, record_of, supervised, warm_up
 FOLDER = Path(__file__).parent
 
 
+class Part(StrictModel):
+    """Rows that are trained for one CPU time, the first of them the reference."""
+
+    seconds: float
+    rows: list[str] | None = None  # all
+
+
 class Ablation(StrictModel):
     study: str
-    seconds: float
     seeds: list[int]
+    parts: dict[str, Part]
     rows: dict[str, Row]
+
+    def names(self, part: str) -> list[str]:
+        return self.parts[part].rows or list(self.rows)
 
 
 def network(task: Task, row: Row, seed: int) -> torch.nn.Module:
@@ -41,17 +51,23 @@ def network(task: Task, row: Row, seed: int) -> torch.nn.Module:
     return channels_last(build(task.architecture(), row))
 
 
-def train(tasks: dict[int, Task], work: Path, ablation: Ablation) -> None:
+def train(tasks: dict[int, Task], work: Path, ablation: Ablation, part: str) -> None:
     warm_up(next(iter(tasks.values())))
     for seed in ablation.seeds:
-        for name, row in ablation.rows.items():
-            if record_of(work, seed, name) is None:
+        for name in ablation.names(part):
+            if record_of(work / part, seed, name) is None:
+                row = ablation.rows[name]
                 task = tasks[row.components]
                 net = network(task, row, seed)
-                record = supervised(task, net, "lkcanet", seed, task.study.teacher.lr, ablation.seconds)
+                record = supervised(task, net, "lkcanet", seed, task.study.teacher.lr, ablation.parts[part].seconds)
                 record["gain"], record["sam"] = task.gain(net.eval())
-                keep(work, seed, name, net, record)
-                print({"seed": seed, "name": name, **record}, flush=True)
+                keep(work / part, seed, name, net, record)
+                print({"part": part, "seed": seed, "name": name, **record}, flush=True)
+
+
+def finished(work: Path, ablation: Ablation, part: str) -> list[dict[str, Any]]:
+    found = [record_of(work, seed, name) for seed in ablation.seeds for name in ablation.names(part)]
+    return [record for record in found if record is not None]
 
 
 def costs(tasks: dict[int, Task], rows: dict[str, Row]) -> dict[str, Any]:
@@ -70,9 +86,6 @@ def costs(tasks: dict[int, Task], rows: dict[str, Row]) -> dict[str, Any]:
 
 
 def page(results: dict[str, Any]) -> str:
-    runs, costs = results["runs"], results["costs"]
-    first = next(iter(costs))
-    reference = {r["seed"]: r["gain"] for r in runs if r["name"] == first}
     lines = [
         "# Ablation of the large-kernel block",
         "",
@@ -86,41 +99,47 @@ def page(results: dict[str, Any]) -> str:
         "",
         f"CAVE, ×{results['scale']}: {results['training']} training scenes, validation on "
         f"{', '.join(results['validation'])}; the test scenes were not read. Each network is a shared body with a "
-        f"full-rank upsampler and had {results['seconds']:g} s of CPU time on one thread; ± is the standard deviation "
-        "over seeds. The first row is the reference; each other one differs from it in what it says. Against it: mean "
-        "and standard deviation of the difference at the same seed. MACs and ms: one 64×64 scene of 31 bands, one "
-        f"thread, least of 30 rounds in which all take turns; a tile's result depends on the tile with attention over "
-        f"the whole image, and GELU breaks homogeneity (docs/model.md). {results['machine']}.",
+        "full-rank upsampler. The first row of a table is the reference; each other one differs from it in what it "
+        "says. Against it: the difference at the same seed. ± is the standard deviation over seeds. MACs and ms: one "
+        "64×64 scene of 31 bands, one thread, least of 30 rounds in which all take turns. With attention over the "
+        "whole image a tile's result depends on the tile, and GELU breaks homogeneity (docs/model.md): both are there "
+        f"for comparison alone. {results['machine']}.",
         "",
     ]
-    titles = {name: row["title"] for name, row in results["rows"].items()}
+    for part in results["parts"].values():
+        lines += [f"## {part['seconds']:g} s of CPU time, one thread", "", *_rows(part["runs"], results)]
+    return "\n".join(lines)
+
+
+def _rows(runs: list[dict[str, Any]], results: dict[str, Any]) -> list[str]:
+    names = list(dict.fromkeys(run["name"] for run in runs))
+    reference = {run["seed"]: run["gain"] for run in runs if run["name"] == names[0]}
     body = []
-    for name, cost in costs.items():
-        mine = [r for r in runs if r["name"] == name]
-        if not mine:
-            continue
-        against = [r["gain"] - reference[r["seed"]] for r in mine]
+    for name in names:
+        mine, cost = [run for run in runs if run["name"] == name], results["costs"][name]
+        against = [run["gain"] - reference[run["seed"]] for run in mine]
         body.append(
             [
-                titles[name],
+                results["rows"][name]["title"],
                 str(len(mine)),
-                spread([r["gain"] for r in mine], 3, "+"),
-                "–" if name == first else spread(against, 3, "+"),
-                spread([r["sam"] for r in mine], 1, "+") + " %",
-                f"{statistics.fmean(r['steps'] for r in mine):.0f}",
+                spread([run["gain"] for run in mine], 2, "+"),
+                "–" if name == names[0] else spread(against, 2, "+"),
+                spread([run["sam"] for run in mine], 1, "+") + " %",
+                f"{statistics.fmean(run['steps'] for run in mine):.0f}",
                 f"{cost['parameters']:,}",
                 f"{cost['macs'] / 1e6:,.0f} M",
                 f"{cost['ms']:.1f}",
             ]
         )
     head = ["", "seeds", "dB over bicubic", "against the reference", "SAM, change", "steps", "weights", "MACs", "ms"]
-    return "\n".join([*lines, *table(head, body)])
+    return table(head, body)
 
 
 def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.blocks", description=__doc__)
     parser.add_argument("data", type=Path, help="folder with cave/")
     parser.add_argument("--work", type=Path, required=True, help="finished trainings are kept here; a rerun resumes")
+    parser.add_argument("--part", help="only this of config.yaml's parts")
     parser.add_argument("--report", type=Path, help="measure the costs; write this page and results.json")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -129,15 +148,19 @@ def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> None:
     components = sorted({row.components for row in ablation.rows.values()})
     tasks = {k: make_task(args.data, study.model_copy(update={"components": k})) for k in components}
     work = args.work / "blocks"
-    train(tasks, work, ablation)
+    for part in ablation.parts if args.part is None else [args.part]:
+        train(tasks, work, ablation, part)
     if args.report:
         results = {
-            **ablation.model_dump(),
+            "rows": {name: row.model_dump() for name, row in ablation.rows.items()},
             "scale": study.scale,
             "training": len(next(iter(tasks.values())).training),
             "validation": study.validation,
             "machine": f"{platform.machine()}, torch {torch.__version__}",
-            "runs": [r for s in ablation.seeds for n in ablation.rows if (r := record_of(work, s, n)) is not None],
+            "parts": {
+                part: {"seconds": ablation.parts[part].seconds, "runs": finished(work / part, ablation, part)}
+                for part in ablation.parts
+            },
             "costs": costs(tasks, ablation.rows),
         }
         (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")

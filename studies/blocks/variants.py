@@ -17,7 +17,10 @@ __all__ = ["Row", "build"]
 
 
 class Row(StrictModel):
-    """One network. attention: side of the window, 0 for none, or "global" for squeeze and excitation."""
+    """One network. attention: side of the window, 0 for none, or "global" for squeeze and excitation.
+
+    identity: the depthwise kernels start near the identity.
+    """
 
     title: str
     kernel: int | Literal["decomposed", "parallel"] = 7
@@ -26,6 +29,7 @@ class Row(StrictModel):
     blocks: int = Field(default=4, ge=1)
     components: int = Field(default=8, ge=1)
     long_skip: bool = True
+    identity: bool = False
     activation: Literal["relu", "leaky_relu", "gelu"] = "relu"
 
 
@@ -71,6 +75,10 @@ def build(config: LKCANetConfig, row: Row) -> LKCANet:
     net = (LKCANet if row.long_skip else NoLongSkip)(config)
     for block in net.body:
         assert isinstance(block, LargeKernelBlock)
+        if row.identity:
+            with torch.no_grad():
+                kernel = block.depthwise.weight.mul_(0.1)
+                kernel[..., kernel.shape[2] // 2, kernel.shape[3] // 2] += 1
         if row.kernel == "decomposed":
             block.depthwise = decomposed(row.width)  # type: ignore[assignment]
         if row.kernel == "parallel":
