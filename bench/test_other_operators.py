@@ -1,4 +1,4 @@
-"""pixel_shuffle_epilogue, channel_attention, and the whole upsampling layer: full rank in eager against low rank."""
+"""pixel_shuffle_epilogue, both channel attentions, the whole upsampling layer: full rank in eager against low rank."""
 
 from __future__ import annotations
 
@@ -69,6 +69,37 @@ def test_channel_attention(measure: Callable[..., None], threads: int, contender
         lkca_kernels.channel_attention,
         plain,
         [x, *weights, residual],
+    )
+
+
+@pytest.mark.parametrize("contender", CONTENDERS)
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+def test_local_channel_attention(measure: Callable[..., None], threads: int, contender: str, layout: str) -> None:
+    """The attention of a block of the network: 8 images (components of a tile) of 32 channels, window 9."""
+    b, c, hidden, n, window = 8, 32, 8, 32, 9
+    x, residual = torch.randn(b, c, n, n), torch.randn(b, c, n, n)
+    if layout == "channels_last":
+        if contender == "onnxruntime":
+            pytest.skip("ONNX has no channels_last")
+        x, residual = (t.contiguous(memory_format=torch.channels_last) for t in (x, residual))
+    reach = window // 2
+
+    def plain(x: Tensor, w1: Tensor, w2: Tensor, residual: Tensor) -> Tensor:
+        a = x.abs()
+        a = torch.cat([F.conv2d(a, w1[:, :, None, None]), a.mean(1, keepdim=True)], 1)
+        a = F.avg_pool2d(a, (1, window), stride=1, padding=(0, reach), count_include_pad=False)
+        a = F.avg_pool2d(a, (window, 1), stride=1, padding=(reach, 0), count_include_pad=False)
+        a = F.relu(a[:, :-1] / (a[:, -1:] + torch.finfo(a.dtype).tiny ** 0.5))
+        return residual + x * (2 * torch.sigmoid(F.conv2d(a, w2[:, :, None, None])))
+
+    _run(
+        measure,
+        threads,
+        f"local_channel_attention {b}, {c}, {n}×{n} {layout}",
+        contender,
+        lambda *t: lkca_kernels.local_channel_attention(*t, window=window),
+        plain,
+        [x, torch.randn(hidden, c), torch.randn(c, hidden), residual],
     )
 
 

@@ -115,6 +115,7 @@ struct LocalAttention {
   int64_t reach_y, reach_x;  // below the size of the image
   int64_t fields, lanes;
   float eps;
+  bool planar;  // forward: the pixels of a row are consecutive in every tensor
   const void* x;
   int64_t x_stride[4];
   const void* residual;  // or null

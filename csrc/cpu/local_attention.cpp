@@ -115,6 +115,10 @@ Tensor local_channel_attention_fwd(Tensor x, Tensor w1, Tensor w2, OptionalTenso
   }
   a.out = result.mutable_data_ptr();
   copy_strides(result, a.out_stride);
+  const auto consecutive = [&](const int64_t (&stride)[4]) {
+    return stride[3] == 1 && (stride[1] != 1 || a.channels == 1);
+  };
+  a.planar = consecutive(a.x_stride) && consecutive(a.out_stride) && (!residual || consecutive(a.residual_stride));
   const Kernels& k = kernels();
   // Threads get runs of rows: at the beginning of a run the rows that its first window reaches are mixed again.
   const int64_t operations = std::min(a.strip, a.width) * pixel_operations(a) / 16;

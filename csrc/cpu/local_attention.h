@@ -90,6 +90,26 @@ inline void product(const float* in, int64_t in_stride, int64_t pixels, const fl
     }
 }
 
+// The same of planes: sum over r of weight[r][q] * load(r, p), N pixels from p on; finish(q, p, sum) takes it.
+template <typename L, typename F>
+inline void planar_product(int64_t pixels, const float* weight, int64_t rows, int64_t columns, int64_t used,
+                           const L& load, const F& finish) {
+  for (int64_t p = 0; p < pixels; p += N)
+    for (int64_t q = 0; q < used; q += kTile) {
+      Vec sum[kTile];
+      LKCA_UNROLL
+      for (int t = 0; t < kTile; ++t) sum[t] = Vec::set1(0.f);
+      for (int64_t r = 0; r < rows; ++r) {
+        const Vec value = load(r, p);
+        LKCA_UNROLL
+        for (int t = 0; t < kTile; ++t) sum[t] = fma(value, Vec::set1(weight[r * columns + q + t]), sum[t]);
+      }
+      LKCA_UNROLL
+      for (int t = 0; t < kTile; ++t)
+        if (q + t < used) finish(q + t, p, sum[t]);
+    }
+}
+
 // sums[r][q] += sum over p of a[p][r] * b[p][q]; rows are taken by the tile, and `a` has as many floats to a pixel.
 inline void add_outer(const float* a, int64_t a_stride, const float* b, int64_t columns, int64_t pixels, int64_t rows,
                       float* sums) {
@@ -159,7 +179,8 @@ inline Vec twice_sigmoid(Vec v) {
 
 // The buffers of one strip of columns, each with room for its halo and a tile more.
 struct LocalRoom {
-  float *pixels, *more, *mixed, *sums, *inverse, *logits;
+  float *pixels, *more, *mixed, *sums, *inverse, *logits, *planes;
+  int64_t plane;
   Ring fields, grads, gated;
 
   LocalRoom(const LocalAttention& a, Arena& arena, bool backward) {
@@ -172,6 +193,8 @@ struct LocalRoom {
     mixed = arena.take(widest * a.fields);
     sums = arena.take(wide * a.fields);
     inverse = arena.take(wide);
+    plane = ceil_div(wide, N) * N;
+    planes = arena.take(a.hidden * plane);
     fields = {arena.take(slots * wide * a.fields), slots, wide * a.fields};
     if (!backward) return;
     grads = {arena.take(slots * wide * a.fields), slots, wide * a.fields};
@@ -209,6 +232,16 @@ template <typename T>
 inline void fields_row(const LocalAttention& a, const LocalRoom& room, int64_t b, int64_t y, int64_t from, int64_t to) {
   window_row(a, room.mixed, from, to, room.fields.row(y), [&](int64_t x0, int64_t x1, float* where) {
     const T* x = row_of<T>(a.x, a.x_stride, b, y, x0);
+    if (a.planar) {
+      const auto load = [&](int64_t c, int64_t p) {
+        return magnitude(load_part(x + c * a.x_stride[1] + p, x1 - x0 - p));
+      };
+      return planar_product(x1 - x0, a.w1, a.channels, a.fields, a.fields, load, [&](int64_t k, int64_t p, Vec sum) {
+        float values[N];
+        sum.store(values);
+        for (int64_t l = 0; l < min_of(N, x1 - x0 - p); ++l) where[(p + l) * a.fields + k] = values[l];
+      });
+    }
     load_pixels(x, a.x_stride[3], a.x_stride[1], x1 - x0, a.channels, a.lanes, room.pixels);
     magnitudes(room.pixels, (x1 - x0) * a.lanes);
     product(room.pixels, a.lanes, x1 - x0, a.w1, a.channels, a.fields, where);
@@ -216,8 +249,8 @@ inline void fields_row(const LocalAttention& a, const LocalRoom& room, int64_t b
 }
 
 // From the window sums of row y to sums = relu(hidden) and inverse = 1 / (mean + eps), all in sums of the window:
-// their ratio is that of the means. Then logits = w2 . hidden.
-inline void logits_row(const LocalAttention& a, const LocalRoom& room, int64_t y, int64_t from, int64_t to) {
+// their ratio is that of the means.
+inline void hidden_row(const LocalAttention& a, const LocalRoom& room, int64_t y, int64_t from, int64_t to) {
   const Span rows(y, a.reach_y, a.height);
   sum_down(room.fields, rows.first, rows.last, (to - from) * a.fields, room.sums);
   for (int64_t x = from; x < to; ++x) {
@@ -229,7 +262,44 @@ inline void logits_row(const LocalAttention& a, const LocalRoom& room, int64_t y
       at_least(Vec::set1(0.f), Vec::load(sums + k) * Vec::set1(inverse)).store(sums + k);
   }
   clear(room.sums + (to - from) * a.fields, room.sums + ceil_div(to - from, kTile) * kTile * a.fields);
-  product(room.sums, a.fields, to - from, a.w2, a.hidden, a.lanes, room.logits);
+}
+
+// w2 . hidden, for hidden_row's columns.
+inline void logits_row(const LocalAttention& a, const LocalRoom& room, int64_t columns) {
+  product(room.sums, a.fields, columns, a.w2, a.hidden, a.lanes, room.logits);
+}
+
+// The gates of a row applied: to planes in place, vectors over the pixels...
+template <typename T>
+inline void gate_planes(const LocalAttention& a, const LocalRoom& room, const T* x, const T* residual, int64_t columns,
+                        T* out) {
+  for (int64_t p = 0; p < columns; ++p)
+    for (int64_t k = 0; k < a.hidden; ++k) room.planes[k * room.plane + p] = room.sums[p * a.fields + k];
+  for (int64_t k = 0; k < a.hidden; ++k)
+    clear(room.planes + k * room.plane + columns, room.planes + k * room.plane + ceil_div(columns, N) * N);
+  const auto load = [&](int64_t k, int64_t p) { return Vec::load(room.planes + k * room.plane + p); };
+  planar_product(columns, a.w2, a.hidden, a.lanes, a.channels, load, [&](int64_t c, int64_t p, Vec logits) {
+    const int64_t count = columns - p;
+    const Vec gate = twice_sigmoid(logits), value = load_part(x + c * a.x_stride[1] + p, count);
+    const Vec gated =
+        residual ? fma(value, gate, load_part(residual + c * a.residual_stride[1] + p, count)) : value * gate;
+    store_part(gated, out + c * a.out_stride[1] + p, count);
+  });
+}
+
+// ... and to any other layout as fp32 pixels.
+template <typename T>
+inline void gate_pixels(const LocalAttention& a, const LocalRoom& room, const T* x, const T* residual, int64_t columns,
+                        T* out) {
+  logits_row(a, room, columns);
+  load_pixels(x, a.x_stride[3], a.x_stride[1], columns, a.channels, a.lanes, room.pixels);
+  if (residual)
+    load_pixels(residual, a.residual_stride[3], a.residual_stride[1], columns, a.channels, a.lanes, room.more);
+  for (int64_t i = 0; i < columns * a.lanes; i += N) {
+    const Vec gate = twice_sigmoid(Vec::load(room.logits + i)), value = Vec::load(room.pixels + i);
+    (residual ? fma(value, gate, Vec::load(room.more + i)) : value * gate).store(room.pixels + i);
+  }
+  store_pixels(room.pixels, columns, a.channels, a.lanes, out, a.out_stride[3], a.out_stride[1]);
 }
 
 template <typename T>
@@ -239,24 +309,16 @@ void local_fwd_rows(const LocalAttention& a, int64_t begin, int64_t end, float* 
   const int64_t strips = ceil_div(a.width, a.strip);
   while (begin < end) {
     const int64_t b = begin / a.height / strips, from = begin / a.height % strips * a.strip;
-    const int64_t to = min_of(a.width, from + a.strip), columns = to - from;
+    const int64_t to = min_of(a.width, from + a.strip);
     const int64_t y0 = begin % a.height, y1 = min_of(a.height, y0 + end - begin);
     int64_t next = max_of(0, y0 - a.reach_y);
     for (int64_t y = y0; y < y1; ++y) {
       for (; next <= Span(y, a.reach_y, a.height).last; ++next) fields_row<T>(a, room, b, next, from, to);
-      logits_row(a, room, y, from, to);
+      hidden_row(a, room, y, from, to);
       const T* x = row_of<T>(a.x, a.x_stride, b, y, from);
-      load_pixels(x, a.x_stride[3], a.x_stride[1], columns, a.channels, a.lanes, room.pixels);
-      if (a.residual) {
-        const T* residual = row_of<T>(a.residual, a.residual_stride, b, y, from);
-        load_pixels(residual, a.residual_stride[3], a.residual_stride[1], columns, a.channels, a.lanes, room.more);
-      }
-      for (int64_t i = 0; i < columns * a.lanes; i += N) {
-        const Vec gate = twice_sigmoid(Vec::load(room.logits + i)), value = Vec::load(room.pixels + i);
-        (a.residual ? fma(value, gate, Vec::load(room.more + i)) : value * gate).store(room.pixels + i);
-      }
+      const T* residual = a.residual ? row_of<T>(a.residual, a.residual_stride, b, y, from) : nullptr;
       T* out = const_cast<T*>(row_of<T>(a.out, a.out_stride, b, y, from));
-      store_pixels(room.pixels, columns, a.channels, a.lanes, out, a.out_stride[3], a.out_stride[1]);
+      a.planar ? gate_planes(a, room, x, residual, to - from, out) : gate_pixels(a, room, x, residual, to - from, out);
     }
     begin += y1 - y0;
   }
@@ -269,7 +331,8 @@ inline void grads_row(const LocalAttention& a, const LocalRoom& room, int64_t b,
                       bool own, float* partial_w2) {
   window_row(a, room.mixed, from, to, room.grads.row(y), [&](int64_t x0, int64_t x1, float* where) {
     const int64_t columns = x1 - x0, inside = from - x0;
-    logits_row(a, room, y, x0, x1);
+    hidden_row(a, room, y, x0, x1);
+    logits_row(a, room, columns);
     const T* x = row_of<T>(a.x, a.x_stride, b, y, x0);
     const T* grad = row_of<T>(a.grad_out, a.grad_out_stride, b, y, x0);
     load_pixels(x, a.x_stride[3], a.x_stride[1], columns, a.channels, a.lanes, room.pixels);
