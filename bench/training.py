@@ -15,6 +15,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -28,22 +29,20 @@ from lkca.training.supervised import channels_last
 from lkca_kernels import use_backend
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-FIELD_LOSS = {"l1": 1.0, "sam": 0.3, "gradient": 0.1}
+DEFAULT_LOSS = {"l2": 1.0, "sam": 3.0}
 
 
-def plain_loss(weights: dict[str, float]) -> Callable[[Tensor, Tensor], Tensor]:
+def plain_loss(weights: dict[str, float], unit: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """The losses of lkca.losses in plain PyTorch, differentiated by autograd."""
-
-    def magnitude(x: Tensor) -> Tensor:
-        corner = x[:, :-1, :-1, :-1]
-        steps = (x[:, 1:, :-1, :-1] - corner, x[:, :-1, 1:, :-1] - corner, x[:, :-1, :-1, 1:] - corner)
-        return torch.sqrt(steps[0] ** 2 + steps[1] ** 2 + steps[2] ** 2 + 1e-6)
 
     def angle(x: Tensor, y: Tensor) -> Tensor:
         chord = torch.linalg.vector_norm(F.normalize(x, dim=1) - F.normalize(y, dim=1), dim=1)
         return 2 / math.pi * torch.asin((0.5 * chord).clamp(max=1 - 1e-6)).mean()
 
-    terms = {"l1": F.l1_loss, "sam": angle, "gradient": lambda x, y: F.l1_loss(magnitude(x), magnitude(y))}
+    def squared(x: Tensor, y: Tensor) -> Tensor:
+        return (((x - y) / unit[:, None, None]) ** 2).mean()
+
+    terms = {"l1": F.l1_loss, "l2": squared, "sam": angle}
     return lambda x, y: sum((weight * terms[name](x, y) for name, weight in weights.items()), torch.zeros(()))
 
 
@@ -63,7 +62,8 @@ def compare(config: LKCANetConfig, weights: dict[str, float], *, batch: int, pat
     torch.manual_seed(0)
     first = channels_last(LKCANet(config))
     tools = {}
-    for name, loss in (("auto", WeightedLoss(weights)), ("reference", plain_loss(weights))):
+    unit = torch.linspace(0.01, 0.03, config.bands)
+    for name, loss in (("auto", WeightedLoss(weights, unit)), ("reference", plain_loss(weights, unit))):
         net = copy.deepcopy(first)
         tools[name] = (net, adamw(net, 2e-4, 1e-4), Average(net, 0.999), loss)
     times: dict[str, list[float]] = {name: [] for name in tools}
@@ -98,11 +98,12 @@ def main() -> None:
     print("| bands | rank | loss | lkca, ms | plain, ms | ratio | losses part by |")
     print("|---|---|---|---|---|---|---|")
     for bands in (31, 128):
-        for rank in (None, 32):
-            for weights in ({"l1": 1.0}, FIELD_LOSS):
-                config = LKCANetConfig.preset(args.preset, bands=bands, scale=args.scale, rank=rank)
+        teacher = LKCANetConfig.preset(args.preset, bands=bands, scale=args.scale)
+        for rank in (teacher.rank, teacher.student_rank):
+            for weights in ({"l1": 1.0}, DEFAULT_LOSS):
+                config = replace(teacher, rank=rank)
                 result = compare(config, weights, batch=args.batch, patch=args.patch, steps=args.steps)
-                print(f"| {bands} | {rank or 'full'} | {' + '.join(weights)} {result}", flush=True)
+                print(f"| {bands} | {rank} | {' + '.join(weights)} {result}", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
 from torch import Tensor
 
 from lkca.config import StrictModel
@@ -21,17 +21,19 @@ from lkca.errors import InputError
 from lkca.inference.array import resolve_device
 from lkca.inference.checks import suits
 from lkca.inference.windows import whole_pixels
-from lkca.losses import SpectralGradientLoss
+from lkca.losses import WeightedLoss
 from lkca.lowrank import LowRankError, factorize
 from lkca.metrics import PROTOCOL, evaluate
 from lkca.models import LKCANet
 from lkca.models.config import ModelConfig, TrainingData, TrainingRecord, ValidationRecord
 from lkca.models.directory import LoadedModel, describe_architecture, package_versions
 from lkca.nn import PixelShuffleUpsample
+from lkca.training.config import DEFAULT_LOSS, LOSS_HELP
 from lkca.training.distill import DistillRecipe, distill
 from lkca.training.distillation import Point
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget
+from lkca.training.start import Lost
 from lkca.training.supervised import channels_last
 from lkca_kernels import bicubic_upsample
 
@@ -90,12 +92,16 @@ class DistillConfig(StrictModel):
     patch: int = Field(default=16, ge=4, le=1024, description="Side of a patch in coarse pixels.")
     batch: int = Field(default=4, ge=1, le=1024)
     holdout: float = Field(default=0.2, ge=0, lt=1, description="Share of each scene's last rows that validate.")
-    sam_weight: float = Field(default=0.3, ge=0, description="Of the loss L1 + SAM + gradient.")
-    gradient_weight: float = Field(default=0.1, ge=0)
+    loss: dict[str, float] = Field(default_factory=lambda: dict(DEFAULT_LOSS), description=LOSS_HELP)
     seed: int = Field(default=0, ge=0, lt=2**63)
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
     threads: int | None = Field(default=None, ge=1, le=4096)
     recipe: DistillRecipeConfig = Field(default_factory=DistillRecipeConfig)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DistillConfig:
+        WeightedLoss(self.loss)  # its ValueError says what is wrong
+        return self
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,8 @@ def distill_directory(
         return _scores(net, data.held or data.train, scale, degrade, device)
 
     base = scores(None)
+    whole = (_whole(scene, scale) for scene in data.train)
+    lost = Lost.of(((scene.image, scene.valid[None]) for scene in whole), teacher.config.degradation)
     budget = Budget(config.minutes and 60 * config.minutes, config.max_steps)
     torch.manual_seed(config.seed)
     try:
@@ -169,7 +177,7 @@ def distill_directory(
             draw,
             budget=budget,
             recipe=DistillRecipe(**config.recipe.model_dump(exclude={"points"}), points=_points(mentor, config)),
-            criterion=SpectralGradientLoss(config.sam_weight, config.gradient_weight),
+            criterion=WeightedLoss(config.loss, lost.unit).to(device),
             score=(lambda: scores(student)["mpsnr"] - base["mpsnr"]) if data.held else None,
             generator=torch.Generator().manual_seed(config.seed),
             report=lambda loss, gain: report(budget.fraction, loss, gain),
@@ -253,6 +261,12 @@ def _scenes(
     return _Data(train, held, about, split), notes
 
 
+def _whole(scene: Scene, scale: int) -> Scene:
+    """The part of whole coarse pixels."""
+    rows, cols = (size // scale * scale for size in scene.image.shape[1:])
+    return Scene(scene.image[:, :rows, :cols], scene.valid[:rows, :cols])
+
+
 @torch.no_grad()
 def _scores(
     net: LKCANet | None,
@@ -263,9 +277,8 @@ def _scores(
 ) -> dict[str, float]:
     """Means over the scenes."""
     sums = dict.fromkeys(_KEYS, 0.0)
-    for scene in scenes:
-        rows, cols = (size // scale * scale for size in scene.image.shape[1:])
-        image, valid = scene.image[:, :rows, :cols], scene.valid[:rows, :cols]
+    for scene in (_whole(scene, scale) for scene in scenes):
+        image, valid = scene.image, scene.valid
         coarse = degrade(image)[None]
         restored = bicubic_upsample(coarse, scale) if net is None else net(coarse.to(device)).cpu()
         measured = evaluate(image, restored[0], scale=scale, peak=1.0, mask=valid)

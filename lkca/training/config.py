@@ -17,7 +17,10 @@ from lkca.errors import InputError
 from lkca.losses import LOSSES, WeightedLoss
 from lkca.models import PRESETS, LKCANetConfig
 
-__all__ = ["DataConfig", "NetworkConfig", "TrainConfig", "read_train_config"]
+__all__ = ["DEFAULT_LOSS", "LOSS_HELP", "DataConfig", "NetworkConfig", "TrainConfig", "read_train_config"]
+
+DEFAULT_LOSS = {"l2": 1.0, "sam": 3.0}  # docs/training.md compares it
+LOSS_HELP = f"Weight of each term: {', '.join(LOSSES)} (lkca/losses.py has the formulas)."
 
 _ANY = 2**31  # steps, patches; no honest run has more
 
@@ -66,10 +69,7 @@ class TrainConfig(StrictModel):
     scale: int = Field(ge=2, le=64, description="Scale factor.")
     data: DataConfig
     model: NetworkConfig = Field(default_factory=NetworkConfig)
-    loss: dict[str, float] = Field(
-        default_factory=lambda: {"l2": 1.0, "sam": 3.0},
-        description=f"Weight of each term: {', '.join(LOSSES)} (lkca/losses.py has the formulas).",
-    )
+    loss: dict[str, float] = Field(default_factory=lambda: dict(DEFAULT_LOSS), description=LOSS_HELP)
     degradation: DegradationMethod = Field(default="bicubic", description="How sharp patches are made coarse.")
     sigma: float | None = Field(default=None, gt=0, description="Of the Gaussian, in fine pixels.")
     steps: int = Field(default=20_000, ge=1, le=_ANY, description="Optimiser steps.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,18 +17,23 @@ from lkca.training.data import PatchDataset
 from lkca.training.subspace import SpectralSubspace
 from lkca_kernels import bicubic_upsample
 
-__all__ = ["Lost", "new_network"]
+__all__ = ["Lost", "first", "new_network"]
 
 _PATCHES = 256  # of a run's own, the first: as many samples as a scene of a million pixels at ×4
 _LEAST = 1e-30
 _FLAT = 1e-6  # of the bands' mean power: what is below is a constant band
 
 
+def first(patches: PatchDataset) -> Iterator[tuple[Tensor, Tensor]]:
+    """The patches of a run that its start is made from."""
+    return (patches[number] for number in range(_PATCHES))
+
+
 @dataclass(frozen=True)
 class Lost:
-    """What bicubic upsampling misses in the first patches of a run; all float64.
+    """What bicubic upsampling misses in sharp patches; all float64.
 
-    mean: spectrum of the sharp patches, (bands,). products: (bands, bands), sum over pixels of band times band of the
+    mean: spectrum of the patches, (bands,). products: (bands, bands), sum over pixels of band times band of the
     detail. pixels: how many.
     """
 
@@ -38,12 +43,14 @@ class Lost:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, patches: PatchDataset, degradation: Degradation) -> Lost:
+    def of(cls, patches: Iterable[tuple[Tensor, Tensor]], degradation: Degradation) -> Lost:
+        """patches: (bands, H, W) without NaN, sides multiples of the scale, and their valid pixels, (1, H, W) bool."""
         total, products, pixels = torch.zeros(()), torch.zeros(()), 0
-        for sharp, detail in _details(patches, degradation):
-            total = total + sharp.sum(1)
-            products = products + detail.flatten(1) @ detail.flatten(1).T
-            pixels += sharp.shape[1]
+        for sharp, valid in patches:
+            detail = _detail(sharp, valid, degradation).flatten(1)
+            total = total + sharp[:, valid[0]].sum(1, dtype=torch.float64)
+            products = products + detail @ detail.T
+            pixels += int(valid.sum())
         return cls(total / max(pixels, 1), products, pixels)
 
     @property
@@ -64,7 +71,8 @@ def new_network(config: LKCANetConfig, lost: Lost, patches: PatchDataset, degrad
 
     A shared body behind a projection gets the subspace of what bicubic misses in the patches (fewer components where
     there is no more variance), each component with the s² sub-pixels, or with the strongest combinations of them where
-    the rank is lower. Components are scaled to the bands' magnitude. Any other network gets the patches' mean spectrum.
+    the rank is lower. Components are scaled to the bands' magnitude; neither map is trainable: a body learns less while
+    they move (docs/training.md). Any other network gets the patches' mean spectrum.
     """
     scale = config.scale
     if not (config.shared and config.components):
@@ -79,22 +87,24 @@ def new_network(config: LKCANetConfig, lost: Lost, patches: PatchDataset, degrad
     if isinstance(one.upsample, LowRankUpsample):
         nn.init.zeros_(one.upsample.reduce.weight)
         one.upsample.weight.copy_(_subpixels(space, patches, degradation, per_component))
-    return lift(repeat(one, components), space.mean, space.analysis * unit, space.synthesis / unit)
+    net = lift(repeat(one, components), space.mean, space.analysis * unit, space.synthesis / unit)
+    net.project.requires_grad_(False)
+    net.upsample.weight.requires_grad_(False)
+    return net
 
 
-def _details(patches: PatchDataset, degradation: Degradation) -> Iterator[tuple[Tensor, Tensor]]:
-    """Valid samples (bands, n), and the detail (bands, H, W) that bicubic misses, 0 where not valid; float64."""
-    for number in range(_PATCHES):
-        sharp, valid = patches[number]
-        detail = sharp - bicubic_upsample(degradation.apply(sharp)[None], degradation.scale)[0]
-        yield sharp[:, valid[0]].double(), torch.where(valid, detail, 0).double()
+def _detail(sharp: Tensor, valid: Tensor, degradation: Degradation) -> Tensor:
+    """(bands, H, W) float64, 0 where not valid."""
+    detail = sharp - bicubic_upsample(degradation.apply(sharp)[None], degradation.scale)[0]
+    return torch.where(valid, detail, 0).double()
 
 
 def _subpixels(space: SpectralSubspace, patches: PatchDataset, degradation: Degradation, count: int) -> Tensor:
     """(s², count): the strongest principal patterns of the detail of all components within a coarse pixel."""
     scale = degradation.scale
     products = torch.zeros(scale**2, scale**2).double()
-    for _, detail in _details(patches, degradation):
+    for sharp, valid in first(patches):
+        detail = _detail(sharp, valid, degradation)
         blocks = F.pixel_unshuffle(torch.einsum("kc,chw->khw", space.analysis.double(), detail)[:, None], scale)
         products += torch.einsum("kphw,kqhw->pq", blocks, blocks)
     strongest: Tensor = torch.linalg.eigh(products).eigenvectors.flip(1)[:, :count].float()

@@ -34,7 +34,7 @@ from lkca.training.data import PatchDataset, TrainingSet, micro_batches, open_tr
 from lkca.training.monitor import Monitor
 from lkca.training.optimise import Average, adamw, rate_factor, set_rate
 from lkca.training.progress import Progress, ProgressCallback
-from lkca.training.start import Lost, new_network
+from lkca.training.start import Lost, first, new_network
 from lkca.training.supervised import channels_last
 from lkca.training.validation import measure, psnr_gain, restore
 
@@ -147,7 +147,7 @@ class _Run:
         self.data: TrainingSet = open_training_set(config.data, config.scale)
         self.degradation = config.degrader
         patches = PatchDataset(self.data.train, config.patch * config.scale, config.seed)
-        lost = Lost.of(patches, self.degradation)
+        lost = Lost.of(first(patches), self.degradation)
         self.loss = WeightedLoss(config.loss, lost.unit).to(self.device)
         torch.manual_seed(config.seed)
         sizes = config.model.build(len(self.data.bands.used), config.scale)

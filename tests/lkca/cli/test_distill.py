@@ -15,12 +15,16 @@ from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.directory import describe_architecture, load_model, save_model
 
 
-@pytest.fixture(scope="module")
-def full_rank(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The fitted model's records with a dense, full-rank network of random weights."""
+@pytest.fixture(scope="module", params=("dense", "preset"))
+def full_rank(model_dir: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """The fitted model's records with a full-rank network of random weights."""
     torch.manual_seed(0)
-    net = LKCANet(LKCANetConfig(bands=6, scale=2, width=8, blocks=1, window=3))
-    torch.nn.init.normal_(net.upsample.conv.weight, std=0.01)  # type: ignore[union-attr, arg-type]
+    if request.param == "dense":
+        net = LKCANet(LKCANetConfig(bands=6, scale=2, width=8, blocks=1, window=3))
+        torch.nn.init.normal_(net.upsample.conv.weight, std=0.01)  # type: ignore[union-attr, arg-type]
+    else:
+        net = LKCANet(LKCANetConfig.preset("tiny", bands=6, scale=2, components=3, width=8, blocks=1))
+        torch.nn.init.normal_(net.upsample.weight, std=0.01)  # type: ignore[union-attr, arg-type]
     config = load_model(model_dir).config.model_copy(update={"architecture": describe_architecture(net)})
     return save_model(tmp_path_factory.mktemp("teacher") / "full", net, config)
 
@@ -60,15 +64,15 @@ def test_what_it_refuses(
     refuses(*start, says=("--rank", "--energy"))
     bad = tmp_path / "bad.yaml"
     bad.write_text("recipe: {decai: linear}\n")
-    refuses(*start, "--rank", "2", bad, says=("bad.yaml", "decay"))
+    refuses(*start, "--rank", "3", bad, says=("bad.yaml", "decay"))
     bad.write_text("recipe: {points: [{teacher: nothing}]}\n")
-    refuses(*start, "--rank", "2", bad, says=("recipe", "'nothing'"))
+    refuses(*start, "--rank", "3", bad, says=("recipe", "'nothing'"))
     bad.write_text("minutes: null\n")
-    refuses(*start, "--rank", "2", bad, says=("no end",))
+    refuses(*start, "--rank", "3", bad, says=("no end",))
     other = tmp_path / "other.npy"
     np.save(other, np.ones((40, 40, 4), np.float32))
     refuses(
-        "distill", "--teacher", full_rank, "--rank", "2", "-o", tmp_path / "out", "--data", other, says=("4 bands",)
+        "distill", "--teacher", full_rank, "--rank", "3", "-o", tmp_path / "out", "--data", other, says=("4 bands",)
     )
     assert not (tmp_path / "out").exists()
     assert "decay" in json.dumps(json.loads(cli("schema", "distill").stdout))
