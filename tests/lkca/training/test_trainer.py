@@ -221,6 +221,28 @@ def test_fused_operators_and_the_reference_learn_alike(
     assert [p.gain for p in seen] == pytest.approx([p.gain for p in unbroken[1]], abs=1e-3)
 
 
+def test_a_compiled_network_learns_alike_and_is_resumed(
+    unbroken: tuple[Path, list[Progress], TrainResult], dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced and differentiated as for inductor, whose own compilation (tests/lkca_kernels has it) takes a minute."""
+    graphs: list[Any] = []
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: graphs.append(module) or real(module, backend="aot_eager"))
+    seen: list[Progress] = []
+
+    def interrupt(progress: Progress) -> None:
+        seen.append(progress)
+        if progress.step == 6:
+            signal.raise_signal(signal.SIGTERM)
+
+    values = settings(dataset, compile=True)
+    assert run(tmp_path / "run", values, callback=interrupt).end == "interrupted"
+    assert run(tmp_path / "run", values, resume=True, callback=seen.append).end == "done"
+    np.testing.assert_allclose([p.loss for p in seen], [p.loss for p in unbroken[1]], rtol=1e-3)
+    assert worst(weights(unbroken[0]), weights(tmp_path / "run")) < 1e-3 and len(graphs) == 2
+    assert load_model(tmp_path / "run" / "best").net.config.width == 6
+
+
 def test_early_stop_and_later_resumption(dataset: Path, tmp_path: Path) -> None:
     still = settings(dataset, lr=1e-12, validate_every=1, patience=2, steps=50)
     result = run(tmp_path / "run", still)
