@@ -47,7 +47,7 @@ def model(net: LKCANet) -> LoadedModel:
     return LoadedModel(net, entry, Path("old"))
 
 
-@pytest.mark.parametrize("kind", ["full rank", "low rank", "lifted"])
+@pytest.mark.parametrize("kind", ["full rank", "low rank", "lifted", "lifted full rank"])
 def test_a_shared_body_is_taken_as_it_is(kind: str) -> None:
     one, x = network(bands=1, shared=True), torch.rand(2, 1, 7, 6)
     if kind == "full rank":
@@ -56,7 +56,8 @@ def test_a_shared_body_is_taken_as_it_is(kind: str) -> None:
         net = repeat(factorize(one, rank=4), 5)  # rank 4 of s² = 4: nothing is lost
     else:
         analysis = torch.randn(5, 9)
-        net = lift(repeat(factorize(one, rank=4), 5), torch.rand(9), analysis, torch.linalg.pinv(analysis))
+        inner = one if kind == "lifted full rank" else factorize(one, rank=4)
+        net = lift(repeat(inner, 5), torch.rand(9), analysis, torch.linalg.pinv(analysis))
     start = backbone(model(net))
     assert start.scales == (2,) and start.origin["exact"] and start.origin["bands"] == net.config.bands
     torch.testing.assert_close(start.network(2).residual(x), one.residual(x), rtol=1e-3, atol=1e-5)
