@@ -24,6 +24,7 @@ from torch import Tensor
 from lkca.data.degradation import Degradation
 from lkca.losses import WeightedLoss
 from lkca.models import LKCANet, LKCANetConfig
+from lkca.nn import LowRankUpsample
 from lkca.training.optimise import Average, adamw
 from lkca.training.supervised import channels_last
 from lkca_kernels import use_backend
@@ -61,6 +62,11 @@ def step(net: LKCANet, optimiser: torch.optim.Optimizer, average: Average, loss:
 def compare(config: LKCANetConfig, weights: dict[str, float], *, batch: int, patch: int, steps: int) -> str:
     torch.manual_seed(0)
     first = channels_last(LKCANet(config))
+    assert isinstance(first.upsample, LowRankUpsample)
+    torch.nn.init.normal_(first.upsample.weight, std=0.1)  # as lkca.training.start leaves it: there, and not trained
+    torch.nn.init.zeros_(first.upsample.reduce.weight)
+    for fixed in (first.project, first.upsample.weight):
+        fixed.requires_grad_(False)
     tools = {}
     unit = torch.linspace(0.01, 0.03, config.bands)
     for name, loss in (("auto", WeightedLoss(weights, unit)), ("reference", plain_loss(weights, unit))):
