@@ -22,12 +22,12 @@ __all__ = ["PRECISIONS", "Upscaler", "bicubic_array", "resolve_device", "upscale
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _EDGE = 2  # coarse pixels around a result that the upsampling reads: bicubic's reach, more than its convolution's
-_BODY_SAMPLES = (
-    1 << 20
-)  # of a feature map on a CPU: groups of a shared body in turn, or 2.5 times slower (docs/scenes.md)
+# Of a feature map on a CPU: groups of a shared body in turn, or 2.5 times slower (docs/scenes.md).
+_BODY_SAMPLES = 1 << 20
 # Of a result at once: two of them, and a convolution's, stay in a CPU's last cache; a GPU wants more to do.
-_CHUNK_BANDS = 4  # fewer leave a convolution too few channels
 _CHUNK_SAMPLES = {"cpu": 3 << 19, "cuda": 1 << 26}
+_CHUNK_BANDS = 4  # fewer leave a convolution too few channels
+_CHUNK_ROWS = 32  # coarse ones, at least: 2 _EDGE more are made each time
 
 Part = tuple[slice, slice]  # rows, columns
 
@@ -128,56 +128,87 @@ class Upscaler:
         rows, cols = (part.stop - part.start for part in core or _all_of(filled))
         result = np.empty((self.bands, rows * self.scale, cols * self.scale), dtype=np.float32)
         buffer = torch.empty(self.buffer_size(rows, cols))
-        for bands, fine in self.parts(filled, missing, core, lambda: buffer):
-            result[bands] = fine
+        for bands, strip, fine in self.parts(filled, missing, core, lambda: buffer):
+            result[bands, strip] = fine
         return result
 
     def parts(
         self, filled: np.ndarray, missing: np.ndarray | None, core: Part | None, take: Callable[[], Tensor]
-    ) -> Iterator[tuple[slice, np.ndarray]]:
-        """Upscales ``core`` a few bands at a time: these bands, and float32 (bands, s·height, s·width).
+    ) -> Iterator[tuple[slice, slice, np.ndarray]]:
+        """Upscales ``core`` piece by piece: some bands, some rows of its result, and float32 (bands, rows, s·width).
 
         take: gives flat float32 memory on the CPU, at least :meth:`buffer_size` of the core; each result is a view of
-        one of them. Every band comes once.
+        one of them. Every sample comes once, strips of :meth:`strip_rows` from top to bottom.
         """
         core = core or _all_of(filled)
-        near = (_widened(core[0], filled.shape[1]), _widened(core[1], filled.shape[2]))
-        rows, cols = ((part.stop - part.start) * self.scale for part in near)
-        inner = self._inner(core, near)
+        empty = missing is not None and bool(missing[(slice(None), *core)].all())  # large parts of a swath on a map grid
+        features = None if self._net is None or empty else self._features(filled)
+        width = core[1].stop - core[1].start
+        step = self._strip(core[0].stop - core[0].start, width)
+        for row in range(core[0].start, core[0].stop, step):
+            strip = (slice(row, min(row + step, core[0].stop)), core[1])
+            near = (_widened(strip[0], filled.shape[1]), _widened(strip[1], filled.shape[2]))
+            inner = self._inner(strip, near)
+            rows = slice(*((end - core[0].start) * self.scale for end in (strip[0].start, strip[0].stop)))
+            for bands, fine in self._strip_by_bands(filled, missing, features, near, take, step, width, empty=empty):
+                yield bands, rows, fine[(slice(None), *inner)]
 
-        def blank(bands: slice) -> Tensor:
-            count = bands.stop - bands.start
-            return take()[: count * rows * cols].view(count, rows, cols)
-
-        longest = self._at_once(core[0].stop - core[0].start, core[1].stop - core[1].start)
-        if missing is not None and missing[(slice(None), *core)].all():  # large parts of a swath on a map grid
-            for start, stop in runs(range(self.bands), longest):
-                yield slice(start, stop), blank(slice(start, stop)).fill_(torch.nan).numpy()[(slice(None), *inner)]
-            return
-        upsample = None if self._net is None else self._body(filled, near)
+    def _strip_by_bands(
+        self,
+        filled: np.ndarray,
+        missing: np.ndarray | None,
+        features: tuple[Tensor, Tensor] | None,
+        near: Part,
+        take: Callable[[], Tensor],
+        step: int,
+        width: int,
+        *,
+        empty: bool,
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        shape = [(part.stop - part.start) * self.scale for part in near]
+        upsample = None
+        if features is not None and self._net is not None:
+            at = (slice(None), slice(None), *near)
+            with torch.inference_mode():
+                scaled = features[0][at].float().mul(float(self._norm.peak))
+                upsample = BandUpsampler(self._net.upsample, scaled, features[1][at].contiguous())
         for by_network in (True, False):
             of_kind = np.flatnonzero(self.by_network == by_network)
-            for at, end in runs(of_kind, longest):
-                bands = slice(int(of_kind[at]), int(of_kind[end - 1]) + 1)
-                out = blank(bands)
+            for at_band, end in runs(of_kind, self._at_once(step, width)):
+                bands = slice(int(of_kind[at_band]), int(of_kind[end - 1]) + 1)
+                count = bands.stop - bands.start
+                out = take()[: count * math.prod(shape)].view(count, *shape)
                 with torch.inference_mode():
-                    if upsample is not None and by_network:
+                    if empty:
+                        out.fill_(torch.nan)
+                    elif upsample is not None and by_network:
                         self._upsample(upsample, bands, out)
                     else:
                         coarse = torch.from_numpy(filled[(bands, *near)])
                         out.copy_(bicubic_upsample(coarse[None], self.scale)[0])
                 result: np.ndarray = out.numpy()
-                if missing is not None:
+                if missing is not None and not empty:
                     restore_missing(result, missing[(bands, *near)], self.scale)
-                yield bands, result[(slice(None), *inner)]
+                yield bands, result
 
     def buffer_size(self, rows: int, cols: int) -> int:
         """Samples of the buffers that a core of ``rows`` × ``cols`` coarse pixels needs."""
-        return self._plane(rows, cols) * min(self.bands, self._at_once(rows, cols))
+        step = self._strip(rows, cols)
+        return self._plane(step, cols) * self._at_once(step, cols)
+
+    def strip_rows(self, rows: int, cols: int) -> int:
+        """Rows of the result that :meth:`parts` of such a core gives at once."""
+        return self._strip(rows, cols) * self.scale
+
+    def _strip(self, rows: int, cols: int) -> int:
+        """Coarse rows that are made at once."""
+        fitting = _CHUNK_SAMPLES[self.device.type] // (_CHUNK_BANDS * self._plane(0, cols) // (2 * _EDGE)) - 2 * _EDGE
+        return min(rows, max(_CHUNK_ROWS, fitting))
 
     def _at_once(self, rows: int, cols: int) -> int:
-        """How many bands of such a core are made at once."""
-        return max(_CHUNK_BANDS, _CHUNK_SAMPLES[self.device.type] // self._plane(rows, cols))
+        """How many bands of such a strip are made at once."""
+        fitting = _CHUNK_SAMPLES[self.device.type] // self._plane(rows, cols)
+        return min(self.bands, max(_CHUNK_BANDS, fitting))
 
     def _plane(self, rows: int, cols: int) -> int:
         return (rows + 2 * _EDGE) * (cols + 2 * _EDGE) * self.scale**2
@@ -200,11 +231,11 @@ class Upscaler:
                 out[band - bands.start].clamp_(min=0)
 
     @torch.inference_mode()
-    def _body(self, filled: np.ndarray, near: Part) -> BandUpsampler:
-        """The body sees all of ``filled``, the upsampling ``near`` alone: what is added around it costs little.
+    def _features(self, filled: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The body sees all of ``filled``, the upsampling only what is asked for: what is added around it costs little.
 
-        The upsampling is linear: given physical values to add to, and features times the peak, it gives physical values
-        without another pass over them.
+        Beside the features, the physical values: the upsampling is linear, so given these to add to, and features times
+        the peak, it gives physical results without another pass over them.
         """
         assert self._net is not None
         whole = self._used.size == self.bands
@@ -214,9 +245,7 @@ class Upscaler:
         with self._autocast():
             pieces = max(1, _BODY_SAMPLES // (self._net.config.width * x.shape[2] * x.shape[3]))
             features = self._net.features((x - offset).div_(peak), pieces if self.device.type == "cpu" else None)
-        near_all = (slice(None), slice(None), *near)
-        features, skip = features[near_all].float().mul(peak), x[near_all].contiguous()
-        return BandUpsampler(self._net.upsample, features, skip)
+        return features, x
 
     def _autocast(self) -> AbstractContextManager[object]:
         dtype = PRECISIONS[self.precision]

@@ -126,9 +126,11 @@ class Journal:
         """How many tiles are there."""
         return sum(1 for _ in self.folder.glob("tile-*"))
 
-    def save(self, number: int, checksum: int, counts: Mapping[str, float]) -> None:
-        """The tile's samples are written. OSError where that cannot be said."""
-        self._put(self._tile(number).name, json.dumps({"checksum": checksum, "counts": dict(counts)}).encode())
+    def save(self, number: int, checksum: int, rows: int, counts: Mapping[str, float]) -> None:
+        """The tile's samples are written; their checksum was taken over so many rows at once. OSError where that cannot
+        be said."""
+        said = {"checksum": checksum, "rows": rows, "counts": dict(counts)}
+        self._put(self._tile(number).name, json.dumps(said).encode())
 
     def counts(self, number: int) -> dict[str, float]:
         """What was counted in a finished tile."""
@@ -145,7 +147,8 @@ class Journal:
     def _whole(self, number: int, window: Window, samples: Samples) -> bool:
         """Whether the tile is said to be there, and is."""
         try:
-            return bool(self._said(number)["checksum"] == samples.checksum(window))
+            said = self._said(number)
+            return bool(said["checksum"] == samples.checksum(window, said["rows"]))
         except (OSError, ValueError, KeyError, TypeError):
             return False
 

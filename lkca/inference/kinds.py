@@ -129,8 +129,8 @@ def _upscale_cube(
         tiles = plan.tiles()
         result = np.empty((bands, rows, cols), dtype=np.float32)
 
-        def put(number: int, bands: slice, fine: np.ndarray) -> None:
-            result[(bands, *plan.fine(tiles[number]).slices)] = fine
+        def put(number: int, bands: slice, rows: slice, fine: np.ndarray) -> None:
+            result[(bands, *plan.fine(tiles[number]).slices)][:, rows] = fine
 
         stream(cube, task.upscaler, tiles, put)
     return result

@@ -71,11 +71,12 @@ class Samples:
         mapped: np.ndarray = np.memmap(self.path, dtype=self.dtype, mode="r", shape=self.shape)
         return mapped[(slice(None), *window.slices)]
 
-    def checksum(self, window: Window) -> int:
-        """Of what the file holds there; see :func:`checksum`."""
+    def checksum(self, window: Window, rows: int) -> int:
+        """Of what the file holds there, taken over so many rows at once; see :func:`checksum`."""
         found = 0
         for band, plane in enumerate(self.view(window)):
-            found ^= checksum(band, plane)
+            for row in range(0, window.height, rows):
+                found ^= checksum(band, plane[row : row + rows])
         return found
 
     def forget(self) -> None:
@@ -92,7 +93,7 @@ class Samples:
 
 
 def checksum(band: int, plane: np.ndarray) -> int:
-    """Of a band's part of a tile; those of all its bands, in any order, are combined by ``^``."""
+    """Of some rows of a band of a tile; those of all of them, in any order, are combined by ``^``."""
     return zlib.crc32(np.ascontiguousarray(plane).data, band)
 
 

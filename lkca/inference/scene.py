@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 
-from lkca.data import Cube, CubeMeta
+from lkca.data import Cube, CubeMeta, Window
 from lkca.data.codec import Encoder
 from lkca.data.writers import output_meta
 from lkca.data.writers.base import leftovers
@@ -110,7 +110,7 @@ def plan_scene(
         tiles = plan.tiles()
         middle = tiles[len(tiles) // 2]
 
-        def encode(_: int, bands: slice, fine: np.ndarray) -> None:
+        def encode(_: int, bands: slice, rows: slice, fine: np.ndarray) -> None:
             Encoder(writer.meta).encode(fine, bands)
 
         start = time.perf_counter()
@@ -238,20 +238,23 @@ def _compute(
 ) -> None:
     """Upscales the tiles of these numbers into the samples, stored as ``meta`` says."""
     tiles = plan.tiles()
-    encoder, total, left = Encoder(meta), 0, task.cube.bands  # of the tile that is being stored
+    encoder, total, rows_done = Encoder(meta), 0, 0  # of the tile that is being stored
 
-    def store(index: int, bands: slice, fine: np.ndarray) -> None:
-        nonlocal encoder, total, left
+    def store(index: int, bands: slice, rows: slice, fine: np.ndarray) -> None:
+        nonlocal encoder, total, rows_done
         number = numbers[index]
+        window = plan.fine(tiles[number])
+        height = rows.stop - rows.start
         try:
             stored = encoder.encode(fine, bands)
-            samples.write(plan.fine(tiles[number]), bands.start, stored)
+            samples.write(Window(window.row + rows.start, window.col, height, window.width), bands.start, stored)
             for band, plane in enumerate(stored, bands.start):
                 total ^= checksum(band, plane)
-            left -= len(stored)
-            if left == 0:
-                journal.save(number, total, encoder.counts())
-                encoder, total, left = Encoder(meta), 0, task.cube.bands
+            rows_done += len(stored) * height
+            if rows_done == task.cube.bands * window.height:
+                step = task.upscaler.strip_rows(tiles[number].height, tiles[number].width)
+                journal.save(number, total, step, encoder.counts())
+                encoder, total, rows_done = Encoder(meta), 0, 0
         except ValueError as error:
             raise OutputError(
                 f"{journal.output}: {error}; write a float dtype or set a nodata value in the metadata"

@@ -14,16 +14,16 @@ from lkca.inference.array import Upscaler
 
 __all__ = ["Sink", "stream"]
 
-Sink = Callable[[int, slice, np.ndarray], None]
+Sink = Callable[[int, slice, slice, np.ndarray], None]
 _Read = tuple[np.ndarray, np.ndarray | None, tuple[slice, slice]]
 
 
 def stream(
     cube: Cube, upscaler: Upscaler, tiles: Sequence[Window], sink: Sink, watch: Callable[[], None] | None = None
 ) -> None:
-    """Gives ``sink`` each tile's number, some bands, and their result, float32 (bands, s·height, s·width).
+    """Gives ``sink`` each tile's number, some bands, rows of its result, and these, float32 (bands, rows, s·width).
 
-    Tiles come in order, and each band of a tile once. The result's memory is used again once ``sink`` has returned;
+    Tiles come in order, and each sample once. The result's memory is used again once ``sink`` has returned;
     sink runs in a thread of its own, one call at a time. ``watch`` is called before each tile and may raise. An
     InputError of the reader names the tile.
     """
@@ -49,8 +49,8 @@ def stream(
                 filled, missing, core = ahead.result()
                 if number + 1 < len(tiles):
                     ahead = reader.submit(_read, cube, upscaler, tiles[number + 1])
-                for bands, fine in upscaler.parts(filled, missing, core, take):
-                    stored[turn] = store.submit(sink, number, bands, fine)
+                for bands, rows, fine in upscaler.parts(filled, missing, core, take):
+                    stored[turn] = store.submit(sink, number, bands, rows, fine)
                 del filled, missing
             for future in stored:
                 _wait(future)

@@ -74,8 +74,16 @@ def test_only_what_is_missing_is_computed(
 
 
 @pytest.fixture
-def stopped(tmp_path: Path, meta: CubeMeta, holed_scene: np.ndarray, model_of: Callable[..., LoadedModel]) -> Any:
-    """A run of an array in 25 tiles that stopped at the ninth; (cube, output, model)."""
+def stopped(
+    tmp_path: Path,
+    meta: CubeMeta,
+    holed_scene: np.ndarray,
+    model_of: Callable[..., LoadedModel],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
+    """A run of an array in 25 tiles, each of several strips, that stopped at the ninth; (cube, output, model)."""
+    monkeypatch.setattr("lkca.inference.array._CHUNK_ROWS", 5)
+    monkeypatch.setattr("lkca.inference.array._CHUNK_SAMPLES", {"cpu": 1000})
     cube, output, model = Cube.from_array(holed_scene, meta), tmp_path / "o.tif", model_of()
     whole, count = cube.read, 0
 

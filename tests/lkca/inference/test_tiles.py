@@ -45,6 +45,19 @@ def test_tiles_leave_no_trace(model_of: Models, meta: CubeMeta, holed_scene: np.
             assert difference(lkca.upscale(Cube.from_array(part, meta), model, scale=scale, tile=tile), expected) < 1e-5
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_strips_leave_no_trace(
+    model_of: Models, holed_scene: np.ndarray, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Nor does it matter how many rows and bands are made at once."""
+    model = "bicubic" if kind == "bicubic" else model_of(kind)
+    whole = lkca.upscale(holed_scene, model, scale=2)
+    for name, few in (("_CHUNK_SAMPLES", {"cpu": 1000}), ("_CHUNK_ROWS", 7), ("_CHUNK_BANDS", 2)):
+        monkeypatch.setattr(f"lkca.inference.array.{name}", few)
+    strips = lkca.upscale(holed_scene, model, scale=2)
+    np.testing.assert_allclose(strips, whole, rtol=0, atol=1e-5 * np.nanmax(np.abs(whole)))
+
+
 @pytest.mark.parametrize("used", [[0, 2, 4], [1, 2, 3]])
 def test_bands_beside_the_network(model_of: Models, meta: CubeMeta, holed_scene: np.ndarray, used: list[int]) -> None:
     """Bands that the network does not use, and one of its own that is bad."""
