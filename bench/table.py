@@ -43,6 +43,7 @@ def table(report: dict[str, Any]) -> str:
         limit = least_seconds(ours, limits)
         cells += [f"{limit * 1e3:.2f}", f"{100 * limit / ours['median']:.0f} %"] if limit else ["", ""]
         lines.append("| " + " | ".join(cells) + " |")
+    lines += scenes({name: group for name, group in groups.items() if name.startswith("scene, ")})
     tiny = groups.get("1000 tiny calls")
     if tiny:
         ours_us, one_us = (tiny[k]["median"] * 1e3 for k in ("lkca", "one eager op"))
@@ -50,6 +51,19 @@ def table(report: dict[str, Any]) -> str:
     if limits:
         lines += ["", "Measured limits: " + "; ".join(_rate(k, v) for k, v in sorted(limits.items()))]
     return "\n".join(lines)
+
+
+def scenes(groups: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
+    """Shares of the network's own rate, of the tile where it is fastest, that whole scenes reach."""
+    lines = ["", "| scene of Msamples | network, s | .img int16 | .img float32 | .tif int16 |", "|---|---|---|---|---|"]
+    for name, group in groups.items():
+        best = min(facts["median"] for contender, facts in group.items() if contender.startswith("network"))
+        cells = [f"{name.removeprefix('scene, ')}, {next(iter(group.values()))['samples'] / 1e6:.0f}", f"{best:.2f}"]
+        for output in (".img int16", ".img float32", ".tif int16"):
+            facts = group.get(f"scene {output}")
+            cells.append(f"{facts['median']:.2f} s, {100 * best / facts['median']:.0f} %" if facts else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines if groups else []
 
 
 def _rate(name: str, facts: dict[str, Any]) -> str:

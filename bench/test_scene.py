@@ -1,14 +1,16 @@
 """A whole scene, from file to file, beside the network's own rate on tiles in memory: ``pytest bench/test_scene.py``.
 
-Contenders of a group do the same pixels. "network" calls the network on ready tiles in memory, of the side that is
-fastest among several, and throws its results away; "network, buffer" does so with one buffer for all results, as scenes
-do. "scene" is lkca upscale: read, fill gaps, halo, network, encode, journal, write. Rates are Msamples of the result a
-second (extra_info: samples).
+Contenders of a group make the same pixels on the same cores: as many as there are threads (LKCA_BENCH_THREADS), for
+everything that the process does. "network N" calls the network on a ready tile of side N in memory, with one buffer for
+all results, which are thrown away. "scene" is what lkca upscale does: read, fill gaps, halo, network, encode, write,
+and see that the disk has it. The general model is made to fit the scene before, which takes about half a second
+whatever the scene's size. bench/table.py gives the share of the network's rate, of the side where it is fastest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,59 +19,50 @@ import torch
 
 from lkca.data import CubeMeta, open_cube, write_cube
 from lkca.data.degradation import Degradation
+from lkca.data.memory import keep_freed_memory
 from lkca.inference import SceneOptions, upscale_scene
+from lkca.inference.adapt import adapt
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.config import BandSet, ModelConfig, Normalisation, TrainingRecord
 from lkca.models.directory import LoadedModel, describe_architecture
+from lkca.models.prior import Prior
+from lkca.models.shipped import find_model
 
-BANDS, SCALE, ROWS, COLS = 128, 4, 384, 384
-SIDES = (32, 64, 96, 128, 192)
-NETWORKS = {"full rank": {}, "low rank": {"rank": 32}}
-SAMPLES = BANDS * ROWS * COLS * SCALE**2
+BANDS, SCALE, SIDE = 128, 4, 256
+SIDES = (32, 64)  # of 32 to 192, both networks are fastest at these
+KINDS = ("base", "general")
+OUTPUTS = ((".img", "int16"), (".img", "float32"), (".tif", "int16"))
+SAMPLES = BANDS * SIDE**2 * SCALE**2
+AT_ONCE = 1 << 20  # samples of a map: groups of a shared body at a time, as scenes do
+ROUNDS = 2
 Measure = Callable[..., None]
 
 
-def network(kind: str) -> LKCANet:
-    torch.manual_seed(0)
-    config = LKCANetConfig(bands=BANDS, scale=SCALE, width=32, blocks=4, **NETWORKS[kind])
-    return LKCANet(config).eval().requires_grad_(False)
+@pytest.fixture(scope="module", autouse=True)
+def cores(threads: int) -> Iterator[None]:
+    keep_freed_memory()  # as the command does
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:threads])
+    yield
+    os.sched_setaffinity(0, before)
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("scene") / "scene.img"
-    values = np.random.default_rng(0).random((BANDS, ROWS, COLS), dtype=np.float32)
+    values = np.random.default_rng(0).random((BANDS, SIDE, SIDE), dtype=np.float32)
     write_cube(path, values, CubeMeta(stored_dtype=np.dtype(np.int16), scale_factor=1e-4, nodata=-9999.0))
     return path
 
 
-def tiles(net: LKCANet, side: int, *, buffer: bool) -> Callable[[], None]:
-    """One pass over as many pixels as the scene has."""
-    x = torch.rand(1, BANDS, side, side)
-    out = torch.empty(1, BANDS, side * SCALE, side * SCALE) if buffer else None
-    count = ROWS * COLS // side**2
-
-    def run() -> None:
-        with torch.inference_mode():
-            for _ in range(count):
-                net.upsample(net.features(x), skip=x, out=out)
-
-    return run
-
-
-@pytest.mark.parametrize("side", SIDES)
-@pytest.mark.parametrize("buffer", [False, True], ids=["fresh", "buffer"])
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_network(measure: Measure, kind: str, side: int, buffer: bool) -> None:
-    contender = f"network {side}" + (", buffer" if buffer else "")
-    samples = SAMPLES // (ROWS * COLS) * (ROWS * COLS // side**2) * side**2
-    measure(tiles(network(kind), side, buffer=buffer), f"scene, {kind}", contender, rounds=3, samples=samples)
-
-
-@pytest.mark.parametrize(("suffix", "dtype"), [(".img", "int16"), (".img", "float32"), (".tif", "int16")])
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_scene(measure: Measure, scene: Path, tmp_path: Path, kind: str, suffix: str, dtype: str) -> None:
-    net = network(kind)
+def model(kind: str, scene: Path) -> LoadedModel:
+    if kind == "general":
+        prior = find_model("general", SCALE)
+        assert isinstance(prior, Prior)
+        with open_cube(scene) as cube:
+            return adapt(cube, prior, SCALE)
+    torch.manual_seed(0)
+    net = LKCANet(LKCANetConfig.preset(kind, bands=BANDS, scale=SCALE)).eval().requires_grad_(False)
     config = ModelConfig(
         architecture=describe_architecture(net),
         scale=SCALE,
@@ -78,10 +71,31 @@ def test_scene(measure: Measure, scene: Path, tmp_path: Path, kind: str, suffix:
         normalisation=Normalisation(peak=1.0),
         training=TrainingRecord(data=[], seed=0, seconds=0, device="cpu"),
     )
-    model, options = LoadedModel(net, config, Path("model")), SceneOptions(overwrite=True, dtype=dtype)
+    return LoadedModel(net, config, Path("model"))
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_network(measure: Measure, scene: Path, kind: str, side: int) -> None:
+    net = model(kind, scene).net
+    x, out = torch.rand(1, BANDS, side, side), torch.empty(1, BANDS, side * SCALE, side * SCALE)
+    pieces = max(1, AT_ONCE // (net.config.width * side**2))
+
+    def run() -> None:
+        with torch.inference_mode():
+            for _ in range((SIDE // side) ** 2):
+                net.upsample(net.features(x, pieces), skip=x, out=out)
+
+    measure(run, f"scene, {kind}", f"network {side}", rounds=ROUNDS, samples=SAMPLES)
+
+
+@pytest.mark.parametrize(("suffix", "dtype"), OUTPUTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_scene(measure: Measure, scene: Path, tmp_path: Path, kind: str, suffix: str, dtype: str) -> None:
+    loaded, options = model(kind, scene), SceneOptions(overwrite=True, dtype=dtype)
 
     def run() -> None:
         with open_cube(scene) as cube:
-            upscale_scene(cube, tmp_path / f"out{suffix}", model, options)
+            upscale_scene(cube, tmp_path / f"out{suffix}", loaded, options)
 
-    measure(run, f"scene, {kind}", f"scene {suffix} {dtype}", rounds=3, samples=SAMPLES)
+    measure(run, f"scene, {kind}", f"scene {suffix} {dtype}", rounds=ROUNDS, samples=SAMPLES)
