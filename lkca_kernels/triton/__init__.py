@@ -20,6 +20,8 @@ _HOMES = {
     "channel_gate_bwd": "channel",
     "channel_attention_fwd": "channel",
     "channel_attention_bwd": "channel",
+    "local_channel_attention_fwd": "local_attention",
+    "local_channel_attention_bwd": "local_attention",
 }
 
 __all__ = [

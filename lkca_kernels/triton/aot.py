@@ -196,6 +196,7 @@ def _representatives(dtype: torch.dtype) -> dict[str, Launch]:
 
     x, mean = meta(2, 64, 256, 256), meta(2, 64, dtype=torch.float32)
     layers = meta(8, 64), meta(8), meta(64, 8), meta(64)
+    mixing = meta(8, 64), meta(64, 8)
     for layout in (torch.contiguous_format, torch.channels_last):
         image = x.contiguous(memory_format=layout)
         with record_launches() as launches:
@@ -205,4 +206,10 @@ def _representatives(dtype: torch.dtype) -> dict[str, Launch]:
         with record_launches() as launches:
             backend.channel_attention_bwd(image, image, mean, *layers, needs=(True,) * 5)
         keep(f"backward, {str(layout).removeprefix('torch.')}", launches)
+        with record_launches() as launches:
+            backend.local_channel_attention_fwd(image, *mixing, image, window=9)
+        keep(f"local, {str(layout).removeprefix('torch.')}", launches)
+        with record_launches() as launches:
+            backend.local_channel_attention_bwd(image, image, *mixing, window=9, needs=(True,) * 3)
+        keep(f"local backward, {str(layout).removeprefix('torch.')}", launches)
     return found

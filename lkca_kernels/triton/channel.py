@@ -26,7 +26,7 @@ from .launch import launch, streaming_multiprocessors, strides
 from .tiles import low_res_pixels
 from .tune import choose
 
-__all__ = ["channel_attention_bwd", "channel_attention_fwd", "channel_gate_bwd", "channel_gate_fwd"]
+__all__ = ["channel_attention_bwd", "channel_attention_fwd", "channel_gate_bwd", "channel_gate_fwd", "flat_planes"]
 
 Layers = tuple[Tensor, Tensor, Tensor, Tensor]  # w1, b1, w2, b2
 
@@ -185,7 +185,7 @@ def channel_scale_kernel(
     )  # fmt: skip
 
 
-def _plane(*tensors: Tensor | None) -> tuple[list[Any], int, int]:
+def flat_planes(*tensors: Tensor | None) -> tuple[list[Any], int, int]:
     """The tensors with (h, w) seen as one long row where none of them has gaps: then every row is aligned."""
     present = [t for t in tensors if t is not None]
     h, w = present[0].shape[2:]
@@ -207,7 +207,7 @@ def _choose(operator: str, x: Tensor, run: Callable[[ChannelTile], object], *key
 def _partial_sums(x: Tensor, grad: Tensor | None, tile: ChannelTile) -> Tensor:
     """Sums of x (or x * grad) over parts of the image, (parts, B, C) float32."""
     batch, channels = x.shape[:2]
-    (x, grad), h, w = _plane(x, grad)
+    (x, grad), h, w = flat_planes(x, grad)
     c_blocks, p_blocks = triton.cdiv(channels, tile.block_c), triton.cdiv(h * w, tile.block_p)
     parts, length = splits(p_blocks, batch * c_blocks, 4 * streaming_multiprocessors(x.device))
     sums = torch.empty((parts, batch, channels), dtype=torch.float32, device=x.device)
@@ -264,7 +264,7 @@ def _scale(
     """out = x * gate + shift + residual; without ``gate``, the one that ``layers`` make of ``sums``."""
     batch, channels = x.shape[:2]
     pixels = x.shape[2] * x.shape[3]
-    (x, residual, view), h, w = _plane(x, residual, out)
+    (x, residual, view), h, w = flat_planes(x, residual, out)
     c_blocks, p_blocks = triton.cdiv(channels, tile.block_c), triton.cdiv(h * w, tile.block_p)
     arguments = {
         "x_ptr": x, "gate_ptr": gate, "shift_ptr": shift, "residual_ptr": residual, "part_ptr": sums,

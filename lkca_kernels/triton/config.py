@@ -15,12 +15,14 @@ import torch
 __all__ = [
     "AdjointTile",
     "ChannelTile",
+    "LocalTile",
     "ShuffleTile",
     "adjoint_tiles",
     "backward_tiles",
     "channel_tiles",
     "epilogue_tiles",
     "forward_tiles",
+    "local_tiles",
     "power_of_two",
     "splits",
 ]
@@ -126,6 +128,25 @@ def channel_tiles(channels_last: bool) -> tuple[ChannelTile, ...]:
     if channels_last:
         return ChannelTile(32, 64), ChannelTile(64, 32), ChannelTile(32, 128, 8), ChannelTile(32, 32)
     return ChannelTile(4, 512), ChannelTile(1, 2048), ChannelTile(4, 1024, 8), ChannelTile(2, 512)
+
+
+@dataclass(frozen=True)
+class LocalTile:
+    """Channels, pixels and hidden channels of one program of the attention within a window."""
+
+    block_c: int
+    block_p: int
+    block_k: int
+    num_warps: int
+
+
+@cache
+def local_tiles(channels: int, hidden: int) -> tuple[LocalTile, ...]:
+    """Float32 products outside the tensor cores, so bounded by registers; tl.dot needs 16 at least."""
+    block_k = max(16, min(power_of_two(hidden), 32))
+    shapes = [(64, 64, 8), (32, 64, 4), (32, 128, 8)]
+    tiles = (LocalTile(max(16, min(power_of_two(channels), c)), p, block_k, warps) for c, p, warps in shapes)
+    return tuple(dict.fromkeys(tiles))
 
 
 def splits(tiles: int, programs: int, multiprocessors: int) -> tuple[int, int]:

@@ -174,13 +174,16 @@ def test_every_operator_is_tuned_whatever_the_image_size(card: Card) -> None:
             backend.channel_gate_fwd(low, *layers)
             backend.channel_attention_fwd(low, *layers, low)
             backend.channel_attention_bwd(low, low, meta(1, 12).float(), *layers, needs=(True,) * 5)
+            backend.local_channel_attention_fwd(low, layers[0], layers[2], low, window=5)
+            backend.local_channel_attention_bwd(low, low, layers[0], layers[2], window=5, needs=(True,) * 3)
 
     call_all(16, 24)
     timed = card.timed
     names = {key.split()[0] for key in json.loads(tune.cache_file().read_text())["Card A"]}
     operators = {"lowrank_pixel_shuffle_fwd", "lowrank_pixel_shuffle_bwd", "pixel_shuffle_epilogue_fwd"}
     operators |= {"pixel_shuffle_epilogue_bwd", "bicubic_adjoint", "channel_gate_fwd"}
-    assert names == operators | {"channel_attention_fwd", "channel_attention_bwd"}
+    operators |= {"channel_attention_fwd", "channel_attention_bwd"}
+    assert names == operators | {"local_channel_attention_fwd", "local_channel_attention_bwd"}
     call_all(7, 331)
     assert card.timed == timed
 
