@@ -141,7 +141,9 @@ class Upscaler:
         one of them. Every sample comes once, strips of :meth:`strip_rows` from top to bottom.
         """
         core = core or _all_of(filled)
-        empty = missing is not None and bool(missing[(slice(None), *core)].all())  # large parts of a swath on a map grid
+        empty = missing is not None and bool(
+            missing[(slice(None), *core)].all()
+        )  # large parts of a swath on a map grid
         features = None if self._net is None or empty else self._features(filled)
         width = core[1].stop - core[1].start
         step = self._strip(core[0].stop - core[0].start, width)

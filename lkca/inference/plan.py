@@ -65,7 +65,7 @@ class TilePlan:
 
     margin: coarse pixels read around a tile, of which the network sees ``halo``. aligned: whether the tiles' edges are
     those of the output's blocks. memory, budget: peak expected and allowed, bytes of the whole process. fine_bytes: of
-    the output, as stored and not compressed; the finished tiles take as much again until the output is complete.
+    the output, as stored and not compressed.
     """
 
     area: Window

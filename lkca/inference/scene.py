@@ -57,12 +57,16 @@ class UpscaleReport:
 
 @dataclass(frozen=True)
 class ScenePlan:
-    """What would be done. shape: of the output, (rows, cols, bands). seconds: expected, from one tile."""
+    """What would be done. shape: of the output, (rows, cols, bands). seconds: expected, from one tile.
+
+    copied: whether the samples lie beside the output until it is complete, or are its data file.
+    """
 
     tiles: TilePlan
     shape: tuple[int, int, int]
     dtype: str
     seconds: float
+    copied: bool
     notes: tuple[str, ...]
 
 
@@ -117,7 +121,9 @@ def plan_scene(
         stream(cube, task.upscaler, [middle], encode)
         spent = time.perf_counter() - start
     share = plan.area.height * plan.area.width / (middle.height * middle.width)
-    return ScenePlan(plan, task.shape, str(writer.meta.stored_dtype), spent * share / ranks.world, task.notes)
+    return ScenePlan(
+        plan, task.shape, str(writer.meta.stored_dtype), spent * share / ranks.world, not writer.adopts, task.notes
+    )
 
 
 @dataclass(frozen=True)
