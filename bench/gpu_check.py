@@ -135,6 +135,24 @@ def attention_case(size: int, dtype: torch.dtype) -> Case:
     return Case(f"channel_attention C=64 {size}x{size}", dtype, inputs, call)
 
 
+def local_attention_case(size: int, dtype: torch.dtype, backward: bool = False) -> Case:
+    from lkca_kernels import local_channel_attention, reference
+
+    channels, hidden, window = 64, 8, 9
+
+    def inputs() -> list[Tensor | None]:
+        shapes = [(1, channels, size, size), (hidden, channels), (channels, hidden), (1, channels, size, size)]
+        return [random(*shape, dtype=dtype) for shape in shapes]
+
+    def call(backend: str | None) -> Callable[..., Tensor]:
+        if backend is None:
+            return lambda *tensors: reference.local_channel_attention(*tensors, window=window)
+        return lambda *tensors: local_channel_attention(*tensors, window=window, backend=backend)
+
+    name = f"local_channel_attention C=64 window=9 {size}x{size}" + (" forward+backward" if backward else "")
+    return Case(name, dtype, inputs, call, backward)
+
+
 def cases(quick: bool) -> list[Case]:
     half, full = torch.bfloat16, torch.float32
     found = [upsampling_case(size, half, skip) for size in (256, 512) for skip in ("none", "hr", "lr")]
@@ -143,6 +161,7 @@ def cases(quick: bool) -> list[Case]:
         found += [upsampling_case(256, full, skip) for skip in ("none", "hr", "lr")]
         found += [upsampling_case(256, torch.float16, "hr"), upsampling_case(256, full, "hr", backward=True)]
         found += [epilogue_case(256, half), epilogue_case(256, full), attention_case(512, half)]
+        found += [local_attention_case(512, half), local_attention_case(512, half, backward=True)]
     return found
 
 
