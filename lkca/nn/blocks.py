@@ -42,17 +42,20 @@ class LargeKernelBlock(nn.Module):
         self.activation = nn.ReLU()
         self.contract = nn.Conv2d(hidden, channels, 1, bias=False, **kind)
         self.attention = LocalChannelAttention(channels, window, **kind) if window else nn.Identity()
-        self._reset_contract()
+        self._near_identity()
 
-    def _reset_contract(self) -> None:
-        # near the identity: depth starts harmless
+    @torch.no_grad()
+    def _near_identity(self) -> None:
+        """A small branch whose large kernel hardly blurs yet: depth starts harmless (docs/model.md)."""
         nn.init.normal_(self.contract.weight, std=0.2 / self.contract.in_channels**0.5)
+        kernel = self.depthwise.weight.mul_(0.1)
+        kernel[..., kernel.shape[2] // 2, kernel.shape[3] // 2] += 1
 
     def reset_parameters(self) -> None:
         """A fresh start, for a block that was made on the meta device."""
         self.depthwise.reset_parameters()
         self.expand.reset_parameters()
-        self._reset_contract()
+        self._near_identity()
         if isinstance(self.attention, LocalChannelAttention):
             self.attention.reset_parameters()
 

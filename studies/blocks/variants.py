@@ -19,7 +19,7 @@ __all__ = ["Row", "build"]
 class Row(StrictModel):
     """One network. attention: side of the window, 0 for none, or "global" for squeeze and excitation.
 
-    identity: the depthwise kernels start near the identity.
+    identity: the depthwise kernels start near the identity, as the library's do, not as PyTorch's convolutions.
     """
 
     title: str
@@ -75,10 +75,8 @@ def build(config: LKCANetConfig, row: Row) -> LKCANet:
     net = (LKCANet if row.long_skip else NoLongSkip)(config)
     for block in net.body:
         assert isinstance(block, LargeKernelBlock)
-        if row.identity:
-            with torch.no_grad():
-                kernel = block.depthwise.weight.mul_(0.1)
-                kernel[..., kernel.shape[2] // 2, kernel.shape[3] // 2] += 1
+        if not row.identity:
+            block.depthwise.reset_parameters()
         if row.kernel == "decomposed":
             block.depthwise = decomposed(row.width)  # type: ignore[assignment]
         if row.kernel == "parallel":

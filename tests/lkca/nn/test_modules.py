@@ -65,3 +65,14 @@ def test_block_is_homogeneous_and_copies() -> None:
     assert block.halo == 2 + 1
     with pytest.raises(ValueError, match="kernel_size"):
         LargeKernelBlock(4, kernel_size=4)
+
+
+def test_block_starts_near_the_identity() -> None:
+    torch.manual_seed(0)
+    block = LargeKernelBlock(4, kernel_size=7, window=3, device="meta").to_empty(device="cpu")
+    block.reset_parameters()
+    for given in (block, LargeKernelBlock(4, kernel_size=7, window=3)):
+        x = torch.randn(2, 4, 9, 9)
+        blurred = given.depthwise(x)
+        assert torch.corrcoef(torch.stack([blurred.flatten(), x.flatten()]))[0, 1] > 0.95
+        assert (given(x) - x).std() < 0.5 * x.std()
