@@ -24,6 +24,8 @@ class Preset(Network):
 
     components: int = Field(ge=1)
     rank: int = Field(ge=1)
+    sam_weight: float = Field(default=0, ge=0, description="As the study's.")
+    seconds: float | None = Field(default=None, gt=0, description="In all; else as the study's teacher.")
 
 
 class Study(StrictModel):

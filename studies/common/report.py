@@ -102,7 +102,8 @@ def _costs(task: Task, work: Path, seed: int, coarse: dict[str, torch.Tensor]) -
 
 
 def _title(name: str) -> str:
-    return TITLES.get(name, f"`{name}`, LKCA-KD")
+    preset, _, time = name.partition("_")
+    return TITLES.get(name, f"`{preset}`, LKCA-KD" + (f", {time} s" if time else ""))
 
 
 def _mean(scores: dict[str, dict[str, float]], key: str) -> float:
@@ -139,7 +140,8 @@ def page(name: str, results: dict[str, Any]) -> str:
         f"{', '.join(study['test'])}. Validation scenes, taken from the training ones: "
         f"{', '.join(study['validation'])}. Every teacher and baseline had {study['teacher_seconds']:g} s of CPU time "
         f"on one thread, every student "
-        f"{study['student_seconds']:g} s; a preset had a teacher's time in all, the last of it as a student. "
+        f"{study['student_seconds']:g} s; a preset had a teacher's time in all (or as it says), the last of it as a "
+        "student. "
         f"Seeds: {', '.join(map(str, study['seeds']))}; ± is the standard deviation "
         f"over them. Protocol {PROTOCOL}, peak: each scene's largest value; nothing below 0. {results['machine']}.",
         "",

@@ -112,7 +112,12 @@ class Task(ABC):
         if preset is None:
             return self
         teacher = Network(options=preset.options, lr=preset.lr)
-        changes = {"teacher": teacher, "components": preset.components}
+        changes = {
+            "teacher": teacher,
+            "components": preset.components,
+            "sam_weight": preset.sam_weight,
+            "teacher_seconds": preset.seconds or self.study.teacher_seconds,
+        }
         return type(self)(self.root, self.study.model_copy(update=changes))
 
     def architecture(self) -> LKCANetConfig:
