@@ -25,12 +25,12 @@ from lkca.data.degradation import Degradation
 from lkca.losses import WeightedLoss
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.nn import LowRankUpsample
+from lkca.training.config import DEFAULT_LOSS
 from lkca.training.optimise import Average, adamw
 from lkca.training.supervised import channels_last
 from lkca_kernels import use_backend
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-DEFAULT_LOSS = {"l2": 1.0, "sam": 3.0}
 
 
 def plain_loss(weights: dict[str, float], unit: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

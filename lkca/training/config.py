@@ -19,7 +19,7 @@ from lkca.models import PRESETS, LKCANetConfig
 
 __all__ = ["DEFAULT_LOSS", "LOSS_HELP", "DataConfig", "NetworkConfig", "TrainConfig", "read_train_config"]
 
-DEFAULT_LOSS = {"l2": 1.0, "sam": 3.0}  # docs/training.md compares it
+DEFAULT_LOSS = {"l2": 1.0, "sam": 30.0}  # docs/training.md compares it
 LOSS_HELP = f"Weight of each term: {', '.join(LOSSES)} (lkca/losses.py has the formulas)."
 
 _ANY = 2**31  # steps, patches; no honest run has more
