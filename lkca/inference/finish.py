@@ -69,33 +69,31 @@ class Finisher:
             self._run.result()
 
     def _finish(self) -> None:
-        tiles = self._plan.tiles()
-        numbers = range(len(tiles))
+        windows = [self._plan.fine(tile) for tile in self._plan.tiles()]
         # Of the samples that a process still writes it must read none (see Samples), nor need a format that takes them.
         later = self._heartbeat.ranks.world > 1 or self._writer.adopts
-        for number in numbers:
+        for number, window in enumerate(windows):
             while not self._journal.has(number):
                 if self._stop.wait(_POLL):
                     return
-                self._look_around(len(tiles))
+                self._look_around(len(windows))
             if not later:
-                self._take(number)
+                self._take(number, window)
             if self._progress is not None:
-                self._progress(number + 1, len(tiles))
+                self._progress(number + 1, len(windows))
         if later:
-            for number in numbers:
+            for number, window in enumerate(windows):
                 if self._stop.is_set():
                     return
-                self._take(number)
+                self._take(number, window)
         if self._writer.adopts:
             self._writer.adopt(self._samples.path)
         while not self._others_settled():  # who comes late must still find the folder, and see that nothing is left
             if self._stop.wait(_POLL_RANKS):
                 return
 
-    def _take(self, number: int) -> None:
-        """A finished tile, to the writer and the preview."""
-        window = self._plan.fine(self._plan.tiles()[number])
+    def _take(self, number: int, window: Window) -> None:
+        """A finished tile, which lies there in the output, to the writer and the preview."""
         self._writer.count(self._journal.counts(number))
         if not self._writer.adopts:
             step = copied_rows(self._writer.shape[2] * window.width, self._writer.block[0])
