@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lkca.nn import LowRankUpsample, PixelShuffleUpsample
+from lkca.nn.upsample import in_turn
 from lkca_kernels import lowrank_pixel_shuffle, pixel_shuffle_epilogue
 
 __all__ = ["BandUpsampler", "runs"]
@@ -23,8 +24,7 @@ class BandUpsampler:
     def __init__(self, layer: PixelShuffleUpsample | LowRankUpsample, features: Tensor, skip: Tensor) -> None:
         self._layer, self._skip = layer, skip
         if isinstance(layer, LowRankUpsample):
-            parts = features.unflatten(1, (layer.shared_groups, -1))[0]
-            features = layer.reduce(parts).flatten(0, 1)[None]
+            features = in_turn(layer.reduce, features, layer.shared_groups)
         self._features = features
 
     def __call__(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:

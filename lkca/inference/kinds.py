@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 import rasterio
@@ -21,14 +21,13 @@ from lkca.inference.stream import stream
 from lkca.inference.task import Model, SceneOptions, Task
 from lkca.models.directory import LoadedModel
 from lkca.models.prior import Prior
-from lkca.models.shipped import find_model
+from lkca.models.shipped import DEFAULT, find_model
 
 if TYPE_CHECKING:
     from xarray import DataArray
 
 __all__ = ["upscale"]
 
-_GENERAL: Final = "general"
 _BICUBIC = "bicubic"
 _Named: TypeAlias = str | os.PathLike[str] | LoadedModel | Prior
 
@@ -36,7 +35,7 @@ _Named: TypeAlias = str | os.PathLike[str] | LoadedModel | Prior
 @overload
 def upscale(
     source: str | os.PathLike[str] | Cube | np.ndarray,
-    model: _Named = _GENERAL,
+    model: _Named = DEFAULT,
     *,
     output: None = None,
     **options: Any,
@@ -44,17 +43,17 @@ def upscale(
 
 
 @overload
-def upscale(source: Tensor, model: _Named = _GENERAL, *, output: None = None, **options: Any) -> Tensor: ...
+def upscale(source: Tensor, model: _Named = DEFAULT, *, output: None = None, **options: Any) -> Tensor: ...
 
 
 @overload
-def upscale(source: DataArray, model: _Named = _GENERAL, *, output: None = None, **options: Any) -> DataArray: ...
+def upscale(source: DataArray, model: _Named = DEFAULT, *, output: None = None, **options: Any) -> DataArray: ...
 
 
 @overload
 def upscale(
     source: str | os.PathLike[str] | Cube | np.ndarray | Tensor | DataArray,
-    model: _Named = _GENERAL,
+    model: _Named = DEFAULT,
     *,
     output: str | os.PathLike[str],
     **options: Any,
@@ -63,7 +62,7 @@ def upscale(
 
 def upscale(
     source: Any,
-    model: str | os.PathLike[str] | LoadedModel | Prior = _GENERAL,
+    model: str | os.PathLike[str] | LoadedModel | Prior = DEFAULT,
     *,
     output: str | os.PathLike[str] | None = None,
     **options: Any,

@@ -41,7 +41,7 @@ def _check_sizes(upscale_factor: int, **sizes: int) -> None:
             raise ValueError(f"{name}: expected at least 1, got {value}")
 
 
-def _in_turn(conv: nn.Conv2d, x: Tensor, groups: int) -> Tensor:
+def in_turn(conv: nn.Conv2d, x: Tensor, groups: int) -> Tensor:
     """``conv`` on each of ``groups`` equal blocks of x's channels, its results side by side."""
     if groups == 1:
         result: Tensor = conv(x)
@@ -123,7 +123,7 @@ class PixelShuffleUpsample(nn.Module):
     def forward(
         self, x: Tensor, skip: Tensor | None = None, gate: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
-        y = _in_turn(self.conv, x, self.shared_groups)
+        y = in_turn(self.conv, x, self.shared_groups)
         return pixel_shuffle_epilogue(y, gate, skip, upscale_factor=self.upscale_factor, out=out)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -263,7 +263,7 @@ class LowRankUpsample(_LowRank):
     def forward(
         self, x: Tensor, skip: Tensor | None = None, gate: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
-        z = _in_turn(self.reduce, x, self.shared_groups)
+        z = in_turn(self.reduce, x, self.shared_groups)
         return lowrank_pixel_shuffle(z, self.weight, self.bias, gate, skip, upscale_factor=self.upscale_factor, out=out)
 
     def merged_weight(self) -> Tensor:

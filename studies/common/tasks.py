@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lkca.data.degradation import Degradation, crop_to_multiple
-from lkca.losses import sam_loss
+from lkca.losses import WeightedLoss
 from lkca.lowrank import Factoriser, factorize
 from lkca.metrics import Metrics, evaluate
 from lkca.models import LKCANet, LKCANetConfig
@@ -237,11 +237,9 @@ class Cave(Task):
 
     def criterion(self, kind: str) -> Criterion:
         """EDSR: L1, its own. LKCA-Net: squared error over what bicubic leaves in each band, and the spectral angle."""
-        return F.l1_loss if kind == "edsr" else self._relative
-
-    def _relative(self, prediction: Tensor, target: Tensor) -> Tensor:
-        error = ((prediction - target) / self.rms).square().mean()
-        return error + self.study.sam_weight * sam_loss(prediction, target)
+        if kind == "edsr":
+            return F.l1_loss
+        return WeightedLoss({"l2": 1.0, "sam": self.study.sam_weight}, self.rms.flatten())
 
     def ready(self, net: nn.Module, coarse: Tensor) -> Restore:
         if isinstance(net, LKCANet) and net.config.bands == 1:
