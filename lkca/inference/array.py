@@ -141,18 +141,18 @@ class Upscaler:
         one of them. Every sample comes once, strips of :meth:`strip_rows` from top to bottom.
         """
         core = core or _all_of(filled)
-        empty = missing is not None and bool(
-            missing[(slice(None), *core)].all()
-        )  # large parts of a swath on a map grid
+        # Large parts of a swath on a map grid.
+        empty = missing is not None and bool(missing[(slice(None), *core)].all())
         features = None if self._net is None or empty else self._features(filled)
         width = core[1].stop - core[1].start
         step = self._strip(core[0].stop - core[0].start, width)
+        longest = self._at_once(step, width)
         for row in range(core[0].start, core[0].stop, step):
             strip = (slice(row, min(row + step, core[0].stop)), core[1])
             near = (_widened(strip[0], filled.shape[1]), _widened(strip[1], filled.shape[2]))
             inner = self._inner(strip, near)
             rows = slice(*((end - core[0].start) * self.scale for end in (strip[0].start, strip[0].stop)))
-            for bands, fine in self._strip_by_bands(filled, missing, features, near, take, step, width, empty=empty):
+            for bands, fine in self._strip_by_bands(filled, missing, features, near, take, longest, empty=empty):
                 yield bands, rows, fine[(slice(None), *inner)]
 
     def _strip_by_bands(
@@ -162,8 +162,7 @@ class Upscaler:
         features: tuple[Tensor, Tensor] | None,
         near: Part,
         take: Callable[[], Tensor],
-        step: int,
-        width: int,
+        longest: int,
         *,
         empty: bool,
     ) -> Iterator[tuple[slice, np.ndarray]]:
@@ -176,7 +175,7 @@ class Upscaler:
                 upsample = BandUpsampler(self._net.upsample, scaled, features[1][at].contiguous())
         for by_network in (True, False):
             of_kind = np.flatnonzero(self.by_network == by_network)
-            for at_band, end in runs(of_kind, self._at_once(step, width)):
+            for at_band, end in runs(of_kind, longest):
                 bands = slice(int(of_kind[at_band]), int(of_kind[end - 1]) + 1)
                 count = bands.stop - bands.start
                 out = take()[: count * math.prod(shape)].view(count, *shape)

@@ -104,7 +104,7 @@ def plan_tiles(
     tile: int | tuple[int, int] | None = None,
     device_memory: int | None = None,
 ) -> TilePlan:
-    """The largest tiles that the budget allows, up to 1 GiB of result each; no more than there are pixels.
+    """The largest tiles that the budget allows, up to 2 GiB of result each; no more than there are pixels.
 
     stored_bytes: of a sample of the output. block: (rows, cols) of the output's storage blocks; tiles are whole blocks
     where the budget allows even one. resident: bytes of output that the writer holds in memory. tile: side in coarse
