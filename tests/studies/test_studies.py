@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from lkca.models import LKCANetConfig
+from lkca.models import PRESETS, LKCANetConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -128,3 +128,13 @@ def test_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # 3×3 convolution of 8 components' 32 channels to 5 instead of 16 each, and from there to 128·16, on 32×32 pixels
     assert teacher["macs"] - student["macs"] == 32 * 32 * (16 - 5) * 8 * (32 * 9 + 2048)
     assert "tiny" in (tmp_path / "speed.md").read_text()
+
+
+@pytest.mark.parametrize("name", ("cave_x4", "aviris_x4"))
+def test_presets_are_the_library_s(name: str) -> None:
+    presets = yaml.safe_load((ROOT / "studies" / name / "config.yaml").read_text())["presets"]
+    for title, preset in presets.items():
+        size = PRESETS[title.partition("_")[0]]
+        assert {"components": preset["components"], **preset["options"]} == size
+        config = LKCANetConfig.preset(title.partition("_")[0], bands=31, scale=4)
+        assert config.student_rank == preset["rank"] * preset["components"]
