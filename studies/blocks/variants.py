@@ -19,7 +19,7 @@ __all__ = ["Row", "build"]
 class Row(StrictModel):
     """One network. attention: side of the window, 0 for none, or "global" for squeeze and excitation.
 
-    identity: the depthwise kernels start near the identity, as the library's do, not as PyTorch's convolutions.
+    identity: the kernels start near the identity, as the library's do, or else as PyTorch's convolutions do.
     """
 
     title: str
@@ -29,7 +29,7 @@ class Row(StrictModel):
     blocks: int = Field(default=4, ge=1)
     components: int = Field(default=8, ge=1)
     long_skip: bool = True
-    identity: bool = False
+    identity: bool = True
     activation: Literal["relu", "leaky_relu", "gelu"] = "relu"
 
 
@@ -56,6 +56,15 @@ def depthwise(channels: int, size: int, dilation: int = 1) -> nn.Conv2d:
     return nn.Conv2d(channels, channels, size, padding=padding, dilation=dilation, groups=channels, bias=False)
 
 
+@torch.no_grad()
+def near_identity(module: nn.Module) -> None:
+    """Every convolution within, as the library starts its large kernel."""
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d):
+            conv.weight.mul_(0.1)
+            conv.weight += nn.init.dirac_(torch.empty_like(conv.weight), groups=conv.groups)
+
+
 def decomposed(channels: int) -> nn.Sequential:
     """The 23×23 kernel of the Visual Attention Network (Guo et al. 2023), without its product with the input."""
     return nn.Sequential(
@@ -79,8 +88,10 @@ def build(config: LKCANetConfig, row: Row) -> LKCANet:
             block.depthwise.reset_parameters()
         if row.kernel == "decomposed":
             block.depthwise = decomposed(row.width)  # type: ignore[assignment]
+            near_identity(block.depthwise)
         if row.kernel == "parallel":
             block.depthwise = Parallel(row.width)  # type: ignore[assignment]
+            near_identity(block.depthwise)
             block.expand = nn.Conv2d(3 * row.width, block.expand.out_channels, 1, bias=False)
         if row.attention == "global":
             block.contract = nn.Sequential(block.contract, ChannelAttention(row.width))  # type: ignore[assignment]

@@ -20,7 +20,7 @@ def main(folder: Path, arguments: list[str] | None = None) -> None:
     parser.add_argument("data", type=Path, help="folder with cave/ and cubes/")
     parser.add_argument("--work", type=Path, required=True, help="finished trainings are kept here; a rerun resumes")
     parser.add_argument("--config", type=Path, default=folder / "config.yaml")
-    trainings = ("main", "presets", "ablation", "all", "none")
+    trainings = ("main", "presets", "longer", "ablation", "all", "none")
     parser.add_argument("--train", choices=trainings, default="all", help="which trainings")
     parser.add_argument("--seeds", type=int, nargs="*", help="only these")
     parser.add_argument("--report", type=Path, help="measure on the test scenes; write this page and results.json")
@@ -32,6 +32,7 @@ def main(folder: Path, arguments: list[str] | None = None) -> None:
     parts: dict[str, tuple[tuple[str, ...], list[int]]] = {
         "main": (MAIN, study.seeds),
         "presets": (("baseline", *study.presets), study.seeds),
+        "longer": (tuple(study.longer), study.seeds),
         "ablation": (tuple(study.ablation), study.ablation_seeds),
     }
     for part, (names, seeds) in parts.items():

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lkca.config import StrictModel, read_yaml
 
-__all__ = ["Network", "Preset", "Study", "load"]
+__all__ = ["Network", "Preset", "Study", "load", "other_time"]
 
 
 class Network(StrictModel):
@@ -25,7 +25,6 @@ class Preset(Network):
     components: int = Field(ge=1)
     rank: int = Field(ge=1)
     sam_weight: float = Field(default=0, ge=0, description="As the study's.")
-    seconds: float | None = Field(default=None, gt=0, description="In all; else as the study's teacher.")
 
 
 class Study(StrictModel):
@@ -53,8 +52,18 @@ class Study(StrictModel):
         default_factory=dict,
         description="Trained for teacher_seconds in all: the last student_seconds as a student.",
     )
+    longer: list[str] = Field(
+        default_factory=list,
+        description="The baseline or a preset, trained for another time: base_480, in all 480 CPU seconds.",
+    )
     ablation: list[str] = Field(default_factory=list, description="Further ways to train the student.")
     ablation_seeds: list[int] = Field(default_factory=list)
+
+
+def other_time(name: str) -> tuple[str, float | None]:
+    """``base_480`` -> ("base", 480.0), ``base`` -> ("base", None): what is trained, and for how long."""
+    stem, _, time = name.rpartition("_")
+    return (stem, float(time)) if time.isdecimal() and stem else (name, None)
 
 
 def load(path: Path) -> Study:

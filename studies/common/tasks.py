@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from lkca.training.prior import component_images
 from lkca.training.subspace import SpectralSubspace
 from lkca.training.supervised import channels_last
 from lkca_kernels import bicubic_upsample
-from studies.common.config import Network, Study
+from studies.common.config import Network, Study, other_time
 
 __all__ = ["Draw", "Restore", "Task", "make_task"]
 
@@ -107,18 +108,18 @@ class Task(ABC):
         return channels_last(LKCANet(self.architecture()))
 
     def of(self, name: str) -> Task:
-        """The task with the network of the preset ``name``; itself where that is no preset."""
-        preset = self.study.presets.get(name)
-        if preset is None:
-            return self
-        teacher = Network(options=preset.options, lr=preset.lr)
-        changes = {
-            "teacher": teacher,
-            "components": preset.components,
-            "sam_weight": preset.sam_weight,
-            "teacher_seconds": preset.seconds or self.study.teacher_seconds,
-        }
-        return type(self)(self.root, self.study.model_copy(update=changes))
+        """The task with the network and the time of ``name``; itself where that is no preset and has no time."""
+        stem, seconds = other_time(name)
+        changes: dict[str, Any] = {}
+        if preset := self.study.presets.get(stem):
+            changes = {
+                "teacher": Network(options=preset.options, lr=preset.lr),
+                "components": preset.components,
+                "sam_weight": preset.sam_weight,
+            }
+        if seconds is not None:
+            changes["teacher_seconds"] = seconds
+        return type(self)(self.root, self.study.model_copy(update=changes)) if changes else self
 
     def architecture(self) -> LKCANetConfig:
         return LKCANetConfig(bands=1, scale=self.scale, shared=True, **self.study.teacher.options)

@@ -20,6 +20,7 @@ from lkca.training.distill import DistillRecipe, distill
 from lkca.training.distillation import Point
 from lkca.training.progress import Budget
 from lkca.training.supervised import Schedule, channels_last, train
+from studies.common.config import other_time
 from studies.common.tasks import Task
 
 __all__ = ["MAIN", "NEXT", "STUDENTS", "keep", "load_network", "record_of", "run", "supervised", "warm_up"]
@@ -77,12 +78,13 @@ def record_of(work: Path, seed: int, name: str) -> dict[str, Any] | None:
 
 def load_network(task: Task, work: Path, seed: int, name: str) -> nn.Module:
     """The trained network, eval mode; ``task`` is that :meth:`~Task.of` its name."""
-    net = task.network("edsr" if name == "baseline" else "lkcanet", seed)
+    stem = other_time(name)[0]
+    net = task.network("edsr" if stem == "baseline" else "lkcanet", seed)
     record = record_of(work, seed, name)
     assert record is not None
     if record.get("rank") is not None:
         assert isinstance(net, LKCANet)
-        net = factorize(net, rank=record["rank"]) if name in task.study.presets else task.student(net, record["rank"])
+        net = factorize(net, rank=record["rank"]) if stem in task.study.presets else task.student(net, record["rank"])
     net.load_state_dict(safetensors.torch.load_file(_file(work, seed, name, "safetensors")))
     return channels_last(net).eval()
 
@@ -93,14 +95,14 @@ def run(task: Task, work: Path, *, names: tuple[str, ...], seeds: list[int]) -> 
     for seed in seeds:
         for name in names:
             if record_of(work, seed, name) is None:
-                mine = task.of(name)
-                if name in task.study.presets:
-                    net, record = _preset(mine, name, seed)
-                elif name in ("teacher", "baseline"):
-                    kind = "edsr" if name == "baseline" else "lkcanet"
-                    net = task.network(kind, seed)
-                    lr = (task.study.baseline if name == "baseline" else task.study.teacher).lr
-                    record = supervised(task, net, kind, seed, lr, task.study.teacher_seconds)
+                mine, stem = task.of(name), other_time(name)[0]
+                if stem in task.study.presets:
+                    net, record = _preset(mine, stem, seed)
+                elif stem in ("teacher", "baseline"):
+                    kind = "edsr" if stem == "baseline" else "lkcanet"
+                    net = mine.network(kind, seed)
+                    lr = (mine.study.baseline if stem == "baseline" else mine.study.teacher).lr
+                    record = supervised(mine, net, kind, seed, lr, mine.study.teacher_seconds)
                 elif name == "lr":
                     net, record = _svd(task, work, seed)
                 elif name == "lr_next":

@@ -39,6 +39,7 @@ def test_study(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     config |= {"ablation": config.get("ablation", [])[-3:], "ablation_seeds": [1]}
     if "presets" in config:
         config["presets"] = {"small": {"options": {"width": 8, "blocks": 1}, "lr": 1e-3, "components": 1, "rank": 3}}
+        config["longer"] = ["small_1"]
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     where, bands = ("cave", 31) if config["data"] == "cave" else ("cubes", 9)
     for index, scene in enumerate([*config["validation"], *config["test"], "abu_one"]):
@@ -56,11 +57,17 @@ def test_study(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     runs = {(run["seed"], run["name"]) for run in results["runs"]}
     assert {(s, n) for s in (0, 1) for n in ("teacher", "baseline", "lr", "finetune", "kd")} <= runs
     assert {(1, n) for n in config.get("ablation", [])} <= runs
-    assert {(s, n) for s in (0, 1) for n in config.get("presets", [])} <= runs
+    assert {(s, n) for s in (0, 1) for n in [*config.get("presets", []), *config.get("longer", [])]} <= runs
     assert set(results["bicubic"]) == set(config["test"])
     assert all(np.isfinite(value) for run in results["runs"] for s in run["test"].values() for value in s.values())
     costs = results["costs"]
-    assert costs["kd"]["macs"] > 0 and set(costs) == {"baseline", "teacher", "kd", *config.get("presets", [])}
+    assert costs["kd"]["macs"] > 0 and set(costs) == {
+        "baseline",
+        "teacher",
+        "kd",
+        *config.get("presets", []),
+        *config.get("longer", []),
+    }
     text = page.read_text()
     assert "±" in text and "LKCA-KD" in text and "reached" in text and "nan" not in text
 
