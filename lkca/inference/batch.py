@@ -110,13 +110,20 @@ def upscale_scenes(
 
 
 def _leave_together(heartbeat: Heartbeat, meeting: Path) -> None:
+    """Waits for every other rank; the folder goes with the last process that uses it.
+
+    The first of those that live waits until all have left: on a network file system the last two may each see the
+    other too late.
+    """
     heartbeat.say("done")
     while any(state == "running" for state, _ in heartbeat.others().values()):
         time.sleep(_POLL)
     heartbeat.say("left")
-    if heartbeat.ranks.rank == 0:
-        while any(state in ("running", "done") for state, _ in heartbeat.others().values()):
-            time.sleep(_POLL)
+    before = [state for rank, (state, _) in heartbeat.others().items() if rank < heartbeat.ranks.rank]
+    first = all(state in ("failed", "dead") for state in before)
+    while first and any(state in ("running", "done") for state, _ in heartbeat.others().values()):
+        time.sleep(_POLL)
+    if not heartbeat.others_here():
         shutil.rmtree(meeting, ignore_errors=True)
 
 

@@ -100,6 +100,17 @@ class Heartbeat:
         """The state of every other rank."""
         return {rank: self.state(rank) for rank in range(self.ranks.world) if rank != self.ranks.rank}
 
+    def others_here(self) -> bool:
+        """Whether another process still uses the folder: of this run, or of an earlier one with more ranks."""
+        own = self._touched(self.ranks.rank)
+        for path in self.folder.glob("rank-*"):
+            with contextlib.suppress(OSError, ValueError):
+                said = json.loads(path.read_text(encoding="utf-8"))["state"]
+                fresh = own is None or own - path.stat().st_mtime <= self.SILENT
+                if path != self._path(self.ranks.rank) and said in ("running", "done") and fresh:
+                    return True
+        return False
+
     def _beat(self) -> None:
         while not self._stop.wait(min(self.BEAT, self.SILENT / 4)):
             with contextlib.suppress(OSError):

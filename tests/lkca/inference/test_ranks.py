@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -139,14 +138,26 @@ def test_a_killed_rank_of_a_folder(
     [[(killed, _), (code, message)]] = in_processes(output, [step], folder=scenes, delay=0.1, tile=13)
     assert killed == -9 and code == 0 and [scene[1:] for scene in json.loads(message)] == [[16, 16], [9, 9]]
     assert (output / "large.img.lkca-part").is_dir() and not (output / "large.img").exists()
+    assert not (output / ".lkca-ranks").exists()  # who is left removes it
     [[(code, message)]] = in_processes(output, [[{}]], folder=scenes, resume=True)
     assert code == 0, message
     [(name, tiles, computed), *others] = json.loads(message)
     assert Path(name).name == "large.hdr" and tiles == TILES and 0 < computed < TILES
     assert [scene[1:] for scene in others] == [[0, 0], [0, 0]]
-    left = output / ".lkca-ranks"  # of the rank that was killed
-    assert {entry.name for entry in output.iterdir()} - {left.name} == RESULTS | {"large.hdr"}
-    shutil.rmtree(left, ignore_errors=True)
+    assert {entry.name for entry in output.iterdir()} == RESULTS | {"large.hdr"}
+    assert same(output, alone)
+
+
+def test_all_ranks_of_a_folder_killed(tmp_path: Path, folders: tuple[Path, Path], in_processes: InProcesses) -> None:
+    """As torchrun ends them all when one dies: a resume by one process leaves nothing of their meeting place."""
+    scenes, alone = folders
+    output = tmp_path / "o"
+    step = [{"rank": rank, "world": 2, "kill": 0.2, "tile": True} for rank in range(2)]
+    [ends] = in_processes(output, [step], folder=scenes, delay=0.1, tile=13)
+    assert [code for code, _ in ends] == [-9, -9]
+    assert {entry.name for entry in (output / ".lkca-ranks").iterdir()} >= {"rank-0", "rank-1"}
+    [[(code, message)]] = in_processes(output, [[{}]], folder=scenes, resume=True, tile=13)
+    assert code == 0, message
     assert same(output, alone)
 
 
@@ -184,6 +195,22 @@ def test_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         later = (tmp_path / "rank-0").stat().st_mtime + 31
         os.utime(tmp_path / "rank-0", (later, later))
         assert first.state(3) == ("dead", "it has said nothing for 30 s")
+
+
+def test_who_still_uses_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resume by one process must not take the meeting place from a rank of the earlier run that still lives."""
+    monkeypatch.setattr(Heartbeat, "SILENT", 30.0)
+    (tmp_path / "rank-7").write_text("no JSON")
+    with Heartbeat(tmp_path, Ranks(0, 1)) as alone:
+        assert not alone.others_here()
+        earlier = Heartbeat(tmp_path, Ranks(3, 4))
+        for state, here in (("running", True), ("done", True), ("left", False), ("failed", False), ("running", True)):
+            earlier.say(state)
+            assert alone.others_here() is here
+        past = (tmp_path / "rank-0").stat().st_mtime - 31
+        os.utime(tmp_path / "rank-3", (past, past))
+        assert not alone.others_here()
+    assert not Heartbeat(tmp_path / "no folder", Ranks()).others_here()
 
 
 def test_scenes_of_a_folder(tmp_path: Path) -> None:
