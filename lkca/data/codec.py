@@ -120,7 +120,7 @@ class Encoder:
         integer = target.dtype.kind != "f"
         if part.dtype != np.float32 or offset != 0.0 or part.size == 0:
             return False
-        if target.dtype.itemsize > _EXACT_BYTES if integer else (scale != 1.0 or target.dtype != np.float32):
+        if not _in_float32(part, target, scale, offset) if integer else (scale != 1.0 or target.dtype != np.float32):
             return False
         least, most = part.min(), part.max()  # NaN where any sample is
         if not (np.isfinite(least) and np.isfinite(most)):
@@ -145,8 +145,13 @@ class Encoder:
     def _encode_any(
         self, part: np.ndarray, target: np.ndarray, scale: float, offset: float, code: np.generic | None
     ) -> None:
-        stored = (part.astype(np.float64) - offset) / scale
-        invalid = ~np.isfinite(stored)
+        if _in_float32(part, target, scale, offset):
+            with np.errstate(over="ignore"):
+                stored = (part * np.float32(1.0 / scale)).astype(np.float64)
+            invalid = ~np.isfinite(part)
+        else:
+            stored = (part.astype(np.float64) - offset) / scale
+            invalid = ~np.isfinite(stored)
         self.missing += int(np.count_nonzero(invalid))
         if target.dtype.kind != "f":
             target[...] = self._to_integer(stored, invalid, target.dtype, code)
@@ -196,3 +201,9 @@ class Encoder:
             self.high = max(self.high, float(valid.max()))
         result: np.ndarray = samples
         return result
+
+
+def _in_float32(part: np.ndarray, target: np.ndarray, scale: float, offset: float) -> bool:
+    """Whether codes are found in float32: always so or never, lest a code depend on what lies around its sample."""
+    small = target.dtype.kind != "f" and target.dtype.itemsize <= _EXACT_BYTES
+    return small and part.dtype == np.float32 and offset == 0.0 and abs(scale) > np.finfo(np.float32).tiny

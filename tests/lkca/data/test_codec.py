@@ -89,6 +89,21 @@ def test_float32_samples_are_stored_as_float64_ones_are(dtype: str, nodata: floa
     assert counts[0][1] == counts[1][1]
 
 
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u2", "i4"])
+@pytest.mark.parametrize("other", [np.nan, 1e38])
+def test_a_code_does_not_depend_on_the_samples_around_it(dtype: str, other: float) -> None:
+    """Some 4 of 100,000 samples would, where codes near a half are rounded by another arithmetic beside a gap."""
+    meta = CubeMeta(stored_dtype=np.dtype(dtype), scale_factor=1e-4, nodata=0.0)
+    values = np.random.default_rng(0).uniform(1e-3, 0.02 if dtype == "u1" else 3.2, (1, 1, 300_000)).astype(np.float32)
+    beside = np.append(values, np.float32(other)).reshape(1, 1, -1)
+    np.testing.assert_array_equal(Encoder(meta).encode(beside)[..., :-1], Encoder(meta).encode(values))
+
+
+def test_a_scale_below_float32_is_applied() -> None:
+    encoder = Encoder(CubeMeta(stored_dtype=np.dtype(np.int16), scale_factor=1e-42))
+    assert encoder.encode(np.zeros((1, 1, 3), dtype=np.float32)).tolist() == [[[0, 0, 0]]] and encoder.clipped == 0
+
+
 def test_some_bands_into_an_array_that_is_there() -> None:
     meta = CubeMeta(stored_dtype=np.dtype("i2"), scale_factor=np.array([1.0, 0.5, 0.25]))
     values = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
