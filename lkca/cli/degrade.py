@@ -30,17 +30,19 @@ def degrade_command(
     shape: BandShape = None,
     axes: Axes = None,
 ) -> None:
-    """Makes a cube s times coarser, as Wald's protocol does, and keeps its metadata."""
-    from lkca.data import open_cube, write_cube
+    """Makes a cube s times coarser, as Wald's protocol does, and keeps its metadata.
+
+    Scenes of any size are done in bounded memory.
+    """
+    from lkca.data import open_cube
     from lkca.data.degradation import Degradation
     from lkca.inference.degrade import degrade_scene
 
     with open_cube(source, variable=variable, shape=parse_shape(shape), axes=axes) as cube:
-        low, meta, notes = degrade_scene(cube, Degradation(method=method, scale=scale))
-        report = write_cube(output, low, meta, overwrite=overwrite, inputs=cube.files)
-        for remark in (*cube.warnings, *notes, *report.warnings):
+        report = degrade_scene(cube, output, Degradation(method=method, scale=scale), overwrite=overwrite)
+        for remark in (*cube.warnings, *report.warnings):
             note(remark)
+        rows, cols, bands = report.shape
         print_line(
-            f"{output}: {low.shape[1]} × {low.shape[2]} pixels, {low.shape[0]} bands "
-            f"({method} ×1/{scale} of {cube.rows} × {cube.cols})"
+            f"{output}: {rows} × {cols} pixels, {bands} bands ({method} ×1/{scale} of {cube.rows} × {cube.cols})"
         )

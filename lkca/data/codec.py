@@ -14,6 +14,7 @@ __all__ = ["Encoder", "nodata_code", "to_physical"]
 _CACHED_SAMPLES = 2**18
 _ENCODED_SAMPLES = 2**16  # of a piece whose intermediates stay in the cache
 _EXACT_BYTES = 2  # integers of so many bytes are exact in float32, with room for the rounding of a division
+_LEAST_SCALE = 1e-37  # whose inverse float32 holds
 
 
 def to_physical(stored: np.ndarray, meta: CubeMeta) -> np.ndarray:
@@ -206,4 +207,4 @@ class Encoder:
 def _in_float32(part: np.ndarray, target: np.ndarray, scale: float, offset: float) -> bool:
     """Whether codes are found in float32: always so or never, lest a code depend on what lies around its sample."""
     small = target.dtype.kind != "f" and target.dtype.itemsize <= _EXACT_BYTES
-    return small and part.dtype == np.float32 and offset == 0.0 and abs(scale) > np.finfo(np.float32).tiny
+    return small and part.dtype == np.float32 and offset == 0.0 and abs(scale) > _LEAST_SCALE

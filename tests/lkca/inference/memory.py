@@ -1,6 +1,6 @@
 """A script of the tests: upscales a synthetic scene that exists nowhere, prints the peak of its memory in bytes.
 
-argv: budget, rows, cols, bands, kind ("bicubic" or one of conftest's networks), output.
+argv: budget, rows, cols, bands, kind ("bicubic", one of conftest's networks, or "degrade": coarser instead), output.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from conftest import make_model
 from peak import peak_bytes
 
 from lkca.data import Cube, CubeMeta, Window
+from lkca.data.degradation import Degradation
 from lkca.data.memory import keep_freed_memory
+from lkca.inference.degrade import degrade_scene
 from lkca.inference.scene import SceneOptions, upscale_scene
 
 SCALE = 4
@@ -33,6 +35,10 @@ def main() -> None:
         return pattern[np.ix_(index, down, across)]
 
     cube = Cube("synthetic", shape, CubeMeta(stored_dtype=np.dtype(np.float32)), read, format="none", physical=True)
+    if kind == "degrade":
+        degrade_scene(cube, Path(output), Degradation(scale=SCALE))
+        print(json.dumps({"peak": peak_bytes(), "samples": cube.rows * cube.cols * cube.bands}))
+        return
     model = None if kind == "bicubic" else make_model(kind, SCALE, range(shape[2]), bands=shape[2], width=32)
     options = SceneOptions(scale=SCALE, memory=budget, force=True, overwrite=True)
     report = upscale_scene(cube, Path(output), model, options)

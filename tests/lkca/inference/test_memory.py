@@ -34,6 +34,13 @@ def test_small_budget(tmp_path: Path, kind: str, suffix: str) -> None:
     assert 4 * result["samples"] > 350 << 20
 
 
+def test_degrading(tmp_path: Path) -> None:
+    """The scene alone would not fit."""
+    result = upscale("", 1200, 1300, 150, "degrade", tmp_path / "o.tif")
+    assert result["peak"] <= 850 << 20
+    assert 4 * result["samples"] > 890 << 20
+
+
 @pytest.mark.skipif(os.environ.get("LKCA_SLOW_TESTS") != "1", reason="takes 9 GB of disk; LKCA_SLOW_TESTS=1 runs it")
 @pytest.mark.parametrize(("kind", "suffix"), [("bicubic", ".tif"), ("low rank", ".img")])
 def test_four_gigabytes(tmp_path: Path, kind: str, suffix: str) -> None:
