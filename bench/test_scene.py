@@ -1,16 +1,18 @@
 """A whole scene, from file to file, beside the network's own rate on tiles in memory: ``pytest bench/test_scene.py``.
 
 Contenders of a group make the same pixels on the same cores: as many as there are threads (LKCA_BENCH_THREADS), for
-everything that the process does. "network N" calls the network on a ready tile of side N in memory, with one buffer for
-all results, which are thrown away. "scene" is what lkca upscale does: read, fill gaps, halo, network, encode, write,
-and see that the disk has it. The general model is made to fit the scene before, which takes about half a second
-whatever the scene's size. bench/table.py gives the share of the network's rate, of the side where it is fastest.
+everything that the process does. "network N" calls the network on a ready tile of side N in memory, group by group
+as scenes do, with one buffer for all results, which are thrown away. "scene" is what lkca upscale does: read, fill
+gaps, halo, network, encode, write, and see that the disk has it. The general model is made to fit the scene before,
+which takes about half a second whatever the scene's size. bench/table.py gives the share of the network's rate, of the
+side where it is fastest.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +24,19 @@ from lkca.data.degradation import Degradation
 from lkca.data.memory import keep_freed_memory
 from lkca.inference import SceneOptions, upscale_scene
 from lkca.inference.adapt import adapt
+from lkca.inference.bands import BandUpsampler
+from lkca.inference.body import channels_last, last_features
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.config import BandSet, ModelConfig, Normalisation, TrainingRecord
 from lkca.models.directory import LoadedModel, describe_architecture
 from lkca.models.prior import Prior
 from lkca.models.shipped import find_model
 
-BANDS, SCALE, SIDE = 128, 4, 256
-SIDES = (32, 64)  # of 32 to 192, both networks are fastest at these
-KINDS = ("base", "general")
+BANDS, SCALE, SIDE = 128, 4, 384
+SIDES = (64, 192)  # of 32 to 384, the network is fastest at one of these
+KINDS = ("base", "large", "general")
 OUTPUTS = ((".img", "int16"), (".img", "float32"), (".tif", "int16"))
 SAMPLES = BANDS * SIDE**2 * SCALE**2
-AT_ONCE = 1 << 20  # samples of a map: groups of a shared body at a time, as scenes do
 ROUNDS = 2
 Measure = Callable[..., None]
 
@@ -78,13 +81,14 @@ def model(kind: str, scene: Path) -> LoadedModel:
 @pytest.mark.parametrize("kind", KINDS)
 def test_network(measure: Measure, scene: Path, kind: str, side: int) -> None:
     net = model(kind, scene).net
+    channels_last(net)
     x, out = torch.rand(1, BANDS, side, side), torch.empty(1, BANDS, side * SCALE, side * SCALE)
-    pieces = max(1, AT_ONCE // (net.config.width * side**2))
 
     def run() -> None:
         with torch.inference_mode():
             for _ in range((SIDE // side) ** 2):
-                net.upsample(net.features(x, pieces), skip=x, out=out)
+                features = last_features(net, x, nullcontext())
+                BandUpsampler(net.upsample, features, x)(0, BANDS, out)
 
     measure(run, f"scene, {kind}", f"network {side}", rounds=ROUNDS, samples=SAMPLES)
 

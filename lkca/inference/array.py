@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lkca.errors import InputError
 from lkca.inference.bands import BandUpsampler, runs
+from lkca.inference.body import channels_last, last_features
 from lkca.inference.fill import fill_bands, fill_missing, fill_spectra, restore_missing
 from lkca.models.directory import LoadedModel
 from lkca_kernels.reference.bicubic import bicubic_upsample
@@ -22,11 +23,9 @@ __all__ = ["PRECISIONS", "Upscaler", "bicubic_array", "resolve_device", "upscale
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _EDGE = 2  # coarse pixels around a result that the upsampling reads: bicubic's reach, more than its convolution's
-# Of a feature map on a CPU: groups of a shared body in turn, or 2.5 times slower (docs/scenes.md).
-_BODY_SAMPLES = 1 << 20
 # Of a result at once: two of them, and a convolution's, stay in a CPU's last cache; a GPU wants more to do.
-_CHUNK_SAMPLES = {"cpu": 3 << 19, "cuda": 1 << 26}
-_CHUNK_BANDS = 4  # fewer leave a convolution too few channels
+_CHUNK_SAMPLES = {"cpu": 3 << 20, "cuda": 1 << 26}
+_CHUNK_BANDS = 16  # the operator packs its input for every call; fewer leave a convolution too few channels
 _CHUNK_ROWS = 32  # coarse ones, at least: 2 _EDGE more are made each time
 
 Part = tuple[slice, slice]  # rows, columns
@@ -87,6 +86,8 @@ class Upscaler:
         self._net = None
         if model is not None:
             self._net = model.net.to(self.device)
+            if self.device.type == "cpu":
+                channels_last(self._net)
             self._norm = model.config.normalisation
             self._used = np.asarray(model.config.bands.used)
             self._nonnegative = model.config.bands.nonnegative
@@ -98,14 +99,11 @@ class Upscaler:
                 )
             self.by_network[self._used[self._good]] = True
             net = model.net.config
-            # What the body gives and the upsampler reads, twice; alive in a block: input, depthwise result, hidden
-            # channels before and after the activation, at most _BODY_SAMPLES or a single group of each.
-            self.features = net.groups * net.width * (2 if net.shared else 4 + 2 * net.expansion)
-            if net.shared:
-                self.features += net.width * (4 + 2 * net.expansion)
+            # What the upsampling takes, in pieces and whole; alive in a block, of one group or as much: input, two
+            # residuals, result, hidden channels before and after the activation.
+            kept = net.groups * net.width if net.rank is None else net.rank
+            self.features = 2 * kept + net.width * (4 + 2 * net.expansion)
             self.halo = max(model.net.halo, _EDGE)
-            if net.rank is not None:
-                self.features += net.rank
         self.reach = math.ceil(1.5 * self.halo)
 
     def prepare(self, cube: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -171,8 +169,8 @@ class Upscaler:
         if features is not None and self._net is not None:
             at = (slice(None), slice(None), *near)
             with torch.inference_mode():
-                scaled = features[0][at].float().mul(float(self._norm.peak))
-                upsample = BandUpsampler(self._net.upsample, scaled, features[1][at].contiguous())
+                here, skip = (whole[at].contiguous() for whole in features)
+                upsample = BandUpsampler(self._net.upsample, here, skip)
         for by_network in (True, False):
             of_kind = np.flatnonzero(self.by_network == by_network)
             for at_band, end in runs(of_kind, longest):
@@ -233,20 +231,17 @@ class Upscaler:
 
     @torch.inference_mode()
     def _features(self, filled: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The body sees all of ``filled``, the upsampling only what is asked for: what is added around it costs little.
+        """Of all of ``filled``: what the upsampling takes, times the peak, and the physical values.
 
-        Beside the features, the physical values: the upsampling is linear, so given these to add to, and features times
-        the peak, it gives physical results without another pass over them.
+        The upsampling is linear, so it gives physical results from these without another pass over them.
         """
         assert self._net is not None
         whole = self._used.size == self.bands
         physical = fill_bands(filled if whole else filled[self._used], ~self._good)
         peak, offset = float(self._norm.peak), float(self._norm.offset)
         x = torch.from_numpy(physical)[None].to(self.device)
-        with self._autocast():
-            pieces = max(1, _BODY_SAMPLES // (self._net.config.width * x.shape[2] * x.shape[3]))
-            features = self._net.features((x - offset).div_(peak), pieces if self.device.type == "cpu" else None)
-        return features, x
+        features = last_features(self._net, (x - offset).div_(peak), self._autocast())
+        return features.mul_(peak), x
 
     def _autocast(self) -> AbstractContextManager[object]:
         dtype = PRECISIONS[self.precision]

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lkca.nn import LowRankUpsample, PixelShuffleUpsample
-from lkca.nn.upsample import in_turn
 from lkca_kernels import lowrank_pixel_shuffle, pixel_shuffle_epilogue
 
 __all__ = ["BandUpsampler", "runs"]
@@ -18,14 +17,12 @@ __all__ = ["BandUpsampler", "runs"]
 class BandUpsampler:
     """``layer(features, skip)`` for some of its output bands at a time; no gate.
 
-    features: (1, in_channels, h, w). skip: (1, out_channels, h, w), whose bicubic upsampling is added.
+    features: what :func:`last_features` gave, (1, channels, h, w). skip: (1, out_channels, h, w), whose bicubic
+    upsampling is added.
     """
 
     def __init__(self, layer: PixelShuffleUpsample | LowRankUpsample, features: Tensor, skip: Tensor) -> None:
-        self._layer, self._skip = layer, skip
-        if isinstance(layer, LowRankUpsample):
-            features = in_turn(layer.reduce, features, layer.shared_groups)
-        self._features = features
+        self._layer, self._features, self._skip = layer, features, skip
 
     def __call__(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
         """Bands start:stop, (1, stop - start, s·h, s·w), in ``out`` where it is given (contiguous)."""

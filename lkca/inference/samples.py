@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import zlib
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from lkca.data import CubeMeta, Window
 from lkca.data.memory import reserve
@@ -76,7 +76,7 @@ class Samples:
         found = 0
         for band, plane in enumerate(self.view(window)):
             for row in range(0, window.height, rows):
-                found ^= checksum(band, plane[row : row + rows])
+                found ^= checksum(band, row, plane[row : row + rows])
         return found
 
     def forget(self) -> None:
@@ -92,9 +92,12 @@ class Samples:
             self._file = None
 
 
-def checksum(band: int, plane: np.ndarray) -> int:
-    """Of some rows of a band of a tile; those of all of them, in any order, are combined by ``^``."""
-    return zlib.crc32(np.ascontiguousarray(plane).data, band)
+def checksum(band: int, row: int, plane: np.ndarray) -> int:
+    """Of some rows of a band of a tile, from ``row`` on; those of all of them, in any order, are combined by ``^``.
+
+    XXH3, 64 bits; band and row are its seed, lest equal pieces cancel each other.
+    """
+    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(plane).data, seed=band << 32 | row)
 
 
 def _write_at(file: int, samples: np.ndarray, start: int) -> None:

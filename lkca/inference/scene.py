@@ -255,7 +255,7 @@ def _compute(
             stored = encoder.encode(fine, bands)
             samples.write(Window(window.row + rows.start, window.col, height, window.width), bands.start, stored)
             for band, plane in enumerate(stored, bands.start):
-                total ^= checksum(band, plane)
+                total ^= checksum(band, rows.start, plane)
             rows_done += len(stored) * height
             if rows_done == task.cube.bands * window.height:
                 step = task.upscaler.strip_rows(tiles[number].height, tiles[number].width)

@@ -144,22 +144,19 @@ class LKCANet(nn.Module):
         blocks = sum(block.halo for block in self.body if isinstance(block, LargeKernelBlock))
         return max(_BICUBIC_REACH, 2 + blocks)
 
-    def features(self, x: Tensor, at_once: int | None = None) -> Tensor:
-        """F_N: (B, bands, h, w) -> (B, width × groups, h, w).
+    def features(self, x: Tensor) -> Tensor:
+        """F_N: (B, bands, h, w) -> (B, width × groups, h, w)."""
+        return self.backbone(self.grouped(x)).reshape(x.shape[0], -1, *x.shape[2:])
 
-        at_once: how many groups a shared body takes at a time, all by default; few of them stay in a CPU's cache.
-        """
+    def grouped(self, x: Tensor) -> Tensor:
+        """What the body sees of (B, bands, h, w): (B × groups, channels of its input, h, w)."""
         if x.ndim != 4 or x.shape[1] != self.config.bands:
             raise ValueError(f"x: expected (B, {self.config.bands}, h, w), got {tuple(x.shape)}")
         x = self.project(x - self.band_mean[:, None, None])
-        batch, _, h, w = x.shape
-        if self.config.shared:
-            x = x.reshape(batch * self.config.groups, 1, h, w)
-            if at_once is not None:
-                return torch.cat([self._body(part) for part in x.split(at_once)]).reshape(batch, -1, h, w)
-        return self._body(x).reshape(batch, -1, h, w)
+        return x.reshape(-1, 1, *x.shape[2:]) if self.config.shared else x
 
-    def _body(self, x: Tensor) -> Tensor:
+    def backbone(self, x: Tensor) -> Tensor:
+        """F_N of what :meth:`grouped` gave, or of a part of it: (N, channels, h, w) -> (N, width, h, w)."""
         shallow = self.head(x)
         result: Tensor = shallow + self.body(shallow)
         return result

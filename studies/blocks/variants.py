@@ -36,7 +36,7 @@ class Row(StrictModel):
 class NoLongSkip(LKCANet):
     """F_N = LKB_N(… LKB_1(F_0)), without F_0 once more."""
 
-    def _body(self, x: Tensor) -> Tensor:
+    def backbone(self, x: Tensor) -> Tensor:
         result: Tensor = self.body(self.head(x))
         return result
 

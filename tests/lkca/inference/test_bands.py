@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from lkca.inference.bands import BandUpsampler, runs
+from lkca.inference.body import last_features
 from lkca.models.directory import LoadedModel
 
 
@@ -19,8 +21,8 @@ def test_parts_are_the_whole(kind: str, sizes: dict[str, bool], model_of: Callab
     net = model_of(kind, 3, **sizes).net
     with torch.inference_mode():
         x = torch.rand(1, 5, 9, 7)
-        features = net.features(x)
-        whole, upsample = net.upsample(features, skip=x), BandUpsampler(net.upsample, features, x)
+        last = last_features(net, x, nullcontext())
+        whole, upsample = net(x), BandUpsampler(net.upsample, last, x)
         out = torch.empty(1, 2, 27, 21)
         assert upsample(1, 3, out).data_ptr() == out.data_ptr()
         torch.testing.assert_close(out, whole[:, 1:3], rtol=1e-5, atol=1e-5)
