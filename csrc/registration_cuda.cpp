@@ -311,6 +311,48 @@ void channel_attention_bwd(Tensor grad_out, Tensor x, Tensor mean, Tensor w1, Te
                 grad_w2, grad_b2);
 }
 
+// ---- local channel attention ---------------------------------------------------------------------------------------
+LocalAttentionProblem local_attention_problem(const char* op, const Call& call, const Tensor& x, const Tensor& w1,
+                                              int64_t window) {
+  constexpr int64_t kWindowEnd = int64_t{1} << 20;
+  check_dims(op, "x", x, 4);
+  check_dims(op, "w1", w1, 2);
+  STD_TORCH_CHECK(window > 0 && window < kWindowEnd && window % 2 == 1, op,
+                  ": window: expected an odd number from 1 to ", kWindowEnd - 1, ", got ", window);
+  return {call.dtype(), x.size(0), x.size(1), w1.size(0), x.size(2), x.size(3), window};
+}
+
+LocalAttentionInputs local_attention_inputs(const Call& call, const LocalAttentionProblem& shape, const Tensor& x,
+                                            const Tensor& w1, const Tensor& w2) {
+  return {call.input("x", x, sizes_of(x)), call.input("w1", w1, {shape.hidden, shape.channels}),
+          call.input("w2", w2, {shape.channels, shape.hidden})};
+}
+
+void local_channel_attention_fwd(Tensor x, Tensor w1, Tensor w2, OptionalTensor residual, int64_t window, Tensor out) {
+  const char* op = "local_channel_attention_fwd";
+  Call call(op, x);
+  const LocalAttentionProblem shape = local_attention_problem(op, call, x, w1, window);
+  const LocalAttentionInputs in = local_attention_inputs(call, shape, x, w1, w2);
+  const void* residual_data = call.input("residual", residual, sizes_of(x));
+  void* out_data = call.output("out", out, sizes_of(x));
+  call.done(local_attention_forward(shape, in, residual_data, out_data,
+                                    call.workspace(local_attention_workspace(shape)), call.stream()));
+}
+
+void local_channel_attention_bwd(Tensor grad_out, Tensor x, Tensor w1, Tensor w2, int64_t window, OptionalTensor grad_x,
+                                 OptionalTensor grad_w1, OptionalTensor grad_w2) {
+  const char* op = "local_channel_attention_bwd";
+  Call call(op, x);
+  const LocalAttentionProblem shape = local_attention_problem(op, call, x, w1, window);
+  const LocalAttentionInputs in = local_attention_inputs(call, shape, x, w1, w2);
+  const void* g = call.input("grad_out", grad_out, sizes_of(x));
+  const LocalAttentionGradients grad{call.output("grad_x", grad_x, sizes_of(x)),
+                                     call.output("grad_w1", grad_w1, {shape.hidden, shape.channels}),
+                                     call.output("grad_w2", grad_w2, {shape.channels, shape.hidden})};
+  call.done(local_attention_backward(shape, in, g, grad, call.workspace(local_attention_backward_workspace(shape)),
+                                     call.stream()));
+}
+
 }  // namespace
 
 // The emulated operators stand beside the real ones, in a namespace of their own.
@@ -349,6 +391,12 @@ LKCA_DEFINE {
   m.def(
       "channel_attention_bwd(Tensor grad_out, Tensor x, Tensor mean, Tensor w1, Tensor b1, Tensor w2, Tensor b2, "
       "Tensor(a!)? grad_x, Tensor(b!)? grad_w1, Tensor(c!)? grad_b1, Tensor(d!)? grad_w2, Tensor(e!)? grad_b2) -> ()");
+  m.def(
+      "local_channel_attention_fwd(Tensor x, Tensor w1, Tensor w2, Tensor? residual, int window, Tensor(a!) out) "
+      "-> ()");
+  m.def(
+      "local_channel_attention_bwd(Tensor grad_out, Tensor x, Tensor w1, Tensor w2, int window, Tensor(a!)? grad_x, "
+      "Tensor(b!)? grad_w1, Tensor(c!)? grad_w2) -> ()");
 }
 
 LKCA_IMPLEMENT {
@@ -361,4 +409,6 @@ LKCA_IMPLEMENT {
   m.impl("channel_attention_fwd", TORCH_BOX(&channel_attention_fwd));
   m.impl("channel_gate_bwd", TORCH_BOX(&channel_gate_bwd));
   m.impl("channel_attention_bwd", TORCH_BOX(&channel_attention_bwd));
+  m.impl("local_channel_attention_fwd", TORCH_BOX(&local_channel_attention_fwd));
+  m.impl("local_channel_attention_bwd", TORCH_BOX(&local_channel_attention_bwd));
 }

@@ -21,6 +21,8 @@ __all__ = [
     "channel_attention_fwd",
     "channel_gate_bwd",
     "channel_gate_fwd",
+    "local_channel_attention_bwd",
+    "local_channel_attention_fwd",
     "lowrank_pixel_shuffle_bwd",
     "lowrank_pixel_shuffle_fwd",
     "pixel_shuffle_epilogue_bwd",
@@ -46,8 +48,6 @@ def unavailable() -> str | None:
 
 def can_run(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int) -> str | None:
     """None where the kernels serve such a call, else the reason."""
-    if op == "local_channel_attention":
-        return "has no local_channel_attention yet"
     if device.type != "cuda":
         return f"takes CUDA tensors, not {device.type}"
     if dtype not in _DTYPES:
@@ -170,6 +170,20 @@ def _mean_room(x: Tensor) -> Tensor:
     return x.new_empty(x.shape[:2], dtype=torch.float32)
 
 
+def _result_room(x: Tensor, out: Tensor | None) -> Tensor:
+    """A contiguous tensor like x to write into: ``out`` itself where it is one."""
+    if out is not None and memory_format_of(x) == torch.contiguous_format:
+        return out
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _delivered(result: Tensor, x: Tensor, out: Tensor | None) -> Tensor:
+    """The result in ``out``, or in the layout of x."""
+    if out is not None:
+        return out if out is result else out.copy_(result)
+    return result.contiguous(memory_format=memory_format_of(x))
+
+
 def channel_gate_fwd(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
     gate, mean = x.new_empty(x.shape[:2]), _mean_room(x)
     _ops().channel_gate_fwd(*[_plain(t) for t in (x, w1, b1, w2, b2)], gate, mean)
@@ -203,14 +217,9 @@ def channel_attention_fwd(
     *,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    layout = memory_format_of(x)
-    direct = out is not None and layout == torch.contiguous_format
-    result = out if direct and out is not None else torch.empty_like(x, memory_format=torch.contiguous_format)
-    mean = _mean_room(x)
+    result, mean = _result_room(x, out), _mean_room(x)
     _ops().channel_attention_fwd(*[_plain(t) for t in (x, w1, b1, w2, b2, residual)], result, mean)
-    if out is not None and not direct:
-        return out.copy_(result), mean
-    return result.contiguous(memory_format=layout), mean
+    return _delivered(result, x, out), mean
 
 
 def channel_attention_bwd(
@@ -227,4 +236,21 @@ def channel_attention_bwd(
     gradients = _wanted((x, w1, b1, w2, b2), needs)
     inputs = [_plain(t) for t in (grad_out, x, mean, w1, b1, w2, b2)]
     _ops().channel_attention_bwd(*inputs, *gradients)
+    return _like(gradients[0], x), *gradients[1:]
+
+
+def local_channel_attention_fwd(
+    x: Tensor, w1: Tensor, w2: Tensor, residual: Tensor | None, *, window: int, out: Tensor | None = None
+) -> Tensor:
+    result = _result_room(x, out)
+    _ops().local_channel_attention_fwd(*[_plain(t) for t in (x, w1, w2, residual)], window, result)
+    return _delivered(result, x, out)
+
+
+def local_channel_attention_bwd(
+    grad_out: Tensor, x: Tensor, w1: Tensor, w2: Tensor, *, window: int, needs: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    gradients = _wanted((x, w1, w2), needs)
+    if any(needs):
+        _ops().local_channel_attention_bwd(*[_plain(t) for t in (grad_out, x, w1, w2)], window, *gradients)
     return _like(gradients[0], x), *gradients[1:]

@@ -78,4 +78,25 @@ const char* attention_backward(const AttentionProblem& shape, const void* grad_o
                                const AttentionLayers& layers, const AttentionGradients& grad, float* workspace,
                                Stream stream);
 
+/// x (batch, channels, height, width), w1 (hidden, channels), w2 (channels, hidden); window odd, any width.
+struct LocalAttentionProblem {
+  Dtype dtype;
+  int64_t batch, channels, hidden, height, width, window;
+};
+struct LocalAttentionInputs {
+  const void *x, *w1, *w2;
+};
+int64_t local_attention_workspace(const LocalAttentionProblem& shape);
+const char* local_attention_forward(const LocalAttentionProblem& shape, const LocalAttentionInputs& in,
+                                    const void* residual, void* out, float* workspace, Stream stream);
+
+/// Gradients that are wanted are not null.
+struct LocalAttentionGradients {
+  void *x, *w1, *w2;
+};
+int64_t local_attention_backward_workspace(const LocalAttentionProblem& shape);
+const char* local_attention_backward(const LocalAttentionProblem& shape, const LocalAttentionInputs& in,
+                                     const void* grad_out, const LocalAttentionGradients& grad, float* workspace,
+                                     Stream stream);
+
 }  // namespace lkca::cuda

@@ -316,11 +316,10 @@ struct LowrankFinishGate {
 };
 
 // ---- launches -------------------------------------------------------------------------------------------------
-constexpr int64_t kForwardBlocks = 2048, kPartialBlocks = 512;  // enough for any card, whatever the shape allows
+constexpr int64_t kForwardBlocks = 2048;  // enough for any card, whatever the shape allows
 
-int64_t partial_splits(const Shuffle& shuffle, int64_t rank) {
-  const int64_t others = shuffle.batch * shuffle.u_tiles * ceil_div(rank + 1, kTileRows);
-  return larger<int64_t>(1, smaller(shuffle.pixel_tiles, ceil_div(kPartialBlocks, larger<int64_t>(1, others))));
+int64_t product_splits(const Shuffle& shuffle, int64_t rank) {
+  return partial_splits(shuffle, shuffle.batch * shuffle.u_tiles * ceil_div(rank + 1, kTileRows));
 }
 
 /// Blocks that share a pixel tile, each with its part of the rows.
@@ -403,7 +402,7 @@ const char* backward(const Shuffle& shuffle, const LowrankInputs& in, const void
   }
   if (grad.weight == nullptr && grad.bias == nullptr && grad.gate == nullptr) return nullptr;
 
-  const int64_t splits = partial_splits(shuffle, in.rank), per_channel = int64_t{shuffle.scale} * shuffle.scale;
+  const int64_t splits = product_splits(shuffle, in.rank), per_channel = int64_t{shuffle.scale} * shuffle.scale;
   const typename LowrankPartialProducts<T>::Args args{shuffle,   g,       static_cast<const T*>(in.z),
                                                       workspace, in.rank, ceil_div(in.rank + 1, kTileRows),
                                                       splits,    vec,     vectors<T>(in.z, shuffle.pixels)};
@@ -452,7 +451,7 @@ const char* lowrank_forward(const ShuffleProblem& shape, const LowrankInputs& in
 
 int64_t lowrank_backward_workspace(const ShuffleProblem& shape, int64_t rank) {
   const Shuffle shuffle = shuffle_of(shape);
-  return shuffle.batch * partial_splits(shuffle, rank) * shuffle.weight_rows() * (rank + 1);
+  return shuffle.batch * product_splits(shuffle, rank) * shuffle.weight_rows() * (rank + 1);
 }
 
 const char* lowrank_backward(const ShuffleProblem& shape, const LowrankInputs& in, const void* grad_out,

@@ -48,6 +48,8 @@ LKCA_HD float bits_float(uint32_t bits) {
   return pun.f;
 }
 
+LKCA_HD float magnitude(float value) { return bits_float(float_bits(value) & 0x7fffffffu); }
+
 LKCA_HD float to_float(float value) { return value; }
 LKCA_HD float to_float(bfloat_t value) { return bits_float(static_cast<uint32_t>(value.bits) << 16); }
 LKCA_HD float to_float(half_t value) {

@@ -47,6 +47,13 @@ struct Shuffle {
   LKCA_HD int64_t plane_hr() const { return pixels * scale * scale; }
 };
 
+/// Ranges of pixel tiles, each with a partial sum of its own, where every one occupies `others` blocks: as many as fill
+/// any card, whatever the shape allows.
+inline int64_t partial_splits(const Shuffle& shuffle, int64_t others) {
+  constexpr int64_t kBlocks = 512;
+  return larger<int64_t>(1, smaller(shuffle.pixel_tiles, ceil_div(kBlocks, larger<int64_t>(1, others))));
+}
+
 /// Consecutive pixels of one LR plane, as they lie in the HR plane.
 struct PixelTile {
   int64_t first, row;    // flat index of the first pixel; its LR row
@@ -184,8 +191,8 @@ LKCA_BODY void load_rows(const Grid& grid, T* op, int extent, int kc, const T* s
   }
 }
 
-/// op(i, k) = src[k*ld + i], zero outside valid_i x valid_k. `vec` as above.
-template <int Extent, class T, class Grid>
+/// op(i, k) = src[k*ld + i], or its magnitude, zero outside valid_i x valid_k. `vec` as above.
+template <int Extent, bool kMagnitude = false, class T, class Grid>
 LKCA_BODY void load_columns(const Grid& grid, T* op, int kc, const T* src, int64_t ld, int64_t valid_i, int64_t valid_k,
                             bool vec) {
   int thread = grid.thread();
@@ -200,6 +207,10 @@ LKCA_BODY void load_columns(const Grid& grid, T* op, int kc, const T* src, int64
       const int k = rest / kFours * 8 + index / 4 % 8;
       Vec16 vector = {{0, 0, 0, 0}};
       if (i < valid_i && k < valid_k) vector = load16(src + k * ld + i);
+      if constexpr (kMagnitude) {
+        LKCA_UNROLL
+        for (int e = 0; e < 4; ++e) vector.word[e] &= sizeof(T) == 4 ? 0x7fffffffu : 0x7fff7fffu;
+      }
       if constexpr (sizeof(T) == 4) {
         *reinterpret_cast<Vec16*>(op + Operand<T>::at(i, k, stride)) = vector;
       } else {
@@ -212,7 +223,9 @@ LKCA_BODY void load_columns(const Grid& grid, T* op, int kc, const T* src, int64
   } else {
     for (int index = thread; index < Extent * kc; index += kThreads) {
       const int k = index / Extent, i = index % Extent;
-      op[Operand<T>::at(i, k, stride)] = i < valid_i && k < valid_k ? load(src + k * ld + i) : from_float<T>(0.0f);
+      T value = from_float<T>(0.0f);
+      if (i < valid_i && k < valid_k) value = load(src + k * ld + i);
+      op[Operand<T>::at(i, k, stride)] = kMagnitude ? from_float<T>(magnitude(to_float(value))) : value;
     }
   }
 }
@@ -357,6 +370,37 @@ struct TileProduct<float, M, N> {
   }
 };
 
+// ---- floats in shared memory, whole vectors at a time where V allows (p is then aligned to 16 bytes) -----------
+template <int V>
+LKCA_BODY void read_floats(const float* p, float (&value)[V]) {
+  if constexpr (V % 4 != 0) {
+    LKCA_UNROLL
+    for (int v = 0; v < V; ++v) value[v] = p[v];
+  } else {
+    LKCA_UNROLL
+    for (int v = 0; v < V; v += 4) {
+      const Vec16 vector = *reinterpret_cast<const Vec16*>(p + v);
+      LKCA_UNROLL
+      for (int e = 0; e < 4; ++e) value[v + e] = bits_float(vector.word[e]);
+    }
+  }
+}
+template <int V>
+LKCA_BODY void write_floats(float* p, const float (&value)[V]) {
+  if constexpr (V % 4 != 0) {
+    LKCA_UNROLL
+    for (int v = 0; v < V; ++v) p[v] = value[v];
+  } else {
+    LKCA_UNROLL
+    for (int v = 0; v < V; v += 4) {
+      Vec16 vector;
+      LKCA_UNROLL
+      for (int e = 0; e < 4; ++e) vector.word[e] = float_bits(value[v + e]);
+      *reinterpret_cast<Vec16*>(p + v) = vector;
+    }
+  }
+}
+
 // ---- the staged tile: float [u][q], from where it leaves along the HR rows --------------------------------
 struct Stage {
   float* values;
@@ -370,30 +414,11 @@ struct Stage {
 
   template <int V>
   LKCA_BODY void read(int u, int q, float (&value)[V]) const {
-    if constexpr (V == 1) {
-      value[0] = at(u, q);
-    } else {
-      LKCA_UNROLL
-      for (int v = 0; v < V; v += 4) {
-        const Vec16 vector = *reinterpret_cast<const Vec16*>(&at(u, q + v));
-        LKCA_UNROLL
-        for (int e = 0; e < 4; ++e) value[v + e] = bits_float(vector.word[e]);
-      }
-    }
+    read_floats(&at(u, q), value);
   }
   template <int V>
   LKCA_BODY void write(int u, int q, const float (&value)[V]) const {
-    if constexpr (V == 1) {
-      at(u, q) = value[0];
-    } else {
-      LKCA_UNROLL
-      for (int v = 0; v < V; v += 4) {
-        Vec16 vector;
-        LKCA_UNROLL
-        for (int e = 0; e < 4; ++e) vector.word[e] = float_bits(value[v + e]);
-        *reinterpret_cast<Vec16*>(&at(u, q + v)) = vector;
-      }
-    }
+    write_floats(&at(u, q), value);
   }
 };
 

@@ -107,6 +107,22 @@ def test_channel_operators(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "shape", [(2, 7, 2, 5, 11, 3), (2, 5, 3, 13, 1, 31), (1, 64, 16, 255, 257, 9), (2, 130, 33, 64, 64, 5)], ids=str
+)
+def test_local_channel_attention(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    b, c, k, h, w, window = shape
+    sizes, scale = [(b, c, h, w), (k, c), (c, k), (b, c, h, w)], c**-0.5
+    x, w1, w2, residual = (random(*size, dtype=dtype, seed=i) for i, size in enumerate(sizes))
+    check(
+        lambda *t: lkca_kernels.local_channel_attention(*t, window=window, backend="cuda"),
+        lambda *t: reference.local_channel_attention(*t, window=window),
+        [x, w1 * scale, w2 * scale, residual],
+        dtype,
+    )
+
+
 def test_graph_capture_and_streams() -> None:
     """Replays in a CUDA graph, with new inputs in the same place, and on a stream of its own."""
     b, c, r, h, w, s = 1, 16, 32, 24, 32, 4

@@ -161,13 +161,17 @@ def gradients(tensors: list[Tensor | None]) -> list[Tensor | None]:
     return [None if t is None else t.grad for t in tensors]
 
 
-def check_gradients(got: tuple[Tensor | None, ...], tensors: list[Tensor | None], dtype: torch.dtype) -> None:
+def check_gradients(
+    got: tuple[Tensor | None, ...], tensors: list[Tensor | None], dtype: torch.dtype, cancelled: int = 1
+) -> None:
+    """``cancelled``: how much smaller than its terms a sum in float32 may be."""
     for i, (value, expected) in enumerate(zip(got, gradients(tensors), strict=False)):
         assert (value is None) == (expected is None), i
         if value is not None and expected is not None:
             assert value.dtype == dtype
             error = rms(value, expected)
-            assert error < (FIRST if i == 0 else BOUND)[dtype], f"gradient {i}: {error:.2e}"
+            bound = (FIRST if i == 0 else BOUND)[dtype] * (cancelled if dtype == torch.float32 else 1)
+            assert error < bound, f"gradient {i}: {error:.2e}"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -263,6 +267,110 @@ def test_channel_attention(grid: ctypes.CDLL, shape: tuple[int, ...], dtype: tor
     check_gradients(cuda.channel_attention_bwd(grad_out, inputs[0], mean, *inputs[1:], needs=needs), exact, dtype)
 
 
+# (B, C, hidden, H, W, window): ones, primes, windows of one pixel and wider than the image, hidden channels of one part
+# (either size) and of several, more than 64 rows of fields, tiles that end within a row, whole vectors and not.
+WINDOWS = [
+    (1, 1, 1, 1, 1, 1),
+    (2, 7, 2, 5, 11, 3),
+    (1, 67, 17, 19, 23, 9),
+    (2, 5, 3, 13, 1, 31),
+    (1, 3, 70, 2, 8, 101),
+    (1, 130, 16, 9, 32, 5),
+    (2, 64, 33, 12, 16, 7),
+]
+
+
+def local_inputs(shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor | None]:
+    b, c, k, h, w, _ = shape
+    x, residual = (random(b, c, h, w, dtype=dtype, seed=seed) for seed in (0, 3))
+    scale = c**-0.5  # logits of about 1: gates that are neither 0 nor 2
+    w1, w2 = (random(*size, dtype=dtype, seed=i) * scale for i, size in ((1, (k, c)), (2, (c, k))))
+    return [x, w1, w2, residual]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", WINDOWS, ids=str)
+@pytest.mark.parametrize("with_residual", [False, True], ids=["", "residual"])
+def test_local_channel_attention(
+    grid: ctypes.CDLL, shape: tuple[int, ...], dtype: torch.dtype, with_residual: bool
+) -> None:
+    x, w1, w2, residual = local_inputs(shape, dtype)
+    residual = residual if with_residual else None
+    exact = doubles([x, w1, w2])
+    window = shape[-1]
+    expected = reference.local_channel_attention(
+        *exact, residual=None if residual is None else residual.double(), window=window
+    )
+    out, room = with_sentinels(tuple(x.shape), dtype)
+    assert cuda.local_channel_attention_fwd(x, w1, w2, residual, window=window, out=out) is out
+    assert rms(out, expected.detach()) < BOUND[dtype]
+    assert (room[:32] == 77).all() and (room[-32:] == 77).all()
+
+    grad_out = random(*x.shape, dtype=dtype, seed=9)
+    expected.backward(grad_out.double())
+    got = cuda.local_channel_attention_bwd(grad_out, x, w1, w2, window=window, needs=(True,) * 3)
+    check_gradients(got, exact, dtype)
+    for i in range(3):  # each alone has the same bits
+        needs = (i == 0, i == 1, i == 2)
+        alone = cuda.local_channel_attention_bwd(grad_out, x, w1, w2, window=window, needs=needs)
+        assert torch.equal(alone[i], got[i]) and [g is not None for g in alone] == list(needs)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_local_channel_attention_of_any_shape(grid: ctypes.CDLL, data: st.DataObject) -> None:
+    integer = st.integers
+    sizes = [integer(1, 2), integer(1, 20), integer(1, 40), integer(1, 9), integer(1, 40), integer(0, 12)]
+    *shape, reach = data.draw(st.tuples(*sizes))
+    dtype, window = data.draw(st.sampled_from(DTYPES)), 2 * reach + 1
+    x, w1, w2, residual = local_inputs((*shape, window), dtype)
+    exact = doubles([x, w1, w2])
+    expected = reference.local_channel_attention(*exact, residual=residual.double(), window=window)
+    out = cuda.local_channel_attention_fwd(x, w1, w2, residual, window=window)
+    assert rms(out, expected.detach()) < BOUND[dtype]
+    grad_out = random(*x.shape, dtype=dtype, seed=9)
+    expected.backward(grad_out.double())
+    got = cuda.local_channel_attention_bwd(grad_out, x, w1, w2, window=window, needs=(True,) * 3)
+    check_gradients(got, exact, dtype, cancelled=20)  # the few terms of the smallest shapes
+
+
+def test_local_channel_attention_of_zeros_and_infinities(grid: ctypes.CDLL) -> None:
+    """Empty surroundings give gates of 1 and no NaN; what is not finite stays within the windows that hold it."""
+    x, w1, w2, _ = local_inputs((1, 5, 3, 9, 20, 3), torch.float32)
+    x[..., :10] = 0
+    x[0, 2, 4, 15] = float("inf")
+    out = cuda.local_channel_attention_fwd(x, w1, w2, None, window=3)
+    assert (out[..., :9] == 0).all() and out[..., 17:].isfinite().all()
+    assert not out[..., 3:6, 14:17].isfinite().all()
+    grad_x = cuda.local_channel_attention_bwd(torch.ones_like(x), x, w1, w2, window=3, needs=(True, False, False))[0]
+    assert (grad_x[..., :8] == 1).all() and grad_x[..., 18:].isfinite().all()
+    expected = reference.local_channel_attention(x.double(), w1.double(), w2.double(), window=3)
+    assert torch.equal(out.isnan(), expected.isnan())
+
+
+def test_local_channel_attention_past_two_to_the_31(emulation: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last block of every launch, for x with more than 2^31 elements, nearly all of them pages never touched."""
+    monkeypatch.setattr(cuda, "_ops", lambda: torch.ops.lkca_cuda_emulated)
+    b, c, h, w = 131100, 64, 16, 16
+    (last, w1, w2, _), dtype = local_inputs((1, c, 1, h, w, 3), torch.bfloat16), torch.bfloat16
+    x, grad_out, out = (torch.empty(b, c, h, w, dtype=dtype) for _ in range(3))
+    assert x.numel() > 2**31
+    x[-1:], grad_out[-1:] = last, random(1, c, h, w, dtype=dtype, seed=9)
+    monkeypatch.setattr(cuda, "_wanted", lambda tensors, needs: [out, None, None])
+    exact = doubles([last, w1, w2])
+    expected = reference.local_channel_attention(*exact, window=3)
+    expected.backward(grad_out[-1:].double())
+    emulation.lkca_emulation_only_last(1)
+    try:
+        cuda.local_channel_attention_fwd(x, w1, w2, None, window=3, out=out)
+        # Its tile begins at row 8, and what lies above was not mixed.
+        assert rms(out[-1:, :, 9:], expected.detach()[:, :, 9:]) < BOUND[dtype]
+        cuda.local_channel_attention_bwd(grad_out, x, w1, w2, window=3, needs=(True, False, False))
+        assert rms(out[-1:, :, 10:], exact[0].grad[:, :, 10:]) < FIRST[dtype]
+    finally:
+        emulation.lkca_emulation_only_last(0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_result_depends_on_neither_thread_order_nor_grid(grid: ctypes.CDLL, dtype: torch.dtype) -> None:
     """A missing barrier shows in one of the orders; the loop over work shows with fewer blocks than work."""
@@ -272,6 +380,7 @@ def test_result_depends_on_neither_thread_order_nor_grid(grid: ctypes.CDLL, dtyp
     y = random(2, 80, 9, 16, dtype=dtype, seed=7)
     y17 = random(1, 289, 2, 3, dtype=dtype, seed=7)  # few u rows in a tile: several warps to each
     layers, many = attention_inputs((1, 3, 2, 97, 101), dtype), attention_inputs((5, 3, 2, 4, 4), dtype)
+    local, several_parts = (local_inputs(shape, dtype)[:3] for shape in WINDOWS[2:5:2])
     options = {"upscale_factor": 4, "skip_bicubic": "matlab"}
     options17 = {"upscale_factor": 17, "skip_bicubic": "matlab"}
 
@@ -290,6 +399,9 @@ def test_result_depends_on_neither_thread_order_nor_grid(grid: ctypes.CDLL, dtyp
         attended, mean = cuda.channel_attention_fwd(*layers, None)
         out += [attended, mean]
         out += cuda.channel_attention_bwd(attended, layers[0], mean, *layers[1:], needs=(True,) * 5)
+        for x, w1, w2 in (local, several_parts):
+            out.append(cuda.local_channel_attention_fwd(x, w1, w2, x, window=5))
+            out += cuda.local_channel_attention_bwd(out[-1], x, w1, w2, window=5, needs=(True,) * 3)
         return out
 
     expected = run()
@@ -331,6 +443,14 @@ def test_hr_cube_is_moved_once_in_whole_vectors(grid: ctypes.CDLL, dtype: torch.
     assert grid.lkca_emulation_bytes_read(4) == 2 * size  # w1, b1, w2, b2, x: once for the means, once for the product
     assert grid.lkca_emulation_vector_bytes(0) == size
 
+    w1, w2 = layers[0], layers[2]
+    cuda.local_channel_attention_fwd(x, w1, w2, x.clone(), window=5)
+    assert [grid.lkca_emulation_bytes_read(i) for i in (0, 3)] == [2 * size, size]  # x: for the fields, for the product
+    assert grid.lkca_emulation_bytes_written(0) == grid.lkca_emulation_vector_bytes(0) == size
+    cuda.local_channel_attention_bwd(x.clone(), x, w1, w2, window=5, needs=(True, False, False))
+    assert [grid.lkca_emulation_bytes_read(i) for i in (0, 3)] == [3 * size, 2 * size]
+    assert grid.lkca_emulation_bytes_written(0) == grid.lkca_emulation_vector_bytes(0) == size
+
 
 def test_offsets_past_two_to_the_31(emulation: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last block of an output with more than 2^31 elements; the rest of its memory is never touched."""
@@ -347,6 +467,27 @@ def test_offsets_past_two_to_the_31(emulation: ctypes.CDLL, monkeypatch: pytest.
     rows = weight[-s * s :].double()
     expected = torch.nn.functional.pixel_shuffle(torch.einsum("mr,brhw->bmhw", rows, z[:, :, -1:, 128:].double()), s)
     assert rms(out[:, -1:, -s:, 128 * s :], expected) < BOUND[torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_local_channel_attention_at_most_twice_the_error_of_pytorch(grid: ctypes.CDLL, dtype: torch.dtype) -> None:
+    x, w1, w2, _ = local_inputs((1, 24, 8, 12, 16, 5), dtype)
+    grad_out = random(*x.shape, dtype=dtype, seed=9)
+
+    def eager(*tensors: Tensor) -> list[Tensor]:
+        x, w1, w2 = tensors
+        a = torch.nn.functional.avg_pool2d(x.abs(), 5, stride=1, padding=2, count_include_pad=False)
+        hidden = torch.nn.functional.conv2d(a / a.mean(1, keepdim=True), w1[:, :, None, None]).relu()
+        out = x * (2 * torch.nn.functional.conv2d(hidden, w2[:, :, None, None]).sigmoid())
+        out.backward(grad_out.to(out.dtype))
+        return [out.detach(), *[t.grad for t in tensors]]
+
+    exact = eager(*doubles([x, w1, w2]))
+    theirs = eager(*[t.clone().requires_grad_() for t in (x, w1, w2)])
+    ours = [cuda.local_channel_attention_fwd(x, w1, w2, None, window=5)]
+    ours += cuda.local_channel_attention_bwd(grad_out, x, w1, w2, window=5, needs=(True,) * 3)
+    for name, our, their, right in zip(["out", "x", "w1", "w2"], ours, theirs, exact, strict=True):
+        assert rms(our, right) <= 2 * rms(their, right), name
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
@@ -388,6 +529,15 @@ def test_shared_memory_fits_every_card(grid: ctypes.CDLL, scale: int, dtype: tor
         assert 3 * (grid.lkca_emulation_shared_bytes() + 1024) <= 164 * 1024
 
 
+def test_shared_memory_of_local_channel_attention(grid: ctypes.CDLL) -> None:
+    for hidden in (16, 70):
+        x, w1, w2, _ = local_inputs((1, 3, hidden, 2, 4, 3), torch.float32)
+        cuda.local_channel_attention_fwd(x, w1, w2, None, window=3)
+        assert grid.lkca_emulation_shared_bytes() <= 49 * 1024
+        cuda.local_channel_attention_bwd(x, x, w1, w2, window=3, needs=(True,) * 3)
+        assert grid.lkca_emulation_shared_bytes() <= 99 * 1024
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_shape(grid: ctypes.CDLL, data: st.DataObject) -> None:
@@ -415,6 +565,15 @@ def test_layouts(grid: ctypes.CDLL) -> None:
     grads = cuda.channel_attention_bwd(out, x, mean, *layers, needs=(True, False, True, False, False))
     assert grads[0] is not None and grads[0].is_contiguous(memory_format=torch.channels_last)
     assert [g is None for g in grads] == [False, True, False, True, True]
+    w1, w2 = layers[0], layers[2]
+    expected = reference.local_channel_attention(x.double(), w1.double(), w2.double(), x.double(), window=3)
+    assert cuda.local_channel_attention_fwd(x, w1, w2, x, window=3, out=room) is room and rms(room, expected) < 2e-6
+    out = cuda.local_channel_attention_fwd(x, w1, w2, x, window=3)
+    assert torch.equal(out, room) and out.is_contiguous(memory_format=torch.channels_last)
+    spread = torch.ones(1, 1, 1, 1).expand(2, 6, 5, 8)
+    grads = cuda.local_channel_attention_bwd(spread, x, w1, w2, window=3, needs=(True, False, True))
+    assert grads[0] is not None and grads[0].is_contiguous(memory_format=torch.channels_last)
+    assert grads[1] is None and grads[2] is not None
 
     inputs, _ = upsampling_inputs((2, 3, 8, 5, 6, 2), "none", torch.float32, True)
     z = inputs[0].contiguous(memory_format=torch.channels_last)
@@ -439,6 +598,17 @@ def test_misaligned_tensors(grid: ctypes.CDLL) -> None:
     room = torch.zeros(expected.numel() + 1, dtype=torch.float16)
     out = cuda.lowrank_pixel_shuffle_fwd(*shifted, **options, out=room[1:].view(expected.shape))
     assert torch.equal(out, expected)
+
+    def run(tensors: list[Tensor | None], out: Tensor) -> list[Tensor | None]:
+        cuda.local_channel_attention_fwd(*tensors, window=3, out=out)
+        x, w1, w2, residual = tensors
+        return [out, *cuda.local_channel_attention_bwd(residual, x, w1, w2, window=3, needs=(True,) * 3)]
+
+    tensors = local_inputs((1, 16, 8, 4, 8, 3), torch.float16)
+    shifted = [torch.zeros(t.numel() + 1, dtype=t.dtype)[1:].view(t.shape).copy_(t) for t in tensors]
+    room = torch.zeros(tensors[0].numel() + 1, dtype=torch.float16)[1:].view(tensors[0].shape)
+    for a, b in zip(run(shifted, room), run(tensors, torch.empty_like(tensors[0])), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_infinities_stay_in_their_channel(grid: ctypes.CDLL) -> None:
@@ -477,6 +647,20 @@ def test_registration_refuses_what_the_kernels_do_not_expect(grid: ctypes.CDLL) 
     for words, change in refused.items():
         with pytest.raises(RuntimeError, match=words):
             forward(**change)
+
+    x, w1, w2, out = (torch.zeros(sizes) for sizes in ((1, 4, 3, 3), (2, 4), (4, 2), (1, 4, 3, 3)))
+    ops.local_channel_attention_fwd(x, w1, w2, None, 3, out)
+    for arguments, words in (
+        ((x[0], w1, w2, None, 3, out), "x: expected 4"),
+        ((x, w2, w2, None, 3, out), "w1: expected shape"),
+        ((x, w1, w1, None, 3, out), "w2: expected shape"),
+        ((x, w1, w2, out[..., :2], 3, out), "residual: expected shape"),
+        ((x, w1, w2, None, 4, out), "window: expected an odd number"),
+        ((x, w1, w2, None, 2**20 + 1, out), "window: expected an odd number"),
+        ((x, w1, w2, None, 3, out.half()), "out: the dtype"),
+    ):
+        with pytest.raises(RuntimeError, match=words):
+            ops.local_channel_attention_fwd(*arguments)
 
 
 def test_emulation_notices_faults(emulation: ctypes.CDLL) -> None:
@@ -528,6 +712,13 @@ def test_backend_says_why_it_cannot_run() -> None:
     assert "cpu" in (cuda.can_run("channel_gate", cpu, torch.float32, 1) or "")
     assert "float64" in (cuda.can_run("channel_gate", torch.device("cuda"), torch.float64, 1) or "")
     assert "65" in (cuda.can_run("lowrank_pixel_shuffle", torch.device("cuda"), torch.float32, 65) or "")
+
+
+def test_backend_serves_every_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    for op in ("channel_gate", "channel_attention", "local_channel_attention", "lowrank_pixel_shuffle"):
+        assert cuda.can_run(op, torch.device("cuda"), torch.bfloat16, 2) is None
+        assert callable(getattr(cuda, f"{op}_fwd")) and callable(getattr(cuda, f"{op}_bwd"))
 
 
 def test_border_rule_without_a_loop(emulation: ctypes.CDLL) -> None:
