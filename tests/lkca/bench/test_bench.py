@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -144,3 +145,18 @@ def test_a_model_directory(bench: Callable[..., Result], tmp_path: Path) -> None
     assert done.exit_code == 0 and "operator: 5 bands, ×3, rank 10" in done.stdout and "network: mine" in done.stdout
     refused = bench("-m", tmp_path / "mine", "--bands", 3, "--rank", 2)
     assert refused.exit_code == 2 and "leave out --bands, --rank" in refused.stderr
+
+
+def test_a_run_of_scenes_alone_has_no_table_of_operators() -> None:
+    table = runpy.run_path(str(Path(__file__).parents[3] / "bench" / "table.py"))["table"]
+
+    def benchmark(group: str, contender: str, median: float) -> dict[str, Any]:
+        facts = {"contender": contender, "threads": 1, "torch": "2.13", "samples": 134e6, "flops": 1e9, "bytes": 1e6}
+        return {"group": group, "extra_info": facts, "stats": {"median": median}}
+
+    scenes = [benchmark("scene, base", "network 32", 1.0), benchmark("scene, base", "scene .img int16", 2.0)]
+    printed = table({"machine_info": {"cpu": {}}, "benchmarks": scenes})
+    assert "| base, 134 | 1.00 | 2.00 s, 50 % |" in printed and "eager" not in printed
+    operators = [benchmark("forward", "lkca", 1e-3), benchmark("forward", "eager", 2e-3)]
+    printed = table({"machine_info": {"cpu": {}}, "benchmarks": operators})
+    assert "| forward | 1.00 | 2.0 (2.0×) |" in printed and "scene" not in printed
