@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,26 @@ import torch
 
 from lkca.data import Cube, Window
 from lkca.data.degradation import Degradation
+from lkca.data.memory import check_memory
 from lkca.errors import InputError
-from lkca.inference.array import bicubic_array, upscale_array
+from lkca.inference.array import Upscaler
 from lkca.inference.checks import check_scale, suits
 from lkca.inference.choose import model_for
-from lkca.inference.degrade import degrade_array
+from lkca.inference.degrade import degraded
+from lkca.inference.plan import Budget, plan_tiles, size_text
+from lkca.inference.stream import stream
 from lkca.inference.windows import row_strips, whole_pixels
-from lkca.metrics import PROTOCOL, MetricAccumulator, Metrics, evaluate
+from lkca.metrics import PROTOCOL, SSIM_WINDOW, MetricAccumulator, Metrics
 from lkca.models.directory import LoadedModel
 from lkca.models.prior import Prior
 
 __all__ = ["Evaluation", "evaluate_model", "evaluate_prediction"]
+
+_TILE_SAMPLES, _TILE_PIXELS = 1 << 26, 1 << 21  # of a tile's result, at most: larger ones gain little
+_HELD_BYTES = 16  # of a sample of it: result, truth, as read
+_SCORING_BYTES = 384 << 20  # what scoring and degrading take beside it
+_GPU_SHARE = 0.8
+_LEAST = 8  # coarse pixels
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,7 @@ class Evaluation:
     the largest valid sample of the reference's scored bands; the same for all predictions. bands: indices of the
     scored bands. wavelengths: of all bands of the file, nm. scores: {"bicubic": Metrics, "model": Metrics}, or
     {"prediction": Metrics}. arrays: float32 (bands, rows, cols) in physical units, all bands of the file, under
-    "low", "truth" and the names of ``scores``; none for a finished prediction.
+    "low", "truth" and the names of ``scores``; none for a finished prediction, or where they were not kept.
     """
 
     source: str
@@ -71,13 +81,17 @@ def evaluate_model(
     degradation: Degradation | None = None,
     device: torch.device | None = None,
     force: bool = False,
+    memory: str | None = None,
+    arrays: bool = True,
 ) -> Evaluation:
     """Degrades ``cube`` by ``scale``, restores it by bicubic and by ``model`` (None: bicubic alone), and scores both.
 
     model: a prior, the general model, is adapted to the degraded cube; it never sees the truth. region: 'ROWS,COLS' as
     Python slices; cut to a multiple of ``scale``, said in ``notes``. degradation: the model's own by default. Bad and
-    empty bands are neither scored nor shown to the network. Raises InputError where the model was made for other bands
-    or another scale, or the region is smaller than ``scale`` or without valid samples.
+    empty bands are neither scored nor shown to the network. arrays: whether they are kept, which takes the memory that
+    they take; else the scene is done tile by tile, within ``memory`` (such as "2G"; half of what is free). Raises
+    InputError where the model was made for other bands or another scale, the region is smaller than ``scale`` or
+    without valid samples, or the memory does not suffice.
     """
     notes: list[str] = list(cube.warnings)
     if isinstance(model, LoadedModel):
@@ -87,18 +101,29 @@ def evaluate_model(
         degradation = model.config.degradation if isinstance(model, LoadedModel) else Degradation(scale=scale)
     window, cut = whole_pixels(cube, region, scale)
     notes += cut
-    good = cube.good_bands
-    truth = cube.read(window)
-    peak, bands = _peak([truth], good, cube.source)
-    low = degrade_array(truth, degradation)
-    arrays = {"low": low, "truth": truth, "bicubic": bicubic_array(low, scale)}
-    chosen = model_for(Cube.from_array(low, cube.meta.degraded(scale), cube.source), model, scale)
+    truth, kept = cube.region(window), {}
+    if arrays:
+        results = 2 if model is None else 3
+        what = f"{cube.source}: evaluating {window.height} x {window.width} pixels with its pictures"
+        check_memory(4 * results * math.prod(truth.shape), what, "give a smaller --region")
+        kept["truth"] = truth.read()
+        truth = Cube.from_array(kept["truth"], truth.meta, cube.source)
+    peak, bands = _peak((truth.read(strip) for strip in row_strips(*truth.shape)), cube.good_bands, cube.source)
+    low = degraded(truth, degradation)
+    if arrays:
+        kept["low"] = low.read()
+        low = Cube.from_array(kept["low"], low.meta, cube.source)
+    chosen = model_for(low, model, scale)
+    upscalers = {"bicubic": Upscaler(None, scale, np.ones(cube.bands, dtype=bool))}
     if chosen is not None:
-        arrays["model"] = upscale_array(low, chosen, good_bands=good, device=device)
-    names: list[str] = [name for name in ("bicubic", "model") if name in arrays]
-    scores = {name: _score(truth, arrays[name], bands, scale, peak, cube.source) for name in names}
+        upscalers["model"] = Upscaler(chosen, scale, cube.good_bands, device)
+    scores = {}
+    for name, upscaler in upscalers.items():
+        if arrays:
+            kept[name] = np.empty(kept["truth"].shape, dtype=np.float32)
+        scores[name] = _restored(truth, low, upscaler, peak, bands, Budget.of(memory), kept.get(name))
     return Evaluation(
-        cube.source, window, scale, peak, bands, cube.meta.wavelengths, degradation, scores, arrays, tuple(notes)
+        cube.source, window, scale, peak, bands, cube.meta.wavelengths, degradation, scores, kept, tuple(notes)
     )
 
 
@@ -133,10 +158,7 @@ def evaluate_prediction(reference: Cube, prediction: Cube, scale: int, *, region
     accumulator = MetricAccumulator(reference.bands, scale, peak, good_bands=scored)
     for strip in strips:
         accumulator.update(truth.read(strip), guess.read(strip))
-    try:
-        metrics = accumulator.compute()
-    except ValueError as error:
-        raise InputError(f"{prediction.source}: cannot be scored ({error})") from error
+    metrics = _scores(accumulator, prediction.source)
     if metrics.missing:
         notes.append(f"{prediction.source} lacks {metrics.missing} pixels that the reference has; they are not scored")
     return Evaluation(
@@ -161,10 +183,60 @@ def _peak(blocks: Iterable[np.ndarray], good: np.ndarray, source: str) -> tuple[
     return peak, bands
 
 
-def _score(truth: np.ndarray, guess: np.ndarray, bands: np.ndarray, scale: int, peak: float, source: str) -> Metrics:
-    scored = np.zeros(truth.shape[0], dtype=bool)
+def _restored(
+    truth: Cube, low: Cube, upscaler: Upscaler, peak: float, bands: np.ndarray, budget: Budget, whole: np.ndarray | None
+) -> Metrics:
+    """Scores of ``low`` restored, tile by tile; ``whole`` is filled with the result."""
+    scale, scored = upscaler.scale, np.zeros(truth.bands, dtype=bool)
     scored[bands] = True
+    accumulator = MetricAccumulator(truth.bands, scale, peak, good_bands=scored)
+    beyond = math.ceil((SSIM_WINDOW - 1) / scale)
+    for tile in _tiles(low, upscaler, beyond, budget):
+        height, width = min(tile.height + beyond, low.rows - tile.row), min(tile.width + beyond, low.cols - tile.col)
+        near = Window(tile.row, tile.col, height, width)
+        fine, own = _upscaled(low, upscaler, near), tile.scaled(scale)
+        accumulator.update_part(truth.read(near.scaled(scale)), fine, own.height, own.width)
+        if whole is not None:
+            whole[(slice(None), *own.slices)] = fine[:, : own.height, : own.width]
+    return _scores(accumulator, truth.source)
+
+
+def _upscaled(low: Cube, upscaler: Upscaler, window: Window) -> np.ndarray:
+    fine = np.empty((low.bands, window.height * upscaler.scale, window.width * upscaler.scale), dtype=np.float32)
+
+    def put(_: int, bands: slice, rows: slice, values: np.ndarray) -> None:
+        fine[bands, rows] = values
+
+    stream(low, upscaler, [window], put)
+    return fine
+
+
+def _tiles(low: Cube, upscaler: Upscaler, beyond: int, budget: Budget) -> list[Window]:
+    """The largest tiles for which the budget has room, with ``beyond`` pixels after each; no more than are useful."""
+    area, boundless = Window.full(low.rows, low.cols), replace(budget, total=1 << 62)
+    device, scale = upscaler.device, upscaler.scale
+    side = max(min(max(area.height, area.width), math.isqrt(min(_TILE_SAMPLES // low.bands, _TILE_PIXELS)) // scale), 1)
+    while True:
+        height, width = min(side + beyond, area.height), min(side + beyond, area.width)
+        held = _SCORING_BYTES + _HELD_BYTES * low.bands * height * width * scale**2
+        plan = plan_tiles(area, upscaler, boundless, resident=held, tile=(height, width))
+        needed = plan.memory - boundless.fixed
+        room = budget.total - budget.fixed
+        if device.type == "cuda":
+            room = min(room, int(_GPU_SHARE * torch.cuda.mem_get_info(device)[0]) + held)
+        if needed <= room:
+            return replace(plan, rows=min(side, area.height), cols=min(side, area.width)).tiles()
+        if side <= _LEAST:
+            raise InputError(
+                f"{low.source}: scoring it in tiles of {side} × {side} coarse pixels needs "
+                f"{size_text(needed + budget.fixed)} of memory, {size_text(budget.total)} are allowed; give more with "
+                "--memory, or close other programs"
+            )
+        side = max(_LEAST, side * 3 // 4)
+
+
+def _scores(accumulator: MetricAccumulator, source: str) -> Metrics:
     try:
-        return evaluate(truth, guess, scale=scale, peak=peak, good_bands=scored)
+        return accumulator.compute()
     except ValueError as error:
         raise InputError(f"{source}: cannot be scored ({error})") from error

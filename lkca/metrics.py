@@ -22,6 +22,7 @@ PSNR_LIMIT = 100.0  # dB; what a band without any error is said to have
 SSIM_WINDOW = 7
 
 _K1, _K2 = 0.01, 0.03  # Wang et al. 2004
+_BEYOND = SSIM_WINDOW - 1  # how far a window reaches beyond its first pixel
 _CONSTANT = 1e-10  # a band whose standard deviation is below this part of its mean is constant
 _CHUNK = 1 << 21  # samples that are held in float64 at a time
 
@@ -110,11 +111,12 @@ def evaluate(
 
 
 class MetricAccumulator:
-    """Metrics of a scene that is seen strip by strip, equal to those of the whole.
+    """Metrics of a scene that is seen strip by strip, or part by part, equal to those of the whole.
 
-    Feed full-width strips of rows, from the first to the last, of any height: the last six rows of a strip are kept,
-    so that every 7 x 7 window of MSSIM is seen once. Holds those rows and a few numbers per band; what it computes
-    in between is bounded too. Sums are float64.
+    :meth:`update` takes full-width strips of rows, from the first to the last, of any height: the last six rows of a
+    strip are kept, so that every 7 x 7 window of MSSIM is seen once. :meth:`update_part` takes tiles with their
+    neighbours, in any order. Holds those rows and a few numbers per band; what it computes in between is bounded too.
+    Sums are float64.
 
     bands: of the arrays. scale, peak, good_bands: as in :func:`evaluate`, the peak being needed beforehand.
     """
@@ -143,22 +145,35 @@ class MetricAccumulator:
         mask: np.ndarray | Tensor | None = None,
     ) -> None:
         """Add the next strip: (bands, height, cols) twice, and (height, cols) bool with True = evaluate."""
-        reference, prediction = _array(reference), _array(prediction)
-        if reference.shape != prediction.shape or reference.ndim != 3 or reference.shape[0] != self._bands:
-            raise ValueError(
-                f"metrics: reference {reference.shape} and prediction {prediction.shape} must both be "
-                f"({self._bands} bands, rows, cols)"
-            )
+        reference, prediction = self._pair(reference, prediction)
         if self._kept is not None and self._kept[0].shape[2] != reference.shape[2]:
             raise ValueError(
                 f"metrics: strips must span the scene's {self._kept[0].shape[2]} columns, found {reference.shape[2]}"
             )
         if reference.size == 0:
             return
-        seen = _valid(reference, mask, self._good)
-        valid = seen & _valid(prediction, None, self._good)
-        self._missing += int(np.count_nonzero(seen & ~valid))
-        self._add_pixels(reference, prediction, valid)
+        valid = self._add_pixels(reference, prediction, mask)
+        if self._kept is not None:
+            old = self._kept
+            reference = np.concatenate((old[0], reference), axis=1)
+            prediction = np.concatenate((old[1], prediction), axis=1)
+            valid = np.concatenate((old[2], valid), axis=0)
+        keep = slice(-_BEYOND, None)
+        self._kept = reference[:, keep].copy(), prediction[:, keep].copy(), valid[keep].copy()
+        self._add_windows(reference, prediction, valid)
+
+    def update_part(
+        self, reference: np.ndarray | Tensor, prediction: np.ndarray | Tensor, rows: int, cols: int
+    ) -> None:
+        """Add a part of the scene, whose pixels are the first ``rows`` and ``cols`` of the arrays (bands, ...).
+
+        After them come their neighbours below and to the right, six of each where the scene has them: the windows that
+        begin in the part end there. More are not looked at. The parts must cover the scene, each pixel once.
+        """
+        reference, prediction = self._pair(reference, prediction)
+        reference, prediction = (x[:, : rows + _BEYOND, : cols + _BEYOND] for x in (reference, prediction))
+        self._add_pixels(reference[:, :rows, :cols], prediction[:, :rows, :cols], None)
+        valid = _valid(reference, None, self._good) & _valid(prediction, None, self._good)
         self._add_windows(reference, prediction, valid)
 
     def compute(self) -> Metrics:
@@ -186,10 +201,25 @@ class MetricAccumulator:
             missing=self._missing,
         )
 
-    def _add_pixels(self, reference: np.ndarray, prediction: np.ndarray, valid: np.ndarray) -> None:
+    def _pair(self, reference: np.ndarray | Tensor, prediction: np.ndarray | Tensor) -> tuple[np.ndarray, np.ndarray]:
+        reference, prediction = _array(reference), _array(prediction)
+        if reference.shape != prediction.shape or reference.ndim != 3 or reference.shape[0] != self._bands:
+            raise ValueError(
+                f"metrics: reference {reference.shape} and prediction {prediction.shape} must both be "
+                f"({self._bands} bands, rows, cols)"
+            )
+        return reference, prediction
+
+    def _add_pixels(
+        self, reference: np.ndarray, prediction: np.ndarray, mask: np.ndarray | Tensor | None
+    ) -> np.ndarray:
+        """All but MSSIM; gives back which pixels are valid, (rows, cols) bool."""
+        seen = _valid(reference, mask, self._good)
+        valid: np.ndarray = seen & _valid(prediction, None, self._good)
+        self._missing += int(np.count_nonzero(seen & ~valid))
         count = int(np.count_nonzero(valid))
         if count == 0:
-            return
+            return valid
         total = self._pixels + count
         products = np.zeros((3, count))  # r.r, p.p, r.p of each pixel
         step = max(1, _CHUNK // valid.size)
@@ -216,15 +246,10 @@ class MetricAccumulator:
         cosine = rp / np.sqrt(rr * np.where(pp > 0, pp, 1.0))  # a zero prediction is at 90 degrees
         self._angle += float(np.degrees(np.arccos(np.clip(cosine, -1, 1))).sum())
         self._angles += len(rr)
+        return valid
 
     def _add_windows(self, reference: np.ndarray, prediction: np.ndarray, valid: np.ndarray) -> None:
-        if self._kept is not None:
-            old = self._kept
-            reference = np.concatenate((old[0], reference), axis=1)
-            prediction = np.concatenate((old[1], prediction), axis=1)
-            valid = np.concatenate((old[2], valid), axis=0)
-        keep = slice(-(SSIM_WINDOW - 1), None)
-        self._kept = reference[:, keep].copy(), prediction[:, keep].copy(), valid[keep].copy()
+        """MSSIM of all windows that lie wholly inside."""
         if min(valid.shape) < SSIM_WINDOW:
             return
         whole = _window_mean(valid[None].astype(np.float64))[0] > 1 - 0.5 / SSIM_WINDOW**2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +18,7 @@ from lkca.cli.options import (
     Device,
     Force,
     Json,
+    Memory,
     Overwrite,
     Region,
     Threads,
@@ -78,6 +78,7 @@ def evaluate_command(
     report: ReportOption = None,
     overwrite: Overwrite = False,
     force: Force = False,
+    memory: Memory = None,
     device: Device = "auto",
     threads: Threads = None,
     variable: Variable = None,
@@ -87,7 +88,8 @@ def evaluate_command(
     """Degrades cubes, restores them by the model and by bicubic, and compares both with the truth.
 
     Or scores a finished prediction against its reference. Metrics follow the SSPSR family's protocol, with the
-    largest valid sample of the reference as peak; bad bands are not scored.
+    largest valid sample of the reference as peak; bad bands are not scored. Scenes of any size are done in bounded
+    memory, but for those that --panel and --report show.
     """
     from lkca.data import open_cube
     from lkca.evaluation import evaluate_prediction
@@ -124,8 +126,9 @@ def evaluate_command(
         where = resolve_device(device)
         keep = MOST_PICTURED if report is not None else 1 if panel is not None else 0
         results = evaluate_files(
-            files, loaded, scale, how=how, region=region, degradation=degradation, device=where, force=force, keep=keep
-        )
+            files, loaded, scale, how=how, region=region, degradation=degradation, device=where, force=force, keep=keep,
+            memory=memory,
+        )  # fmt: skip
         if report is not None:
             page = report_of_model(results, loaded, model or "", device=where, command=command_line())
     for result in results:
@@ -155,8 +158,9 @@ def evaluate_files(
     device: torch.device,
     force: bool,
     keep: int,
+    memory: str | None = None,
 ) -> list[Evaluation]:
-    """Each file degraded, restored and scored; only the first ``keep`` results keep their arrays."""
+    """Each file degraded, restored and scored; only the first ``keep`` results have their arrays."""
     from lkca.data import open_cube
     from lkca.data.degradation import Degradation
     from lkca.evaluation import evaluate_model
@@ -169,8 +173,12 @@ def evaluate_files(
     results: list[Evaluation] = []
     for file in files:
         with open_cube(file, **how) as cube:
-            found = evaluate_model(cube, loaded, factor, region=region, degradation=blur, device=device, force=force)
-        results.append(found if len(results) < keep else replace(found, arrays={}))
+            results.append(
+                evaluate_model(
+                    cube, loaded, factor, region=region, degradation=blur, device=device, force=force, memory=memory,
+                    arrays=len(results) < keep,
+                )
+            )  # fmt: skip
     return results
 
 

@@ -9,6 +9,7 @@ import typer
 from lkca.errors import InputError
 
 __all__ = [
+    "LARGE",
     "MODEL_HELP",
     "Axes",
     "BandShape",
@@ -18,6 +19,7 @@ __all__ = [
     "Force",
     "InputFiles",
     "Json",
+    "Memory",
     "Overwrite",
     "Region",
     "Scale",
@@ -37,6 +39,7 @@ MODEL_HELP = (
 
 _PANEL = "How to read the file"
 _RUN = "Where to run"
+LARGE = "Large scenes"
 
 InputFiles = Annotated[
     list[str],
@@ -71,6 +74,15 @@ Device = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, max=4096, rich_help_panel=_RUN, help="CPU threads.", show_default="all cores"),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        rich_help_panel=LARGE,
+        help="What the process may take, such as 2G.",
+        show_default="half of what is free",
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Force = Annotated[bool, typer.Option("--force", help="Go on though wavelengths or values are not like the model's.")]

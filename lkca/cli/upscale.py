@@ -12,11 +12,13 @@ import typer
 
 from lkca.cli.console import complain, note, print_line, row_progress
 from lkca.cli.options import (
+    LARGE,
     MODEL_HELP,
     Axes,
     BandShape,
     Device,
     Force,
+    Memory,
     Overwrite,
     Threads,
     Variable,
@@ -45,7 +47,6 @@ EXAMPLES = examples(
     "torchrun --nproc-per-node=4 -m lkca upscale -i scene.tif -o sharp.tif -m model",
 )
 
-_TILES = "Large scenes"
 _STOPPED = 128 + signal.SIGTERM
 
 
@@ -103,21 +104,13 @@ def upscale_command(
     ] = False,
     tile: Annotated[
         str,
-        typer.Option("--tile", rich_help_panel=_TILES, help="Side of a tile in pixels of the input, or auto."),
+        typer.Option("--tile", rich_help_panel=LARGE, help="Side of a tile in pixels of the input, or auto."),
     ] = "auto",
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            "--memory",
-            rich_help_panel=_TILES,
-            help="What the process may take, such as 2G.",
-            show_default="half of what is free",
-        ),
-    ] = None,
+    memory: Memory = None,
     precision: Annotated[
         Literal["fp32", "bf16", "fp16"],
         typer.Option(
-            "--precision", rich_help_panel=_TILES, help="Of the network's body; the upsampling itself stays fp32."
+            "--precision", rich_help_panel=LARGE, help="Of the network's body; the upsampling itself stays fp32."
         ),
     ] = "fp32",
     device: Device = "auto",

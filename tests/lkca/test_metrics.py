@@ -233,3 +233,18 @@ def test_strips_of_another_width_are_refused() -> None:
     strips.update(np.ones((1, 3, 8)), np.ones((1, 3, 8)))
     with pytest.raises(ValueError, match="8 columns, found 9"):
         strips.update(np.ones((1, 3, 9)), np.ones((1, 3, 9)))
+
+
+@pytest.mark.parametrize("size", [1, 5, 8, 40])
+def test_parts_equal_the_whole(pair: tuple[np.ndarray, np.ndarray], size: int) -> None:
+    """In any order, with as many neighbours as there are, or just the six that count."""
+    reference, prediction = (x.copy() for x in pair)
+    reference[:, 4:6, 9], prediction[2, 20, 3] = np.nan, np.nan
+    whole = evaluate(reference, prediction, scale=4, peak=1.3)
+    for beyond in (6, 9):
+        parts = MetricAccumulator(5, 4, 1.3)
+        for row in reversed(range(0, 33, size)):
+            for col in range(0, 21, size):
+                near = (slice(None), slice(row, row + size + beyond), slice(col, col + size + beyond))
+                parts.update_part(reference[near], prediction[near], min(size, 33 - row), min(size, 21 - col))
+        close(parts.compute(), whole)

@@ -1,0 +1,93 @@
+"""Scores of a scene that is done tile by tile are those of the whole at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from lkca import evaluation
+from lkca.data import Cube, CubeMeta, Window
+from lkca.data.degradation import Degradation, DegradationMethod
+from lkca.errors import InputError
+from lkca.evaluation import evaluate_model
+from lkca.inference.adapt import adapt
+from lkca.inference.array import bicubic_array, upscale_array
+from lkca.inference.degrade import degrade_array
+from lkca.metrics import Metrics, evaluate
+from lkca.models.directory import LoadedModel
+from lkca.models.prior import Prior
+from lkca.models.shipped import find_model
+
+Models = Callable[..., LoadedModel]
+
+
+def close(found: Metrics, expected: Metrics) -> None:
+    for name, value in expected.as_dict(per_band=True).items():
+        if name != "protocol":
+            assert getattr(found, name) == pytest.approx(value, rel=1e-6, abs=1e-9), name
+
+
+def at_once(
+    cube: Cube,
+    model: LoadedModel | Prior | None,
+    scale: int,
+    window: Window,
+    degradation: Degradation,
+    bands: list[int],
+) -> dict[str, Metrics]:
+    """What evaluate_model did before it knew tiles."""
+    truth = cube.read(window)
+    low = degrade_array(truth, degradation)
+    guesses = {"bicubic": bicubic_array(low, scale)}
+    if isinstance(model, Prior):
+        model = adapt(Cube.from_array(low, cube.meta.degraded(scale)), model, scale)
+    if model is not None:
+        guesses["model"] = upscale_array(low, model, good_bands=cube.good_bands)
+    scored = np.zeros(cube.bands, dtype=bool)
+    scored[bands] = True
+    peak = float(np.nanmax(truth[bands]))
+    return {name: evaluate(truth, g, scale=scale, peak=peak, good_bands=scored) for name, g in guesses.items()}
+
+
+@pytest.mark.parametrize("side", [3, 11, 1000])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_tiles_do_not_matter(
+    monkeypatch: pytest.MonkeyPatch, model_of: Models, holed_scene: np.ndarray, scale: int, side: int
+) -> None:
+    good = np.array([True, True, False, True, True])
+    cube = Cube.from_array(holed_scene, CubeMeta(good_bands=good))
+    monkeypatch.setattr(evaluation, "_TILE_PIXELS", (side * scale) ** 2)
+    model, window = model_of("low rank", scale), Window(2, 3, 57 // scale * scale, 50 // scale * scale)
+    result = evaluate_model(cube, model, scale, region="2:59,3:53", force=True, arrays=False)
+    assert not result.arrays and result.window == window and result.bands.tolist() == [0, 1, 3, 4]
+    expected = at_once(cube, model, scale, window, Degradation(scale=scale), [0, 1, 3, 4])
+    assert result.scores.keys() == expected.keys()
+    for name, metrics in expected.items():
+        close(result.scores[name], metrics)
+    kept = evaluate_model(cube, model, scale, region="2:59,3:53", force=True)
+    assert kept.scores == result.scores
+    np.testing.assert_array_equal(kept.arrays["truth"], cube.read(window))
+    np.testing.assert_array_equal(kept.arrays["bicubic"], bicubic_array(kept.arrays["low"], scale))
+
+
+@pytest.mark.parametrize("method", get_args(DegradationMethod))
+def test_the_general_model_and_every_degradation(
+    monkeypatch: pytest.MonkeyPatch, holed_scene: np.ndarray, method: DegradationMethod
+) -> None:
+    monkeypatch.setattr(evaluation, "_TILE_PIXELS", 20**2)
+    cube, prior, degradation = (
+        Cube.from_array(holed_scene),
+        find_model("general", 2),
+        Degradation(scale=2, method=method),
+    )
+    result = evaluate_model(cube, prior, 2, degradation=degradation, arrays=False)
+    for name, metrics in at_once(cube, prior, 2, Window(0, 0, 60, 52), degradation, list(range(5))).items():
+        close(result.scores[name], metrics)
+
+
+def test_memory_that_does_not_suffice(holed_scene: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"8 × 8 coarse pixels needs .* allowed; give more with --memory"):
+        evaluate_model(Cube.from_array(holed_scene), None, 2, memory="100M", arrays=False)
