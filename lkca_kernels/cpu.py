@@ -68,7 +68,7 @@ def can_run(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: i
 
 
 def isa() -> str:
-    """Name of the kernels in use: avx512_bf16, avx512, avx2 or generic (environment: LKCA_CPU_ISA)."""
+    """Name of the kernels in use: avx512_amx, avx512_bf16, avx512, avx2 or generic (LKCA_CPU_ISA)."""
     return str(_ops.isa())
 
 

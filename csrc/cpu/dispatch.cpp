@@ -6,6 +6,14 @@
 #include <cstdlib>
 #include <vector>
 
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#ifdef LKCA_CPU_X86
+#include <cpuid.h>
+#endif
+
 namespace lkca::cpu {
 namespace {
 
@@ -17,12 +25,28 @@ struct Variant {
 
 constexpr Variant kVariants[] = {
 #ifdef LKCA_CPU_X86
+    {"avx512_amx", &kernels_avx512, &lowrank_fwd_avx512_amx},
     {"avx512_bf16", &kernels_avx512, &lowrank_fwd_avx512_bf16},
     {"avx512", &kernels_avx512, &kernels_avx512.lowrank_fwd},
     {"avx2", &kernels_avx2, &kernels_avx2.lowrank_fwd},
 #endif
     {"generic", &kernels_generic, &kernels_generic.lowrank_fwd},
 };
+
+#ifdef LKCA_CPU_X86
+// Whether this process may use AMX tiles for bf16: Linux grants them to those that ask.
+bool amx() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr unsigned kTile = 1u << 24, kBf16 = 1u << 22;
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & kTile) && (d & kBf16) &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 // Best first. GCC's checks include those of the operating system's support for the registers.
 std::vector<const Variant*> available() {
@@ -33,7 +57,8 @@ std::vector<const Variant*> available() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  for (const bool supported : {avx512 && __builtin_cpu_supports("avx512bf16"), avx512, avx2}) {
+  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  for (const bool supported : {bf16 && amx(), bf16, avx512, avx2}) {
     if (supported) found.push_back(next);
     ++next;
   }

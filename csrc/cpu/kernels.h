@@ -172,7 +172,8 @@ extern const Kernels kernels_generic;
 #define LKCA_CPU_X86 1
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
-extern const LowRankFwdTable lowrank_fwd_avx512_bf16;  // for bf16, beside kernels_avx512
+extern const LowRankFwdTable lowrank_fwd_avx512_bf16;  // these for bf16, beside kernels_avx512
+extern const LowRankFwdTable lowrank_fwd_avx512_amx;
 #endif
 
 }  // namespace lkca::cpu

@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define LKCA_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
+#define LKCA_TARGET "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prfchw"
 // clang-format off: the target before all code, then Vec, on which the kernels are written
 #include "cpu/target_begin.h"
 #include "cpu/vec_avx512.h"

@@ -10,9 +10,15 @@ constexpr int N = Vec::N;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Fetches a line into the second-level cache, or into the first in order to write it.
 inline void prefetch([[maybe_unused]] const void* p) {
 #if defined(__GNUC__) || defined(__clang__)
-  __builtin_prefetch(p, 0, 3);
+  __builtin_prefetch(p, 0, 2);
+#endif
+}
+inline void prefetch_to_write([[maybe_unused]] const void* p) {
+#if defined(__GNUC__) || defined(__clang__)
+  __builtin_prefetch(p, 1, 3);
 #endif
 }
 
@@ -37,9 +43,13 @@ inline void store_part(const Vec& v, T* p, int64_t count) {
 // Calls f.template operator()<T>() with the storage type of `dtype`.
 template <typename F>
 inline void with_dtype(DType dtype, F f) {
-  if (dtype == DType::f32) return f(float{});
-  if (dtype == DType::bf16) return f(BF16{});
-  f(F16{});
+  if constexpr (kBf16Dot) {
+    f(BF16{});  // all that these variants serve
+  } else {
+    if (dtype == DType::f32) return f(float{});
+    if (dtype == DType::bf16) return f(BF16{});
+    f(F16{});
+  }
 }
 
 template <int S>

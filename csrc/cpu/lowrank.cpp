@@ -11,7 +11,8 @@ using torch::headeronly::ScalarType;
 using torch::stable::contiguous;
 
 // Outputs from this size on are written past the caches: reading the lines first would cost as much as writing them,
-// and a consumer finds little of such an output in its cache anyway. Measured: docs/cpu_backend.md.
+// and a consumer finds little of such an output in its cache anyway. Not where pages are still missing: the system
+// clears them at the first touch, and their lines are then in the caches. Measured: docs/cpu_backend.md.
 constexpr int64_t kStreamBytes = int64_t{4} << 20;
 
 struct Call {
@@ -86,7 +87,7 @@ Tensor lowrank_pixel_shuffle_fwd(Tensor z, Tensor weight, OptionalTensor bias, O
   const int64_t out_bytes = result.numel() * element_bytes(call.dtype);
   // Every row must begin on a cache line.
   a.stream = out_bytes >= kStreamBytes && reinterpret_cast<uintptr_t>(a.out) % 64 == 0 &&
-             call.width * scale * element_bytes(call.dtype) % 64 == 0;
+             call.width * scale * element_bytes(call.dtype) % 64 == 0 && !without_pages(a.out, out_bytes);
 
   const Scratch packed_weight(k.packed_weight_floats(a));
   a.packed_weight = packed_weight.data();

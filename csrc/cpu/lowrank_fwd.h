@@ -10,6 +10,15 @@
 namespace lkca::cpu {
 namespace {
 
+#ifndef LKCA_AMX
+constexpr bool kTiles = false;
+constexpr int64_t kTilePairs = 1;
+struct Tiles {
+  Tiles(int, int64_t) {}
+  static void multiply(const float*, const float*, int64_t, float*) {}  // never called
+};
+#endif
+
 template <int S>
 struct Group {
   static constexpr int rows = S == 0 ? 1 : (kAccumulators / (S ? S : 1) > 0 ? kAccumulators / (S ? S : 1) : 1);
@@ -19,12 +28,16 @@ struct Group {
 // Groups that one task covers, so that a tile row of z is read from the first-level cache several times.
 constexpr int64_t kGroupsPerTask = 4;
 
-// Tiles that the high-resolution skip is fetched ahead of its use: about 8 KB, a quarter of the first-level cache.
-constexpr int64_t kTilesAhead = 8;
+// Pixels that the samples of a shuffled row are fetched ahead of their use, at most; in narrower images it is the next
+// row of pixels, so that the other groups of a task come between.
+constexpr int64_t kPixelsAhead = 256;
 
-// Steps of the inner loop: one per rank, or one per pair of ranks where bf16 dot products serve.
+// Steps of the inner loop: one per rank, or one per pair of ranks where bf16 dot products serve; whole tiles of pairs
+// where they fill more than one.
 inline int64_t steps_of(const LowRankFwd& a) {
-  return kBf16Dot && a.dtype == DType::bf16 ? ceil_div(a.rank, 2) : a.rank;
+  if (!kBf16Dot || a.dtype != DType::bf16) return a.rank;
+  const int64_t pairs = ceil_div(a.rank, 2);
+  return kTiles && pairs > kTilePairs ? ceil_div(pairs, kTilePairs) * kTilePairs : pairs;
 }
 
 template <int S>
@@ -76,7 +89,7 @@ inline int64_t lowrank_fwd_scratch(const LowRankFwd& a) {
 template <bool PAIRS, typename T>
 inline float step_value(const T* values, int64_t stride, int64_t step, int64_t rank) {
   if constexpr (PAIRS) {
-    const uint32_t low = values[2 * step * stride].bits;
+    const uint32_t low = 2 * step < rank ? values[2 * step * stride].bits : 0;
     const uint32_t high = 2 * step + 1 < rank ? values[(2 * step + 1) * stride].bits : 0;
     return bits_float(high << 16 | low);
   } else {
@@ -101,7 +114,7 @@ inline Vec multiply_add(const Vec& a, const Vec& b, const Vec& c) {
     return fma(a, b, c);
 }
 
-// Layout [group][1 + steps][P]: the bias, then the columns of W.
+// Layout [group][1 + steps][P]: the bias, then the columns of W; for tiles its rows, [P][steps].
 template <typename T, int S>
 void pack_weight(const LowRankFwd& a) {
   constexpr int P = Group<S>::P;
@@ -115,7 +128,8 @@ void pack_weight(const LowRankFwd& a) {
     for (int64_t p = 0; p < P; ++p) {
       out[p] = a.bias && p < count ? a.bias[m + p] : 0.f;
       for (int64_t k = 0; k < steps; ++k)
-        out[(k + 1) * P + p] = p < count ? step_value<PAIRS>(weight + (m + p) * a.rank, 1, k, a.rank) : 0.f;
+        out[P + (kTiles ? p * steps + k : k * P + p)] =
+            p < count ? step_value<PAIRS>(weight + (m + p) * a.rank, 1, k, a.rank) : 0.f;
     }
   }
 }
@@ -133,8 +147,11 @@ void pack_rows(const LowRankFwd& a, int64_t begin, int64_t end) {
     for (int64_t t = 0; t < tiles; ++t, out += steps * N) {
       const int64_t x0 = t * N;
       const int64_t count = min_of(N, a.width - x0);
-      if (sx == 1 && !PAIRS) {
-        for (int64_t r = 0; r < steps; ++r) to_lane_order<S>(load_part(z + r * sr + x0, count)).store(out + r * N);
+      if (sx == 1) {
+        for (int64_t k = 0; k < steps; ++k) {
+          const auto load = [&](int64_t r) { return r < a.rank ? load_part(z + r * sr + x0, count) : Vec::set1(0.f); };
+          to_lane_order<S>(PAIRS ? pair_bf16(load(2 * k), load(2 * k + 1)) : load(k)).store(out + k * N);
+        }
       } else {
         for (int l = 0; l < N; ++l) {
           const int64_t pixel = lane_pixel<S>(l);
@@ -149,6 +166,13 @@ void pack_rows(const LowRankFwd& a, int64_t begin, int64_t end) {
 
 template <int P, bool PAIRS>
 inline void multiply_tile(const float* weight, const float* z, int64_t steps, Vec (&acc)[P]) {
+  if constexpr (kTiles) {
+    alignas(64) float product[P * N];
+    Tiles::multiply(weight + P, z, steps, product);
+    LKCA_UNROLL
+    for (int p = 0; p < P; ++p) acc[p] = Vec::load(product + p * N) + Vec::set1(weight[p]);
+    return;
+  }
   LKCA_UNROLL
   for (int p = 0; p < P; ++p) acc[p] = Vec::set1(weight[p]);
   for (int64_t k = 0; k < steps; ++k) {
@@ -159,12 +183,12 @@ inline void multiply_tile(const float* weight, const float* z, int64_t steps, Ve
   }
 }
 
-// One group of shuffled rows at one row of pixels; `next` is the distance to the samples of the group after it.
+// One group of shuffled rows at one row of pixels.
 template <typename T, int S, bool STREAM>
-inline void lowrank_group(const LowRankFwd& a, int64_t group, int64_t b, int64_t y, int64_t next, float* lines) {
+inline void lowrank_group(const LowRankFwd& a, int64_t group, int64_t b, int64_t y, float* lines) {
   constexpr int P = Group<S>::P, ROWS = Group<S>::rows;
   const int64_t w = a.width, wide = w * S, plane = a.height * S * wide;
-  const int64_t steps = steps_of(a), near = min_of(kTilesAhead, ceil_div(w, N)) * N;
+  const int64_t steps = steps_of(a), padded = ceil_div(w, N) * N, near = min_of(kPixelsAhead, padded);
   const float* weight = a.packed_weight + group * (steps + 1) * P;
   const float* z = a.packed_z + (b * a.height + y - a.row0) * ceil_div(w, N) * N * steps;
   const int64_t q0 = group * ROWS;
@@ -186,12 +210,13 @@ inline void lowrank_group(const LowRankFwd& a, int64_t group, int64_t b, int64_t
 
   for (int64_t x = 0; x < w; x += N, z += steps * N) {
     Vec acc[P];
-    if (a.skip_kind == Skip::high) {
-      // Where this row of tiles ends, the rows of the next group begin.
-      const int64_t to = (x + near < w ? x + near : x + near - ceil_div(w, N) * N) * S + (x + near < w ? 0 : next);
-      for (int k = 0; k < rows; ++k)
-        for (int j = 0; j < S; ++j) prefetch(skip[k] + to + j * N);
-    }
+    // Where this row of pixels ends, the next one begins.
+    const int64_t to = (x + near < w ? x + near : x + near - padded + w * S) * S;
+    for (int k = 0; k < rows; ++k)
+      for (int64_t j = 0; j < S * N; j += 64 / sizeof(T)) {
+        if (a.skip_kind == Skip::high) prefetch(skip[k] + to + j);
+        if constexpr (!STREAM) prefetch_to_write(out[k] + to + j);
+      }
     multiply_tile<P, Pairs<T>::value>(weight, z, steps, acc);
     LKCA_UNROLL
     for (int k = 0; k < ROWS; ++k) {
@@ -269,6 +294,7 @@ inline void lowrank_row(const LowRankFwd& a, int64_t q, int64_t b, int64_t y, fl
 
 template <typename T, int S, bool STREAM>
 void lowrank_tasks(const LowRankFwd& a, int64_t begin, int64_t end, float* scratch) {
+  const Tiles tiles(Group<S>::P, steps_of(a));
   // Rows of pixels run fastest: the output is then written plane after plane, fresh pages one after the other.
   for (int64_t task = begin; task < end; ++task) {
     const int64_t block = task / a.rows, row = a.row0 + task % a.rows;
@@ -278,10 +304,7 @@ void lowrank_tasks(const LowRankFwd& a, int64_t begin, int64_t end, float* scrat
     } else {
       const int64_t first = block * kGroupsPerTask, last = min_of(first + kGroupsPerTask, group_count<S>(a));
       for (int64_t group = first; group < last; ++group) {
-        // Distance from this group's samples to those of the group that comes next.
-        const int64_t step = a.height * S * a.width * Group<S>::rows;
-        const int64_t next = group + 1 < last ? step : a.width * S * S - (group - first) * step;
-        lowrank_group<T, S, STREAM>(a, group, b, y, next, scratch);
+        lowrank_group<T, S, STREAM>(a, group, b, y, scratch);
       }
     }
   }

@@ -8,6 +8,7 @@
 
 #ifdef __linux__
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace lkca::cpu {
@@ -49,12 +50,24 @@ Scratch::Scratch(int64_t floats) : data_(nullptr) {
 
 Scratch::~Scratch() { ::operator delete(data_, std::align_val_t{64}); }
 
+bool without_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+#ifdef __linux__
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto middle = (reinterpret_cast<uintptr_t>(data) + bytes / 2) / page * page;
+  unsigned char present = 1;
+  return mincore(reinterpret_cast<void*>(middle), page, &present) == 0 && (present & 1) == 0;
+#else
+  return false;
+#endif
+}
+
 void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   const int m = current();
   if (m == kOff || bytes < (m == kOn ? 2 * kHugePage : kAlwaysFresh)) return;
   const auto begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
-  const auto end = (reinterpret_cast<uintptr_t>(data) + bytes) / kHugePage * kHugePage;
+  // Rounded up: the system likes to end a mapping with a huge page. Where it does not, the rest of the advice holds.
+  const auto end = (reinterpret_cast<uintptr_t>(data) + bytes + kHugePage - 1) / kHugePage * kHugePage;
   if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #endif
 }

@@ -20,6 +20,9 @@ class Scratch {
   float* data_;
 };
 
+// Whether memory of several pages is still without them, by one in its middle; false where the system does not tell.
+bool without_pages(void* data, size_t bytes);
+
 // Asks for huge pages behind a fresh allocation that has not been written yet, as LKCA_HUGE_PAGES says:
 // auto (from 32 MiB on), 1 (from 4 MiB on) or 0. A hint: failure changes nothing.
 void advise_huge_pages(void* data, size_t bytes);

@@ -98,13 +98,19 @@ inline void store_pair(Vec a, Vec b, T* p) {
 
 #ifdef LKCA_BF16_DOT
 constexpr bool kBf16Dot = true;
+// bf16 values of two ranks, held in fp32, as pairs.
+inline Vec pair_bf16(Vec low, Vec high) {
+  return {_mm512_castsi512_ps(
+      _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(low.v), 16), _mm512_castps_si512(high.v)))};
+}
 // c + a.low * b.low + a.high * b.high, each fp32 lane of a and b holding two bf16 values.
 inline Vec dot_bf16(Vec a, Vec b, Vec c) {
   return {_mm512_dpbf16_ps(c.v, reinterpret_cast<__m512bh>(a.v), reinterpret_cast<__m512bh>(b.v))};
 }
 #else
 constexpr bool kBf16Dot = false;
-inline Vec dot_bf16(Vec, Vec, Vec c) { return c; }  // never called
+inline Vec pair_bf16(Vec low, Vec) { return low; }  // these two are never called
+inline Vec dot_bf16(Vec, Vec, Vec c) { return c; }
 #endif
 
 constexpr int kAccumulators = 16;

@@ -82,7 +82,8 @@ inline void store_pair(const Vec& a, const Vec& b, T* p) {
 }
 
 constexpr bool kBf16Dot = false;
-inline Vec dot_bf16(const Vec&, const Vec&, const Vec& c) { return c; }  // never called
+inline Vec pair_bf16(const Vec& low, const Vec&) { return low; }  // these two are never called
+inline Vec dot_bf16(const Vec&, const Vec&, const Vec& c) { return c; }
 
 constexpr int kAccumulators = 8;
 

@@ -53,8 +53,13 @@ def _lowrank(
     return tensors, {"upscale_factor": s, "skip_bicubic": "matlab"}
 
 
-# The bf16 variant differs from plain AVX-512 in bf16 only.
-VARIANTS = [(isa, dtype) for isa in _isas() for dtype in DTYPES if isa != "avx512_bf16" or dtype == torch.bfloat16]
+# These two variants differ from plain AVX-512 in bf16 only.
+VARIANTS = [
+    (isa, dtype)
+    for isa in _isas()
+    for dtype in DTYPES
+    if isa not in ("avx512_amx", "avx512_bf16") or dtype == torch.bfloat16
+]
 
 
 # Outputs of 4 MiB and more take the streaming stores where rows begin on cache lines (widths 64, 48, 96), and the
