@@ -28,7 +28,9 @@ _PLAN = "plan.json"
 
 
 def part_folder(output: Path) -> Path:
-    """Where the journal of an output lies."""
+    """Where the journal of an output lies; InputError where that is a directory, which --resume would take for done."""
+    if not output.name or output.is_dir():
+        raise InputError(f"{output}: is a directory; give the name of a file")
     return output.with_name(output.name + ".lkca-part")
 
 

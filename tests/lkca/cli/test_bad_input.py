@@ -306,6 +306,16 @@ def test_the_input_is_never_overwritten(refuses: Refuses, output: str) -> None:
     assert {p: Path(p).read_bytes() for p in before} == before
 
 
+@pytest.mark.parametrize("output", [".", "/", "folder", "folder.tif"])
+def test_a_folder_is_no_output(refuses: Refuses, output: str) -> None:
+    save("c.npy", cube())
+    Path("folder").mkdir()
+    Path("folder.tif").mkdir()
+    for more in ((), ("--dry-run",), ("--overwrite",), ("--resume",)):
+        refuses("upscale", "-i", "c.npy", "-o", output, "-s", "2", "--bicubic", *more)
+    refuses("degrade", "-i", "c.npy", "-o", output, "-s", "2")
+
+
 @pytest.mark.parametrize("folder", ["/proc", "c.npy", "no/such/folder"])
 def test_unwritable_folder(cli: Cli, folder: str) -> None:
     """The suite may run as root, whom permissions do not stop: /proc and a file in the folder's place do."""
