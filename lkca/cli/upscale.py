@@ -127,7 +127,8 @@ def upscale_command(
     if bicubic and model is not None:
         raise InputError("give either a model with -m, or --bicubic")
     if scale is None and (bicubic or model is None):
-        raise InputError("the scale factor is missing; give -s, for example -s 4, or a model directory with -m")
+        other = "" if bicubic else ", or a model directory with -m"
+        raise InputError(f"the scale factor is missing; give -s, for example -s 4{other}")
     from lkca.data import open_cube
     from lkca.data.memory import keep_freed_memory
     from lkca.inference.batch import find_scenes
