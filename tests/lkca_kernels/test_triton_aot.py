@@ -19,8 +19,9 @@ from lkca_kernels.triton.launch import record_launches  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 
-# ptxas parks a register or two on the stack at occupancy steps (40 registers, say) of its own choosing.
-STACK_LIMIT = 8
+# ptxas parks a few registers on the stack at occupancy steps of its own choosing: one or two at 40 registers, four at
+# 128 (Triton 3.8: float32 backward pass of local attention in channels_last, sm_90; 3.9 takes 162 and no stack).
+STACK_LIMIT = 16
 
 
 def check_limits(name: str, found: Resources, least_occupancy: float) -> None:
