@@ -110,18 +110,19 @@ def upscale_scenes(
 
 
 def _leave_together(heartbeat: Heartbeat, meeting: Path) -> None:
-    """Waits for every other rank; the folder goes with the last process that uses it.
+    """Waits for every other rank. The first of those that live stays until all have left, and removes the folder."""
 
-    The first of those that live waits until all have left: on a network file system the last two may each see the
-    other too late.
-    """
+    def others_are(*states: str) -> bool:
+        return meeting.exists() and any(state in states for state, _ in heartbeat.others().values())
+
     heartbeat.say("done")
-    while any(state == "running" for state, _ in heartbeat.others().values()):
+    while others_are("running"):
         time.sleep(_POLL)
     heartbeat.say("left")
     before = [state for rank, (state, _) in heartbeat.others().items() if rank < heartbeat.ranks.rank]
-    first = all(state in ("failed", "dead") for state in before)
-    while first and any(state in ("running", "done") for state, _ in heartbeat.others().values()):
+    if any(state not in ("failed", "dead") for state in before):
+        return
+    while others_are("running", "done"):
         time.sleep(_POLL)
     if not heartbeat.others_here():
         shutil.rmtree(meeting, ignore_errors=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import threading
 import time
 from dataclasses import dataclass
@@ -78,7 +79,8 @@ class Heartbeat:
         path = self._path(self.ranks.rank)
         aside = path.with_name(f".{path.name}.new")
         with contextlib.suppress(OSError):  # the folder goes when the task is finished
-            aside.write_text(json.dumps({"state": state, "detail": detail, "token": self.token}), encoding="utf-8")
+            said = {"state": state, "detail": detail, "token": self.token, "process": [platform.node(), os.getpid()]}
+            aside.write_text(json.dumps(said), encoding="utf-8")
             os.replace(aside, path)
 
     def state(self, rank: int) -> tuple[str, str]:
@@ -104,10 +106,12 @@ class Heartbeat:
         """Whether another process still uses the folder: of this run, or of an earlier one with more ranks."""
         own = self._touched(self.ranks.rank)
         for path in self.folder.glob("rank-*"):
-            with contextlib.suppress(OSError, ValueError):
-                said = json.loads(path.read_text(encoding="utf-8"))["state"]
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                said = json.loads(path.read_text(encoding="utf-8"))
                 fresh = own is None or own - path.stat().st_mtime <= self.SILENT
-                if path != self._path(self.ranks.rank) and said in ("running", "done") and fresh:
+                if path == self._path(self.ranks.rank) or said["state"] not in ("running", "done"):
+                    continue
+                if fresh and not _ended(*said["process"]):
                     return True
         return False
 
@@ -124,3 +128,16 @@ class Heartbeat:
             return self._path(rank).stat().st_mtime
         except OSError:
             return None
+
+
+def _ended(node: str, process: int) -> bool:
+    """Whether a process that ran on this machine is certainly gone."""
+    if node != platform.node() or os.name != "posix":
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass
+    return False

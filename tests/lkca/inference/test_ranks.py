@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import rasterio
 
 from lkca.data import CubeMeta, open_cube, write_cube
 from lkca.errors import InputError
-from lkca.inference import SceneOptions, UpscaleReport, upscale_scene
+from lkca.inference import SceneOptions, UpscaleReport, batch, upscale_scene
 from lkca.inference.batch import deal, find_scenes, name_outputs, upscale_scenes
 from lkca.inference.journal import part_folder
 from lkca.inference.ranks import Heartbeat, Ranks
@@ -207,6 +209,12 @@ def test_who_still_uses_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         for state, here in (("running", True), ("done", True), ("left", False), ("failed", False), ("running", True)):
             earlier.say(state)
             assert alone.others_here() is here
+        with monkeypatch.context() as patch, subprocess.Popen([sys.executable, "-c", ""]) as other:
+            other.wait()
+            patch.setattr(os, "getpid", lambda: other.pid)
+            earlier.say("running")
+        assert not alone.others_here()
+        earlier.say("running")
         past = (tmp_path / "rank-0").stat().st_mtime - 31
         os.utime(tmp_path / "rank-3", (past, past))
         assert not alone.others_here()
@@ -240,3 +248,28 @@ def test_scenes_are_balanced(tmp_path: Path) -> None:
     assert shares[0][0] == 1 and shares[1][:2] == [3, 2]
     assert abs(sum(sizes[n] for n in shares[0]) - sum(sizes[n] for n in shares[1])) < 20
     assert deal(scenes, Ranks()) == [1, 3, 2, 5, 4, 0]
+
+
+@pytest.mark.parametrize("late", (0, 1))
+@pytest.mark.parametrize("seconds", (0.0, 0.2))
+def test_all_leave_whoever_comes_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: int, seconds: float
+) -> None:
+    monkeypatch.setattr(batch, "_POLL", 0.1)
+    meeting, left = tmp_path / "meeting", []
+    meeting.mkdir()
+
+    def leave(rank: int) -> None:
+        with Heartbeat(meeting, Ranks(rank, 2)) as heartbeat:
+            both.wait()
+            time.sleep(seconds if rank == late else 0)
+            batch._leave_together(heartbeat, meeting)
+            left.append(rank)
+
+    both = threading.Barrier(2)
+    threads = [threading.Thread(target=leave, args=(rank,), daemon=True) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(left) == [0, 1] and not meeting.exists()
