@@ -14,9 +14,9 @@ __all__ = ["PRESETS", "LKCANet", "LKCANetConfig", "lift", "repeat"]
 
 # Sizes of a body that spectral components share.
 PRESETS: dict[str, dict[str, int]] = {
-    "tiny": {"components": 6, "width": 24, "blocks": 2},
-    "base": {"components": 8, "width": 32, "blocks": 4},
-    "large": {"components": 12, "width": 48, "blocks": 6},
+    "tiny": {"components": 6, "width": 24, "blocks": 2, "attended": 1},
+    "base": {"components": 8, "width": 32, "blocks": 4, "attended": 1},
+    "large": {"components": 12, "width": 48, "blocks": 6, "attended": 1},
 }
 
 _STUDENT = 5  # rank channels for each component (docs/model.md)
@@ -30,7 +30,8 @@ class LKCANetConfig:
     - bands: spectral bands of input and output. scale: integer factor >= 2.
     - width, blocks: feature channels and number of large-kernel blocks.
     - kernel_size: side of the depthwise kernels (odd). expansion: hidden channels of a block / width.
-    - window: side of the attention's window (odd; 0: no attention).
+    - window: side of the attention's window (odd; 0: no attention). attended: at most so many blocks have attention,
+      counted from the last one back; None: all.
     - components: None, or the number of spectral components onto which the input is projected first (1×1 convolution).
     - shared: one body of ``width`` channels, and one convolution of the upsampler, serve every component (or band) in
       turn; F_N then has width × components channels. Otherwise all components enter one body together.
@@ -49,6 +50,7 @@ class LKCANetConfig:
     components: int | None = None
     shared: bool = False
     rank: int | None = None
+    attended: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("bands", 1), ("scale", 2), ("width", 1), ("blocks", 0), ("expansion", 1)):
@@ -60,6 +62,8 @@ class LKCANetConfig:
             raise ValueError(f"kernel_size: expected an odd number, got {self.kernel_size}")
         if self.window < 0 or (self.window and self.window % 2 == 0):
             raise ValueError(f"window: expected 0 or an odd number, got {self.window}")
+        if self.attended is not None:
+            _at_least("attended", self.attended, 0)
         full = self.groups * self.scale**2
         if self.shared and self.components is not None and self.rank is None:
             object.__setattr__(self, "rank", full)
@@ -95,6 +99,12 @@ class LKCANetConfig:
         return (self.components or self.bands) if self.shared else 1
 
     @property
+    def windows(self) -> list[int]:
+        """Side of the attention's window, block by block; 0 where there is none."""
+        attended = self.blocks if self.attended is None else min(self.attended, self.blocks)
+        return [0] * (self.blocks - attended) + [self.window] * attended
+
+    @property
     def student_rank(self) -> int:
         """Of a shared body: the rank that a student of this size is given where no number is asked for."""
         return self.groups * min(_STUDENT, self.scale**2)
@@ -122,10 +132,7 @@ class LKCANet(nn.Module):
         self.project = nn.Identity() if config.components is None else nn.Conv2d(config.bands, inputs, 1, bias=False)
         self.head = nn.Conv2d(1 if config.shared else inputs, config.width, 3, padding=1, bias=False)
         self.body = nn.Sequential(
-            *(
-                LargeKernelBlock(config.width, config.kernel_size, config.expansion, config.window)
-                for _ in range(config.blocks)
-            )
+            *(LargeKernelBlock(config.width, config.kernel_size, config.expansion, window) for window in config.windows)
         )
         channels, groups = config.groups * config.width, config.groups
         self.upsample: PixelShuffleUpsample | LowRankUpsample

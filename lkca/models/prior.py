@@ -29,7 +29,8 @@ _TAIL = "tail."
 
 @dataclass(frozen=True)
 class Prior:
-    """architecture: width, blocks, kernel_size, expansion, window. state: head.*, body.*, tail.SCALE (s², width, 3, 3).
+    """architecture: width, blocks, kernel_size, expansion, window; attended where not all blocks are. state: head.*,
+    body.*, tail.SCALE (s², width, 3, 3).
 
     origin: how it was trained.
     """

@@ -33,7 +33,6 @@ class Part(StrictModel):
     """Rows that are trained for one CPU time, the first of them the reference."""
 
     seconds: float
-    seeds: list[int] | None = None  # the ablation's
     rows: list[str] | None = None  # all
 
 
@@ -46,9 +45,6 @@ class Ablation(StrictModel):
     def names(self, part: str) -> list[str]:
         return self.parts[part].rows or list(self.rows)
 
-    def seeds_of(self, part: str) -> list[int]:
-        return self.parts[part].seeds or self.seeds
-
 
 def network(task: Task, row: Row, seed: int) -> torch.nn.Module:
     torch.manual_seed(seed)
@@ -57,7 +53,7 @@ def network(task: Task, row: Row, seed: int) -> torch.nn.Module:
 
 def train(tasks: dict[int, Task], work: Path, ablation: Ablation, part: str) -> None:
     warm_up(next(iter(tasks.values())))
-    for seed in ablation.seeds_of(part):
+    for seed in ablation.seeds:
         for name in ablation.names(part):
             if record_of(work / part, seed, name) is None:
                 row = ablation.rows[name]
@@ -70,7 +66,7 @@ def train(tasks: dict[int, Task], work: Path, ablation: Ablation, part: str) -> 
 
 
 def finished(work: Path, ablation: Ablation, part: str) -> list[dict[str, Any]]:
-    found = [record_of(work, seed, name) for seed in ablation.seeds_of(part) for name in ablation.names(part)]
+    found = [record_of(work, seed, name) for seed in ablation.seeds for name in ablation.names(part)]
     return [record for record in found if record is not None]
 
 

@@ -17,7 +17,8 @@ __all__ = ["Row", "build"]
 
 
 class Row(StrictModel):
-    """One network. attention: side of the window, 0 for none, or "global" for squeeze and excitation.
+    """One network. attention: side of the window, 0 for none, or "global" for squeeze and excitation. attended: of how
+    many blocks, from the last one back.
 
     identity: the kernels start near the identity, as the library's do, or else as PyTorch's convolutions do.
     """
@@ -25,6 +26,7 @@ class Row(StrictModel):
     title: str
     kernel: int | Literal["decomposed", "parallel"] = 7
     attention: int | Literal["global"] = 9
+    attended: int | None = None
     width: int = Field(default=32, ge=1)
     blocks: int = Field(default=4, ge=1)
     components: int = Field(default=8, ge=1)
@@ -80,6 +82,7 @@ def build(config: LKCANetConfig, row: Row) -> LKCANet:
         blocks=row.blocks,
         kernel_size=row.kernel if isinstance(row.kernel, int) else 7,
         window=row.attention if isinstance(row.attention, int) else 0,
+        attended=row.attended,
     )
     net = (LKCANet if row.long_skip else NoLongSkip)(config)
     for block in net.body:

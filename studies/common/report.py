@@ -19,7 +19,7 @@ from lkca_kernels import bicubic_upsample
 from studies.common.config import other_time
 from studies.common.measure import macs, parameters, seconds
 from studies.common.tasks import Task
-from studies.common.train import MAIN, NEXT, STUDENTS, load_network, record_of
+from studies.common.train import MAIN, NEXT, STUDENTS, build, load_network, record_of
 
 __all__ = ["measure", "page", "report", "spread", "table"]
 
@@ -48,15 +48,19 @@ TITLES = {
 
 
 def report(task: Task, work: Path, folder: Path, page_path: Path) -> None:
-    """Measure every finished training of the study and write both files."""
-    results = measure(task, work)
-    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    """Measure every finished training of the study and write both files.
+
+    Trainings that ``results.json`` knows and WORK does not have keep their scores, unless their settings have changed.
+    """
+    known = folder / "results.json"
+    results = measure(task, work, json.loads(known.read_text()) if known.exists() else None)
+    known.write_text(json.dumps(results, indent=1) + "\n")
     page_path.parent.mkdir(parents=True, exist_ok=True)
     page_path.write_text(page(folder.name, results))
 
 
-def measure(task: Task, work: Path) -> dict[str, Any]:
-    """Scores of every finished training on the test scenes; costs on the first seed."""
+def measure(task: Task, work: Path, earlier: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Scores of every finished training on the test scenes; costs of the networks."""
     study = task.study
     coarse = {name: task.degrade(task.cube(name)) for name in study.test}
 
@@ -65,27 +69,38 @@ def measure(task: Task, work: Path) -> dict[str, Any]:
         return {name: {key: round(getattr(m, key), 6) for key in KEYS} for name, m in found.items()}
 
     runs = []
-    seeds = sorted({*study.seeds, *study.ablation_seeds})
-    for seed in seeds:
+    for seed in sorted({*study.seeds, *study.ablation_seeds}):
         for name in (*MAIN, *study.presets, *study.longer, *study.ablation):
             record = record_of(work, seed, name)
             if record is not None:
                 mine = task.of(name)
                 runs.append({**record, "test": score(load_network(mine, work, seed, name), mine)})
+            elif earlier is not None and _settings(earlier["study"], name) == _settings(study.model_dump(), name):
+                runs += [run for run in earlier["runs"] if (run["seed"], run["name"]) == (seed, name)]
     return {
         "study": study.model_dump(),
         "machine": f"{platform.machine()}, torch {torch.__version__}, one thread",
         "bicubic": score(None),
         "runs": runs,
-        "costs": _costs(task, work, seeds[0], coarse),
+        "costs": _costs(task, runs, coarse),
     }
 
 
-def _costs(task: Task, work: Path, seed: int, coarse: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Of the networks as they run on the first test scene; ms per test scene."""
-    names = ("baseline", "teacher", "kd", *task.study.presets, *task.study.longer)
-    tasks = {name: task.of(name) for name in names if record_of(work, seed, name)}
-    nets = {name: load_network(mine, work, seed, name) for name, mine in tasks.items()}
+def _settings(study: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a training of ``name`` depends on."""
+    rest = {key: value for key, value in study.items() if key not in ("presets", "longer", "ablation", "seeds")}
+    return rest | {"preset": study["presets"].get(other_time(name)[0])}
+
+
+def _costs(task: Task, runs: list[dict[str, Any]], coarse: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Of the networks on the first test scene, the first seed's; ms per test scene."""
+    wanted = ("baseline", "teacher", "kd", *task.study.presets)
+    ranks: dict[str, int | None] = {}
+    for run in runs:
+        if run["name"] in wanted:
+            ranks.setdefault(run["name"], run.get("rank"))
+    tasks = {name: task.of(name) for name in wanted if name in ranks}
+    nets = {name: build(mine, task.study.seeds[0], name, ranks[name]) for name, mine in tasks.items()}
     costs: dict[str, Any] = {name: {"parameters": parameters(net), "ms": {}} for name, net in nets.items()}
     for scene, x in coarse.items():
         with torch.no_grad():
@@ -157,7 +172,7 @@ def page(name: str, results: dict[str, Any]) -> str:
     lines += ["Gain over bicubic in MPSNR (dB) and change of SAM (%) by scene:", ""]
     scenes = list(base)
     lines += table(["", *scenes], [[_title(n), *_by_scene(by_name[n], base, scenes)] for n in shown])
-    lines += ["## Cost", "", "ms per test scene: least of 15 turns, one thread, networks in turn; seed 0.", ""]
+    lines += ["## Cost", "", "ms per test scene: least of 15 turns, one thread, networks in turn.", ""]
     costs = results["costs"]
     lines += table(
         ["", "weights", "MACs (first scene)", *(f"ms, {s}" for s in scenes)],
@@ -253,7 +268,7 @@ def _goals(
         if rival in by_name and name in by_name:
             ahead = mean(name, "mpsnr") - mean(rival, "mpsnr")
             turned = mean(name, "sam") - mean(rival, "sam")
-            ratio = sum(costs[rival]["ms"].values()) / sum(costs[name]["ms"].values())
+            ratio = sum(costs["baseline"]["ms"].values()) / sum(costs[other_time(name)[0]]["ms"].values())
             goal(
                 f"{_title(name)} at or above {_title(rival)} in MPSNR and SAM, at no more latency",
                 f"{ahead:+.2f} dB, SAM {turned:+.2f}°, {ratio:.1f} times as fast",

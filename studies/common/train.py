@@ -23,7 +23,7 @@ from lkca.training.supervised import Schedule, channels_last, train
 from studies.common.config import other_time
 from studies.common.tasks import Task
 
-__all__ = ["MAIN", "NEXT", "STUDENTS", "keep", "load_network", "record_of", "run", "supervised", "warm_up"]
+__all__ = ["MAIN", "NEXT", "STUDENTS", "build", "keep", "load_network", "record_of", "run", "supervised", "warm_up"]
 
 FEATURES = (Point("upsample", where="input"), Point("upsample.conv", "upsample.reduce"))  # F_N, and rank features
 
@@ -76,17 +76,23 @@ def record_of(work: Path, seed: int, name: str) -> dict[str, Any] | None:
     return json.loads(note.read_text()) if note.exists() else None
 
 
-def load_network(task: Task, work: Path, seed: int, name: str) -> nn.Module:
-    """The trained network, eval mode; ``task`` is that :meth:`~Task.of` its name."""
+def build(task: Task, seed: int, name: str, rank: int | None) -> nn.Module:
+    """The network of ``name``, not trained; ``task`` is that :meth:`~Task.of` its name."""
     stem = other_time(name)[0]
     net = task.network("edsr" if stem == "baseline" else "lkcanet", seed)
+    if rank is not None:
+        assert isinstance(net, LKCANet)
+        net = factorize(net, rank=rank) if stem in task.study.presets else task.student(net, rank)
+    return channels_last(net).eval()
+
+
+def load_network(task: Task, work: Path, seed: int, name: str) -> nn.Module:
+    """The trained network, eval mode."""
     record = record_of(work, seed, name)
     assert record is not None
-    if record.get("rank") is not None:
-        assert isinstance(net, LKCANet)
-        net = factorize(net, rank=record["rank"]) if stem in task.study.presets else task.student(net, record["rank"])
+    net = build(task, seed, name, record.get("rank"))
     net.load_state_dict(safetensors.torch.load_file(_file(work, seed, name, "safetensors")))
-    return channels_last(net).eval()
+    return net
 
 
 def run(task: Task, work: Path, *, names: tuple[str, ...], seeds: list[int]) -> Iterator[dict[str, Any]]:

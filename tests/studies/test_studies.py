@@ -61,13 +61,16 @@ def test_study(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert set(results["bicubic"]) == set(config["test"])
     assert all(np.isfinite(value) for run in results["runs"] for s in run["test"].values() for value in s.values())
     costs = results["costs"]
-    assert costs["kd"]["macs"] > 0 and set(costs) == {
-        "baseline",
-        "teacher",
-        "kd",
-        *config.get("presets", []),
-        *config.get("longer", []),
-    }
+    assert costs["kd"]["macs"] > 0 and set(costs) == {"baseline", "teacher", "kd", *config.get("presets", [])}
+    for note in (tmp_path / "work" / name / "seed1").glob("kd.*"):
+        note.unlink()
+    command.main(folder, [*arguments, "--train", "none", "--report", str(page)])
+    again = json.loads((folder / "results.json").read_text())
+    assert again["runs"] == results["runs"], "a score was lost with its weights"
+    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"student_lr": 1e-4}))
+    command.main(folder, [*arguments, "--train", "none", "--report", str(page)])
+    left = {(run["seed"], run["name"]) for run in json.loads((folder / "results.json").read_text())["runs"]}
+    assert left == runs - {(1, "kd")}, "a score of other settings was kept"
     text = page.read_text()
     assert "±" in text and "LKCA-KD" in text and "reached" in text and "nan" not in text
 

@@ -18,6 +18,7 @@ VARIANTS = [
     {"components": 2, "shared": True, "rank": 6},
     {"components": 2, "shared": True},
     {"window": 0, "blocks": 1},
+    {"attended": 1},
 ]
 
 
@@ -92,7 +93,7 @@ def test_configuration_round_trip_and_refusals() -> None:
     assert LKCANetConfig.from_dict(asdict(config)) == config
     with pytest.raises(ValueError, match="unknown keys colour"):
         LKCANetConfig.from_dict({**asdict(config), "colour": 1})
-    for name, value in {"bands": 0, "scale": 1, "kernel_size": 4, "rank": 0, "window": 2}.items():
+    for name, value in {"bands": 0, "scale": 1, "kernel_size": 4, "rank": 0, "window": 2, "attended": -1}.items():
         with pytest.raises(ValueError, match=name):
             LKCANetConfig(**{"bands": 2, "scale": 2, name: value})
     with pytest.raises(ValueError, match="multiple of its 2 groups"):
