@@ -25,7 +25,7 @@ from lkca.data.memory import keep_freed_memory
 from lkca.inference import SceneOptions, upscale_scene
 from lkca.inference.adapt import adapt
 from lkca.inference.bands import BandUpsampler
-from lkca.inference.body import channels_last, last_features
+from lkca.inference.body import for_cpu, last_features
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.config import BandSet, ModelConfig, Normalisation, TrainingRecord
 from lkca.models.directory import LoadedModel, describe_architecture
@@ -81,7 +81,7 @@ def model(kind: str, scene: Path) -> LoadedModel:
 @pytest.mark.parametrize("kind", KINDS)
 def test_network(measure: Measure, scene: Path, kind: str, side: int) -> None:
     net = model(kind, scene).net
-    channels_last(net)
+    for_cpu(net)
     x, out = torch.rand(1, BANDS, side, side), torch.empty(1, BANDS, side * SCALE, side * SCALE)
 
     def run() -> None:

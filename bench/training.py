@@ -25,9 +25,9 @@ from lkca.data.degradation import Degradation
 from lkca.losses import WeightedLoss
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.nn import LowRankUpsample
+from lkca.nn.layout import channels_last
 from lkca.training.config import DEFAULT_LOSS
 from lkca.training.optimise import Average, adamw
-from lkca.training.supervised import channels_last
 from lkca_kernels import use_backend
 
 Loss = Callable[[Tensor, Tensor], Tensor]

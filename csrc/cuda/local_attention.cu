@@ -357,8 +357,7 @@ struct LocalApply {
   }
 };
 
-// ---- backward: gradients of P q and P m, and of w2
-// --------------------------------------------------------------------
+// ---- backward: gradients of P q and P m, and of w2 -----------------------------------------------------------------
 template <class T>
 struct LocalHiddenGradient {
   static constexpr int threads = kThreads, min_blocks = 2;

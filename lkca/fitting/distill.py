@@ -28,13 +28,13 @@ from lkca.models import LKCANet
 from lkca.models.config import ModelConfig, TrainingData, TrainingRecord, ValidationRecord
 from lkca.models.directory import LoadedModel, describe_architecture, package_versions
 from lkca.nn import PixelShuffleUpsample
+from lkca.nn.layout import channels_last
 from lkca.training.config import DEFAULT_LOSS, LOSS_HELP
 from lkca.training.distill import DistillRecipe, distill
 from lkca.training.distillation import Point
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget
 from lkca.training.start import Lost
-from lkca.training.supervised import channels_last
 from lkca_kernels import bicubic_upsample
 
 __all__ = ["DistillConfig", "DistilledModel", "distill_directory"]

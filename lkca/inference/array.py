@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lkca.errors import InputError
 from lkca.inference.bands import BandUpsampler, runs
-from lkca.inference.body import channels_last, last_features
+from lkca.inference.body import for_cpu, last_features
 from lkca.inference.fill import fill_bands, fill_missing, fill_spectra, restore_missing
 from lkca.models.directory import LoadedModel
 from lkca_kernels.reference.bicubic import bicubic_upsample
@@ -87,7 +87,7 @@ class Upscaler:
         if model is not None:
             self._net = model.net.to(self.device)
             if self.device.type == "cpu":
-                channels_last(self._net)
+                for_cpu(self._net)
             self._norm = model.config.normalisation
             self._used = np.asarray(model.config.bands.used)
             self._nonnegative = model.config.bands.nonnegative

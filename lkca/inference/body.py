@@ -9,17 +9,18 @@ from torch import Tensor
 
 from lkca.models import LKCANet
 from lkca.nn import LowRankUpsample
+from lkca.nn.layout import channels_last
 
-__all__ = ["channels_last", "last_features"]
+__all__ = ["for_cpu", "last_features"]
 
 # Of a feature map on a CPU: groups of a shared body in turn, or 2.5 times slower (docs/scenes.md).
 _BODY_SAMPLES = 1 << 20
 
 
-def channels_last(net: LKCANet) -> None:
+def for_cpu(net: LKCANet) -> None:
     """The body's kernels as a CPU is fastest with them: 0.5 to 0.9 of the time. The upsampling reads planes."""
     for part in (net.head, net.body):
-        part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        channels_last(part)
 
 
 @torch.inference_mode()

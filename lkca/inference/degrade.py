@@ -13,7 +13,7 @@ import torch
 from lkca.data import Cube, Window, WriteReport, create_writer
 from lkca.data.degradation import Degradation
 from lkca.inference.fill import fill_missing
-from lkca.inference.windows import whole_pixels
+from lkca.inference.windows import pieces, whole_pixels
 
 __all__ = ["degrade_array", "degrade_scene", "degraded"]
 
@@ -82,7 +82,7 @@ def degrade_scene(cube: Cube, output: Path, degradation: Degradation, *, overwri
         room = _BLOCK_SAMPLES // low.bands
         width = min(low.cols, max(1, room // (height * width)) * width)
         height = min(low.rows, max(1, room // (height * width)) * height)
-        for part in _windows(Window.full(low.rows, low.cols), height, width):
+        for part in pieces(Window.full(low.rows, low.cols), height, width):
             writer.write(part, low.read(part))
     assert writer.report is not None
     return replace(writer.report, warnings=(*notes, *writer.report.warnings))
@@ -100,12 +100,5 @@ def _blocks(part: Window, bands: int, scale: int, margin: int) -> Iterator[tuple
     if height < 2 * margin:
         height = width = max(1, math.isqrt(pixels) - 2 * margin)
     for first in range(0, bands, count):
-        for window in _windows(part, height, width):
+        for window in pieces(part, height, width):
             yield slice(first, min(bands, first + count)), window
-
-
-def _windows(area: Window, height: int, width: int) -> Iterator[Window]:
-    for row in range(0, area.height, height):
-        for col in range(0, area.width, width):
-            size = min(height, area.height - row), min(width, area.width - col)
-            yield Window(area.row + row, area.col + col, *size)

@@ -12,6 +12,7 @@ from lkca.data import Window
 from lkca.data.memory import available_memory
 from lkca.errors import InputError
 from lkca.inference.array import Upscaler
+from lkca.inference.windows import pieces
 
 __all__ = ["Budget", "TilePlan", "copied_rows", "plan_tiles", "resident_memory", "size_text"]
 
@@ -81,12 +82,7 @@ class TilePlan:
 
     def tiles(self) -> list[Window]:
         """In coordinates of the coarse scene."""
-        area = self.area
-        return [
-            Window(area.row + row, area.col + col, min(self.rows, area.height - row), min(self.cols, area.width - col))
-            for row in range(0, area.height, self.rows)
-            for col in range(0, area.width, self.cols)
-        ]
+        return list(pieces(self.area, self.rows, self.cols))
 
     def fine(self, tile: Window) -> Window:
         """Where a tile lies in the output."""

@@ -10,7 +10,7 @@ import numpy as np
 from lkca.data import Cube, Window
 from lkca.errors import InputError
 
-__all__ = ["parse_roi", "row_strips", "whole_pixels"]
+__all__ = ["parse_roi", "pieces", "row_strips", "whole_pixels"]
 
 _SAMPLES = 1 << 24  # 64 MiB as float32
 _ROUNDING = 1e-3  # pixels
@@ -22,8 +22,15 @@ def row_strips(rows: int, cols: int, bands: int, samples: int = _SAMPLES, *, mul
     Each strip but the last has a multiple of ``multiple`` rows, however many samples these are.
     """
     step = max(multiple, samples // (cols * bands) // multiple * multiple)
-    for row in range(0, rows, step):
-        yield Window(row, 0, min(step, rows - row), cols)
+    yield from pieces(Window.full(rows, cols), step, cols)
+
+
+def pieces(area: Window, height: int, width: int) -> Iterator[Window]:
+    """Windows that cover ``area``, row by row, each of that size but at its lower and right edge."""
+    for row in range(0, area.height, height):
+        for col in range(0, area.width, width):
+            size = min(height, area.height - row), min(width, area.width - col)
+            yield Window(area.row + row, area.col + col, *size)
 
 
 def parse_roi(text: str | None, cube: Cube) -> Window:

@@ -23,11 +23,12 @@ from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.lkcanet import lift, repeat
 from lkca.models.prior import Prior, shipped_prior
 from lkca.nn import LowRankUpsample, PixelShuffleUpsample
+from lkca.nn.layout import channels_last
 from lkca.training.distillation import Criterion, Distiller, Point, teacher_weight
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget, Progress, ProgressCallback
 from lkca.training.subspace import SpectralSubspace
-from lkca.training.supervised import LoopResult, Schedule, channels_last, train
+from lkca.training.supervised import LoopResult, Schedule, train
 from lkca_kernels import bicubic_upsample
 
 __all__ = ["FitResult", "Recipe", "fit"]

@@ -25,9 +25,9 @@ from lkca.data.degradation import Degradation, crop_to_multiple
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.prior import load_prior
 from lkca.nn import PixelShuffleUpsample
+from lkca.nn.layout import channels_last
 from lkca.training.patches import dihedral
 from lkca.training.subspace import SpectralSubspace
-from lkca.training.supervised import channels_last
 from lkca_kernels import bicubic_upsample
 
 __all__ = ["train_prior"]

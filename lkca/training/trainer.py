@@ -28,6 +28,7 @@ from lkca.losses import WeightedLoss
 from lkca.metrics import PROTOCOL
 from lkca.models.config import ModelConfig, TrainingRecord, ValidationRecord
 from lkca.models.directory import describe_architecture, load_model, package_versions, save_model
+from lkca.nn.layout import channels_last
 from lkca.training.checkpoint import Progressed, latest_checkpoint, load_checkpoint, save_checkpoint
 from lkca.training.config import FREE, TrainConfig
 from lkca.training.data import PatchDataset, TrainingSet, micro_batches, open_training_set
@@ -35,7 +36,6 @@ from lkca.training.monitor import Monitor
 from lkca.training.optimise import Average, adamw, rate_factor, set_rate
 from lkca.training.progress import Progress, ProgressCallback
 from lkca.training.start import Lost, first, new_network
-from lkca.training.supervised import channels_last
 from lkca.training.validation import measure, psnr_gain, restore
 
 __all__ = ["TrainResult", "check_run", "train"]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lkca.config import StrictModel, read_yaml
-from lkca.training.supervised import channels_last
+from lkca.nn.layout import channels_last
 from lkca_kernels import bicubic_upsample
 from studies.blocks.variants import Row, build
 from studies.common.config import load

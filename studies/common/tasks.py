@@ -22,11 +22,11 @@ from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.edsr import EDSR
 from lkca.models.lkcanet import lift, repeat
 from lkca.nn import LowRankUpsample
+from lkca.nn.layout import channels_last
 from lkca.training.distillation import Criterion
 from lkca.training.patches import PatchSampler, Scene, dihedral
 from lkca.training.prior import component_images
 from lkca.training.subspace import SpectralSubspace
-from lkca.training.supervised import channels_last
 from lkca_kernels import bicubic_upsample
 from studies.common.config import Network, Study, other_time
 

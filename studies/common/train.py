@@ -16,10 +16,11 @@ from torch import nn
 from lkca.lowrank import factorize
 from lkca.models import LKCANet
 from lkca.nn import LowRankUpsample
+from lkca.nn.layout import channels_last
 from lkca.training.distill import DistillRecipe, distill
 from lkca.training.distillation import Point
 from lkca.training.progress import Budget
-from lkca.training.supervised import Schedule, channels_last, train
+from lkca.training.supervised import Schedule, train
 from studies.common.config import other_time
 from studies.common.tasks import Task
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from lkca.models import PRESETS, LKCANet, LKCANetConfig
 from lkca.models.edsr import EDSR
-from lkca.training.supervised import channels_last
+from lkca.nn.layout import channels_last
 from lkca_kernels import bicubic_upsample, use_backend
 from studies.common.measure import macs, parameters
 
