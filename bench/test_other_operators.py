@@ -1,4 +1,4 @@
-"""pixel_shuffle_epilogue, both channel attentions, the whole upsampling layer: full rank in eager against low rank."""
+"""The other operators, and the whole upsampling layer: full rank in eager against low rank."""
 
 from __future__ import annotations
 
@@ -100,6 +100,32 @@ def test_local_channel_attention(measure: Callable[..., None], threads: int, con
         lambda *t: lkca_kernels.local_channel_attention(*t, window=window),
         plain,
         [x, torch.randn(hidden, c), torch.randn(c, hidden), residual],
+    )
+
+
+@pytest.mark.parametrize("contender", CONTENDERS)
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+def test_large_kernel_branch(measure: Callable[..., None], threads: int, contender: str, layout: str) -> None:
+    """A block of ``base`` without attention, on a tile: 32 channels, 7×7, twice as many hidden channels, residual."""
+    c, k, n = 32, 7, 192
+    x = torch.randn(1, c, n, n)
+    if layout == "channels_last":
+        if contender == "onnxruntime":
+            pytest.skip("ONNX has no channels_last")
+        x = x.contiguous(memory_format=torch.channels_last)
+
+    def plain(x: Tensor, depthwise: Tensor, expand: Tensor, contract: Tensor) -> Tensor:
+        y = F.conv2d(x, depthwise, padding=k // 2, groups=c)
+        return x + F.conv2d(F.relu(F.conv2d(y, expand[:, :, None, None])), contract[:, :, None, None])
+
+    _run(
+        measure,
+        threads,
+        f"large_kernel_branch {c}, {k}×{k}, {n}×{n} {layout}",
+        contender,
+        lambda x, *weights: lkca_kernels.large_kernel_branch(x, *weights, residual=x),
+        plain,
+        [x, torch.randn(c, 1, k, k), torch.randn(2 * c, c), torch.randn(c, 2 * c)],
     )
 
 

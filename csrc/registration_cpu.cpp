@@ -30,6 +30,10 @@ Tensor local_channel_attention(Tensor x, Tensor w1, Tensor w2, OptionalTensor re
   return lkca::cpu::local_channel_attention_fwd(x, w1, w2, residual, window, std::nullopt);
 }
 
+Tensor large_kernel_branch(Tensor x, Tensor depthwise, Tensor expand, Tensor contract, OptionalTensor residual) {
+  return lkca::cpu::large_kernel_branch_fwd(x, depthwise, expand, contract, residual, std::nullopt);
+}
+
 }  // namespace
 
 // skip_bicubic: 0 matlab, 1 torch. needs: bit k asks for the gradient of the k-th tensor input.
@@ -63,12 +67,16 @@ STABLE_TORCH_LIBRARY(lkca_cpu, m) {
       "local_channel_attention_bwd(Tensor grad_out, Tensor x, Tensor w1, Tensor w2, int window, int needs) "
       "-> (Tensor?, Tensor?, Tensor?)");
   m.def(
+      "large_kernel_branch_fwd(Tensor x, Tensor depthwise, Tensor expand, Tensor contract, Tensor? residual, "
+      "Tensor(a!)? out) -> Tensor(a!)");
+  m.def(
       "lowrank_pixel_shuffle(Tensor z, Tensor weight, Tensor? bias, Tensor? gate, Tensor? skip, int upscale_factor, "
       "int skip_bicubic) -> Tensor");
   m.def("pixel_shuffle_epilogue(Tensor y, Tensor? gate, Tensor? skip, int upscale_factor, int skip_bicubic) -> Tensor");
   m.def(
       "channel_attention(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2, Tensor? residual) -> (Tensor, Tensor)");
   m.def("local_channel_attention(Tensor x, Tensor w1, Tensor w2, Tensor? residual, int window) -> Tensor");
+  m.def("large_kernel_branch(Tensor x, Tensor depthwise, Tensor expand, Tensor contract, Tensor? residual) -> Tensor");
   m.def("isa() -> str");
   m.def("available_isas() -> str");
   m.def("use_isa(str name) -> str");
@@ -87,10 +95,12 @@ STABLE_TORCH_LIBRARY_IMPL(lkca_cpu, CPU, m) {
   m.impl("channel_attention_bwd", TORCH_BOX(&channel_attention_bwd));
   m.impl("local_channel_attention_fwd", TORCH_BOX(&local_channel_attention_fwd));
   m.impl("local_channel_attention_bwd", TORCH_BOX(&local_channel_attention_bwd));
+  m.impl("large_kernel_branch_fwd", TORCH_BOX(&large_kernel_branch_fwd));
   m.impl("lowrank_pixel_shuffle", TORCH_BOX(&lowrank_pixel_shuffle));
   m.impl("pixel_shuffle_epilogue", TORCH_BOX(&pixel_shuffle_epilogue));
   m.impl("channel_attention", TORCH_BOX(&channel_attention));
   m.impl("local_channel_attention", TORCH_BOX(&::local_channel_attention));
+  m.impl("large_kernel_branch", TORCH_BOX(&::large_kernel_branch));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lkca_cpu, CompositeExplicitAutograd, m) {

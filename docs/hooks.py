@@ -18,6 +18,7 @@ OPERATORS = (
     "channel_gate",
     "channel_attention",
     "local_channel_attention",
+    "large_kernel_branch",
 )
 BACKENDS = {"cpu": "lkca_kernels.cpu", "triton": "lkca_kernels.triton.support", "cuda": "lkca_kernels.cuda"}
 

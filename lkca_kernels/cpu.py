@@ -18,6 +18,7 @@ __all__ = [
     "channel_gate_bwd",
     "channel_gate_fwd",
     "isa",
+    "large_kernel_branch_fwd",
     "local_channel_attention_bwd",
     "local_channel_attention_fwd",
     "lowrank_pixel_shuffle_bwd",
@@ -221,4 +222,17 @@ def local_channel_attention_bwd(
     grad_out: Tensor, x: Tensor, w1: Tensor, w2: Tensor, *, window: int, needs: tuple[bool, ...]
 ) -> Gradients:
     result: Gradients = _ops.local_channel_attention_bwd(grad_out, x, w1, w2, window, _bits(needs))
+    return result
+
+
+def large_kernel_branch_fwd(
+    x: Tensor,
+    depthwise: Tensor,
+    expand: Tensor,
+    contract: Tensor,
+    residual: Tensor | None,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    result: Tensor = _ops.large_kernel_branch_fwd(x, depthwise, expand, contract, residual, out)
     return result

@@ -48,6 +48,8 @@ def unavailable() -> str | None:
 
 def can_run(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int) -> str | None:
     """None where the kernels serve such a call, else the reason."""
+    if op == "large_kernel_branch":
+        return "has no kernel of it: PyTorch's own convolutions serve it there"
     if device.type != "cuda":
         return f"takes CUDA tensors, not {device.type}"
     if dtype not in _DTYPES:

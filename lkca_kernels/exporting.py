@@ -44,11 +44,15 @@ def _cpp_operators() -> dict[Any, Any]:
     def local_attention(x: Tensor, w1: Tensor, w2: Tensor, residual: Tensor | None, window: int) -> Tensor:
         return torch.empty_like(x, memory_format=memory_format_of(x))
 
+    def large_kernel(x: Tensor, depthwise: Tensor, expand: Tensor, contract: Tensor, residual: Tensor | None) -> Tensor:
+        return torch.empty_like(x, memory_format=memory_format_of(x))
+
     torch.library.register_fake("lkca_cpu::lowrank_pixel_shuffle", lowrank)
     torch.library.register_fake("lkca_cpu::pixel_shuffle_epilogue", epilogue)
     torch.library.register_fake("lkca_cpu::channel_gate_fwd", gate)
     torch.library.register_fake("lkca_cpu::channel_attention", attention)
     torch.library.register_fake("lkca_cpu::local_channel_attention", local_attention)
+    torch.library.register_fake("lkca_cpu::large_kernel_branch", large_kernel)
     ours, theirs = torch.ops.lkca_kernels, torch.ops.lkca_cpu
     return {
         ours.lowrank_pixel_shuffle.default: theirs.lowrank_pixel_shuffle.default,
@@ -56,6 +60,7 @@ def _cpp_operators() -> dict[Any, Any]:
         ours.channel_gate.default: theirs.channel_gate_fwd.default,
         ours.channel_attention.default: theirs.channel_attention.default,
         ours.local_channel_attention.default: theirs.local_channel_attention.default,
+        ours.large_kernel_branch.default: theirs.large_kernel_branch.default,
     }
 
 

@@ -137,6 +137,25 @@ struct LocalAttention {
   float* partial_w2;     // the same, of the transpose
 };
 
+// out = w2 . relu(w1 . (depthwise * x)) + residual, the kernel about its middle, zeros beyond the image. A pixel takes
+// `lanes` floats for its channels and `fields` for its hidden ones: whole vectors.
+struct LargeKernel {
+  DType dtype;
+  int64_t batch, channels, hidden, height, width;
+  int64_t kernel_y, kernel_x;  // odd
+  int64_t lanes, fields;
+  const void* x;
+  int64_t x_stride[4];
+  const void* residual;  // or null
+  int64_t residual_stride[4];
+  void* out;
+  int64_t out_stride[4];
+  const float* depthwise;  // [kernel_y][kernel_x][lanes]
+  const float* w1;         // [channels][fields]
+  const float* w2;         // [hidden][lanes]
+  int64_t strip;           // columns worked on at a time; sums do not depend on it
+};
+
 // Work items are [begin, end); scratch is the caller's, 64-byte aligned, of as many floats as the table says.
 struct LowRankFwdTable {
   int64_t (*packed_weight_floats)(const LowRankFwd&);
@@ -165,6 +184,9 @@ struct Kernels {
   void (*local_fwd)(const LocalAttention&, int64_t begin, int64_t end,
                     float* scratch);  // (b * strips + strip) * height + y
   void (*local_bwd)(const LocalAttention&, int64_t begin, int64_t end, float* scratch);  // slices
+  int64_t (*large_kernel_scratch)(const LargeKernel&);
+  void (*large_kernel_fwd)(const LargeKernel&, int64_t begin, int64_t end,
+                           float* scratch);  // (b * strips + strip) * height + y
 };
 
 extern const Kernels kernels_generic;

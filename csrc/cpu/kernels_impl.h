@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/channel.h"
+#include "cpu/large_kernel.h"
 #include "cpu/local_attention.h"
 #include "cpu/lowrank_bwd.h"
 #include "cpu/lowrank_fwd.h"
@@ -22,5 +23,7 @@
                             channel_apply,          \
                             local_scratch,          \
                             local_fwd,              \
-                            local_bwd};             \
+                            local_bwd,              \
+                            large_kernel_scratch,   \
+                            large_kernel_fwd};      \
   }

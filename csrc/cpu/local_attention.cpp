@@ -10,19 +10,9 @@ namespace lkca::cpu {
 namespace {
 
 using torch::headeronly::ScalarType;
-using torch::stable::contiguous;
-
 constexpr int64_t kStrip = 64;      // columns; more where a window is wider, so that halos stay below twice the work
 constexpr int64_t kSliceRows = 64;  // rows of one partial sum
 constexpr int64_t kWindowEnd = int64_t{1} << 20;
-
-std::vector<float> floats(const Tensor& t) {
-  std::vector<float> values(t.numel());
-  to_floats(contiguous(t), values.data());
-  return values;
-}
-
-Shape shape_of(const Tensor& t) { return Shape(t.sizes().begin(), t.sizes().end()); }
 
 LocalAttention check_call(const Tensor& x, const Tensor& w1, const Tensor& w2, int64_t window) {
   STD_TORCH_CHECK(x.dim() == 4, "x: expected (B, C, H, W), got ", x.dim(), " dimensions");
@@ -41,8 +31,7 @@ LocalAttention check_call(const Tensor& x, const Tensor& w1, const Tensor& w2, i
   a.strip = std::max(kStrip, 2 * a.reach_x + 1);
   a.slice_rows = std::max(kSliceRows, 2 * a.reach_y + 1);
   a.eps = std::sqrt(std::numeric_limits<float>::min());
-  const auto padded = [lanes = kernels().lanes](int64_t n) { return (n + lanes - 1) / lanes * lanes; };
-  a.fields = padded(a.hidden + 1), a.lanes = padded(a.channels);
+  a.fields = whole_vectors(a.hidden + 1), a.lanes = whole_vectors(a.channels);
   a.x = x.const_data_ptr();
   copy_strides(x, a.x_stride);
   return a;
@@ -50,21 +39,12 @@ LocalAttention check_call(const Tensor& x, const Tensor& w1, const Tensor& w2, i
 
 int64_t strips(const LocalAttention& a) { return (a.width + a.strip - 1) / a.strip; }
 
-// w (rows, columns), or its transpose, with zeros up to `stride` columns.
-std::vector<float> packed(const std::vector<float>& w, int64_t rows, int64_t columns, bool transposed, int64_t stride,
-                          int64_t more_rows = 0) {
-  std::vector<float> to(((transposed ? columns : rows) + more_rows) * stride, 0.f);
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < columns; ++c) to[transposed ? c * stride + r : r * stride + c] = w[r * columns + c];
-  return to;
-}
-
 // The two layers as fields of a pixel, the mean over the channels beside the hidden ones, and both transposed.
 struct Weights {
   std::vector<float> w1, w2, w1_back, w2_back;
 
   Weights(LocalAttention& a, const Tensor& first, const Tensor& second, bool backward) {
-    const std::vector<float> one = floats(first), two = floats(second);
+    const std::vector<float> one = floats_of(first), two = floats_of(second);
     const float share = 1 / static_cast<float>(a.channels);
     w1 = packed(one, a.hidden, a.channels, true, a.fields);
     for (int64_t c = 0; c < a.channels; ++c) w1[c * a.fields + a.hidden] = share;
@@ -101,12 +81,7 @@ Tensor local_channel_attention_fwd(Tensor x, Tensor w1, Tensor w2, OptionalTenso
                                    OptionalTensor out) {
   LocalAttention a = check_call(x, w1, w2, window);
   if (residual) check(*residual, "residual", shape_of(x), x.scalar_type());
-  if (out) {
-    check(*out, "out", shape_of(x), x.scalar_type());
-    STD_TORCH_CHECK(is_channels_last(x) ? is_channels_last(*out) : out->is_contiguous(),
-                    "out: expected the layout of x");
-  }
-  const Tensor result = out ? *out : empty_as(x);
+  const Tensor result = output_like(out, x);
   if (result.numel() == 0) return result;
   const Weights weights(a, w1, w2, false);
   if (residual) {

@@ -6,91 +6,17 @@
 // slice or a tile of the image begins, and a NaN stays in the windows that hold it.
 #pragma once
 
-#include "cpu/kernels_common.h"
+#include "cpu/pixels.h"
 
 namespace lkca::cpu {
 namespace {
-
-constexpr int64_t kTile = 8;  // pixels of one product; rows of pixels have room for one tile more
-
-// Hands out scratch memory; without any it only counts.
-struct Arena {
-  float* base;
-  int64_t used;
-  float* take(int64_t floats) {
-    float* piece = base ? base + used : nullptr;
-    used += ceil_div(floats, 16) * 16;
-    return piece;
-  }
-};
-
-// The last few rows of an image, by row number.
-struct Ring {
-  float* rows;
-  int64_t slots, floats;
-  float* row(int64_t y) const { return rows + y % slots * floats; }
-};
-
-inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
-
-inline void clear(float* from, float* to) {
-  for (; from < to; ++from) *from = 0.f;
-}
-
-// Pixels of one row as fp32 [pixel][lanes]; zero up to whole vectors and whole tiles.
-template <typename T>
-inline void load_pixels(const T* from, int64_t pixel_stride, int64_t channel_stride, int64_t pixels, int64_t channels,
-                        int64_t lanes, float* to) {
-  if (channel_stride == 1) {
-    for (int64_t p = 0; p < pixels; ++p)
-      for (int64_t c = 0; c < channels; c += N)
-        load_part(from + p * pixel_stride + c, channels - c).store(to + p * lanes + c);
-  } else {
-    for (int64_t c = 0; c < channels; ++c)
-      for (int64_t p = 0; p < pixels; ++p) to[p * lanes + c] = to_float(from[c * channel_stride + p * pixel_stride]);
-    for (int64_t p = 0; p < pixels; ++p) clear(to + p * lanes + channels, to + (p + 1) * lanes);
-  }
-  clear(to + pixels * lanes, to + ceil_div(pixels, kTile) * kTile * lanes);
-}
-
-template <typename T>
-inline void store_pixels(const float* from, int64_t pixels, int64_t channels, int64_t lanes, T* to,
-                         int64_t pixel_stride, int64_t channel_stride) {
-  if (channel_stride == 1) {
-    for (int64_t p = 0; p < pixels; ++p)
-      for (int64_t c = 0; c < channels; c += N)
-        store_part(Vec::load(from + p * lanes + c), to + p * pixel_stride + c, channels - c);
-  } else {
-    for (int64_t c = 0; c < channels; ++c)
-      for (int64_t p = 0; p < pixels; ++p)
-        to[c * channel_stride + p * pixel_stride] = from_float<T>(from[p * lanes + c]);
-  }
-}
 
 inline void magnitudes(float* values, int64_t count) {
   for (int64_t i = 0; i < count; i += N) magnitude(Vec::load(values + i)).store(values + i);
 }
 
-// out[p][q] = sum over r of in[p][r] * weight[r][q], for whole tiles of pixels.
-inline void product(const float* in, int64_t in_stride, int64_t pixels, const float* weight, int64_t rows,
-                    int64_t columns, float* out) {
-  for (int64_t p = 0; p < pixels; p += kTile)
-    for (int64_t q = 0; q < columns; q += N) {
-      Vec sum[kTile];
-      LKCA_UNROLL
-      for (int t = 0; t < kTile; ++t) sum[t] = Vec::set1(0.f);
-      const float* from = in + p * in_stride;
-      for (int64_t r = 0; r < rows; ++r) {
-        const Vec w = Vec::load(weight + r * columns + q);
-        LKCA_UNROLL
-        for (int t = 0; t < kTile; ++t) sum[t] = fma(Vec::set1(from[t * in_stride + r]), w, sum[t]);
-      }
-      LKCA_UNROLL
-      for (int t = 0; t < kTile; ++t) sum[t].store(out + (p + t) * columns + q);
-    }
-}
-
-// The same of planes: sum over r of weight[r][q] * load(r, p), N pixels from p on; finish(q, p, sum) takes it.
+// The product (pixels.h) of planes: sum over r of weight[r][q] * load(r, p), N pixels from p on; finish(q, p, sum)
+// takes it.
 template <typename L, typename F>
 inline void planar_product(int64_t pixels, const float* weight, int64_t rows, int64_t columns, int64_t used,
                            const L& load, const F& finish) {

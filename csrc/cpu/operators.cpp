@@ -14,11 +14,6 @@ std::string text(const Shape& shape) {
   return s + ")";
 }
 
-Shape shape_of(const Tensor& t) {
-  const auto sizes = t.sizes();
-  return Shape(sizes.begin(), sizes.end());
-}
-
 template <typename F>
 void with_storage(DType dtype, F f) {
   if (dtype == DType::f32) return f(float{});
@@ -27,6 +22,11 @@ void with_storage(DType dtype, F f) {
 }
 
 }  // namespace
+
+Shape shape_of(const Tensor& t) {
+  const auto sizes = t.sizes();
+  return Shape(sizes.begin(), sizes.end());
+}
 
 void check(const Tensor& t, const char* name, const Shape& shape, ScalarType dtype) {
   STD_TORCH_CHECK(t.is_cpu(), name, ": expected a CPU tensor");
@@ -106,6 +106,32 @@ Tensor output_of(const OptionalTensor& out, const Shape& shape, ScalarType dtype
   Tensor fresh = empty_of(shape, dtype);
   advise_huge_pages(fresh.mutable_data_ptr(), fresh.numel() * (dtype == ScalarType::Float ? 4 : 2));
   return fresh;
+}
+
+Tensor output_like(const OptionalTensor& out, const Tensor& x) {
+  if (!out) return empty_as(x);
+  check(*out, "out", shape_of(x), x.scalar_type());
+  STD_TORCH_CHECK(is_channels_last(x) ? is_channels_last(*out) : out->is_contiguous(), "out: expected the layout of x");
+  return *out;
+}
+
+std::vector<float> floats_of(const Tensor& t) {
+  std::vector<float> values(t.numel());
+  to_floats(torch::stable::contiguous(t), values.data());
+  return values;
+}
+
+std::vector<float> packed(const std::vector<float>& w, int64_t rows, int64_t columns, bool transposed, int64_t stride,
+                          int64_t more_rows) {
+  std::vector<float> to(((transposed ? columns : rows) + more_rows) * stride, 0.f);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < columns; ++c) to[transposed ? c * stride + r : r * stride + c] = w[r * columns + c];
+  return to;
+}
+
+int64_t whole_vectors(int64_t floats) {
+  const int64_t lanes = kernels().lanes;
+  return (floats + lanes - 1) / lanes * lanes;
 }
 
 void to_floats(const Tensor& t, float* out) {

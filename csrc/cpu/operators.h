@@ -46,6 +46,8 @@ Tensor local_channel_attention_fwd(Tensor x, Tensor w1, Tensor w2, OptionalTenso
 std::tuple<OptionalTensor, OptionalTensor, OptionalTensor> local_channel_attention_bwd(Tensor grad_out, Tensor x,
                                                                                        Tensor w1, Tensor w2,
                                                                                        int64_t window, int64_t needs);
+Tensor large_kernel_branch_fwd(Tensor x, Tensor depthwise, Tensor expand, Tensor contract, OptionalTensor residual,
+                               OptionalTensor out);
 
 // ---- shared by the drivers (operators.cpp) -----------------------------------------------------------------------
 
@@ -55,6 +57,8 @@ using Shape = std::vector<int64_t>;
 
 // Throws unless t is a CPU tensor of this shape and dtype.
 void check(const Tensor& t, const char* name, const Shape& shape, torch::headeronly::ScalarType dtype);
+// The given output, which has the layout of x, or a fresh one.
+Tensor output_like(const OptionalTensor& out, const Tensor& x);
 void check_scale(int64_t scale, int64_t channels_times_s2, const char* name);
 DType storage_dtype(const Tensor& t, const char* name);
 int64_t element_bytes(DType dtype);
@@ -70,6 +74,12 @@ Tensor empty_of(const Shape& shape, torch::headeronly::ScalarType dtype);
 // The given output, checked, or a fresh one of this shape on huge pages if it is large.
 Tensor output_of(const OptionalTensor& out, const Shape& shape, torch::headeronly::ScalarType dtype);
 
+Shape shape_of(const Tensor& t);
+std::vector<float> floats_of(const Tensor& t);  // any strides
+// w (rows, columns), or its transpose, as rows of `stride` floats, zeros from the last column on and in `more_rows`.
+std::vector<float> packed(const std::vector<float>& w, int64_t rows, int64_t columns, bool transposed, int64_t stride,
+                          int64_t more_rows = 0);
+int64_t whole_vectors(int64_t floats);                     // padded to the vectors of the variant in use
 void to_floats(const Tensor& t, float* out);               // contiguous t
 void from_floats(const float* values, const Tensor& out);  // contiguous out
 void copy_strides(const Tensor& t, int64_t (&strides)[4]);

@@ -25,6 +25,7 @@ _OPERATORS = {
     "channel_gate": 1,
     "channel_attention": 1,
     "local_channel_attention": 1,
+    "large_kernel_branch": 1,
 }
 _VARIABLES = (
     "LKCA_",

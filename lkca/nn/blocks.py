@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from lkca.nn.attention import LocalChannelAttention
+from lkca_kernels import large_kernel_branch
 
 __all__ = ["LargeKernelBlock"]
+
+_PARTS = (nn.Conv2d, nn.Conv2d, nn.ReLU, nn.Conv2d)
 
 
 class LargeKernelBlock(nn.Module):
@@ -17,7 +20,8 @@ class LargeKernelBlock(nn.Module):
 
     x + CA(P2 relu(P1 D(x))): D is a ``kernel_size``² depthwise convolution, P1 and P2 are 1×1 convolutions to
     ``expansion * channels`` and back, CA is :class:`~lkca.nn.LocalChannelAttention` (left out with ``window=0``).
-    No bias anywhere: the block is positively homogeneous, block(a x) = a block(x) for a > 0.
+    No bias anywhere: the block is positively homogeneous, block(a x) = a block(x) for a > 0. Computed by
+    :func:`lkca_kernels.large_kernel_branch`.
     """
 
     def __init__(
@@ -66,11 +70,24 @@ class LargeKernelBlock(nn.Module):
         return self.depthwise.kernel_size[0] // 2 + attention
 
     def forward(self, x: Tensor) -> Tensor:
+        attended = isinstance(self.attention, LocalChannelAttention)
+        y = self._branch(x, None if attended else x)
+        if not attended:
+            return y
+        result: Tensor = self.attention(y, residual=x)
+        return result
+
+    def _branch(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """P2 relu(P1 D(x)) + residual; step by step where a part has been replaced, or is listened to by a hook."""
+        parts = (self.depthwise, self.expand, self.activation, self.contract)
+        if all(
+            type(part) is kind and not part._forward_hooks and not part._forward_pre_hooks
+            for part, kind in zip(parts, _PARTS, strict=True)
+        ):
+            layers = self.expand.weight.flatten(1), self.contract.weight.flatten(1)
+            return large_kernel_branch(x, self.depthwise.weight, *layers, residual)
         y: Tensor = self.contract(self.activation(self.expand(self.depthwise(x))))
-        if isinstance(self.attention, LocalChannelAttention):
-            result: Tensor = self.attention(y, residual=x)
-            return result
-        return x + y
+        return y if residual is None else residual + y
 
     def extra_repr(self) -> str:
         return f"channels={self.depthwise.in_channels}, kernel_size={self.depthwise.kernel_size[0]}"

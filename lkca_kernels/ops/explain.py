@@ -10,9 +10,10 @@ from torch import Tensor
 
 from lkca_kernels.backends import Explanation, explain_call
 from lkca_kernels.ops import _checks
-from lkca_kernels.ops._operator import autocast
+from lkca_kernels.ops._operator import FORWARD_ONLY, autocast, needs_gradient
 from lkca_kernels.ops.channel import channel_attention, channel_gate, local_channel_attention
 from lkca_kernels.ops.epilogue import pixel_shuffle_epilogue
+from lkca_kernels.ops.large_kernel import large_kernel_branch
 from lkca_kernels.ops.lowrank import lowrank_pixel_shuffle, lowrank_upsample
 
 __all__ = ["OPERATORS", "explain"]
@@ -26,6 +27,7 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
         channel_gate,
         channel_attention,
         local_channel_attention,
+        large_kernel_branch,
     )
 }
 
@@ -47,4 +49,6 @@ def explain(op: str | Callable[..., Tensor], *args: Any, **kwargs: Any) -> Expla
     _checks.check_first(first_name, first, "(the first tensor)")
     served = "lowrank_pixel_shuffle" if name == "lowrank_upsample" else name
     factor = arguments.get("upscale_factor", 1)
-    return explain_call(served, first.device, first.dtype, factor, arguments.get("backend"))
+    tensors = [value for value in arguments.values() if isinstance(value, Tensor)]
+    without_gradient = name in FORWARD_ONLY and needs_gradient(tensors)
+    return explain_call(served, first.device, first.dtype, factor, arguments.get("backend"), without_gradient)

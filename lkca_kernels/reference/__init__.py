@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lkca_kernels.reference.bicubic import Convention, bicubic_upsample
 from lkca_kernels.reference.channel import channel_attention, channel_gate, channel_mean, local_channel_attention
+from lkca_kernels.reference.large_kernel import large_kernel_branch
 from lkca_kernels.reference.upsample import lowrank_pixel_shuffle, pixel_shuffle_epilogue
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "channel_attention",
     "channel_gate",
     "channel_mean",
+    "large_kernel_branch",
     "local_channel_attention",
     "lowrank_pixel_shuffle",
     "pixel_shuffle_epilogue",

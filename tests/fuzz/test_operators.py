@@ -28,7 +28,7 @@ FLOATING = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 OTHERS = [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn]
 SIZES = st.integers(0, 5)
 UPSAMPLING = ["lowrank_pixel_shuffle", "pixel_shuffle_epilogue"]
-OPERATORS = [*UPSAMPLING, "channel_gate", "channel_attention", "local_channel_attention"]
+OPERATORS = [*UPSAMPLING, "channel_gate", "channel_attention", "local_channel_attention", "large_kernel_branch"]
 
 
 @st.composite
@@ -82,6 +82,10 @@ def calls(draw: st.DrawFn) -> tuple[str, list[Any], dict[str, Any]]:
         options: dict[str, Any] = {
             "window": draw(st.sampled_from([*odd, 0, -1, 2, 3.0, True, "3", None, 2**40, 2**70]))
         }
+    elif op == "large_kernel_branch":
+        kernel = [draw(st.sampled_from([1, 3, 5, 7, 7, 9, 11, 2])) for _ in range(2)]
+        shapes = [(b, c, h, w), (c, 1, *kernel), (r, c), (c, r), *[(b, c, h, w)] * optional[0]]
+        options = {}
     elif op.startswith("channel"):
         shapes = [(b, c, h, w), (r, c), (r,), (c, r), (c,)]
         if op == "channel_attention" and optional[0]:

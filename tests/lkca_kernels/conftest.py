@@ -140,6 +140,13 @@ SHAPES: dict[str, dict[str, Callable[[dict[str, int]], tuple[int, ...]]]] = {
         "w2": lambda d: (d["C"], d["K"]),
         "residual": lambda d: (d["B"], d["C"], d["h"], d["w"]),
     },
+    "large_kernel_branch": {
+        "x": lambda d: (d["B"], d["C"], d["h"], d["w"]),
+        "depthwise": lambda d: (d["C"], 1, d["v"], d["k"]),
+        "expand": lambda d: (d["M"], d["C"]),
+        "contract": lambda d: (d["C"], d["M"]),
+        "residual": lambda d: (d["B"], d["C"], d["h"], d["w"]),
+    },
 }
 
 
@@ -203,12 +210,22 @@ def _naive_local(x: Tensor, w1: Tensor, w2: Tensor, residual: Tensor | None = No
     return out if residual is None else out + residual
 
 
+def _naive_branch(
+    x: Tensor, depthwise: Tensor, expand: Tensor, contract: Tensor, residual: Tensor | None = None
+) -> Tensor:
+    _, _, kh, kw = depthwise.shape
+    y = F.conv2d(x, depthwise, padding=(kh // 2, kw // 2), groups=x.shape[1])
+    y = F.conv2d(F.relu(F.conv2d(y, expand[:, :, None, None])), contract[:, :, None, None])
+    return y if residual is None else y + residual
+
+
 NAIVE: dict[str, Callable[..., Tensor]] = {
     "lowrank_pixel_shuffle": _naive_lowrank,
     "pixel_shuffle_epilogue": _naive_epilogue,
     "channel_gate": _naive_gate,
     "channel_attention": _naive_attention,
     "local_channel_attention": _naive_local,
+    "large_kernel_branch": _naive_branch,
 }
 
 
@@ -230,6 +247,10 @@ def _channel(op: str, *sizes: int, given: str = "", **options: Any) -> Case:
 
 def _local(*sizes: int, given: str = "", window: int) -> Case:
     return _channel("local_channel_attention", *sizes, given=given, window=window)
+
+
+def _branch(*sizes: int, given: str = "") -> Case:
+    return Case("large_kernel_branch", _sizes("BCMvkhw", *sizes), tuple(given.split()))
 
 
 # Ones and primes, every s of the field, each subset of the optional tensors somewhere, one case per operator that is
@@ -262,6 +283,11 @@ CASES = (
     _local(2, 67, 17, 19, 23, given="residual", window=9),
     _local(1, 32, 8, 7, 33, window=5),
     _local(2, 5, 3, 13, 1, window=31),
+    _branch(1, 1, 1, 1, 1, 1, 1),
+    _branch(3, 7, 2, 3, 5, 5, 11, given="residual"),
+    _branch(2, 37, 67, 7, 7, 19, 73, given="residual"),
+    _branch(1, 32, 64, 7, 7, 9, 33),
+    _branch(2, 5, 3, 31, 11, 13, 1, given="residual"),
 )
 # One small case per operator, every tensor given, for the tests whose subject is not the arithmetic.
 TYPICAL = (
@@ -270,6 +296,7 @@ TYPICAL = (
     _channel("channel_gate", 2, 5, 3, 4, 3),
     _channel("channel_attention", 2, 5, 3, 4, 3, given="residual"),
     _local(2, 5, 3, 4, 3, given="residual", window=3),
+    _branch(2, 5, 3, 3, 3, 4, 3, given="residual"),
 )
 
 

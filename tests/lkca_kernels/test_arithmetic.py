@@ -68,7 +68,7 @@ def test_layouts(typical: Any, backend: Any, layout: str, dtype: torch.dtype, to
 def test_result_layout(typical: Any, backend: Any, layout: str) -> None:
     tensors = typical.make(torch.float32, backend.device, layout=layout)
     result = typical.call(tensors, backend=backend.backend)
-    if typical.op.endswith("channel_attention"):
+    if typical.op.endswith(("channel_attention", "branch")):
         assert result.is_contiguous(memory_format=memory_format_of(tensors[0]))
     else:
         assert result.is_contiguous()
@@ -91,8 +91,10 @@ def test_each_gradient_alone(typical: Any, backend: Any, tools: Any) -> None:
 def test_any_sizes(backend: Any, tools: Any, case_type: Any, data: Any) -> None:
     size = st.integers(1, 9)
     every = ("lowrank_pixel_shuffle", "pixel_shuffle_epilogue", "channel_attention", "local_channel_attention")
+    every += ("large_kernel_branch",)
     op = data.draw(st.sampled_from([op for op in every if not backend.refusal(op)]))
-    sizes = {name: data.draw(size) for name in "BCRKhw"} | {"s": data.draw(st.sampled_from([2, 3, 4, 5, 7, 8]))}
+    sizes = {name: data.draw(size) for name in "BCRKMhw"} | {"s": data.draw(st.sampled_from([2, 3, 4, 5, 7, 8]))}
+    sizes |= {name: data.draw(st.sampled_from([1, 3, 5, 7, 9, 11])) for name in "vk"}
     sizes["B"] = min(sizes["B"], 3)
     given_ = [*data.draw(st.lists(st.sampled_from(["bias", "gate", "residual"]), unique=True))]
     given_ += data.draw(st.sampled_from([[], ["skip:lr"], ["skip:hr"]]))

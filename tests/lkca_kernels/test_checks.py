@@ -14,6 +14,7 @@ import lkca_kernels as k
 
 Z, W, B, G = torch.ones(2, 3, 4, 5), torch.ones(8, 3), torch.ones(8), torch.ones(2, 2)
 X, W1, B1, W2, B2 = torch.ones(2, 3, 4, 5), torch.ones(2, 3), torch.ones(2), torch.ones(3, 2), torch.ones(3)
+D = torch.ones(3, 1, 3, 3)
 
 
 def _lowrank(*args: Any, **how: Any) -> Any:
@@ -54,6 +55,13 @@ WRONG: list[tuple[type[Exception], str, Callable[[], Any]]] = [
     (ValueError, "window: expected an odd number from 1 to 1048575, got -1",
      lambda: k.local_channel_attention(X, W1, W2, window=-1)),
     (TypeError, "window: expected an integer, got float", lambda: k.local_channel_attention(X, W1, W2, window=3.0)),
+    (ValueError, "depthwise: expected (C, 1, kh, kw) with C = 3, the channels of x, and odd sides, got (3, 1, 3, 2)",
+     lambda: k.large_kernel_branch(X, D[..., :2], W1, W2)),
+    (ValueError, "depthwise: expected (C, 1, kh, kw)", lambda: k.large_kernel_branch(X, D[:2], W1, W2)),
+    (ValueError, "expand: expected (M, C) with M ≥ 1", lambda: k.large_kernel_branch(X, D, W1[:0], W2[:, :0])),
+    (ValueError, "contract: expected (C, M) = (3, 2), got (2, 3)", lambda: k.large_kernel_branch(X, D, W1, W1)),
+    (TypeError, "depthwise, expand, contract: expected", lambda: k.large_kernel_branch(X, None, W1, W2)),
+    (ValueError, "residual: expected the shape", lambda: k.large_kernel_branch(X, D, W1, W2, X[:1])),
     (ValueError, "weight_down: expected (R, Cin, kh, kw) with Cin = 3",
      lambda: k.lowrank_upsample(X, torch.ones(3, 4, 3, 3), W, upscale_factor=2)),
     (ValueError, "bias_down: expected (R,) = (3,), got (2,)",

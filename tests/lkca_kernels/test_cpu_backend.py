@@ -143,6 +143,8 @@ def _everything(dtype: torch.dtype) -> list[Tensor]:
         layers = weights[0], weights[2]
         out = cpu.local_channel_attention_fwd(x, *layers, x, window=7)
         results += [out, *cpu.local_channel_attention_bwd(out, x, *layers, window=7, needs=(True,) * 3)]
+        kernel = torch.randn(24, 1, 7, 7, generator=torch.Generator().manual_seed(6)).to(dtype)
+        results.append(cpu.large_kernel_branch_fwd(x, kernel, *layers, x))
     return [t for t in results if t is not None]
 
 
@@ -275,6 +277,7 @@ def test_operators_survive_wrong_calls_past_python(seed: int) -> None:
         "channel_attention_bwd": (x.clone(), x, mean, *net, 31),
         "local_channel_attention_fwd": (x, net[0], net[2], x.clone(), 3, x.clone()),
         "local_channel_attention_bwd": (x.clone(), x, net[0], net[2], 3, 7),
+        "large_kernel_branch_fwd": (x, torch.randn(5, 1, 3, 7), net[0], net[2], x.clone(), x.clone()),
     }
     refused = 0
     for op, arguments in calls.items():

@@ -66,6 +66,8 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def _calls(case: Any, tensors: list[Tensor | None], out: Tensor, mean: Tensor | None, grad: Tensor) -> list[Tensor]:
     """Result and gradients, straight from the backend."""
+    if case.op == "large_kernel_branch":
+        return [cpu.large_kernel_branch_fwd(*tensors, out=out)]
     forward, backward = (getattr(cpu, f"{case.op}_{way}") for way in ("fwd", "bwd"))
     low_skip = case.upsamples and tensors[-1] is not None and tensors[-1].shape != out.shape
     needs = (*(t is not None for t in tensors[:-1]), low_skip)
@@ -89,7 +91,7 @@ def test_nothing_outside_the_tensors_is_touched(isa: str, dtype: torch.dtype, ca
     for layout in ("contiguous", "channels_last", "sliced", "expanded"):
         for at_end in (True, False):
             tensors = [None if t is None else guarded(t, at_end) for t in case.make(dtype, layout=layout)]
-            like = tensors[0] if case.op.endswith("channel_attention") else torch.empty(0)
+            like = tensors[0] if case.op.endswith(("channel_attention", "branch")) else torch.empty(0)
             last = like.ndim == 4 and not like.is_contiguous() and layout == "channels_last"
             memory_format = torch.channels_last if last else torch.contiguous_format
             out = guarded(torch.empty(truth.shape, dtype=dtype).contiguous(memory_format=memory_format), at_end)

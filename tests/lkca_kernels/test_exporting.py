@@ -19,6 +19,7 @@ class Every(nn.Module):
         super().__init__()
         self.weight, self.bias = torch.randn(12, 5), torch.randn(12)
         self.w1, self.b1, self.w2, self.b2 = torch.randn(2, 3), torch.randn(2), torch.randn(3, 2), torch.randn(3)
+        self.kernel = torch.randn(3, 1, 3, 5)
 
     def forward(self, z: Tensor, low: Tensor) -> Tensor:
         squeeze = self.w1, self.b1, self.w2, self.b2
@@ -26,6 +27,7 @@ class Every(nn.Module):
         low = lkca_kernels.channel_attention(lkca_kernels.channel_attention(low, *squeeze), *squeeze, residual=low)
         local = lkca_kernels.local_channel_attention(low, self.w1, self.w2, window=3)
         low = lkca_kernels.local_channel_attention(local, self.w1, self.w2, residual=low, window=5)
+        low = lkca_kernels.large_kernel_branch(low, self.kernel, self.w1, self.w2, residual=low)
         first = lkca_kernels.lowrank_pixel_shuffle(z, self.weight, self.bias, gate, low, upscale_factor=2)
         second = lkca_kernels.pixel_shuffle_epilogue(
             torch.cat([low] * 4, 1), gate, first, upscale_factor=2, skip_bicubic="torch"
@@ -89,7 +91,7 @@ def test_calls_of_the_cpp_library() -> None:
     program = exported()
     tensors = inputs(3, 4, 9)
     expected = program.module()(*tensors)
-    assert call_cpp_operators(program) == 9 and targets(program) == {"lkca_cpu"}
+    assert call_cpp_operators(program) == 10 and targets(program) == {"lkca_cpu"}
     torch.testing.assert_close(program.module()(*tensors), expected)
     # what a compiler asks: shapes by the fake, in step with the real kernel
     again = torch.export.export(program.module(), tensors, strict=False)
@@ -100,6 +102,7 @@ def test_calls_of_the_cpp_library() -> None:
         "pixel_shuffle_epilogue": (torch.randn(2, 12, 3, 4), None, None, 2, 0),
         "channel_gate_fwd": (tensors[1], *squeeze),
         "channel_attention": (tensors[1].to(memory_format=torch.channels_last), *squeeze, None),
+        "large_kernel_branch": (tensors[1], torch.randn(3, 1, 5, 3), squeeze[0], squeeze[2], None),
         "local_channel_attention": (tensors[1], squeeze[0], squeeze[2], tensors[1], 3),
     }.items():
         operator = getattr(torch.ops.lkca_cpu, name).default

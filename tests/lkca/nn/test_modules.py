@@ -76,3 +76,24 @@ def test_block_starts_near_the_identity() -> None:
         blurred = given.depthwise(x)
         assert torch.corrcoef(torch.stack([blurred.flatten(), x.flatten()]))[0, 1] > 0.95
         assert (given(x) - x).std() < 0.5 * x.std()
+
+
+@pytest.mark.parametrize("window", [0, 3])
+def test_block_takes_its_parts_as_they_are(window: int) -> None:
+    """In one operator by default; step by step for a hook, and with a part that was replaced."""
+    torch.manual_seed(0)
+    block = LargeKernelBlock(5, kernel_size=3, window=window)
+    x = torch.randn(2, 5, 7, 6)
+    with torch.no_grad():
+        expected = x + block.attention(block.contract(torch.relu(block.expand(block.depthwise(x)))))
+        torch.testing.assert_close(block(x), expected)
+        seen: list[torch.Tensor] = []
+        with block.expand.register_forward_hook(lambda module, inputs, output: seen.append(output)):
+            torch.testing.assert_close(block(x), expected)
+        assert [tuple(t.shape) for t in seen] == [(2, 10, 7, 6)]
+        block.activation = torch.nn.Tanh()
+        assert not torch.allclose(block(x), expected)
+    with torch.no_grad():
+        inference = LargeKernelBlock(5, kernel_size=3, window=window)
+        answer = inference(x)
+    torch.testing.assert_close(inference(x.requires_grad_()), answer)
