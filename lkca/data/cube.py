@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 import numpy as np
+from affine import Affine
 
 from lkca.data.codec import to_physical
 from lkca.data.memory import check_memory
@@ -192,7 +193,10 @@ class Cube:
             self.meta = self.meta.replace(good_bands=self.good_bands & ~empty)
 
     def summary(self) -> dict[str, Any]:
-        """What a reader wants to know first, JSON-able; wavelengths in nm, GSD in units of the CRS."""
+        """What a reader wants to know first, JSON-able; wavelengths in nm, GSD and bounds in units of the CRS.
+
+        bounds: [xmin, ymin, xmax, ymax] of the scene's corners, the order that ``--roi`` takes.
+        """
         meta = self.meta
         wavelengths = meta.wavelengths
         return {
@@ -212,11 +216,17 @@ class Cube:
             "crs": meta.crs if meta.crs is None else _crs_name(meta.crs),
             "transform": None if meta.transform is None else list(meta.transform)[:6],
             "gsd": meta.gsd,
+            "bounds": None if meta.transform is None else self._bounds(meta.transform),
             "gcps": len(meta.gcps),
             "rpc": meta.rpc is not None,
             "tags": dict(meta.tags),
             "warnings": list(self.warnings),
         }
+
+    def _bounds(self, transform: Affine) -> list[float]:
+        corners = [transform @ (col, row) for col in (0, self.cols) for row in (0, self.rows)]
+        x, y = zip(*corners, strict=True)
+        return [min(x), min(y), max(x), max(y)]
 
     def close(self) -> None:
         """Close the file; reading afterwards is an InputError. Closing twice is fine."""

@@ -125,6 +125,9 @@ def test_summary_is_json() -> None:
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert summary["wavelengths_nm"] == [400.0, 800.0]
     assert (summary["bad_bands"], summary["gsd"], summary["nodata"]) == (1, 2.0, "nan")
+    assert summary["bounds"] == [0.0, 0.0, 18.0, 24.0]
+    turned = Cube.from_array(scene(), CubeMeta(transform=Affine(0, 3, 100, -2, 0, 50))).summary()
+    assert turned["bounds"] == [100.0, 32.0, 136.0, 50.0]
 
 
 @pytest.mark.parametrize(
