@@ -70,6 +70,9 @@ STABLE_TORCH_LIBRARY(lkca_cpu, m) {
       "large_kernel_branch_fwd(Tensor x, Tensor depthwise, Tensor expand, Tensor contract, Tensor? residual, "
       "Tensor(a!)? out) -> Tensor(a!)");
   m.def(
+      "large_kernel_branch_bwd(Tensor grad_out, Tensor x, Tensor depthwise, Tensor expand, Tensor contract, int needs) "
+      "-> (Tensor?, Tensor?, Tensor?, Tensor?)");
+  m.def(
       "lowrank_pixel_shuffle(Tensor z, Tensor weight, Tensor? bias, Tensor? gate, Tensor? skip, int upscale_factor, "
       "int skip_bicubic) -> Tensor");
   m.def("pixel_shuffle_epilogue(Tensor y, Tensor? gate, Tensor? skip, int upscale_factor, int skip_bicubic) -> Tensor");
@@ -96,6 +99,7 @@ STABLE_TORCH_LIBRARY_IMPL(lkca_cpu, CPU, m) {
   m.impl("local_channel_attention_fwd", TORCH_BOX(&local_channel_attention_fwd));
   m.impl("local_channel_attention_bwd", TORCH_BOX(&local_channel_attention_bwd));
   m.impl("large_kernel_branch_fwd", TORCH_BOX(&large_kernel_branch_fwd));
+  m.impl("large_kernel_branch_bwd", TORCH_BOX(&large_kernel_branch_bwd));
   m.impl("lowrank_pixel_shuffle", TORCH_BOX(&lowrank_pixel_shuffle));
   m.impl("pixel_shuffle_epilogue", TORCH_BOX(&pixel_shuffle_epilogue));
   m.impl("channel_attention", TORCH_BOX(&channel_attention));

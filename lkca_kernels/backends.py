@@ -25,6 +25,8 @@ arithmetic and nothing else; schema, checks, fake, autograd, autocast and choice
     local_channel_attention_bwd(grad_out, x, w1, w2, *, window, needs)
         -> tuple of 3: gradients of x, w1, w2 (that of residual is grad_out, given by the Python layer)
     large_kernel_branch_fwd(x, depthwise, expand, contract, residual, *, out=None) -> Tensor
+    large_kernel_branch_bwd(grad_out, x, depthwise, expand, contract, *, needs)
+        -> tuple of 4: gradients of x, depthwise, expand, contract (that of residual is grad_out, as above)
 
 What a backend may rely on: tensors are checked, share one device and one dtype of float16, bfloat16, float32 (or
 what ``can_run`` accepts), and none of them is empty. What it must expect: any strides, stride 0 and grad_out included;
@@ -235,19 +237,10 @@ def _only_reference() -> str | None:
     return None
 
 
-def choose(
-    op: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    upscale_factor: int,
-    backend: str | None,
-    without_gradient: bool = False,
-) -> str:
+def choose(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int, backend: str | None) -> str:
     """Name of the backend that serves the call; "auto" in a program that keeps its operators (:func:`keep_operators`).
 
-    without_gradient: the call needs a gradient, and no native kernel of the operator gives one: then, unasked, it is
-    the reference's, which keeps for its gradient what a native forward would not. Raises BackendError where the one
-    asked for by name cannot: it never falls back silently.
+    Raises BackendError where the one asked for by name cannot: it never falls back silently.
     """
     name, source = _requested(backend)
     if name == "reference":
@@ -255,8 +248,7 @@ def choose(
     if name is None:
         if _kept.get() and torch.compiler.is_exporting():
             return "auto"
-        plain = without_gradient or _only_reference()
-        return "reference" if plain else _automatic(op, device, dtype, upscale_factor)
+        return "reference" if _only_reference() else _automatic(op, device, dtype, upscale_factor)
     reason = _refusal(name, op, device, dtype, upscale_factor) or _only_reference()
     if reason is not None:
         raise BackendError(f"{op}: backend {name!r}, asked for by {source}, cannot serve this call: it {reason}")
@@ -264,18 +256,11 @@ def choose(
 
 
 def explain_call(
-    op: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    upscale_factor: int,
-    backend: str | None,
-    without_gradient: bool = False,
+    op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int, backend: str | None
 ) -> Explanation:
     """The same decision as :func:`choose`, told in words."""
     name, source = _requested(backend)
     everywhere = _only_reference()
-    if without_gradient and name is None:
-        everywhere = everywhere or "has no gradient of its own: where one is needed the reference serves, unless asked"
     refusals = {}
     for native in _names()[1:]:
         reason = _refusal(native, op, device, dtype, upscale_factor) or everywhere

@@ -18,6 +18,7 @@ __all__ = [
     "channel_gate_bwd",
     "channel_gate_fwd",
     "isa",
+    "large_kernel_branch_bwd",
     "large_kernel_branch_fwd",
     "local_channel_attention_bwd",
     "local_channel_attention_fwd",
@@ -235,4 +236,11 @@ def large_kernel_branch_fwd(
     out: Tensor | None = None,
 ) -> Tensor:
     result: Tensor = _ops.large_kernel_branch_fwd(x, depthwise, expand, contract, residual, out)
+    return result
+
+
+def large_kernel_branch_bwd(
+    grad_out: Tensor, x: Tensor, depthwise: Tensor, expand: Tensor, contract: Tensor, *, needs: tuple[bool, ...]
+) -> Gradients:
+    result: Gradients = _ops.large_kernel_branch_bwd(grad_out, x, depthwise, expand, contract, _bits(needs))
     return result

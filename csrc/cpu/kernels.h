@@ -154,6 +154,18 @@ struct LargeKernel {
   const float* w1;         // [channels][fields]
   const float* w2;         // [hidden][lanes]
   int64_t strip;           // columns worked on at a time; sums do not depend on it
+  // Backward. Partial sums are per slice: (b, strip, slice_rows rows), so cut by shapes only.
+  int64_t slice_rows;
+  const void* grad_out;
+  int64_t grad_out_stride[4];
+  void* grad_x;  // or null
+  int64_t grad_x_stride[4];
+  const float* flipped;      // [kernel_y][kernel_x][lanes]: the depthwise kernel, turned by half a turn
+  const float* w1_back;      // [hidden][lanes]
+  const float* w2_back;      // [channels][fields]
+  float* partial_depthwise;  // [slice][kernel_y][kernel_x][lanes] or null
+  float* partial_w1;         // [slice][fields][lanes] or null
+  float* partial_w2;         // the same, of the transpose
 };
 
 // Work items are [begin, end); scratch is the caller's, 64-byte aligned, of as many floats as the table says.
@@ -187,6 +199,7 @@ struct Kernels {
   int64_t (*large_kernel_scratch)(const LargeKernel&);
   void (*large_kernel_fwd)(const LargeKernel&, int64_t begin, int64_t end,
                            float* scratch);  // (b * strips + strip) * height + y
+  void (*large_kernel_bwd)(const LargeKernel&, int64_t begin, int64_t end, float* scratch);  // slices
 };
 
 extern const Kernels kernels_generic;

@@ -25,5 +25,6 @@
                             local_fwd,              \
                             local_bwd,              \
                             large_kernel_scratch,   \
-                            large_kernel_fwd};      \
+                            large_kernel_fwd,       \
+                            large_kernel_bwd};      \
   }

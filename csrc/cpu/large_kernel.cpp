@@ -1,4 +1,4 @@
-// Driver of large_kernel_branch: packs the weights and cuts the image into runs of rows.
+// Driver of large_kernel_branch: packs the weights, cuts the image, adds the partial sums of the weights' gradients.
 #include <algorithm>
 
 #include "cpu/operators.h"
@@ -6,7 +6,10 @@
 namespace lkca::cpu {
 namespace {
 
-constexpr int64_t kStrip = 64;  // columns; more where a kernel is wider, so that halos stay below the work
+using torch::headeronly::ScalarType;
+
+constexpr int64_t kStrip = 64;      // columns; more where a kernel is wider, so that halos stay below the work
+constexpr int64_t kSliceRows = 64;  // rows of one partial sum
 
 LargeKernel check_call(const Tensor& x, const Tensor& depthwise, const Tensor& expand, const Tensor& contract) {
   STD_TORCH_CHECK(x.dim() == 4, "x: expected (B, C, H, W), got ", x.dim(), " dimensions");
@@ -29,6 +32,33 @@ LargeKernel check_call(const Tensor& x, const Tensor& depthwise, const Tensor& e
   return a;
 }
 
+// The weights as the kernels read them.
+struct Weights {
+  std::vector<float> kernel, w1, w2, flipped, w1_back, w2_back;
+
+  Weights(LargeKernel& a, const Tensor& depthwise, const Tensor& expand, const Tensor& contract, bool backward) {
+    const int64_t taps = a.kernel_y * a.kernel_x;
+    std::vector<float> large = floats_of(depthwise);
+    const std::vector<float> one = floats_of(expand), two = floats_of(contract);
+    kernel = packed(large, a.channels, taps, true, a.lanes);
+    w1 = packed(one, a.hidden, a.channels, true, a.fields);
+    w2 = packed(two, a.channels, a.hidden, true, a.lanes);
+    a.depthwise = kernel.data(), a.w1 = w1.data(), a.w2 = w2.data();
+    if (!backward) return;
+    for (int64_t c = 0; c < a.channels; ++c) std::reverse(large.begin() + c * taps, large.begin() + (c + 1) * taps);
+    flipped = packed(large, a.channels, taps, true, a.lanes);
+    w1_back = packed(one, a.hidden, a.channels, false, a.lanes);
+    w2_back = packed(two, a.channels, a.hidden, false, a.fields);
+    a.flipped = flipped.data(), a.w1_back = w1_back.data(), a.w2_back = w2_back.data();
+  }
+};
+
+int64_t strips(const LargeKernel& a) { return (a.width + a.strip - 1) / a.strip; }
+
+int64_t pixel_operations(const LargeKernel& a) {
+  return a.kernel_y * a.kernel_x * a.lanes + a.channels * a.fields + a.hidden * a.lanes;
+}
+
 }  // namespace
 
 Tensor large_kernel_branch_fwd(Tensor x, Tensor depthwise, Tensor expand, Tensor contract, OptionalTensor residual,
@@ -37,10 +67,7 @@ Tensor large_kernel_branch_fwd(Tensor x, Tensor depthwise, Tensor expand, Tensor
   if (residual) check(*residual, "residual", shape_of(x), x.scalar_type());
   const Tensor result = output_like(out, x);
   if (result.numel() == 0) return result;
-  const std::vector<float> kernel = packed(floats_of(depthwise), a.channels, a.kernel_y * a.kernel_x, true, a.lanes);
-  const std::vector<float> w1 = packed(floats_of(expand), a.hidden, a.channels, true, a.fields);
-  const std::vector<float> w2 = packed(floats_of(contract), a.channels, a.hidden, true, a.lanes);
-  a.depthwise = kernel.data(), a.w1 = w1.data(), a.w2 = w2.data();
+  const Weights weights(a, depthwise, expand, contract, false);
   if (residual) {
     a.residual = residual->const_data_ptr();
     copy_strides(*residual, a.residual_stride);
@@ -48,14 +75,56 @@ Tensor large_kernel_branch_fwd(Tensor x, Tensor depthwise, Tensor expand, Tensor
   a.out = result.mutable_data_ptr();
   copy_strides(result, a.out_stride);
   const Kernels& k = kernels();
-  const int64_t strips = (a.width + a.strip - 1) / a.strip;
-  const int64_t pixel = a.kernel_y * a.kernel_x * a.lanes + a.channels * a.fields + a.hidden * a.lanes;
+  const int64_t operations = std::min(a.strip, a.width) * pixel_operations(a) / 16;
   // Threads get runs of rows: at the beginning of a run the rows that its first window reaches are loaded again.
-  parallel_tasks(a.batch * strips * a.height, std::min(a.strip, a.width) * pixel / 16, [&](int64_t begin, int64_t end) {
+  parallel_tasks(a.batch * strips(a) * a.height, operations, [&](int64_t begin, int64_t end) {
     const Scratch scratch(k.large_kernel_scratch(a));
     k.large_kernel_fwd(a, begin, end, scratch.data());
   });
   return result;
+}
+
+std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor> large_kernel_branch_bwd(
+    Tensor grad_out, Tensor x, Tensor depthwise, Tensor expand, Tensor contract, int64_t needs) {
+  LargeKernel a = check_call(x, depthwise, expand, contract);
+  check(grad_out, "grad_out", shape_of(x), x.scalar_type());
+  const Weights weights(a, depthwise, expand, contract, true);
+  a.grad_out = grad_out.const_data_ptr();
+  copy_strides(grad_out, a.grad_out_stride);
+  OptionalTensor grad_x, grad_depthwise, grad_expand, grad_contract;
+  if (needs & 1) {
+    grad_x = empty_as(x);
+    a.grad_x = grad_x->mutable_data_ptr();
+    copy_strides(*grad_x, a.grad_x_stride);
+  }
+  a.slice_rows = std::max(kSliceRows, a.kernel_y);
+  const int64_t slices = x.numel() ? a.batch * strips(a) * ((a.height + a.slice_rows - 1) / a.slice_rows) : 0;
+  const int64_t taps = a.kernel_y * a.kernel_x, kernel = taps * a.lanes, layer = a.fields * a.lanes;
+  const Scratch partial_depthwise(needs & 2 ? slices * kernel : 1), partial_w1(needs & 4 ? slices * layer : 1),
+      partial_w2(needs & 8 ? slices * layer : 1);
+  if (needs & 2) a.partial_depthwise = partial_depthwise.data();
+  if (needs & 4) a.partial_w1 = partial_w1.data();
+  if (needs & 8) a.partial_w2 = partial_w2.data();
+  const Kernels& k = kernels();
+  const int64_t pixels = std::min(a.strip, a.width) * std::min(a.slice_rows, a.height);
+  parallel_tasks(needs & 15 ? slices : 0, pixels * pixel_operations(a) / 4, [&](int64_t begin, int64_t end) {
+    const Scratch scratch(k.large_kernel_scratch(a));
+    k.large_kernel_bwd(a, begin, end, scratch.data());
+  });
+  const ScalarType type = x.scalar_type();
+  if (needs & 2) {
+    grad_depthwise = empty_of({a.channels, 1, a.kernel_y, a.kernel_x}, type);
+    sum_slices(partial_depthwise.data(), slices, kernel, taps, a.channels, a.lanes, true, *grad_depthwise);
+  }
+  if (needs & 4) {
+    grad_expand = empty_of({a.hidden, a.channels}, type);
+    sum_slices(partial_w1.data(), slices, layer, a.hidden, a.channels, a.lanes, false, *grad_expand);
+  }
+  if (needs & 8) {
+    grad_contract = empty_of({a.channels, a.hidden}, type);
+    sum_slices(partial_w2.data(), slices, layer, a.hidden, a.channels, a.lanes, true, *grad_contract);
+  }
+  return {grad_x, grad_depthwise, grad_expand, grad_contract};
 }
 
 }  // namespace lkca::cpu

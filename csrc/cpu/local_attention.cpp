@@ -62,19 +62,6 @@ int64_t pixel_operations(const LocalAttention& a) {
   return a.channels * a.fields + a.hidden * a.lanes + 2 * (a.reach_x + a.reach_y) * a.fields + 30 * a.lanes;
 }
 
-// Sum over the slices, in order, as the gradient (hidden, C) or its transpose.
-Tensor sum_slices(const LocalAttention& a, const float* partial, int64_t slices, bool transposed, ScalarType type) {
-  const int64_t floats = (a.hidden + 7) / 8 * 8 * a.lanes;
-  std::vector<float> sums(a.hidden * a.channels, 0.f);
-  for (int64_t slice = 0; slice < slices; ++slice)
-    for (int64_t k = 0; k < a.hidden; ++k)
-      for (int64_t c = 0; c < a.channels; ++c)
-        sums[transposed ? c * a.hidden + k : k * a.channels + c] += partial[slice * floats + k * a.lanes + c];
-  const Tensor result = transposed ? empty_of({a.channels, a.hidden}, type) : empty_of({a.hidden, a.channels}, type);
-  from_floats(sums.data(), result);
-  return result;
-}
-
 }  // namespace
 
 Tensor local_channel_attention_fwd(Tensor x, Tensor w1, Tensor w2, OptionalTensor residual, int64_t window,
@@ -119,7 +106,7 @@ std::tuple<OptionalTensor, OptionalTensor, OptionalTensor> local_channel_attenti
     copy_strides(*grad_x, a.grad_x_stride);
   }
   const int64_t slices = x.numel() ? a.batch * strips(a) * ((a.height + a.slice_rows - 1) / a.slice_rows) : 0;
-  const int64_t partial_floats = slices * ((a.hidden + 7) / 8 * 8) * a.lanes;
+  const int64_t floats = (a.hidden + 7) / 8 * 8 * a.lanes, partial_floats = slices * floats;
   const Scratch partial_w1(needs & 2 ? partial_floats : 1), partial_w2(needs & 4 ? partial_floats : 1);
   if (needs & 2) a.partial_w1 = partial_w1.data();
   if (needs & 4) a.partial_w2 = partial_w2.data();
@@ -129,8 +116,14 @@ std::tuple<OptionalTensor, OptionalTensor, OptionalTensor> local_channel_attenti
     const Scratch scratch(k.local_scratch(a));
     k.local_bwd(a, begin, end, scratch.data());
   });
-  if (needs & 2) grad_w1 = sum_slices(a, partial_w1.data(), slices, false, x.scalar_type());
-  if (needs & 4) grad_w2 = sum_slices(a, partial_w2.data(), slices, true, x.scalar_type());
+  if (needs & 2) {
+    grad_w1 = empty_of({a.hidden, a.channels}, x.scalar_type());
+    sum_slices(partial_w1.data(), slices, floats, a.hidden, a.channels, a.lanes, false, *grad_w1);
+  }
+  if (needs & 4) {
+    grad_w2 = empty_of({a.channels, a.hidden}, x.scalar_type());
+    sum_slices(partial_w2.data(), slices, floats, a.hidden, a.channels, a.lanes, true, *grad_w2);
+  }
   return {grad_x, grad_w1, grad_w2};
 }
 

@@ -129,6 +129,16 @@ std::vector<float> packed(const std::vector<float>& w, int64_t rows, int64_t col
   return to;
 }
 
+void sum_slices(const float* partial, int64_t slices, int64_t floats, int64_t rows, int64_t columns, int64_t stride,
+                bool transposed, const Tensor& result) {
+  std::vector<float> sums(rows * columns, 0.f);
+  for (int64_t slice = 0; slice < slices; ++slice)
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < columns; ++c)
+        sums[transposed ? c * rows + r : r * columns + c] += partial[slice * floats + r * stride + c];
+  from_floats(sums.data(), result);
+}
+
 int64_t whole_vectors(int64_t floats) {
   const int64_t lanes = kernels().lanes;
   return (floats + lanes - 1) / lanes * lanes;

@@ -48,6 +48,8 @@ std::tuple<OptionalTensor, OptionalTensor, OptionalTensor> local_channel_attenti
                                                                                        int64_t window, int64_t needs);
 Tensor large_kernel_branch_fwd(Tensor x, Tensor depthwise, Tensor expand, Tensor contract, OptionalTensor residual,
                                OptionalTensor out);
+std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor> large_kernel_branch_bwd(
+    Tensor grad_out, Tensor x, Tensor depthwise, Tensor expand, Tensor contract, int64_t needs);
 
 // ---- shared by the drivers (operators.cpp) -----------------------------------------------------------------------
 
@@ -79,6 +81,10 @@ std::vector<float> floats_of(const Tensor& t);  // any strides
 // w (rows, columns), or its transpose, as rows of `stride` floats, zeros from the last column on and in `more_rows`.
 std::vector<float> packed(const std::vector<float>& w, int64_t rows, int64_t columns, bool transposed, int64_t stride,
                           int64_t more_rows = 0);
+// result (rows, columns), or its transpose: the sum, in order, of `slices` partial ones, `floats` floats each, whose
+// rows are `stride` floats apart.
+void sum_slices(const float* partial, int64_t slices, int64_t floats, int64_t rows, int64_t columns, int64_t stride,
+                bool transposed, const Tensor& result);
 int64_t whole_vectors(int64_t floats);                     // padded to the vectors of the variant in use
 void to_floats(const Tensor& t, float* out);               // contiguous t
 void from_floats(const float* values, const Tensor& out);  // contiguous out

@@ -150,5 +150,25 @@ inline void product(const float* in, int64_t in_stride, int64_t pixels, const fl
   product(in, in_stride, pixels, weight, rows, columns, out, [](Vec sum) { return sum; });
 }
 
+// sums[r][q] += sum over p of a[p][r] * b[p][q]; rows are taken by the tile, and `a` has as many floats to a pixel.
+inline void add_outer(const float* a, int64_t a_stride, const float* b, int64_t columns, int64_t pixels, int64_t rows,
+                      float* sums) {
+  for (int64_t r = 0; r < rows; r += kTile)
+    for (int64_t q = 0; q < columns; q += N) {
+      Vec sum[kTile];
+      LKCA_UNROLL
+      for (int t = 0; t < kTile; ++t) sum[t] = Vec::set1(0.f);
+      for (int64_t p = 0; p < pixels; ++p) {
+        const Vec value = Vec::load(b + p * columns + q);
+        LKCA_UNROLL
+        for (int t = 0; t < kTile; ++t) sum[t] = fma(Vec::set1(a[p * a_stride + r + t]), value, sum[t]);
+      }
+      for (int t = 0; t < kTile; ++t) {
+        float* to = sums + (r + t) * columns + q;
+        (Vec::load(to) + sum[t]).store(to);
+      }
+    }
+}
+
 }  // namespace
 }  // namespace lkca::cpu

@@ -20,7 +20,6 @@ Tensors = Sequence[Tensor | None]
 
 _library = torch.library.Library("lkca_kernels", "DEF")
 _tracing = torch.compiler.is_compiling
-FORWARD_ONLY = ("large_kernel_branch",)  # no native backend has a backward of them: it is the reference's
 _AUTOCAST_FROM = frozenset({torch.float16, torch.bfloat16, torch.float32})
 
 
@@ -53,10 +52,6 @@ def autocast(first: object, *others: object) -> tuple[Any, ...]:
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(t.to(dtype) if isinstance(t, Tensor) and t.dtype in _AUTOCAST_FROM else t for t in tensors)
-
-
-def needs_gradient(tensors: Tensors) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _empty(tensors: Tensors) -> bool:
@@ -115,7 +110,6 @@ class Operator:
         self.passes = passes
         self._seen = self.count - (self.names[-1] == "residual")
         self.with_mean = with_mean
-        self.forward_only = name in FORWARD_ONLY
         self._served_by: dict[str, Callable[..., Any]] = {}
         tail = "".join(f", {kind} {option}" for kind, option in options)
         returns = "(Tensor, Tensor)" if with_mean else "Tensor"
@@ -147,8 +141,7 @@ class Operator:
         assert first is not None
         tracing = _tracing()
         choose = _choose_while_tracing if tracing else backends.choose
-        without_gradient = self.forward_only and needs_gradient(tensors)
-        name = choose(self.name, first.device, first.dtype, options.get("upscale_factor", 1), backend, without_gradient)
+        name = choose(self.name, first.device, first.dtype, options.get("upscale_factor", 1), backend)
         if name == "reference":
             result = self._plain(tensors, options)
             return result if out is None else out.copy_(result)
@@ -211,7 +204,7 @@ class Operator:
         mean = arguments[self.count : self.count + self.with_mean]
         _, options, (needs, backend) = self._split(tensors + arguments[self.count + self.with_mean :])
         backend = self._resolve(backend, tensors[0], options)
-        if grad.numel() == 0 or _empty(tensors) or backend == "reference" or self.forward_only:
+        if grad.numel() == 0 or _empty(tensors) or backend == "reference":
             grads = self._reference_gradients(grad, tensors, options, needs)
         else:
             inputs = (tensors[0], *mean, *tensors[1 : self._seen])

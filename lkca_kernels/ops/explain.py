@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lkca_kernels.backends import Explanation, explain_call
 from lkca_kernels.ops import _checks
-from lkca_kernels.ops._operator import FORWARD_ONLY, autocast, needs_gradient
+from lkca_kernels.ops._operator import autocast
 from lkca_kernels.ops.channel import channel_attention, channel_gate, local_channel_attention
 from lkca_kernels.ops.epilogue import pixel_shuffle_epilogue
 from lkca_kernels.ops.large_kernel import large_kernel_branch
@@ -49,6 +49,4 @@ def explain(op: str | Callable[..., Tensor], *args: Any, **kwargs: Any) -> Expla
     _checks.check_first(first_name, first, "(the first tensor)")
     served = "lowrank_pixel_shuffle" if name == "lowrank_upsample" else name
     factor = arguments.get("upscale_factor", 1)
-    tensors = [value for value in arguments.values() if isinstance(value, Tensor)]
-    without_gradient = name in FORWARD_ONLY and needs_gradient(tensors)
-    return explain_call(served, first.device, first.dtype, factor, arguments.get("backend"), without_gradient)
+    return explain_call(served, first.device, first.dtype, factor, arguments.get("backend"))

@@ -47,8 +47,7 @@ def large_kernel_branch(
 
     Returns:
         (B, C, H, W), channels_last where ``x`` is, else contiguous. 16-bit tensors are computed in float32 and rounded
-        once. Differentiable in every tensor, any number of times, through the reference: the native kernels are for
-        inference, and unless one is asked for by name, calls that need a gradient are plain PyTorch from the start.
+        once. Differentiable in every tensor; twice too, then through the reference.
 
     Raises:
         TypeError, ValueError: an argument that does not fit, named. BackendError (a ValueError): the backend asked for

@@ -43,6 +43,13 @@ class NoLongSkip(LKCANet):
         return result
 
 
+class StepByStep(nn.ReLU):
+    """No plain ReLU to the library's block, which so computes its parts one by one, as it does those of other rows.
+
+    Its operator for all of them at once would let the rows that it serves train longer than those that it does not.
+    """
+
+
 class Parallel(nn.ModuleList):
     """Depthwise 3×3, 5×5 and 7×7 convolutions of one input, (B, C, H, W) -> (B, 3C, H, W)."""
 
@@ -98,6 +105,6 @@ def build(config: LKCANetConfig, row: Row) -> LKCANet:
             block.expand = nn.Conv2d(3 * row.width, block.expand.out_channels, 1, bias=False)
         if row.attention == "global":
             block.contract = nn.Sequential(block.contract, ChannelAttention(row.width))  # type: ignore[assignment]
-        if row.activation != "relu":
-            block.activation = nn.LeakyReLU(0.1) if row.activation == "leaky_relu" else nn.GELU()  # type: ignore[assignment]
+        other = {"leaky_relu": nn.LeakyReLU(0.1), "gelu": nn.GELU()}.get(row.activation)
+        block.activation = other or StepByStep()  # type: ignore[assignment]
     return net

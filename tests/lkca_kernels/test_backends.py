@@ -48,18 +48,6 @@ def test_automatic_choice() -> None:
     assert lkca_kernels.explain("pixel_shuffle_epilogue", Z.to("meta"), upscale_factor=2).chosen == "reference"
 
 
-def test_a_gradient_that_no_native_kernel_gives() -> None:
-    x, tensors = torch.ones(1, 2, 3, 4), (torch.ones(2, 1, 3, 3), torch.ones(4, 2), torch.ones(2, 4))
-    assert lkca_kernels.explain("large_kernel_branch", x, *tensors).chosen == ("cpu" if CPU_BUILT else "reference")
-    x.requires_grad_()
-    told = lkca_kernels.explain("large_kernel_branch", x, *tensors)
-    assert told.chosen == "reference" and "gradient" in told.reason
-    if CPU_BUILT:
-        assert lkca_kernels.explain("large_kernel_branch", x, *tensors, backend="cpu").chosen == "cpu"
-    with torch.no_grad():
-        assert lkca_kernels.explain("large_kernel_branch", x, *tensors).reason != told.reason
-
-
 def test_argument_before_context_before_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LKCA_BACKEND", "cuda")
     assert _chosen() is None

@@ -145,6 +145,7 @@ def _everything(dtype: torch.dtype) -> list[Tensor]:
         results += [out, *cpu.local_channel_attention_bwd(out, x, *layers, window=7, needs=(True,) * 3)]
         kernel = torch.randn(24, 1, 7, 7, generator=torch.Generator().manual_seed(6)).to(dtype)
         results.append(cpu.large_kernel_branch_fwd(x, kernel, *layers, x))
+        results += cpu.large_kernel_branch_bwd(x.flip(3), x, kernel, *layers, needs=(True,) * 4)
     return [t for t in results if t is not None]
 
 
@@ -277,6 +278,7 @@ def test_operators_survive_wrong_calls_past_python(seed: int) -> None:
         "channel_attention_bwd": (x.clone(), x, mean, *net, 31),
         "local_channel_attention_fwd": (x, net[0], net[2], x.clone(), 3, x.clone()),
         "local_channel_attention_bwd": (x.clone(), x, net[0], net[2], 3, 7),
+        "large_kernel_branch_bwd": (x.clone(), x, torch.randn(5, 1, 3, 7), net[0], net[2], 15),
         "large_kernel_branch_fwd": (x, torch.randn(5, 1, 3, 7), net[0], net[2], x.clone(), x.clone()),
     }
     refused = 0

@@ -66,17 +66,15 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def _calls(case: Any, tensors: list[Tensor | None], out: Tensor, mean: Tensor | None, grad: Tensor) -> list[Tensor]:
     """Result and gradients, straight from the backend."""
-    if case.op == "large_kernel_branch":
-        return [cpu.large_kernel_branch_fwd(*tensors, out=out)]
     forward, backward = (getattr(cpu, f"{case.op}_{way}") for way in ("fwd", "bwd"))
     low_skip = case.upsamples and tensors[-1] is not None and tensors[-1].shape != out.shape
     needs = (*(t is not None for t in tensors[:-1]), low_skip)
     if case.upsamples:
         options = dict(zip(("upscale_factor", "skip_bicubic"), case.raw_arguments, strict=True))
         return [forward(*tensors, **options, out=out), *backward(grad, *tensors, **options, needs=needs)]
-    if case.op == "local_channel_attention":
-        result = forward(*tensors, **case.options, out=out)
-        return [result, *backward(grad, *tensors[:3], **case.options, needs=(True,) * 3)]
+    if not case.with_mean:
+        result, inputs = forward(*tensors, **case.options, out=out), tensors[:-1]
+        return [result, *backward(grad, *inputs, **case.options, needs=(True,) * len(inputs))]
     place = {} if case.op == "channel_gate" else {"out": out}
     result, _ = forward(*tensors, **place)
     return [result, *backward(grad, tensors[0], mean, *tensors[1:5], needs=(True,) * 5)]
