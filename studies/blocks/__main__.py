@@ -101,8 +101,9 @@ def page(results: dict[str, Any]) -> str:
         f"{', '.join(results['validation'])}; the test scenes were not read. Each network is a shared body with a "
         "full-rank upsampler. The first row of a table is the reference; each other one differs from it in what it "
         "says. Against it: the difference at the same seed. ± is the standard deviation over seeds. MACs and ms: one "
-        "64×64 scene of 31 bands, one thread, least of 30 rounds in which all take turns. With attention over the "
-        "whole image a tile's result depends on the tile, and GELU breaks homogeneity (docs/model.md): both are there "
+        "64×64 scene of 31 bands, one thread, least of 30 rounds in which all take turns. Every block is computed step "
+        "by step: the library's operator for all of it serves some rows alone. With attention over the whole image a "
+        "tile's result depends on the tile, and GELU breaks homogeneity (docs/model.md): both are there "
         f"for comparison alone. {results['machine']}.",
         "",
     ]

@@ -25,6 +25,7 @@ class Preset(Network):
     components: int = Field(ge=1)
     rank: int = Field(ge=1)
     sam_weight: float = Field(default=0, ge=0, description="As the study's.")
+    student_seconds: float = Field(gt=0, description="CPU seconds of the training that the student gets, at its end.")
 
 
 class Study(StrictModel):
@@ -50,11 +51,11 @@ class Study(StrictModel):
     alignment: float = 0.1
     presets: dict[str, Preset] = Field(
         default_factory=dict,
-        description="Trained for teacher_seconds in all: the last student_seconds as a student.",
+        description="Trained for teacher_seconds in all: the last seconds as a student.",
     )
     longer: list[str] = Field(
         default_factory=list,
-        description="The baseline or a preset, trained for another time: base_480, in all 480 CPU seconds.",
+        description="Baseline, teacher or preset, trained for another time: base_480, in all 480 CPU seconds.",
     )
     ablation: list[str] = Field(default_factory=list, description="Further ways to train the student.")
     ablation_seeds: list[int] = Field(default_factory=list)

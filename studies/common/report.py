@@ -25,6 +25,7 @@ __all__ = ["measure", "page", "report", "spread", "table"]
 
 KEYS = ("mpsnr", "mssim", "sam", "cc", "rmse", "ergas")
 DIGITS = {"mpsnr": 2, "mssim": 4, "sam": 2, "cc": 4, "rmse": 5, "ergas": 2}
+_NOT_OF_ONE = ("presets", "longer", "ablation", "ablation_seeds", "seeds")  # fields that say what is trained, not how
 TITLES = {
     "bicubic": "bicubic",
     "baseline": "EDSR-64",
@@ -88,7 +89,7 @@ def measure(task: Task, work: Path, earlier: dict[str, Any] | None = None) -> di
 
 def _settings(study: dict[str, Any], name: str) -> dict[str, Any]:
     """What a training of ``name`` depends on."""
-    rest = {key: value for key, value in study.items() if key not in ("presets", "longer", "ablation", "seeds")}
+    rest = {key: value for key, value in study.items() if key not in _NOT_OF_ONE}
     return rest | {"preset": study["presets"].get(other_time(name)[0])}
 
 

@@ -116,6 +116,7 @@ class Task(ABC):
                 "teacher": Network(options=preset.options, lr=preset.lr),
                 "components": preset.components,
                 "sam_weight": preset.sam_weight,
+                "student_seconds": preset.student_seconds,
             }
         if seconds is not None:
             changes["teacher_seconds"] = seconds

@@ -38,7 +38,15 @@ def test_study(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     config |= {"patch": 6, "batch": 1, "validation": config["validation"][:1], "test": config["test"][:2]}
     config |= {"ablation": config.get("ablation", [])[-3:], "ablation_seeds": [1]}
     if "presets" in config:
-        config["presets"] = {"small": {"options": {"width": 8, "blocks": 1}, "lr": 1e-3, "components": 1, "rank": 3}}
+        config["presets"] = {
+            "small": {
+                "options": {"width": 8, "blocks": 1},
+                "lr": 1e-3,
+                "components": 1,
+                "rank": 3,
+                "student_seconds": 0.02,
+            }
+        }
         config["longer"] = ["small_1"]
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     where, bands = ("cave", 31) if config["data"] == "cave" else ("cubes", 9)
