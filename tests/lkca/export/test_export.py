@@ -62,7 +62,8 @@ def test_pt2(models: dict[str, LoadedModel], plain: bool, tmp_path: Path) -> Non
     program = torch.export.load(tmp_path / "model.pt2", extra_files=extra)
     assert json.loads(extra[formats.METADATA_FILE])["lkca.halo"] == str(model.net.halo)
     ours = {str(node.target) for node in program.graph.nodes if "lkca" in str(node.target)}
-    kept = {f"lkca_kernels.{op}.default" for op in ("lowrank_pixel_shuffle", "local_channel_attention")}
+    operators = ("large_kernel_branch", "local_channel_attention", "lowrank_pixel_shuffle")
+    kept = {f"lkca_kernels.{op}.default" for op in operators}
     assert ours == (set() if plain else kept)
     for rows, cols in ((1, 3), (20, 9)):
         cube, expected = physical(model, rows, cols)
