@@ -15,6 +15,12 @@ __all__ = ["LargeKernelBlock"]
 _PARTS = (nn.Conv2d, nn.Conv2d, nn.ReLU, nn.Conv2d)
 
 
+def _is_plain(conv: nn.Conv2d, kernel: tuple[int, ...], groups: int) -> bool:
+    """Whether it keeps the image's size with zeros around it, without stride, dilation or bias."""
+    settings = conv.kernel_size, conv.padding, conv.groups, conv.stride, conv.dilation, conv.padding_mode, conv.bias
+    return settings == (kernel, tuple(n // 2 for n in kernel), groups, (1, 1), (1, 1), "zeros", None)
+
+
 class LargeKernelBlock(nn.Module):
     """Large depthwise kernel, pointwise expansion, local channel attention, residual; (B, C, H, W) -> same.
 
@@ -79,15 +85,21 @@ class LargeKernelBlock(nn.Module):
 
     def _branch(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """P2 relu(P1 D(x)) + residual; step by step where a part has been replaced, or is listened to by a hook."""
-        parts = (self.depthwise, self.expand, self.activation, self.contract)
-        if all(
-            type(part) is kind and not part._forward_hooks and not part._forward_pre_hooks
-            for part, kind in zip(parts, _PARTS, strict=True)
-        ):
+        if self._is_as_made():
             layers = self.expand.weight.flatten(1), self.contract.weight.flatten(1)
             return large_kernel_branch(x, self.depthwise.weight, *layers, residual)
         y: Tensor = self.contract(self.activation(self.expand(self.depthwise(x))))
         return y if residual is None else residual + y
+
+    def _is_as_made(self) -> bool:
+        """Whether every part is of the kind it was made as, and has no hook that expects to be called."""
+        depthwise, expand, _, contract = parts = self.depthwise, self.expand, self.activation, self.contract
+        return (
+            all(type(part) is kind for part, kind in zip(parts, _PARTS, strict=True))
+            and not any(p._forward_hooks or p._forward_pre_hooks or p._backward_hooks for p in parts)
+            and _is_plain(depthwise, depthwise.kernel_size, depthwise.in_channels)
+            and all(_is_plain(layer, (1, 1), 1) for layer in (expand, contract))
+        )
 
     def extra_repr(self) -> str:
         return f"channels={self.depthwise.in_channels}, kernel_size={self.depthwise.kernel_size[0]}"

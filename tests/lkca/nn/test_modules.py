@@ -91,6 +91,11 @@ def test_block_takes_its_parts_as_they_are(window: int) -> None:
         with block.expand.register_forward_hook(lambda module, inputs, output: seen.append(output)):
             torch.testing.assert_close(block(x), expected)
         assert [tuple(t.shape) for t in seen] == [(2, 10, 7, 6)]
+        narrow, block.depthwise = block.depthwise, torch.nn.Conv2d(5, 5, 3, padding=2, dilation=2, groups=5)
+        wide = x + block.attention(block.contract(torch.relu(block.expand(block.depthwise(x)))))
+        torch.testing.assert_close(block(x), wide)
+        block.depthwise = narrow
+        torch.testing.assert_close(block(x), expected)
         block.activation = torch.nn.Tanh()
         assert not torch.allclose(block(x), expected)
     with torch.no_grad():
