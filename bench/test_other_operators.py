@@ -11,6 +11,7 @@ from torch import Tensor
 
 import lkca_kernels
 from lkca.bench.baselines import CONTENDERS, compiled, eager_epilogue, onnx_call
+from lkca_kernels.reference.bicubic import bicubic_upsample
 
 
 def _run(
@@ -29,6 +30,30 @@ def _run(
             function = ours if contender == "lkca" else plain if contender == "eager" else compiled(plain, None)
             f = lambda: function(*tensors)  # noqa: E731
         measure(f, group, contender, rounds=15 if contender == "lkca" else 7)
+
+
+@pytest.mark.parametrize("contender", CONTENDERS)
+def test_lowrank_pixel_shuffle_stored(measure: Callable[..., None], threads: int, contender: str) -> None:
+    """Bicubic skip, no sample below 0, to the int16 of a file."""
+    c, s, r, n = 128, 4, 32, 128
+    tensors = [torch.randn(1, r, n, n), torch.randn(c * s * s, r), torch.randn(c * s * s), torch.randn(1, c, n, n)]
+    tensors += [torch.zeros(c), torch.full((c,), 100.0)]
+    out = torch.empty(1, c, n * s, n * s, dtype=torch.int16)
+
+    def plain(z: Tensor, weight: Tensor, bias: Tensor, skip: Tensor, least: Tensor, gain: Tensor) -> Tensor:
+        values = F.pixel_shuffle(F.conv2d(z, weight[:, :, None, None], bias), s) + bicubic_upsample(skip, s)
+        values = torch.round(torch.maximum(values, least[:, None, None]) * gain[:, None, None])
+        return values.clamp(-32768, 32767).to(torch.int16)
+
+    _run(
+        measure,
+        threads,
+        f"lowrank_pixel_shuffle_stored {c}, {s}, {r}, {n}×{n} int16 out=",
+        contender,
+        lambda *t: lkca_kernels.lowrank_pixel_shuffle_stored(*t, upscale_factor=s, out=out),
+        plain,
+        tensors,
+    )
 
 
 @pytest.mark.parametrize("contender", CONTENDERS)

@@ -45,6 +45,9 @@ STABLE_TORCH_LIBRARY(lkca_cpu, m) {
       "lowrank_pixel_shuffle_bwd(Tensor grad_out, Tensor z, Tensor weight, Tensor? bias, Tensor? gate, Tensor? skip, "
       "int upscale_factor, int skip_bicubic, int needs) -> (Tensor?, Tensor?, Tensor?, Tensor?, Tensor?)");
   m.def(
+      "lowrank_pixel_shuffle_stored(Tensor z, Tensor weight, Tensor? bias, Tensor? skip, Tensor? least, Tensor gain, "
+      "int upscale_factor, int skip_bicubic, int first, int last, Tensor(a!) out) -> Tensor");
+  m.def(
       "pixel_shuffle_epilogue_fwd(Tensor y, Tensor? gate, Tensor? skip, int upscale_factor, int skip_bicubic, "
       "Tensor(a!)? out) -> Tensor(a!)");
   m.def(
@@ -90,6 +93,7 @@ STABLE_TORCH_LIBRARY_IMPL(lkca_cpu, CPU, m) {
   using namespace lkca::cpu;
   m.impl("lowrank_pixel_shuffle_fwd", TORCH_BOX(&lowrank_pixel_shuffle_fwd));
   m.impl("lowrank_pixel_shuffle_bwd", TORCH_BOX(&lowrank_pixel_shuffle_bwd));
+  m.impl("lowrank_pixel_shuffle_stored", TORCH_BOX(&lowrank_pixel_shuffle_stored));
   m.impl("pixel_shuffle_epilogue_fwd", TORCH_BOX(&pixel_shuffle_epilogue_fwd));
   m.impl("pixel_shuffle_epilogue_bwd", TORCH_BOX(&pixel_shuffle_epilogue_bwd));
   m.impl("channel_gate_fwd", TORCH_BOX(&channel_gate_fwd));

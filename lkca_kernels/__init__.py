@@ -20,6 +20,7 @@ from lkca_kernels.ops import (
     large_kernel_branch,
     local_channel_attention,
     lowrank_pixel_shuffle,
+    lowrank_pixel_shuffle_stored,
     lowrank_upsample,
     pixel_shuffle_epilogue,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "large_kernel_branch",
     "local_channel_attention",
     "lowrank_pixel_shuffle",
+    "lowrank_pixel_shuffle_stored",
     "lowrank_upsample",
     "pixel_shuffle_epilogue",
     "register_backend",

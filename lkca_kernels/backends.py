@@ -13,6 +13,8 @@ arithmetic and nothing else; schema, checks, fake, autograd, autocast and choice
     lowrank_pixel_shuffle_fwd(z, weight, bias, gate, skip, *, upscale_factor, skip_bicubic, out=None) -> Tensor
     lowrank_pixel_shuffle_bwd(grad_out, z, weight, bias, gate, skip, *, upscale_factor, skip_bicubic, needs)
         -> tuple of 5: gradients of z, weight, bias, gate, skip
+    lowrank_pixel_shuffle_stored_fwd(z, weight, bias, skip, least, gain, *, upscale_factor, skip_bicubic, rows, out)
+        -> float32 (2,); out is int16, uint16 or float32, z float32, skip LR or None
     pixel_shuffle_epilogue_fwd(y, gate, skip, *, upscale_factor, skip_bicubic, out=None) -> Tensor
     pixel_shuffle_epilogue_bwd(grad_out, y, gate, skip, *, upscale_factor, skip_bicubic, needs)
         -> tuple of 3: gradients of y, gate, skip

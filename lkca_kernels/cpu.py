@@ -24,6 +24,7 @@ __all__ = [
     "local_channel_attention_fwd",
     "lowrank_pixel_shuffle_bwd",
     "lowrank_pixel_shuffle_fwd",
+    "lowrank_pixel_shuffle_stored_fwd",
     "pixel_shuffle_epilogue_bwd",
     "pixel_shuffle_epilogue_fwd",
     "unavailable",
@@ -124,6 +125,25 @@ def lowrank_pixel_shuffle_bwd(
 ) -> Gradients:
     result: Gradients = _ops.lowrank_pixel_shuffle_bwd(
         grad_out, z, weight, bias, gate, skip, upscale_factor, CONVENTIONS[skip_bicubic], _bits(needs)
+    )
+    return result
+
+
+def lowrank_pixel_shuffle_stored_fwd(
+    z: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    skip: Tensor | None,
+    least: Tensor | None,
+    gain: Tensor,
+    *,
+    upscale_factor: int,
+    skip_bicubic: str,
+    rows: tuple[int, int],
+    out: Tensor,
+) -> Tensor:
+    result: Tensor = _ops.lowrank_pixel_shuffle_stored(
+        z, weight, bias, skip, least, gain, upscale_factor, CONVENTIONS[skip_bicubic], *rows, out
     )
     return result
 

@@ -14,6 +14,16 @@ namespace lkca::cpu {
 enum class DType : int { f32, bf16, f16 };
 enum class Skip : int { none, high, low };
 
+// A result as a file stores it: bounded below by least, times gain; 16-bit integers are rounded to even and end at low
+// and high. extremes: of each task, the least and the largest product, and 0, or NaN where one is not finite.
+struct Stored {
+  bool integers;       // else fp32
+  const float* gain;   // [channels]
+  const float* least;  // [channels] or null
+  float low, high;
+  float* extremes;  // [task][3]
+};
+
 struct BicubicTable {
   int scale;
   Bicubic convention;
@@ -34,8 +44,10 @@ struct LowRankFwd {
   Skip skip_kind;
   const void* skip;  // contiguous
   BicubicTable bicubic;
-  void* out;    // contiguous
-  bool stream;  // non-temporal stores
+  void* out;                    // contiguous
+  bool stream;                  // non-temporal stores
+  int64_t first_row, out_rows;  // of each image, the rows of pixels that out holds
+  Stored stored;                // lowrank_stored alone
   // Filled by the driver from the variant's plan:
   float* packed_weight;
   float* packed_z;
@@ -182,6 +194,7 @@ struct LowRankFwdTable {
 struct Kernels {
   int64_t lanes;
   LowRankFwdTable lowrank_fwd;
+  void (*lowrank_stored)(const LowRankFwd&, int64_t begin, int64_t end, float* scratch);  // as its run; fp32, no gate
   int64_t (*lowrank_bwd_scratch)(const LowRankBwd&);
   void (*lowrank_bwd)(const LowRankBwd&, int64_t begin, int64_t end, float* scratch);  // groups
   int64_t (*shuffle_scratch)(const ShuffleArgs&);

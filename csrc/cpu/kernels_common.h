@@ -147,14 +147,18 @@ inline void put_all(const Vec (&v)[S], T* p) {
 }
 
 // out = gate * row + skip over one shuffled row held in fp32 (scales without a kernel of their own).
-template <typename T, typename U>
-inline void finish_row(const float* row, int64_t count, float gate, const U* skip, T* out) {
+template <typename T, typename U, typename Put>
+inline void finish_row(const float* row, int64_t count, float gate, const U* skip, T* out, const Put& put) {
   const Vec g = Vec::set1(gate);
   for (int64_t x = 0; x < count; x += N) {
     Vec v = load_part(row + x, count - x) * g;
     if (skip) v = v + load_part(skip + x, count - x);
-    store_part(v, out + x, count - x);
+    put(v, out + x, count - x);
   }
+}
+template <typename T, typename U>
+inline void finish_row(const float* row, int64_t count, float gate, const U* skip, T* out) {
+  finish_row(row, count, gate, skip, out, [](const Vec& v, T* to, int64_t left) { store_part(v, to, left); });
 }
 
 }  // namespace

@@ -6,12 +6,14 @@
 #include "cpu/local_attention.h"
 #include "cpu/lowrank_bwd.h"
 #include "cpu/lowrank_fwd.h"
+#include "cpu/lowrank_stored.h"
 #include "cpu/shuffle.h"
 
 #define LKCA_KERNEL_TABLE(variable)                 \
   namespace lkca::cpu {                             \
   const Kernels variable = {N,                      \
                             LKCA_LOWRANK_FWD_TABLE, \
+                            lowrank_stored,         \
                             lowrank_bwd_scratch,    \
                             lowrank_bwd,            \
                             shuffle_scratch,        \

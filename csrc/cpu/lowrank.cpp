@@ -1,6 +1,8 @@
 // Driver of lowrank_pixel_shuffle: checks, packing, cutting into tasks, fixed-order sums.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "cpu/operators.h"
 
@@ -57,6 +59,55 @@ std::vector<float> floats(const OptionalTensor& t) {
 
 const float* data_or_null(const std::vector<float>& v, const OptionalTensor& t) { return t ? v.data() : nullptr; }
 
+// What every forward needs of its tensors, which must live as long: the copies in fp32 too.
+struct Forward {
+  LowRankFwd a{};
+  Tensor weight;
+  OptionalTensor skip;
+  std::vector<float> bias, gate;
+  std::vector<BicubicTaps> taps;
+
+  Forward(const Call& call, const Tensor& z, const Tensor& weights, const OptionalTensor& biases,
+          const OptionalTensor& gates, const OptionalTensor& skips)
+      : weight(contiguous(weights)),
+        skip(skips ? OptionalTensor(contiguous(*skips)) : std::nullopt),
+        bias(floats(biases)),
+        gate(floats(gates)),
+        taps(bicubic_table(call.scale, call.convention)) {
+    a.dtype = call.dtype;
+    a.batch = call.batch, a.channels = call.channels, a.rank = call.rank;
+    a.height = call.height, a.width = call.width, a.scale = static_cast<int>(call.scale);
+    a.z = z.const_data_ptr();
+    copy_strides(z, a.z_stride);
+    a.weight = weight.const_data_ptr();
+    a.bias = data_or_null(bias, biases);
+    a.gate = data_or_null(gate, gates);
+    a.skip_kind = call.skip;
+    a.skip = skip ? skip->const_data_ptr() : nullptr;
+    a.bicubic = {a.scale, call.convention, taps.data()};
+    a.out_rows = a.height;
+  }
+};
+
+// Packs z a run of the rows [begin, end) of b * height + y at a time, so that the copy stays small beside the output,
+// and calls f(tasks, operations of one) for each run.
+template <typename F>
+void forward_rows(LowRankFwd& a, const LowRankFwdTable& k, int64_t begin, int64_t end, int64_t out_bytes, const F& f) {
+  const int64_t row_floats = std::max<int64_t>(1, k.packed_row_floats(a));
+  const int64_t budget = std::max<int64_t>(int64_t{1} << 18, out_bytes / 40 / 4);
+  const int64_t rows = std::min(end - begin, std::max<int64_t>(1, budget / row_floats));
+  const Scratch packed_z(rows * row_floats);
+  a.packed_z = packed_z.data();
+  const int64_t tasks = k.tasks(a);
+  const int64_t row_operations = a.channels * a.scale * a.scale * a.width * (a.rank + 4) / 16;
+  for (a.row0 = begin; a.row0 < end; a.row0 += rows) {
+    a.rows = std::min(rows, end - a.row0);
+    parallel_tasks(a.rows, a.rank * a.width,
+                   [&](int64_t first, int64_t last) { k.pack_rows(a, a.row0 + first, a.row0 + last); });
+    f(tasks * a.rows, row_operations / tasks);
+  }
+}
+
 }  // namespace
 
 Tensor lowrank_pixel_shuffle_fwd(Tensor z, Tensor weight, OptionalTensor bias, OptionalTensor gate, OptionalTensor skip,
@@ -65,23 +116,8 @@ Tensor lowrank_pixel_shuffle_fwd(Tensor z, Tensor weight, OptionalTensor bias, O
   const Tensor result = output_of(out, call.high, call.type);
   if (result.numel() == 0) return result;
   const LowRankFwdTable& k = lowrank_fwd_kernels(call.dtype);
-  weight = contiguous(weight);
-  if (skip) skip = contiguous(*skip);
-  const std::vector<float> bias_floats = floats(bias), gate_floats = floats(gate);
-  const std::vector<BicubicTaps> taps = bicubic_table(scale, call.convention);
-
-  LowRankFwd a{};
-  a.dtype = call.dtype;
-  a.batch = call.batch, a.channels = call.channels, a.rank = call.rank;
-  a.height = call.height, a.width = call.width, a.scale = static_cast<int>(scale);
-  a.z = z.const_data_ptr();
-  copy_strides(z, a.z_stride);
-  a.weight = weight.const_data_ptr();
-  a.bias = data_or_null(bias_floats, bias);
-  a.gate = data_or_null(gate_floats, gate);
-  a.skip_kind = call.skip;
-  a.skip = skip ? skip->const_data_ptr() : nullptr;
-  a.bicubic = {a.scale, call.convention, taps.data()};
+  Forward forward(call, z, weight, bias, gate, skip);
+  LowRankFwd& a = forward.a;
   a.out = result.mutable_data_ptr();
 
   const int64_t out_bytes = result.numel() * element_bytes(call.dtype);
@@ -92,25 +128,67 @@ Tensor lowrank_pixel_shuffle_fwd(Tensor z, Tensor weight, OptionalTensor bias, O
   const Scratch packed_weight(k.packed_weight_floats(a));
   a.packed_weight = packed_weight.data();
   k.pack_weight(a);
-
-  // z is packed a run of rows at a time, so that the copy stays small beside the output.
-  const int64_t all_rows = a.batch * a.height;
-  const int64_t row_floats = std::max<int64_t>(1, k.packed_row_floats(a));
-  const int64_t budget = std::max<int64_t>(int64_t{1} << 18, out_bytes / 40 / 4);
-  const int64_t rows = std::min(all_rows, std::max<int64_t>(1, budget / row_floats));
-  const Scratch packed_z(rows * row_floats);
-  a.packed_z = packed_z.data();
-  const int64_t tasks = k.tasks(a);
-  const int64_t row_operations = a.channels * scale * scale * a.width * (a.rank + 4) / 16;
-  for (a.row0 = 0; a.row0 < all_rows; a.row0 += rows) {
-    a.rows = std::min(rows, all_rows - a.row0);
-    parallel_tasks(a.rows, a.rank * a.width,
-                   [&](int64_t begin, int64_t end) { k.pack_rows(a, a.row0 + begin, a.row0 + end); });
-    parallel_tasks(tasks * a.rows, row_operations / tasks, [&](int64_t begin, int64_t end) {
+  forward_rows(a, k, 0, a.batch * a.height, out_bytes, [&](int64_t tasks, int64_t operations) {
+    parallel_tasks(tasks, operations, [&](int64_t begin, int64_t end) {
       const Scratch scratch(k.scratch(a));
       k.run(a, begin, end, scratch.data());
     });
+  });
+  return result;
+}
+
+Tensor lowrank_pixel_shuffle_stored(Tensor z, Tensor weight, OptionalTensor bias, OptionalTensor skip,
+                                    OptionalTensor least, Tensor gain, int64_t scale, int64_t bicubic, int64_t first,
+                                    int64_t last, Tensor out) {
+  const Call call = check_call(z, weight, bias, std::nullopt, skip, scale, bicubic);
+  STD_TORCH_CHECK(call.dtype == DType::f32, "z: expected float32");
+  STD_TORCH_CHECK(call.skip != Skip::high, "skip: expected the low-resolution cube");
+  STD_TORCH_CHECK(first >= 0 && first <= last && last <= call.height, "rows: expected 0 to ", call.height, ", got ",
+                  first, " to ", last);
+  check(gain, "gain", {call.channels}, call.type);
+  if (least) check(*least, "least", {call.channels}, call.type);
+  const ScalarType type = out.scalar_type();
+  const bool is_signed = type == ScalarType::Short, integers = is_signed || type == ScalarType::UInt16;
+  STD_TORCH_CHECK(integers || type == ScalarType::Float, "out: expected int16, uint16 or float32, got ",
+                  torch::headeronly::toString(type));
+  check(out, "out", {call.batch, call.channels, (last - first) * scale, call.width * scale}, type);
+  STD_TORCH_CHECK(out.is_contiguous(), "out: expected a contiguous tensor");
+  const float infinity = std::numeric_limits<float>::infinity();
+  float extremes[2] = {infinity, -infinity};
+  if (out.numel() > 0) {
+    const Kernels& k = kernels();
+    const LowRankFwdTable& table = k.lowrank_fwd;
+    const std::vector<float> gains = floats_of(gain), bounds = floats(least);
+    Forward forward(call, z, weight, bias, std::nullopt, skip);
+    LowRankFwd& a = forward.a;
+    a.out = out.mutable_data_ptr();
+    a.first_row = first, a.out_rows = last - first;
+    a.stored = {
+        integers, gains.data(), data_or_null(bounds, least), is_signed ? -32768.f : 0.f, is_signed ? 32767.f : 65535.f,
+        nullptr};
+    const Scratch packed_weight(table.packed_weight_floats(a));
+    a.packed_weight = packed_weight.data();
+    table.pack_weight(a);
+    std::vector<float> found;
+    for (int64_t b = 0; b < call.batch; ++b)
+      forward_rows(a, table, b * call.height + first, b * call.height + last, out.numel() * (integers ? 2 : 4),
+                   [&](int64_t tasks, int64_t operations) {
+                     found.resize(3 * tasks);
+                     a.stored.extremes = found.data();
+                     parallel_tasks(tasks, operations, [&](int64_t begin, int64_t end) {
+                       const Scratch scratch(table.scratch(a));
+                       k.lowrank_stored(a, begin, end, scratch.data());
+                     });
+                     for (int64_t task = 0; task < tasks; ++task) {
+                       extremes[0] = std::min(extremes[0], found[3 * task]) + found[3 * task + 2];
+                       extremes[1] = std::max(extremes[1], found[3 * task + 1]) + found[3 * task + 2];
+                     }
+                   });
+    if (integers)
+      for (float& value : extremes) value = std::nearbyint(value);
   }
+  const Tensor result = empty_of({2}, ScalarType::Float);
+  std::copy_n(extremes, 2, static_cast<float*>(result.mutable_data_ptr()));
   return result;
 }
 

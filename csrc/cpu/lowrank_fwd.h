@@ -183,24 +183,40 @@ inline void multiply_tile(const float* weight, const float* z, int64_t steps, Ve
   }
 }
 
+// Where the results go: samples of the call's dtype.
+template <typename T, bool STREAM>
+struct Samples {
+  using Out = T;
+  static constexpr bool kStreams = STREAM;
+  explicit Samples(const LowRankFwd&) {}
+  void channel(int64_t) {}
+  template <int S>
+  void put(Vec (&v)[S], T* p) {
+    put_all<STREAM, S>(v, p);
+  }
+  void put_part(const Vec& v, T* p, int64_t count) { store_part(v, p, count); }
+  void end_task(int64_t) {}
+};
+
 // One group of shuffled rows at one row of pixels.
-template <typename T, int S, bool STREAM>
-inline void lowrank_group(const LowRankFwd& a, int64_t group, int64_t b, int64_t y, float* lines) {
+template <typename T, int S, typename Sink>
+inline void lowrank_group(const LowRankFwd& a, int64_t group, int64_t b, int64_t y, float* lines, Sink& sink) {
+  using Out = typename Sink::Out;
   constexpr int P = Group<S>::P, ROWS = Group<S>::rows;
-  const int64_t w = a.width, wide = w * S, plane = a.height * S * wide;
+  const int64_t w = a.width, wide = w * S, plane = a.out_rows * S * wide;
   const int64_t steps = steps_of(a), padded = ceil_div(w, N) * N, near = min_of(kPixelsAhead, padded);
   const float* weight = a.packed_weight + group * (steps + 1) * P;
   const float* z = a.packed_z + (b * a.height + y - a.row0) * ceil_div(w, N) * N * steps;
   const int64_t q0 = group * ROWS;
   const int rows = static_cast<int>(min_of(ROWS, a.channels * S - q0));
 
-  T* out[ROWS];
+  Out* out[ROWS];
   const T* skip[ROWS] = {};
   float gate[ROWS];
   for (int k = 0; k < rows; ++k) {
     const int64_t c = (q0 + k) / S, i = (q0 + k) % S;
-    const int64_t offset = (b * a.channels + c) * plane + (y * S + i) * wide;
-    out[k] = static_cast<T*>(a.out) + offset;
+    const int64_t offset = (b * a.channels + c) * plane + ((y - a.first_row) * S + i) * wide;
+    out[k] = static_cast<Out*>(a.out) + offset;
     gate[k] = a.gate ? a.gate[b * a.channels + c] : 1.f;
     if (a.skip_kind == Skip::high) skip[k] = static_cast<const T*>(a.skip) + offset;
     if (a.skip_kind == Skip::low)
@@ -213,9 +229,9 @@ inline void lowrank_group(const LowRankFwd& a, int64_t group, int64_t b, int64_t
     // Where this row of pixels ends, the next one begins.
     const int64_t to = (x + near < w ? x + near : x + near - padded + w * S) * S;
     for (int k = 0; k < rows; ++k)
-      for (int64_t j = 0; j < S * N; j += 64 / sizeof(T)) {
+      for (int64_t j = 0; j < S * N; j += 64 / sizeof(Out)) {
         if (a.skip_kind == Skip::high) prefetch(skip[k] + to + j);
-        if constexpr (!STREAM) prefetch_to_write(out[k] + to + j);
+        if constexpr (!Sink::kStreams) prefetch_to_write(out[k] + to + j);
       }
     multiply_tile<P, Pairs<T>::value>(weight, z, steps, acc);
     LKCA_UNROLL
@@ -231,7 +247,8 @@ inline void lowrank_group(const LowRankFwd& a, int64_t group, int64_t b, int64_t
         add_bicubic_tile<S>(lines + k * line_floats(w) + x, a.bicubic.taps, v);
       }
       interleave<S>(v);
-      T* to = out[k] + x * S;
+      Out* to = out[k] + x * S;
+      sink.channel((q0 + k) / S);
       if (x + N <= w) {
         if (a.skip_kind == Skip::high) {
           LKCA_UNROLL
@@ -240,7 +257,7 @@ inline void lowrank_group(const LowRankFwd& a, int64_t group, int64_t b, int64_t
           LKCA_UNROLL
           for (int j = 0; j < S; ++j) v[j] = v[j] * g;
         }
-        put_all<STREAM, S>(v, to);
+        sink.put(v, to);
       } else {
         const int64_t count = (w - x) * S;
         LKCA_UNROLL
@@ -250,7 +267,7 @@ inline void lowrank_group(const LowRankFwd& a, int64_t group, int64_t b, int64_t
             v[j] = fma(v[j], g, load_part(skip[k] + x * S + j * N, count - j * N));
           else if (a.skip_kind == Skip::none)
             v[j] = v[j] * g;
-          store_part(v[j], to + j * N, count - j * N);
+          sink.put_part(v[j], to + j * N, count - j * N);
         }
       }
     }
@@ -258,8 +275,9 @@ inline void lowrank_group(const LowRankFwd& a, int64_t group, int64_t b, int64_t
 }
 
 // Any scale: the accumulators are scattered into a row of fp32, which is then finished like the others.
-template <typename T>
-inline void lowrank_row(const LowRankFwd& a, int64_t q, int64_t b, int64_t y, float* scratch) {
+template <typename T, typename Sink>
+inline void lowrank_row(const LowRankFwd& a, int64_t q, int64_t b, int64_t y, float* scratch, Sink& sink) {
+  using Out = typename Sink::Out;
   constexpr int P = Group<0>::P;
   const int s = a.scale;
   const int64_t w = a.width, wide = w * s, c = q / s, i = q % s;
@@ -279,36 +297,40 @@ inline void lowrank_row(const LowRankFwd& a, int64_t q, int64_t b, int64_t y, fl
         for (int64_t p = 0; p < phases; ++p) row[(x + l) * s + j0 + p] = lane[p][l];
     }
   }
-  const int64_t offset = (b * a.channels + c) * a.height * s * wide + (y * s + i) * wide;
-  T* out = static_cast<T*>(a.out) + offset;
+  const int64_t offset = ((b * a.channels + c) * a.out_rows + y - a.first_row) * s * wide + i * wide;
+  Out* out = static_cast<Out*>(a.out) + offset;
+  sink.channel(c);
+  const auto put = [&](const Vec& v, Out* to, int64_t count) { sink.put_part(v, to, count); };
   const float gate = a.gate ? a.gate[b * a.channels + c] : 1.f;
   if (a.skip_kind == Skip::low) {
     bicubic_line(static_cast<const T*>(a.skip) + (b * a.channels + c) * a.height * w, a.height, w, y, a.bicubic.taps[i],
                  a.bicubic.convention, scratch);
     bicubic_row(scratch, w, a.bicubic, low);
-    finish_row(row, wide, gate, low, out);
+    finish_row(row, wide, gate, low, out, put);
   } else {
-    finish_row(row, wide, gate, static_cast<const T*>(a.skip) + (a.skip ? offset : 0), out);
+    finish_row(row, wide, gate, static_cast<const T*>(a.skip) + (a.skip ? offset : 0), out, put);
   }
 }
 
-template <typename T, int S, bool STREAM>
+template <typename T, int S, typename Sink>
 void lowrank_tasks(const LowRankFwd& a, int64_t begin, int64_t end, float* scratch) {
+  Sink sink(a);
   const Tiles tiles(Group<S>::P, steps_of(a));
   // Rows of pixels run fastest: the output is then written plane after plane, fresh pages one after the other.
   for (int64_t task = begin; task < end; ++task) {
     const int64_t block = task / a.rows, row = a.row0 + task % a.rows;
     const int64_t b = row / a.height, y = row % a.height;
     if constexpr (S == 0) {
-      lowrank_row<T>(a, block, b, y, scratch);
+      lowrank_row<T>(a, block, b, y, scratch, sink);
     } else {
       const int64_t first = block * kGroupsPerTask, last = min_of(first + kGroupsPerTask, group_count<S>(a));
       for (int64_t group = first; group < last; ++group) {
-        lowrank_group<T, S, STREAM>(a, group, b, y, scratch);
+        lowrank_group<T, S>(a, group, b, y, scratch, sink);
       }
     }
+    sink.end_task(task);
   }
-  if constexpr (STREAM) stream_fence();
+  if constexpr (Sink::kStreams) stream_fence();
 }
 
 void lowrank_pack_weight(const LowRankFwd& a) {
@@ -327,8 +349,8 @@ void lowrank_fwd(const LowRankFwd& a, int64_t begin, int64_t end, float* scratch
     with_scale(a.scale, [&](auto s) {
       using T = decltype(t);
       constexpr int S = decltype(s)::value;
-      if (S != 0 && a.stream) return lowrank_tasks<T, S, S != 0>(a, begin, end, scratch);
-      lowrank_tasks<T, S, false>(a, begin, end, scratch);
+      if (S != 0 && a.stream) return lowrank_tasks<T, S, Samples<T, S != 0>>(a, begin, end, scratch);
+      lowrank_tasks<T, S, Samples<T, false>>(a, begin, end, scratch);
     });
   });
 }

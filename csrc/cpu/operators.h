@@ -24,6 +24,11 @@ using OptionalTensor = std::optional<Tensor>;
 
 Tensor lowrank_pixel_shuffle_fwd(Tensor z, Tensor weight, OptionalTensor bias, OptionalTensor gate, OptionalTensor skip,
                                  int64_t scale, int64_t bicubic, OptionalTensor out);
+// Writes rows first:last to `out`, (B, C, (last - first) s, w s) of int16, uint16 or float32; returns the extremes
+// (2,).
+Tensor lowrank_pixel_shuffle_stored(Tensor z, Tensor weight, OptionalTensor bias, OptionalTensor skip,
+                                    OptionalTensor least, Tensor gain, int64_t scale, int64_t bicubic, int64_t first,
+                                    int64_t last, Tensor out);
 // `needs`: bit k asks for the gradient of the k-th tensor input.
 std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor> lowrank_pixel_shuffle_bwd(
     Tensor grad_out, Tensor z, Tensor weight, OptionalTensor bias, OptionalTensor gate, OptionalTensor skip,

@@ -22,6 +22,11 @@ struct Vec {
   void store(float* p) const { _mm256_storeu_ps(p, v); }
   void store(BF16* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_bf16()); }
   void store(F16* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), to_f16()); }
+  void store_low_words(uint16_t* p) const {
+    const __m256i words = _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0xffff));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                     _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+  }
   // Non-temporal; p is aligned to the size of the store.
   void stream(float* p) const { _mm256_stream_ps(p, v); }
   void stream(BF16* p) const { _mm_stream_si128(reinterpret_cast<__m128i*>(p), to_bf16()); }

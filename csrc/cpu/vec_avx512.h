@@ -32,6 +32,9 @@ struct Vec {
   void store(float* p) const { _mm512_storeu_ps(p, v); }
   void store(BF16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bf16()); }
   void store(F16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_f16()); }
+  void store_low_words(uint16_t* p) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_castps_si512(v)));
+  }
   // Non-temporal; p is aligned to the size of the store.
   void stream(float* p) const { _mm512_stream_ps(p, v); }
   void stream(BF16* p) const { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), to_bf16()); }

@@ -27,6 +27,9 @@ struct Vec {
   void store(T* p) const {
     for (int l = 0; l < N; ++l) p[l] = from_float<T>(v[l]);
   }
+  void store_low_words(uint16_t* p) const {
+    for (int l = 0; l < N; ++l) p[l] = static_cast<uint16_t>(float_bits(v[l]));
+  }
   template <typename T>
   void stream(T* p) const {
     store(p);

@@ -21,6 +21,7 @@ EXAMPLES = examples(
 _PACKAGES = ("lkca", "torch", "triton", "numpy", "scipy", "rasterio", "h5py", "safetensors", "pydantic", "matplotlib")
 _OPERATORS = {
     "lowrank_pixel_shuffle": 4,
+    "lowrank_pixel_shuffle_stored": 4,
     "pixel_shuffle_epilogue": 4,
     "channel_gate": 1,
     "channel_attention": 1,

@@ -7,6 +7,7 @@ from lkca_kernels.ops.epilogue import pixel_shuffle_epilogue
 from lkca_kernels.ops.explain import explain
 from lkca_kernels.ops.large_kernel import large_kernel_branch
 from lkca_kernels.ops.lowrank import lowrank_pixel_shuffle, lowrank_upsample
+from lkca_kernels.ops.stored import lowrank_pixel_shuffle_stored
 
 __all__ = [
     "channel_attention",
@@ -15,6 +16,7 @@ __all__ = [
     "large_kernel_branch",
     "local_channel_attention",
     "lowrank_pixel_shuffle",
+    "lowrank_pixel_shuffle_stored",
     "lowrank_upsample",
     "pixel_shuffle_epilogue",
 ]

@@ -107,14 +107,17 @@ def check_out(
     memory_format: torch.memory_format,
     names: Sequence[str],
     tensors: Sequence[Tensor | None],
+    dtypes: Sequence[torch.dtype] | None = None,
 ) -> None:
     """``out`` can take the result of ``tensors``, called ``names``; its layout fits, it overlaps none of them.
 
-    A result in ``out`` has no gradient, so none may be asked for.
+    dtypes: those that it may have, instead of the tensors'. A result in ``out`` has no gradient, so none may be asked
+    for.
     """
     first = tensors[0]
     assert first is not None
-    check_kinds((names[0], "out"), (first, out))
+    alike = first if dtypes is None else first.new_empty(0, dtype=_one_of(dtypes, out))
+    check_kinds((names[0], "out"), (alike, out))
     assert isinstance(out, Tensor)
     check_shape("out", out, "the result's shape", shape)
     if not (out.is_contiguous() if memory_format is _ROWS else out.is_contiguous(memory_format=memory_format)):
@@ -125,8 +128,7 @@ def check_out(
     located = type(out) is Tensor and not torch.compiler.is_compiling() and out.device.type != "meta"
     if located and out.is_neg():
         raise ValueError("out: is a negated view, expected a tensor whose memory holds its values")
-    begin = out.data_ptr() if located else 0
-    end = begin + out.nbytes
+    begin, end = (out.data_ptr(), out.data_ptr() + out.nbytes) if located else (0, 0)
     for name, tensor in zip(names, tensors):  # noqa: B905  (strict costs a tenth of the check)
         if tensor is None:
             continue
@@ -134,3 +136,12 @@ def check_out(
             raise ValueError(f"out: given while {name} requires a gradient; omit it, or call under torch.no_grad()")
         if located and tensor.data_ptr() < end and tensor.numel() and begin < _end(tensor):
             raise ValueError(f"out: overlaps {name} in memory, expected a buffer of its own")
+
+
+def _one_of(dtypes: Sequence[torch.dtype], out: object) -> torch.dtype:
+    """The dtype of ``out``, which is one of them."""
+    if not isinstance(out, Tensor):
+        raise TypeError(f"out: expected a tensor, got {type(out).__name__}")
+    if out.dtype not in dtypes:
+        raise TypeError(f"out: expected one of {', '.join(map(str, dtypes))}, got {out.dtype}")
+    return out.dtype

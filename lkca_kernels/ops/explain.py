@@ -15,6 +15,7 @@ from lkca_kernels.ops.channel import channel_attention, channel_gate, local_chan
 from lkca_kernels.ops.epilogue import pixel_shuffle_epilogue
 from lkca_kernels.ops.large_kernel import large_kernel_branch
 from lkca_kernels.ops.lowrank import lowrank_pixel_shuffle, lowrank_upsample
+from lkca_kernels.ops.stored import lowrank_pixel_shuffle_stored
 
 __all__ = ["OPERATORS", "explain"]
 
@@ -22,6 +23,7 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
     function.__name__: function
     for function in (
         lowrank_pixel_shuffle,
+        lowrank_pixel_shuffle_stored,
         lowrank_upsample,
         pixel_shuffle_epilogue,
         channel_gate,

@@ -5,7 +5,11 @@ from __future__ import annotations
 from lkca_kernels.reference.bicubic import Convention, bicubic_upsample
 from lkca_kernels.reference.channel import channel_attention, channel_gate, channel_mean, local_channel_attention
 from lkca_kernels.reference.large_kernel import large_kernel_branch
-from lkca_kernels.reference.upsample import lowrank_pixel_shuffle, pixel_shuffle_epilogue
+from lkca_kernels.reference.upsample import (
+    lowrank_pixel_shuffle,
+    lowrank_pixel_shuffle_stored,
+    pixel_shuffle_epilogue,
+)
 
 __all__ = [
     "Convention",
@@ -16,5 +20,6 @@ __all__ = [
     "large_kernel_branch",
     "local_channel_attention",
     "lowrank_pixel_shuffle",
+    "lowrank_pixel_shuffle_stored",
     "pixel_shuffle_epilogue",
 ]

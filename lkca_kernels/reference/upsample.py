@@ -9,7 +9,7 @@ from torch import Tensor
 from lkca_kernels.reference.bicubic import Convention, bicubic_upsample
 from lkca_kernels.reference.precision import widen
 
-__all__ = ["lowrank_pixel_shuffle", "pixel_shuffle_epilogue"]
+__all__ = ["lowrank_pixel_shuffle", "lowrank_pixel_shuffle_stored", "pixel_shuffle_epilogue"]
 
 
 def _shuffle(y: Tensor, s: int) -> Tensor:
@@ -60,3 +60,33 @@ def lowrank_pixel_shuffle(
     y = y.reshape(batch, weight.shape[0], h, w)
     out = pixel_shuffle_epilogue(y, widen(gate), widen(skip), upscale_factor=upscale_factor, skip_bicubic=skip_bicubic)
     return out.to(z.dtype)
+
+
+def lowrank_pixel_shuffle_stored(
+    z: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    skip: Tensor | None,
+    least: Tensor | None,
+    gain: Tensor,
+    *,
+    upscale_factor: int,
+    skip_bicubic: Convention = "matlab",
+    rows: tuple[int, int],
+    out: Tensor,
+) -> Tensor:
+    """Those rows as a file stores them, into ``out``; returns the least and the largest product with ``gain``."""
+    whole = lowrank_pixel_shuffle(z, weight, bias, None, skip, upscale_factor=upscale_factor, skip_bicubic=skip_bicubic)
+    values = whole[:, :, rows[0] * upscale_factor : rows[1] * upscale_factor]
+    if least is not None:
+        values = torch.maximum(values, least[:, None, None])
+    values = values * gain[:, None, None]
+    if out.dtype.is_floating_point:
+        out.copy_(values)
+    else:
+        values, bounds = values.round(), torch.iinfo(out.dtype)
+        out.copy_(values.clamp(bounds.min, bounds.max).nan_to_num(bounds.min).to(torch.int32))
+    if not values.numel():
+        return values.new_tensor([torch.inf, -torch.inf])
+    extremes = torch.stack([values.min(), values.max()])
+    return torch.where(values.isfinite().all(), extremes, torch.nan)

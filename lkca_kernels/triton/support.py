@@ -34,6 +34,8 @@ def can_run(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: i
     """None where the kernels serve such a call, else the reason."""
     if op == "large_kernel_branch":
         return "has no kernel of it: PyTorch's own convolutions serve it there"
+    if op == "lowrank_pixel_shuffle_stored":
+        return "has no kernel of it: a GPU's results are encoded on the CPU"
     if dtype not in _DTYPES:
         return f"serves float32, float16 and bfloat16, not {dtype}"
     if upscale_factor > 256:

@@ -270,6 +270,7 @@ def test_operators_survive_wrong_calls_past_python(seed: int) -> None:
     calls: dict[str, tuple[Any, ...]] = {
         "lowrank_pixel_shuffle_fwd": (z, weight, bias, gate, skip, 2, 0, grad.clone()),
         "lowrank_pixel_shuffle_bwd": (grad, z, weight, bias, gate, skip, 2, 0, 31),
+        "lowrank_pixel_shuffle_stored": (z, weight, bias, skip, gate[0], gate[0], 2, 0, 0, 4, grad.to(torch.int16)),
         "pixel_shuffle_epilogue_fwd": (y, gate, skip, 2, 0, grad.clone()),
         "pixel_shuffle_epilogue_bwd": (grad, y, gate, skip, 2, 0, 7),
         "channel_gate_fwd": (x, *net),

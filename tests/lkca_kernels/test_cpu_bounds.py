@@ -99,6 +99,19 @@ def test_nothing_outside_the_tensors_is_touched(isa: str, dtype: torch.dtype, ca
                 assert tools.rms_ratio(result, truth) < BOUND[dtype]
 
 
+@pytest.mark.parametrize("dtype", [torch.int16, torch.float32], ids=str)
+@pytest.mark.parametrize("s", [2, 3, 4, 5, 6, 8])
+def test_stored_rows_touch_nothing_else(isa: str, s: int, dtype: torch.dtype) -> None:
+    for at_end in (True, False):
+        for w in (1, 17, 32):
+            shapes = ((2, 3, 4, w), (5 * s * s, 3), (5 * s * s,), (2, 5, 4, w), (5,), (5,))
+            tensors = [guarded(torch.randn(shape), at_end) for shape in shapes]
+            out = guarded(torch.zeros(2, 5, 2 * s, w * s, dtype=dtype), at_end)
+            cpu.lowrank_pixel_shuffle_stored_fwd(
+                *tensors, upscale_factor=s, skip_bicubic="matlab", rows=(1, 3), out=out
+            )
+
+
 @pytest.mark.parametrize("absent", ["B", "C", "R", "h", "w", "K"])
 def test_empty_tensors_straight_to_the_library(absent: str, isa: str, typical: Any, case_type: Any) -> None:
     """The Python layer never sends them; another caller may."""

@@ -100,7 +100,8 @@ def test_compiled_whole_with_symbolic_sizes(typical: Any, backend: Any, tools: A
     assert counts[1] == counts[0]  # torch 2.11 begins the first trace twice
 
 
-def test_compiled_out(typical: Any, backend: Any) -> None:
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled_out(typical: Any, backend: Any, dynamic: bool) -> None:
     if typical.op == "channel_gate":
         pytest.skip("channel_gate takes no out")
     torch._dynamo.reset()
@@ -111,7 +112,7 @@ def test_compiled_out(typical: Any, backend: Any) -> None:
     def function(given: list[Tensor | None], out: Tensor) -> Tensor:
         return typical.call(given, backend=backend.backend, out=out) + 1
 
-    result = torch.compile(function, backend="aot_eager", fullgraph=True)(tensors, out)
+    result = torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=dynamic)(tensors, out)
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(result, expected + 1)
 
