@@ -27,19 +27,28 @@ def threads() -> int:
 
 @pytest.fixture
 def measure(benchmark: Any) -> Callable[..., None]:
-    """``measure(f, group, contender, rounds=…, **facts)``: time f(), one call per round, after half a second of calls.
+    """``measure(f, group, contender, rounds=…, setup=…, **facts)``: time f(), one call per round, after half a second
+    of calls; setup() comes before each round, not timed.
 
     Two to twenty calls: in a virtual machine the first results land on pages that the host has yet to provide, which on
     huge pages takes up to seven times as long as the operator itself (pixel_shuffle_epilogue: 36 ms, then 5).
     """
 
-    def run(f: Callable[[], Any], group: str, contender: str, *, rounds: int = 15, **facts: float | str) -> None:
+    def run(
+        f: Callable[[], Any],
+        group: str,
+        contender: str,
+        *,
+        rounds: int = 15,
+        setup: Callable[[], None] | None = None,
+        **facts: float | str,
+    ) -> None:
         benchmark.group = group
         benchmark.extra_info.update(contender=contender, threads=THREADS, torch=torch.__version__, **facts)
         f()  # what is built at the first call
         begin = time.perf_counter()
         f()
         calls = math.ceil(_WARM_UP / max(time.perf_counter() - begin, 1e-6))
-        benchmark.pedantic(f, rounds=rounds, warmup_rounds=min(20, calls), iterations=1)
+        benchmark.pedantic(f, setup=setup, rounds=rounds, warmup_rounds=min(20, calls), iterations=1)
 
     return run

@@ -20,6 +20,7 @@ from lkca.inference.choose import model_for
 from lkca.inference.degrade import degraded
 from lkca.inference.plan import Budget, plan_tiles, size_text
 from lkca.inference.stream import stream
+from lkca.inference.strips import Piece
 from lkca.inference.windows import row_strips, whole_pixels
 from lkca.metrics import PROTOCOL, SSIM_WINDOW, MetricAccumulator, Metrics
 from lkca.models.directory import LoadedModel
@@ -204,8 +205,8 @@ def _restored(
 def _upscaled(low: Cube, upscaler: Upscaler, window: Window) -> np.ndarray:
     fine = np.empty((low.bands, window.height * upscaler.scale, window.width * upscaler.scale), dtype=np.float32)
 
-    def put(_: int, bands: slice, rows: slice, values: np.ndarray) -> None:
-        fine[bands, rows] = values
+    def put(_: int, piece: Piece) -> None:
+        fine[piece.bands, piece.rows] = piece.samples
 
     stream(low, upscaler, [window], put)
     return fine

@@ -86,6 +86,54 @@ class Encoder:
         self.missing += int(counts["missing"])
         self.low, self.high = min(self.low, counts["low"]), max(self.high, counts["high"])
 
+    def gains(self, which: slice) -> np.ndarray | None:
+        """float32 (bands,) by which physical values are multiplied to be stored; None where more is to be done.
+
+        Such products, of float32 values and rounded to even where the dtype is an integer, are what :meth:`encode`
+        gives, if it would clip nothing and meets neither NaN nor the nodata code: see :meth:`accepts`.
+        """
+        dtype = np.dtype(self.meta.stored_dtype)
+        scale, offset = (np.asarray(each, dtype=np.float64) for each in (self.meta.scale_factor, self.meta.offset))
+        scale = scale[which] if scale.ndim else np.full(which.stop - which.start, scale)
+        if np.any(offset != 0.0) or not dtype.isnative:
+            return None
+        if dtype.kind == "f":
+            return scale.astype(np.float32) if dtype == np.float32 and np.all(scale == 1.0) else None
+        if dtype.itemsize != _EXACT_BYTES or not np.all(np.abs(scale) > _LEAST_SCALE):
+            return None
+        return (1.0 / scale).astype(np.float32)
+
+    def accepts(self, least: float, most: float) -> bool:
+        """Whether samples from ``least`` to ``most`` (NaN where any is not finite) are stored as they are."""
+        dtype = np.dtype(self.meta.stored_dtype)
+        if not (np.isfinite(least) and np.isfinite(most)):
+            return False
+        if dtype.kind != "f" and (least < np.iinfo(dtype).min or most > np.iinfo(dtype).max):
+            return False
+        code = self.code
+        return code is None or not least <= code <= most
+
+    def counts_of(self, least: float, most: float) -> dict[str, float]:
+        """What counting samples that are stored as they are, from ``least`` to ``most``, would give."""
+        low, high = (np.inf, -np.inf) if np.dtype(self.meta.stored_dtype).kind == "f" else (least, most)
+        return {"clipped": 0, "missing": 0, "low": low, "high": high}
+
+    @property
+    def code(self) -> float | None:
+        """What missing samples are stored as; None where there is no such code."""
+        dtype = np.dtype(self.meta.stored_dtype)
+        code = nodata_code(dtype, self.meta.nodata)
+        return float(code) if code is not None else np.nan if dtype.kind == "f" else None
+
+    @property
+    def gaps(self) -> bool:
+        """Whether a sample is missing, or a mean of samples may be the code of those that are."""
+        if self.missing:
+            return True
+        if self.code is None or np.isnan(self.code):
+            return False
+        return not (self.low <= self.high and not self.low <= self.code <= self.high)
+
     def encode(self, physical: np.ndarray, which: slice = slice(None), out: np.ndarray | None = None) -> np.ndarray:
         """(bands, rows, cols) physical -> stored samples in ``meta.stored_dtype``.
 
@@ -107,13 +155,11 @@ class Encoder:
         for band in range(bands):
             for row in range(0, physical.shape[1], step):
                 part, target = physical[band, row : row + step], out[band, row : row + step]
-                if not self._encode_plain(part, target, scale[band], offset[band], code):
+                if not self._encode_plain(part, target, scale[band], offset[band]):
                     self._encode_any(part, target, scale[band], offset[band], code)
         return out
 
-    def _encode_plain(
-        self, part: np.ndarray, target: np.ndarray, scale: float, offset: float, code: np.generic | None
-    ) -> bool:
+    def _encode_plain(self, part: np.ndarray, target: np.ndarray, scale: float, offset: float) -> bool:
         """The common case, in few passes: float32 samples of which none is missing, clipped or on the nodata code.
 
         False, with nothing counted, where it is not that case.
@@ -124,16 +170,11 @@ class Encoder:
         if not _in_float32(part, target, scale, offset) if integer else (scale != 1.0 or target.dtype != np.float32):
             return False
         least, most = part.min(), part.max()  # NaN where any sample is
-        if not (np.isfinite(least) and np.isfinite(most)):
-            return False
-        if integer:
+        if integer and np.isfinite(least) and np.isfinite(most):
             inverse = np.float32(1.0 / scale)
             with np.errstate(over="ignore"):
                 least, most = sorted((np.rint(least * inverse), np.rint(most * inverse)))
-            info = np.iinfo(target.dtype)
-            if least < info.min or most > info.max:
-                return False
-        if code is not None and least <= code <= most:
+        if not self.accepts(float(least), float(most)):
             return False
         if not integer:
             target[...] = part

@@ -63,8 +63,10 @@ def keep_freed_memory() -> None:
     """For a program that does the same again and again: the process keeps the memory that its large arrays leave.
 
     glibc gives each back at once, and the next one costs a page fault for every 4 KiB: a third of the time of a
-    network whose maps are larger than 32 MiB (docs/scenes.md). Does nothing where the C library is another.
+    network whose maps are larger than 32 MiB (docs/scenes.md). PyTorch asks for huge pages besides, if it has not
+    allocated yet. Does nothing where the C library is another.
     """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):

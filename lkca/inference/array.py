@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lkca.data.codec import Encoder
 from lkca.errors import InputError
-from lkca.inference.bands import BandUpsampler, runs
+from lkca.inference.bands import BandUpsampler, runs, stores
 from lkca.inference.body import for_cpu, last_features
 from lkca.inference.fill import fill_bands, fill_missing, fill_spectra, restore_missing
+from lkca.inference.strips import EDGE, Part, Piece, Strip, all_of, widened
 from lkca.models.directory import LoadedModel
 from lkca_kernels.reference.bicubic import bicubic_upsample
 
@@ -22,13 +24,13 @@ __all__ = ["PRECISIONS", "Upscaler", "bicubic_array", "resolve_device", "upscale
 
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-_EDGE = 2  # coarse pixels around a result that the upsampling reads: bicubic's reach, more than its convolution's
 # Of a result at once: two of them, and a convolution's, stay in a CPU's last cache; a GPU wants more to do.
-_CHUNK_SAMPLES = {"cpu": 3 << 20, "cuda": 1 << 26}
+_CHUNK_SAMPLES = {"cpu": 6 << 20, "cuda": 1 << 26}
 _CHUNK_BANDS = 16  # the operator packs its input for every call; fewer leave a convolution too few channels
-_CHUNK_ROWS = 32  # coarse ones, at least: 2 _EDGE more are made each time
+_CHUNK_ROWS = 32  # coarse ones, at least: 2 EDGE more are made each time
+_STORED_BANDS, _STORED_ROWS = 32, 4  # at least, where no more rows are made than are stored
 
-Part = tuple[slice, slice]  # rows, columns
+_TORCH_DTYPES = {"int16": torch.int16, "uint16": torch.uint16, "float32": torch.float32}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -80,10 +82,11 @@ class Upscaler:
         self.bands = good_bands.size
         self.device = device or torch.device("cpu")
         self.precision = precision
-        self.halo = _EDGE
+        self.halo = EDGE
         self.features = 0
         self.by_network = np.zeros(good_bands.shape, dtype=bool)
         self._net = None
+        self._encoder: Encoder | None = None
         if model is not None:
             self._net = model.net.to(self.device)
             if self.device.type == "cpu":
@@ -91,6 +94,8 @@ class Upscaler:
             self._norm = model.config.normalisation
             self._used = np.asarray(model.config.bands.used)
             self._nonnegative = model.config.bands.nonnegative
+            self._least = torch.full((self._used.size,), -torch.inf)
+            self._least[np.isin(self._used, self._nonnegative)] = 0.0
             self._good: np.ndarray = np.asarray(good_bands, dtype=bool)[self._used]
             if not self._good.any():
                 raise InputError(
@@ -103,8 +108,18 @@ class Upscaler:
             # residuals, result, hidden channels before and after the activation.
             kept = net.groups * net.width if net.rank is None else net.rank
             self.features = 2 * kept + net.width * (4 + 2 * net.expansion)
-            self.halo = max(model.net.halo, _EDGE)
+            self.halo = max(model.net.halo, EDGE)
         self.reach = math.ceil(1.5 * self.halo)
+
+    def store_as(self, encoder: Encoder) -> None:
+        """From now on pieces come as ``encoder`` stores them, where that can be had in one pass.
+
+        That is: low-rank upsampling, served by a native backend, and samples that are products with the encoder's
+        gains.
+        """
+        layer = None if self._net is None else self._net.upsample
+        if layer is not None and stores(layer) and encoder.gains(slice(0, self.bands)) is not None:
+            self._encoder = encoder
 
     def prepare(self, cube: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """float32 (bands, rows, cols), physical, NaN where missing -> the cube without gaps, and their mask or None."""
@@ -123,72 +138,93 @@ class Upscaler:
 
         Returns float32 (bands, s·height, s·width), NaN under missing samples.
         """
-        rows, cols = (part.stop - part.start for part in core or _all_of(filled))
+        rows, cols = (part.stop - part.start for part in core or all_of(filled))
         result = np.empty((self.bands, rows * self.scale, cols * self.scale), dtype=np.float32)
         buffer = torch.empty(self.buffer_size(rows, cols))
-        for bands, strip, fine in self.parts(filled, missing, core, lambda: buffer):
-            result[bands, strip] = fine
+        for piece in self.pieces(filled, missing, core, lambda: buffer):
+            result[piece.bands, piece.rows] = piece.samples
         return result
 
-    def parts(
-        self, filled: np.ndarray, missing: np.ndarray | None, core: Part | None, take: Callable[[], Tensor]
-    ) -> Iterator[tuple[slice, slice, np.ndarray]]:
-        """Upscales ``core`` piece by piece: some bands, some rows of its result, and float32 (bands, rows, s·width).
+    def pieces(
+        self,
+        filled: np.ndarray,
+        missing: np.ndarray | None,
+        core: Part | None,
+        take: Callable[[], Tensor],
+    ) -> Iterator[Piece]:
+        """Upscales ``core`` piece by piece: every sample once, strips of :meth:`strip_rows` from top to bottom.
 
-        take: gives flat float32 memory on the CPU, at least :meth:`buffer_size` of the core; each result is a view of
-        one of them. Every sample comes once, strips of :meth:`strip_rows` from top to bottom.
+        take: gives flat float32 memory on the CPU, at least :meth:`buffer_size` of the core; each piece's samples are a
+        view of one of them.
         """
-        core = core or _all_of(filled)
+        core = core or all_of(filled)
         # Large parts of a swath on a map grid.
         empty = missing is not None and bool(missing[(slice(None), *core)].all())
-        features = None if self._net is None or empty else self._features(filled)
+        near_cols, upsample = widened(core[1], filled.shape[2]), None
+        if self._net is not None and not empty:
+            upsample = BandUpsampler(self._net.upsample, *self._features(filled)).part(slice(None), near_cols)
         width = core[1].stop - core[1].start
         step = self._strip(core[0].stop - core[0].start, width)
         longest = self._at_once(step, width)
         for row in range(core[0].start, core[0].stop, step):
-            strip = (slice(row, min(row + step, core[0].stop)), core[1])
-            near = (_widened(strip[0], filled.shape[1]), _widened(strip[1], filled.shape[2]))
-            inner = self._inner(strip, near)
-            rows = slice(*((end - core[0].start) * self.scale for end in (strip[0].start, strip[0].stop)))
-            for bands, fine in self._strip_by_bands(filled, missing, features, near, take, longest, empty=empty):
-                yield bands, rows, fine[(slice(None), *inner)]
+            strip = Strip(
+                filled, missing, slice(row, min(row + step, core[0].stop)), core[1], near_cols, core[0].start, empty
+            )
+            for by_network in (True, False):
+                of_kind = np.flatnonzero(self.by_network == by_network)
+                for at_band, end in runs(of_kind, longest):
+                    bands = slice(int(of_kind[at_band]), int(of_kind[end - 1]) + 1)
+                    yield self._piece(strip, bands, upsample if by_network else None, take())
 
-    def _strip_by_bands(
-        self,
-        filled: np.ndarray,
-        missing: np.ndarray | None,
-        features: tuple[Tensor, Tensor] | None,
-        near: Part,
-        take: Callable[[], Tensor],
-        longest: int,
-        *,
-        empty: bool,
-    ) -> Iterator[tuple[slice, np.ndarray]]:
-        shape = [(part.stop - part.start) * self.scale for part in near]
-        upsample = None
-        if features is not None and self._net is not None:
-            at = (slice(None), slice(None), *near)
-            with torch.inference_mode():
-                here, skip = (whole[at].contiguous() for whole in features)
-                upsample = BandUpsampler(self._net.upsample, here, skip)
-        for by_network in (True, False):
-            of_kind = np.flatnonzero(self.by_network == by_network)
-            for at_band, end in runs(of_kind, longest):
-                bands = slice(int(of_kind[at_band]), int(of_kind[end - 1]) + 1)
-                count = bands.stop - bands.start
-                out = take()[: count * math.prod(shape)].view(count, *shape)
-                with torch.inference_mode():
-                    if empty:
-                        out.fill_(torch.nan)
-                    elif upsample is not None and by_network:
-                        self._upsample(upsample, bands, out)
-                    else:
-                        coarse = torch.from_numpy(filled[(bands, *near)])
-                        out.copy_(bicubic_upsample(coarse[None], self.scale)[0])
-                result: np.ndarray = out.numpy()
-                if missing is not None and not empty:
-                    restore_missing(result, missing[(bands, *near)], self.scale)
-                yield bands, result
+    def _piece(self, strip: Strip, bands: slice, upsample: BandUpsampler | None, memory: Tensor) -> Piece:
+        if self._encoder is not None and upsample is not None:
+            piece = self._stored(strip, bands, upsample, memory, self._encoder)
+            if piece is not None:
+                return piece
+        near = strip.near
+        shape = (bands.stop - bands.start, *((part.stop - part.start) * self.scale for part in near))
+        out = memory[: math.prod(shape)].view(shape)
+        with torch.inference_mode():
+            if strip.empty:
+                out.fill_(torch.nan)
+            elif upsample is not None:
+                self._upsample(strip.upsampler(upsample), bands, out)
+            else:
+                coarse = torch.from_numpy(strip.filled[(bands, *near)])
+                out.copy_(bicubic_upsample(coarse[None], self.scale)[0])
+        result: np.ndarray = out.numpy()
+        if strip.missing is not None and not strip.empty:
+            restore_missing(result, strip.missing[(bands, *near)], self.scale)
+        return Piece(bands, strip.fine_rows(self.scale), result[(slice(None), *strip.inner(self.scale))])
+
+    def _stored(
+        self, strip: Strip, bands: slice, upsample: BandUpsampler, memory: Tensor, encoder: Encoder
+    ) -> Piece | None:
+        """Made as the output stores it; None where a sample is clipped, not finite, or on the nodata code."""
+        gains, lacking = encoder.gains(bands), strip.lacking(bands)
+        assert gains is not None
+        if lacking is not None and encoder.code is None:
+            return None
+        first = self._position(bands)
+        last = first + bands.stop - bands.start
+        rows, cols = strip.rows.stop - strip.rows.start, strip.near[1].stop - strip.near[1].start
+        shape = (bands.stop - bands.start, rows * self.scale, cols * self.scale)
+        dtype = _TORCH_DTYPES[np.dtype(encoder.meta.stored_dtype).newbyteorder("=").name]
+        out = memory.view(dtype)[: math.prod(shape)].view(1, *shape)
+        least = self._least[first:last] if self._nonnegative else None
+        with torch.inference_mode():
+            extremes = upsample.store(first, last, strip.rows, least, torch.from_numpy(gains), out)
+        if not encoder.accepts(*extremes):
+            return None
+        samples: np.ndarray = out[0].numpy()[:, :, strip.inner(self.scale)[1]]
+        counts = encoder.counts_of(*extremes)
+        if lacking is not None:
+            fine = lacking.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
+            valid = samples[~fine]
+            least_most = (float(valid.min()), float(valid.max())) if valid.size else (np.inf, -np.inf)
+            counts = {**encoder.counts_of(*least_most), "missing": int(np.count_nonzero(fine))}
+            samples[fine] = encoder.code
+        return Piece(bands, strip.fine_rows(self.scale), samples, counts)
 
     def buffer_size(self, rows: int, cols: int) -> int:
         """Samples of the buffers that a core of ``rows`` × ``cols`` coarse pixels needs."""
@@ -201,8 +237,10 @@ class Upscaler:
 
     def _strip(self, rows: int, cols: int) -> int:
         """Coarse rows that are made at once."""
-        fitting = _CHUNK_SAMPLES[self.device.type] // (_CHUNK_BANDS * self._plane(0, cols) // (2 * _EDGE)) - 2 * _EDGE
-        return min(rows, max(_CHUNK_ROWS, fitting))
+        samples, of_a_row = _CHUNK_SAMPLES[self.device.type], self._plane(0, cols) // (2 * EDGE)
+        if self._encoder is not None:
+            return min(rows, max(_STORED_ROWS, samples // (min(_STORED_BANDS, self.bands) * of_a_row)))
+        return min(rows, max(_CHUNK_ROWS, samples // (_CHUNK_BANDS * of_a_row) - 2 * EDGE))
 
     def _at_once(self, rows: int, cols: int) -> int:
         """How many bands of such a strip are made at once."""
@@ -210,17 +248,14 @@ class Upscaler:
         return min(self.bands, max(_CHUNK_BANDS, fitting))
 
     def _plane(self, rows: int, cols: int) -> int:
-        return (rows + 2 * _EDGE) * (cols + 2 * _EDGE) * self.scale**2
+        return (rows + 2 * EDGE) * (cols + 2 * EDGE) * self.scale**2
 
-    def _inner(self, core: Part, near: Part) -> tuple[slice, ...]:
-        """The core's place in the result for ``near``."""
-        return tuple(
-            slice((part.start - wide.start) * self.scale, (part.stop - wide.start) * self.scale)
-            for part, wide in zip(core, near, strict=True)
-        )
+    def _position(self, bands: slice) -> int:
+        """Of the first of these bands among those that the network sees."""
+        return int(np.searchsorted(self._used, bands.start))  # rising, so what is consecutive here is so there
 
     def _upsample(self, upsample: BandUpsampler, bands: slice, out: Tensor) -> None:
-        first = int(np.searchsorted(self._used, bands.start))  # rising, so what is consecutive here is so there
+        first = self._position(bands)
         on_cpu = self.device.type == "cpu"
         fine = upsample(first, first + bands.stop - bands.start, out[None] if on_cpu else None)
         if not on_cpu:
@@ -270,11 +305,3 @@ def bicubic_array(cube: np.ndarray, scale: int) -> np.ndarray:
     """
     upscaler = Upscaler(None, scale, np.ones(cube.shape[0], dtype=bool))
     return upscaler(*upscaler.prepare(cube))
-
-
-def _all_of(cube: np.ndarray) -> Part:
-    return slice(0, cube.shape[1]), slice(0, cube.shape[2])
-
-
-def _widened(part: slice, size: int) -> slice:
-    return slice(max(0, part.start - _EDGE), min(size, part.stop + _EDGE))

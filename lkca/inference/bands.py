@@ -1,17 +1,18 @@
-"""The upsampling of a network, a few bands at a time: what is made is still in the cache when it is stored."""
+"""The upsampling of a network, a few bands or rows at a time: what is made is still in the cache when it is stored."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lkca.nn import LowRankUpsample, PixelShuffleUpsample
-from lkca_kernels import lowrank_pixel_shuffle, pixel_shuffle_epilogue
+from lkca_kernels import explain, lowrank_pixel_shuffle, lowrank_pixel_shuffle_stored, pixel_shuffle_epilogue
 
-__all__ = ["BandUpsampler", "runs"]
+__all__ = ["BandUpsampler", "runs", "stores"]
 
 
 class BandUpsampler:
@@ -41,6 +42,38 @@ class BandUpsampler:
         y = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation)
         y = y.reshape(1, (stop - start) * s**2, *y.shape[2:])
         return pixel_shuffle_epilogue(y, None, skip, upscale_factor=s, out=out)
+
+    def part(self, rows: slice, cols: slice) -> BandUpsampler:
+        """The same for a part of the coarse image, beyond whose edges it sees nothing."""
+        at = (slice(None), slice(None), rows, cols)
+        return BandUpsampler(self._layer, self._features[at].contiguous(), self._skip[at].contiguous())
+
+    def store(
+        self, start: int, stop: int, rows: slice, least: Tensor | None, gain: Tensor, out: Tensor
+    ) -> tuple[float, float]:
+        """Those rows of the image as a file stores them: :func:`lkca_kernels.lowrank_pixel_shuffle_stored`.
+
+        least: (stop - start,) or None; gain: the same; out: (1, stop - start, s · rows, s · w). Returns the extremes.
+        """
+        layer = self._layer
+        assert isinstance(layer, LowRankUpsample)
+        s = layer.upscale_factor
+        of = slice(start * s**2, stop * s**2)
+        low, high = lowrank_pixel_shuffle_stored(
+            self._features, layer.weight[of], None if layer.bias is None else layer.bias[of], self._skip[:, start:stop],
+            least, gain, upscale_factor=s, rows=(rows.start, rows.stop), out=out,
+        ).tolist()  # fmt: skip
+        return low, high
+
+
+def stores(layer: PixelShuffleUpsample | LowRankUpsample) -> bool:
+    """Whether :meth:`BandUpsampler.store` serves; not by the reference, which makes all rows for every call."""
+    if not isinstance(layer, LowRankUpsample):
+        return False
+    weight, s = layer.weight, layer.upscale_factor
+    z = weight.new_empty(1, layer.rank, 1, 1, dtype=torch.float32)
+    call = explain(lowrank_pixel_shuffle_stored, z, weight, upscale_factor=s, out=z)
+    return call.chosen != "reference"
 
 
 def runs(bands: Sequence[int] | np.ndarray, longest: int) -> list[tuple[int, int]]:

@@ -42,6 +42,7 @@ class Finisher:
         self._heartbeat, self._preview, self._progress = heartbeat, preview, progress
         self._stop = threading.Event()
         self._alone = threading.Event()  # this process has computed all its tiles
+        self._news = threading.Event()  # there may be another tile
         self._looked = 0.0
         self._pool = ThreadPoolExecutor(1, "lkca-finish")
         self._run: Future[None] | None = None
@@ -57,10 +58,16 @@ class Finisher:
         try:
             if error is None:
                 self._alone.set()
+                self._news.set()
                 self._run.result()
         finally:
             self._stop.set()
+            self._news.set()
             self._pool.shutdown()
+
+    def look(self) -> None:
+        """This process has finished a tile."""
+        self._news.set()
 
     def check(self) -> None:
         """Raises what stopped the thread, if anything did."""
@@ -74,7 +81,9 @@ class Finisher:
         later = self._heartbeat.ranks.world > 1 or self._writer.adopts
         for number, window in enumerate(windows):
             while not self._journal.has(number):
-                if self._stop.wait(_POLL):
+                self._news.wait(_POLL)
+                self._news.clear()
+                if self._stop.is_set():
                     return
                 self._look_around(len(windows))
             if not later:

@@ -18,6 +18,7 @@ from lkca.errors import InputError
 from lkca.inference.plan import Budget
 from lkca.inference.scene import UpscaleReport, upscale_scene
 from lkca.inference.stream import stream
+from lkca.inference.strips import Piece
 from lkca.inference.task import Model, SceneOptions, Task
 from lkca.models.directory import LoadedModel
 from lkca.models.prior import Prior
@@ -128,8 +129,8 @@ def _upscale_cube(
         tiles = plan.tiles()
         result = np.empty((bands, rows, cols), dtype=np.float32)
 
-        def put(number: int, bands: slice, rows: slice, fine: np.ndarray) -> None:
-            result[(bands, *plan.fine(tiles[number]).slices)][:, rows] = fine
+        def put(number: int, piece: Piece) -> None:
+            result[(piece.bands, *plan.fine(tiles[number]).slices)][:, piece.rows] = piece.samples
 
         stream(cube, task.upscaler, tiles, put)
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,8 @@ class Samples:
         self._file: int | None = None
         self._flush = flush and hasattr(os, "posix_fadvise")
         self._kept = 0  # bytes written since the last flush
+        self._flusher = ThreadPoolExecutor(1, "lkca-flush")
+        self._flushed: Future[None] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -47,7 +50,7 @@ class Samples:
         return True
 
     def write(self, window: Window, first: int, stored: np.ndarray) -> None:
-        """stored: C-contiguous (some bands, height, width), the bands from ``first`` on. OSError where it fails."""
+        """stored: (some bands, height, width), bands from ``first`` on, each row contiguous. OSError where it fails."""
         if self._file is None:
             self._file = os.open(self.path, os.O_WRONLY | getattr(os, "O_BINARY", 0))
         _, rows, cols = self.shape
@@ -55,15 +58,15 @@ class Samples:
         for band, plane in enumerate(stored, first):
             start = ((band * rows + window.row) * cols + window.col) * self.dtype.itemsize
             if whole_rows:
-                _write_at(self._file, plane, start)
+                _write_at(self._file, np.ascontiguousarray(plane), start)
                 continue
             for row in plane:
                 _write_at(self._file, row, start)
                 start += cols * self.dtype.itemsize
         self._kept += stored.nbytes
         if self._flush and self._kept >= _FLUSHED_BYTES:
-            os.fdatasync(self._file)
-            os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
+            self._settle()
+            self._flushed = self._flusher.submit(_flush, self._file)
             self._kept = 0
 
     def view(self, window: Window) -> np.ndarray:
@@ -87,9 +90,20 @@ class Samples:
             os.close(file)
 
     def close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        """OSError where what was written did not reach the disk."""
+        try:
+            self._settle()
+        finally:
+            self._flusher.shutdown()
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
+
+    def _settle(self) -> None:
+        """Waits for the flush that is under way, and raises what it raised."""
+        flushed, self._flushed = self._flushed, None
+        if flushed is not None:
+            flushed.result()
 
 
 def checksum(band: int, row: int, plane: np.ndarray) -> int:
@@ -98,6 +112,11 @@ def checksum(band: int, row: int, plane: np.ndarray) -> int:
     XXH3, 64 bits; band and row are its seed, lest equal pieces cancel each other.
     """
     return xxhash.xxh3_64_intdigest(np.ascontiguousarray(plane).data, seed=band << 32 | row)
+
+
+def _flush(file: int) -> None:
+    os.fdatasync(file)
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _write_at(file: int, samples: np.ndarray, start: int) -> None:

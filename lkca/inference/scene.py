@@ -27,6 +27,7 @@ from lkca.inference.preview import Preview
 from lkca.inference.ranks import Heartbeat, Ranks
 from lkca.inference.samples import Samples, checksum
 from lkca.inference.stream import stream
+from lkca.inference.strips import Piece
 from lkca.inference.task import Model, SceneOptions, Task, fingerprint
 from lkca.models.directory import LoadedModel, load_model, save_model
 
@@ -114,8 +115,11 @@ def plan_scene(
         tiles = plan.tiles()
         middle = tiles[len(tiles) // 2]
 
-        def encode(_: int, bands: slice, rows: slice, fine: np.ndarray) -> None:
-            Encoder(writer.meta).encode(fine, bands)
+        encoder = Encoder(writer.meta)
+        task.upscaler.store_as(encoder)
+
+        def encode(_: int, piece: Piece) -> None:
+            _stored(encoder, piece)
 
         start = time.perf_counter()
         stream(cube, task.upscaler, [middle], encode)
@@ -166,7 +170,7 @@ class _Job:
                 Heartbeat(journal.folder, self.ranks, record.run) as heartbeat,
                 Finisher(journal, samples, writer, plan, heartbeat, preview, self.progress) as finisher,
             ):
-                _compute(task, journal, samples, plan, mine, writer.meta, finisher.check)
+                _compute(task, journal, samples, plan, mine, writer.meta, finisher.check, finisher.look)
             report = writer.close()
         except BaseException as error:
             writer.abort()
@@ -192,7 +196,7 @@ class _Job:
             with Heartbeat(journal.folder, self.ranks, record.run) as heartbeat:
                 meta = output_meta(task.meta, self.options.dtype, str(self.output))
                 samples = Samples(journal.samples, task.shape, meta)
-                _compute(task, journal, samples, plan, mine, meta, lambda: None)
+                _compute(task, journal, samples, plan, mine, meta, lambda: None, lambda: None)
                 heartbeat.say("done")
                 tiles, computed = record.tiles, computed + len(mine)
                 record = _await_end(journal, record, heartbeat)
@@ -241,18 +245,23 @@ def _compute(
     numbers: Sequence[int],
     meta: CubeMeta,
     watch: Callable[[], None],
+    finished: Callable[[], None],
 ) -> None:
-    """Upscales the tiles of these numbers into the samples, stored as ``meta`` says."""
+    """Upscales the tiles of these numbers into the samples, stored as ``meta`` says.
+
+    watch: called before each tile, may raise; finished: called after each.
+    """
     tiles = plan.tiles()
+    task.upscaler.store_as(Encoder(meta))
     encoder, total, rows_done = Encoder(meta), 0, 0  # of the tile that is being stored
 
-    def store(index: int, bands: slice, rows: slice, fine: np.ndarray) -> None:
+    def store(index: int, piece: Piece) -> None:
         nonlocal encoder, total, rows_done
-        number = numbers[index]
+        number, bands, rows = numbers[index], piece.bands, piece.rows
         window = plan.fine(tiles[number])
         height = rows.stop - rows.start
         try:
-            stored = encoder.encode(fine, bands)
+            stored = _stored(encoder, piece)
             samples.write(Window(window.row + rows.start, window.col, height, window.width), bands.start, stored)
             for band, plane in enumerate(stored, bands.start):
                 total ^= checksum(band, rows.start, plane)
@@ -261,19 +270,34 @@ def _compute(
                 step = task.upscaler.strip_rows(tiles[number].height, tiles[number].width)
                 journal.save(number, total, step, encoder.counts())
                 encoder, total, rows_done = Encoder(meta), 0, 0
+                finished()
         except ValueError as error:
             raise OutputError(
                 f"{journal.output}: {error}; write a float dtype or set a nodata value in the metadata"
             ) from error
         except OSError as error:
-            raise OutputError(
-                f"{journal.folder}: a tile could not be written ({error.strerror or error}); free some space"
-            ) from error
+            raise unwritten(error) from error
+
+    def unwritten(error: OSError) -> OutputError:
+        return OutputError(
+            f"{journal.folder}: a tile could not be written ({error.strerror or error}); free some space"
+        )
 
     try:
         stream(task.cube, task.upscaler, [tiles[number] for number in numbers], store, watch)
     finally:
-        samples.close()
+        try:
+            samples.close()
+        except OSError as error:
+            raise unwritten(error) from error
+
+
+def _stored(encoder: Encoder, piece: Piece) -> np.ndarray:
+    """The piece as the output stores it, counted."""
+    if piece.counts is None:
+        return encoder.encode(piece.samples, piece.bands)
+    encoder.add(piece.counts)
+    return piece.samples
 
 
 def _await_end(journal: Journal, record: Record, heartbeat: Heartbeat) -> Record | None:

@@ -11,19 +11,24 @@ import torch
 from lkca.data import Cube, Window
 from lkca.errors import InputError
 from lkca.inference.array import Upscaler
+from lkca.inference.strips import Piece
 
 __all__ = ["Sink", "stream"]
 
-Sink = Callable[[int, slice, slice, np.ndarray], None]
+Sink = Callable[[int, Piece], None]
 _Read = tuple[np.ndarray, np.ndarray | None, tuple[slice, slice]]
 
 
 def stream(
-    cube: Cube, upscaler: Upscaler, tiles: Sequence[Window], sink: Sink, watch: Callable[[], None] | None = None
+    cube: Cube,
+    upscaler: Upscaler,
+    tiles: Sequence[Window],
+    sink: Sink,
+    watch: Callable[[], None] | None = None,
 ) -> None:
-    """Gives ``sink`` each tile's number, some bands, rows of its result, and these, float32 (bands, rows, s·width).
+    """Gives ``sink`` each tile's number and a piece of its result.
 
-    Tiles come in order, and each sample once. The result's memory is used again once ``sink`` has returned;
+    Tiles come in order, and each sample once. The piece's memory is used again once ``sink`` has returned;
     sink runs in a thread of its own, one call at a time. ``watch`` is called before each tile and may raise. An
     InputError of the reader names the tile.
     """
@@ -49,8 +54,8 @@ def stream(
                 filled, missing, core = ahead.result()
                 if number + 1 < len(tiles):
                     ahead = reader.submit(_read, cube, upscaler, tiles[number + 1])
-                for bands, rows, fine in upscaler.parts(filled, missing, core, take):
-                    stored[turn] = store.submit(sink, number, bands, rows, fine)
+                for piece in upscaler.pieces(filled, missing, core, take):
+                    stored[turn] = store.submit(sink, number, piece)
                 del filled, missing
             for future in stored:
                 _wait(future)

@@ -1,0 +1,85 @@
+"""What an array's result is made of: strips of rows, and pieces of them, some bands each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lkca.inference.bands import BandUpsampler
+
+__all__ = ["EDGE", "Part", "Piece", "Strip", "all_of", "widened"]
+
+EDGE = 2  # coarse pixels around a result that the upsampling reads: bicubic's reach, more than its convolution's
+
+Part = tuple[slice, slice]  # rows, columns
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some bands and rows of a result.
+
+    samples: float32 (bands, rows, cols), NaN where missing; or, where ``counts`` are given, as the output stores them,
+    with what its encoder would have counted.
+    """
+
+    bands: slice
+    rows: slice
+    samples: np.ndarray
+    counts: dict[str, float] | None = None
+
+
+@dataclass
+class Strip:
+    """Rows of a core in ``filled``, whose core begins at row ``begin``; near_cols: its columns and those beside them.
+
+    empty: all of the core is missing.
+    """
+
+    filled: np.ndarray
+    missing: np.ndarray | None
+    rows: slice
+    cols: slice
+    near_cols: slice
+    begin: int
+    empty: bool
+
+    def __post_init__(self) -> None:
+        self._upsampler: BandUpsampler | None = None
+
+    @property
+    def near(self) -> Part:
+        """What the upsampling sees."""
+        return widened(self.rows, self.filled.shape[1]), self.near_cols
+
+    def inner(self, scale: int) -> tuple[slice, ...]:
+        """The strip's place in the result for ``near``."""
+        return tuple(
+            slice((part.start - wide.start) * scale, (part.stop - wide.start) * scale)
+            for part, wide in zip((self.rows, self.cols), self.near, strict=True)
+        )
+
+    def fine_rows(self, scale: int) -> slice:
+        """Its rows in the core's result."""
+        return slice((self.rows.start - self.begin) * scale, (self.rows.stop - self.begin) * scale)
+
+    def lacking(self, bands: slice) -> np.ndarray | None:
+        """Which of its samples are missing; None where none is."""
+        mask = None if self.missing is None else self.missing[bands, self.rows, self.cols]
+        return None if mask is None or not mask.any() else mask
+
+    def upsampler(self, whole: BandUpsampler) -> BandUpsampler:
+        """Of what is near alone."""
+        if self._upsampler is None:
+            self._upsampler = whole.part(self.near[0], slice(None))
+        return self._upsampler
+
+
+def all_of(cube: np.ndarray) -> Part:
+    """All rows and columns."""
+    return slice(0, cube.shape[1]), slice(0, cube.shape[2])
+
+
+def widened(part: slice, size: int) -> slice:
+    """The part and :data:`EDGE` pixels on either side, as far as there are any."""
+    return slice(max(0, part.start - EDGE), min(size, part.stop + EDGE))

@@ -1,0 +1,87 @@
+"""Results that come from the operator as the output stores them are, to the byte, those that are encoded afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lkca.data import Cube, CubeMeta
+from lkca.inference import SceneOptions, upscale_scene
+from lkca.inference.array import Upscaler
+from lkca.inference.strips import Piece
+from lkca.models.directory import LoadedModel
+from lkca_kernels import cpu
+
+pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=f"the C++ CPU backend {cpu.unavailable()}")
+Models = Callable[..., LoadedModel]
+PLAIN = {"stored_dtype": "int16", "scale_factor": 1e-3, "nodata": -9999.0}
+OUTPUTS: dict[str, dict[str, Any]] = {
+    "int16": PLAIN,
+    "some are clipped": PLAIN | {"scale_factor": 3e-4},
+    "the nodata code lies among the values": PLAIN | {"nodata": 5000.0},
+    "a scale factor for each band": PLAIN | {"scale_factor": np.array([1e-3, 2e-3, 3e-4, -1e-3, 1e-4])},
+    "uint16, nothing below zero": PLAIN | {"stored_dtype": "uint16", "nodata": 65535.0},
+    "float32": {"stored_dtype": "float32", "nodata": -9999.0},
+    "float32, NaN": {"stored_dtype": "float32", "nodata": None},
+    "an offset": PLAIN | {"offset": 0.5},
+    "int32": PLAIN | {"stored_dtype": "int32"},
+}
+ENCODED_AFTERWARDS = ("an offset", "int32")
+
+
+def _upscaled(folder: Path, scene: Cube, model: LoadedModel, **options: Any) -> tuple[bytes, tuple[str, ...]]:
+    report = upscale_scene(scene, folder / "out.img", model, SceneOptions(overwrite=True, **options))
+    return (folder / "out.img").read_bytes(), report.notes
+
+
+@pytest.mark.parametrize("kind", ["low rank", "shared body"])
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_both_ways_store_the_same(
+    tmp_path: Path,
+    model_of: Models,
+    meta: CubeMeta,
+    holed_scene: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    output: str,
+) -> None:
+    described = {**OUTPUTS[output], "stored_dtype": np.dtype(OUTPUTS[output]["stored_dtype"])}
+    good = np.arange(5) != 1
+    scene = Cube.from_array(holed_scene, meta.replace(good_bands=good, **described))
+    model = model_of(kind, 2)
+    bands = model.config.bands.model_copy(update={"nonnegative": [0, 2]})
+    model = replace(model, config=model.config.model_copy(update={"bands": bands}))
+    # Several strips of several pieces each.
+    for name, few in (("_CHUNK_SAMPLES", {"cpu": 3000}), ("_CHUNK_ROWS", 8), ("_STORED_ROWS", 3), ("_CHUNK_BANDS", 2)):
+        monkeypatch.setattr(f"lkca.inference.array.{name}", few)
+    counted: list[bool] = []
+    piece_of = Upscaler._piece
+
+    def spy(self: Upscaler, *arguments: Any) -> Piece:
+        piece = piece_of(self, *arguments)
+        counted.append(piece.counts is not None)
+        return piece
+
+    monkeypatch.setattr(Upscaler, "_piece", spy)
+    for options in ({}, {"tile": 16}, {"roi": "5:40,3:50"}):
+        counted.clear()
+        stored = _upscaled(tmp_path, scene, model, **options)
+        assert any(counted) == (output not in ENCODED_AFTERWARDS)
+        with monkeypatch.context() as without:
+            without.setattr("lkca.inference.array.stores", lambda _: False)
+            counted.clear()
+            assert _upscaled(tmp_path, scene, model, **options) == stored
+            assert not any(counted)
+
+
+def test_full_rank_is_encoded_afterwards(
+    tmp_path: Path, model_of: Models, meta: CubeMeta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Cube.from_array(np.full((5, 9, 9), 0.5, dtype=np.float32), meta.replace(stored_dtype=np.dtype(np.int16)))
+    monkeypatch.setattr("lkca.inference.bands.lowrank_pixel_shuffle_stored", None)
+    _upscaled(tmp_path, scene, model_of("full rank"))
