@@ -56,12 +56,14 @@ class Backend(ABC):
     remarks: what the format could not hold, sentences for the user.
     block: (rows, cols) of a storage block; windows aligned to it are written fastest.
     adopts: whether the format's data file is all samples, band after band, and may come from elsewhere.
+    gaps: at the end, whether overviews have to look for missing samples (``Encoder.gaps``).
     """
 
     pairs: list[tuple[Path, Path]]
     remarks: tuple[str, ...] = ()
     block: tuple[int, int] = (1, 1)
     adopts: bool = False
+    gaps: bool = True
 
     def adopt(self, samples: Path) -> None:
         """Take a file of all samples, (bands, rows, cols) as stored, instead of writing; where ``adopts``."""
@@ -187,6 +189,7 @@ class CubeWriter:
                 f"{self.path}: only {self._pixels} of {rows * cols} pixels were written; nothing was kept"
             )
         try:
+            self._backend.gaps = self._encoder.gaps
             self._backend.finish()
             self._put_in_place()
         except OSError as error:

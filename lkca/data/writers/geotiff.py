@@ -92,7 +92,8 @@ class GeoTiffBackend(Backend):
                 self._dataset.close()
                 _check_blocks(self._tiff)
                 if self._cog is not None:
-                    copy_as_cog(self._tiff, self._cog, block=self.block, INTERLEAVE=self._interleave, **self._packing)
+                    options = {"INTERLEAVE": self._interleave, **self._packing}
+                    copy_as_cog(self._tiff, self._cog, block=self.block, gaps=self.gaps, **options)
                     _check_blocks(self._cog)
                     self._tiff.unlink()
                     self.pairs = self.pairs[:1]

@@ -14,6 +14,7 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from lkca.data import CubeMeta, open_cube, write_cube
+from lkca.data.writers import geotiff
 
 TOOLS = str(Path(__file__).parents[2] / "tools")
 SIZE, BANDS = 1100, 2
@@ -112,3 +113,31 @@ print((peak_bytes() - base) >> 20)
         assert dataset.read(128, window=((1000, 1024), (1000, 1024))).min() == 1
     # the block itself and its encoded copy are 2 x 128 MiB, GDAL's cache is 256 MiB at most
     assert int(run.stdout) < 560, run.stdout
+
+
+@pytest.mark.parametrize(("nodata", "dtype", "gaps"), [
+    (-32768.0, "int16", False), (2000.0, "int16", True), (None, "float32", False), (-9999.0, "float32", True),
+    (None, "int16", False),
+])  # fmt: skip
+def test_overviews_without_gaps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodata: float | None, dtype: str, gaps: bool
+) -> None:
+    """Where nothing is missing GDAL need not look for it, unless a mean of samples may be the nodata value."""
+    asked: list[bool] = []
+    copy = geotiff.copy_as_cog
+
+    def spy(*arguments: object, gaps: bool, **options: object) -> None:
+        asked.append(gaps)
+        copy(*arguments, gaps=gaps, **options)  # type: ignore[arg-type]
+
+    cube = np.random.default_rng(0).uniform(0.1, 0.3, (2, 600, 700)).astype(np.float32)
+    meta = META.replace(nodata=nodata, stored_dtype=np.dtype(dtype), scale_factor=1e-4 if dtype == "int16" else 1.0)
+    monkeypatch.setattr(geotiff, "copy_as_cog", spy)
+    write_cube(tmp_path / "x.tif", cube, meta)
+    monkeypatch.setattr(geotiff, "copy_as_cog", lambda *a, gaps, **o: copy(*a, gaps=True, **o))
+    write_cube(tmp_path / "y.tif", cube, meta)
+    assert asked == [gaps]
+    for level in ({}, {"overview_level": 0}, {"overview_level": 1}):
+        with rasterio.open(tmp_path / "x.tif", **level) as quick, rasterio.open(tmp_path / "y.tif", **level) as slow:
+            assert quick.nodata == slow.nodata or np.isnan([quick.nodata, slow.nodata]).all()
+            np.testing.assert_allclose(quick.read(), slow.read(), rtol=1e-6)
