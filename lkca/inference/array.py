@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lkca.data.codec import Encoder
 from lkca.errors import InputError
-from lkca.inference.bands import BandUpsampler, runs, stores
+from lkca.inference.bands import BandUpsampler, band_slices, stores
 from lkca.inference.body import for_cpu, last_features
 from lkca.inference.fill import fill_bands, fill_missing, fill_spectra, restore_missing
 from lkca.inference.strips import EDGE, Part, Piece, Strip, all_of, widened
@@ -25,7 +25,7 @@ __all__ = ["PRECISIONS", "Upscaler", "bicubic_array", "resolve_device", "upscale
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # Of a result at once: two of them, and a convolution's, stay in a CPU's last cache; a GPU wants more to do.
-_CHUNK_SAMPLES = {"cpu": 6 << 20, "cuda": 1 << 26}
+_CHUNK_BYTES = {"cpu": 12 << 20, "cuda": 1 << 28}
 _CHUNK_BANDS = 16  # the operator packs its input for every call; fewer leave a convolution too few channels
 _CHUNK_ROWS = 32  # coarse ones, at least: 2 EDGE more are made each time
 _STORED_BANDS, _STORED_ROWS = 32, 4  # at least, where no more rows are made than are stored
@@ -165,22 +165,37 @@ class Upscaler:
             upsample = BandUpsampler(self._net.upsample, *self._features(filled)).part(slice(None), near_cols)
         width = core[1].stop - core[1].start
         step = self._strip(core[0].stop - core[0].start, width)
-        longest = self._at_once(step, width)
         for row in range(core[0].start, core[0].stop, step):
             strip = Strip(
                 filled, missing, slice(row, min(row + step, core[0].stop)), core[1], near_cols, core[0].start, empty
             )
             for by_network in (True, False):
-                of_kind = np.flatnonzero(self.by_network == by_network)
-                for at_band, end in runs(of_kind, longest):
-                    bands = slice(int(of_kind[at_band]), int(of_kind[end - 1]) + 1)
-                    yield self._piece(strip, bands, upsample if by_network else None, take())
+                bands = np.flatnonzero(self.by_network == by_network)
+                yield from self._of_bands(strip, bands, upsample if by_network else None, take, (step, width))
 
-    def _piece(self, strip: Strip, bands: slice, upsample: BandUpsampler | None, memory: Tensor) -> Piece:
-        if self._encoder is not None and upsample is not None:
-            piece = self._stored(strip, bands, upsample, memory, self._encoder)
+    def _of_bands(
+        self,
+        strip: Strip,
+        bands: np.ndarray,
+        upsample: BandUpsampler | None,
+        take: Callable[[], Tensor],
+        size: tuple[int, int],
+    ) -> Iterator[Piece]:
+        """Pieces of a strip of at most that ``size``, by which ``take`` measures its memory."""
+        encoder = self._encoder
+        if encoder is None or upsample is None:
+            for part in band_slices(bands, self._at_once(*size)):
+                yield self._encoded_later(strip, part, upsample, take())
+            return
+        for part in band_slices(bands, self._stored_at_once(*size)):
+            piece = self._stored(strip, part, upsample, take(), encoder)
             if piece is not None:
-                return piece
+                yield piece
+                continue
+            for few in band_slices(np.arange(part.start, part.stop), self._at_once(*size)):
+                yield self._encoded_later(strip, few, upsample, take())
+
+    def _encoded_later(self, strip: Strip, bands: slice, upsample: BandUpsampler | None, memory: Tensor) -> Piece:
         near = strip.near
         shape = (bands.stop - bands.start, *((part.stop - part.start) * self.scale for part in near))
         out = memory[: math.prod(shape)].view(shape)
@@ -227,28 +242,46 @@ class Upscaler:
         return Piece(bands, strip.fine_rows(self.scale), samples, counts)
 
     def buffer_size(self, rows: int, cols: int) -> int:
-        """Samples of the buffers that a core of ``rows`` × ``cols`` coarse pixels needs."""
+        """Float32 samples of the buffers that a core of ``rows`` × ``cols`` coarse pixels needs."""
         step = self._strip(rows, cols)
-        return self._plane(step, cols) * self._at_once(step, cols)
+        size = self._plane(step, cols) * self._at_once(step, cols)
+        if self._encoder is None:
+            return size
+        stored = step * self._row(cols) * self._stored_at_once(step, cols)
+        return max(size, -(-stored * self._stored_bytes() // 4))
 
     def strip_rows(self, rows: int, cols: int) -> int:
-        """Rows of the result that :meth:`parts` of such a core gives at once."""
+        """Rows of the result that :meth:`pieces` of such a core gives at once."""
         return self._strip(rows, cols) * self.scale
 
     def _strip(self, rows: int, cols: int) -> int:
         """Coarse rows that are made at once."""
-        samples, of_a_row = _CHUNK_SAMPLES[self.device.type], self._plane(0, cols) // (2 * EDGE)
-        if self._encoder is not None:
-            return min(rows, max(_STORED_ROWS, samples // (min(_STORED_BANDS, self.bands) * of_a_row)))
-        return min(rows, max(_CHUNK_ROWS, samples // (_CHUNK_BANDS * of_a_row) - 2 * EDGE))
+        if self._encoder is None:
+            fitting = _CHUNK_BYTES[self.device.type] // (4 * _CHUNK_BANDS * self._row(cols)) - 2 * EDGE
+            return min(rows, max(_CHUNK_ROWS, fitting))
+        fitting = _CHUNK_BYTES["cpu"] // (min(_STORED_BANDS, self.bands) * self._row(cols) * self._stored_bytes())
+        return min(rows, max(_STORED_ROWS, fitting))
 
     def _at_once(self, rows: int, cols: int) -> int:
-        """How many bands of such a strip are made at once."""
-        fitting = _CHUNK_SAMPLES[self.device.type] // self._plane(rows, cols)
+        """How many bands of such a strip are made at once in float32."""
+        fitting = _CHUNK_BYTES[self.device.type] // (4 * self._plane(rows, cols))
         return min(self.bands, max(_CHUNK_BANDS, fitting))
 
+    def _stored_at_once(self, rows: int, cols: int) -> int:
+        """How many bands of such a strip are made at once as the output stores them."""
+        fitting = _CHUNK_BYTES["cpu"] // (rows * self._row(cols) * self._stored_bytes())
+        return min(self.bands, max(_CHUNK_BANDS, fitting))
+
+    def _stored_bytes(self) -> int:
+        assert self._encoder is not None
+        return np.dtype(self._encoder.meta.stored_dtype).itemsize
+
+    def _row(self, cols: int) -> int:
+        """Samples of a band that a coarse row is made into."""
+        return (cols + 2 * EDGE) * self.scale**2
+
     def _plane(self, rows: int, cols: int) -> int:
-        return (rows + 2 * EDGE) * (cols + 2 * EDGE) * self.scale**2
+        return (rows + 2 * EDGE) * self._row(cols)
 
     def _position(self, bands: slice) -> int:
         """Of the first of these bands among those that the network sees."""

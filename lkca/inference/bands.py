@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from lkca.nn import LowRankUpsample, PixelShuffleUpsample
 from lkca_kernels import explain, lowrank_pixel_shuffle, lowrank_pixel_shuffle_stored, pixel_shuffle_epilogue
 
-__all__ = ["BandUpsampler", "runs", "stores"]
+__all__ = ["BandUpsampler", "band_slices", "stores"]
 
 
 class BandUpsampler:
@@ -76,12 +76,10 @@ def stores(layer: PixelShuffleUpsample | LowRankUpsample) -> bool:
     return call.chosen != "reference"
 
 
-def runs(bands: Sequence[int] | np.ndarray, longest: int) -> list[tuple[int, int]]:
-    """Ranges of positions in ``bands`` at which they are consecutive, each of at most ``longest``."""
-    found: list[tuple[int, int]] = []
+def band_slices(bands: np.ndarray, longest: int) -> Iterator[slice]:
+    """Consecutive ones among ``bands`` (rising), at most ``longest`` at a time."""
     start = 0
     for at in range(1, len(bands) + 1):
         if at == len(bands) or bands[at] != bands[at - 1] + 1 or at - start == longest:
-            found.append((start, at))
+            yield slice(int(bands[start]), int(bands[at - 1]) + 1)
             start = at
-    return found

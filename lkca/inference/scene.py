@@ -111,12 +111,11 @@ def plan_scene(
         task = Task.of(cube, model, options)
         writer = task.writer(output, options, overwrite=options.overwrite or options.resume)
         writer.abort()
+        encoder = Encoder(writer.meta)
+        task.upscaler.store_as(encoder)
         plan = task.plan(budget, writer, options.tile)
         tiles = plan.tiles()
         middle = tiles[len(tiles) // 2]
-
-        encoder = Encoder(writer.meta)
-        task.upscaler.store_as(encoder)
 
         def encode(_: int, piece: Piece) -> None:
             _stored(encoder, piece)
@@ -155,6 +154,7 @@ class _Job:
         try:
             if interrupted:
                 _sweep(writer.files, writer.temporaries)
+            task.upscaler.store_as(Encoder(writer.meta))
             size = options.tile if earlier is None else (earlier.tile[0], earlier.tile[1])
             plan = task.plan(self.budget, writer, size)
             preview = None if options.preview is None else Preview(options.preview, task.shape, writer.meta, self.cube)
@@ -190,11 +190,12 @@ class _Job:
         computed = 0
         while record is not None:
             task = Task.of(self.cube, self.model, self.options, made=self._kept(journal))
+            meta = output_meta(task.meta, self.options.dtype, str(self.output))
+            task.upscaler.store_as(Encoder(meta))
             plan = task.plan(self.budget, None, (record.tile[0], record.tile[1]))
             mine = record.todo[self.ranks.rank :: self.ranks.world]
             mine = [number for number in mine if not journal.has(number)]
             with Heartbeat(journal.folder, self.ranks, record.run) as heartbeat:
-                meta = output_meta(task.meta, self.options.dtype, str(self.output))
                 samples = Samples(journal.samples, task.shape, meta)
                 _compute(task, journal, samples, plan, mine, meta, lambda: None, lambda: None)
                 heartbeat.say("done")
@@ -252,7 +253,6 @@ def _compute(
     watch: called before each tile, may raise; finished: called after each.
     """
     tiles = plan.tiles()
-    task.upscaler.store_as(Encoder(meta))
     encoder, total, rows_done = Encoder(meta), 0, 0  # of the tile that is being stored
 
     def store(index: int, piece: Piece) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 
-from lkca.inference.bands import BandUpsampler, runs
+from lkca.inference.bands import BandUpsampler, band_slices
 from lkca.inference.body import last_features
 from lkca.models.directory import LoadedModel
 
@@ -31,7 +32,7 @@ def test_parts_are_the_whole(kind: str, sizes: dict[str, bool], model_of: Callab
         )
 
 
-def test_runs() -> None:
-    assert runs([0, 1, 2, 3, 4], 2) == [(0, 2), (2, 4), (4, 5)]
-    assert runs([3, 4, 7, 8, 9], 9) == [(0, 2), (2, 5)]
-    assert runs([], 3) == []
+def test_band_slices() -> None:
+    assert list(band_slices(np.arange(5), 2)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert list(band_slices(np.array([3, 4, 7, 8, 9]), 9)) == [slice(3, 5), slice(7, 10)]
+    assert list(band_slices(np.arange(0), 3)) == []

@@ -83,7 +83,7 @@ def stopped(
 ) -> Any:
     """A run of an array in 25 tiles, each of several strips, that stopped at the ninth; (cube, output, model)."""
     monkeypatch.setattr("lkca.inference.array._CHUNK_ROWS", 5)
-    monkeypatch.setattr("lkca.inference.array._CHUNK_SAMPLES", {"cpu": 1000})
+    monkeypatch.setattr("lkca.inference.array._CHUNK_BYTES", {"cpu": 4000})
     cube, output, model = Cube.from_array(holed_scene, meta), tmp_path / "o.tif", model_of()
     whole, count = cube.read, 0
 

@@ -52,7 +52,7 @@ def test_strips_leave_no_trace(
     """Nor does it matter how many rows and bands are made at once."""
     model = "bicubic" if kind == "bicubic" else model_of(kind)
     whole = lkca.upscale(holed_scene, model, scale=2)
-    for name, few in (("_CHUNK_SAMPLES", {"cpu": 1000}), ("_CHUNK_ROWS", 7), ("_CHUNK_BANDS", 2)):
+    for name, few in (("_CHUNK_BYTES", {"cpu": 4000}), ("_CHUNK_ROWS", 7), ("_CHUNK_BANDS", 2)):
         monkeypatch.setattr(f"lkca.inference.array.{name}", few)
     strips = lkca.upscale(holed_scene, model, scale=2)
     np.testing.assert_allclose(strips, whole, rtol=0, atol=1e-5 * np.nanmax(np.abs(whole)))
