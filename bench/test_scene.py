@@ -38,7 +38,7 @@ SIDES = (64, 192)  # of 32 to 384, the network is fastest at one of these
 KINDS = ("base", "large", "general")
 OUTPUTS = ((".img", "int16"), (".img", "float32"), (".tif", "int16"))
 SAMPLES = BANDS * SIDE**2 * SCALE**2
-ROUNDS = 2
+ROUNDS = 5
 Measure = Callable[..., None]
 
 
