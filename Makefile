@@ -40,7 +40,7 @@ demo: $(VENV)/.installed
 
 # Each family in its own process: Triton decides at import whether it interprets.
 test: $(VENV)/.tested-with
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2
 	TRITON_INTERPRET=1 $(PY) -m pytest tests/lkca_kernels -k triton -n 2
 
 # Gigabytes of output under a memory limit.

@@ -66,13 +66,25 @@ def keep_freed_memory() -> None:
     network whose maps are larger than 32 MiB (docs/scenes.md). PyTorch asks for huge pages besides, if it has not
     allocated yet. Does nothing where the C library is another.
     """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    _ask_torch_for_huge_pages()
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _ask_torch_for_huge_pages() -> None:
+    """PyTorch looks at this variable at its first allocation; afterwards it is gone, for what else the process starts."""
+    import torch
+
+    name = "THP_MEM_ALLOC_ENABLE"
+    if name in os.environ:
+        return
+    os.environ[name] = "1"
+    torch.empty(1)
+    del os.environ[name]
 
 
 def check_memory(nbytes: int, what: str, remedy: str) -> None:

@@ -89,9 +89,15 @@ def worst(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float
 
 @pytest.fixture(scope="module")
 def unbroken(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Progress], TrainResult]:
+    """By one thread, as the runs that are compared with it: PyTorch's sums depend on how many there are."""
     folder = tmp_path_factory.mktemp("unbroken") / "run"
     seen: list[Progress] = []
-    result = run(folder, settings(dataset), callback=seen.append)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        result = run(folder, settings(dataset), callback=seen.append)
+    finally:
+        torch.set_num_threads(before)
     return folder, seen, result
 
 
