@@ -25,7 +25,8 @@ CHECKS = (
     "enum,bool"
 )
 FLAGS = ["-O1", "-g1", "-std=c++20", "-fPIC", "-fno-omit-frame-pointer", f"-fsanitize={CHECKS}"]
-TESTS = [f"tests/lkca_kernels/test_{name}.py" for name in ("cpu_bounds", "cpu_backend", "checks", "arithmetic")]
+FILES = ("stored", "cpu_bounds", "cpu_backend", "checks", "arithmetic")
+TESTS = [f"tests/lkca_kernels/test_{name}.py" for name in FILES]
 TESTS[-1] += "::test_any_sizes"  # cpu_bounds has every other case of that file, on every instruction set
 # Memory is another under a sanitizer; the others run in a process that has no sanitizer or on another backend.
 DESELECT = "not triton and not cuda_ and not huge_pages and not peak_memory and not environment and not pages_around"

@@ -76,7 +76,7 @@ def keep_freed_memory() -> None:
 
 
 def _ask_torch_for_huge_pages() -> None:
-    """PyTorch looks at this variable at its first allocation; afterwards it is gone, for what else the process starts."""
+    """PyTorch reads this variable at its first allocation; then it is taken back, lest other programs inherit it."""
     import torch
 
     name = "THP_MEM_ALLOC_ENABLE"
