@@ -114,29 +114,14 @@ def _check(
     return first, last
 
 
-def _serve(
-    z: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    skip: Tensor | None,
-    least: Tensor | None,
-    gain: Tensor,
-    upscale_factor: int,
-    skip_bicubic: Convention,
-    first: int,
-    last: int,
-    backend: str,
-    *,
-    out: Tensor,
-) -> Tensor:
+def _serve(*arguments: Any, out: Tensor) -> Tensor:
+    """Tensors, options and backend in the order of the schema."""
+    tensors, (s, skip_bicubic, first, last, backend) = arguments[: len(_NAMES)], arguments[len(_NAMES) :]
     if backend == "auto":  # in an exported program
-        backend = backends.choose(_NAME, z.device, z.dtype, upscale_factor, None)
-    native = backend != "reference" and z.numel() > 0
+        backend = backends.choose(_NAME, tensors[0].device, tensors[0].dtype, s, None)
+    native = backend != "reference" and tensors[0].numel() > 0
     function: Any = backends.function(backend, f"{_NAME}_fwd") if native else reference.lowrank_pixel_shuffle_stored
-    found: Tensor = function(
-        z, weight, bias, skip, least, gain,
-        upscale_factor=upscale_factor, skip_bicubic=skip_bicubic, rows=(first, last), out=out,
-    )  # fmt: skip
+    found: Tensor = function(*tensors, upscale_factor=s, skip_bicubic=skip_bicubic, rows=(first, last), out=out)
     return found
 
 
