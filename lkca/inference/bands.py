@@ -73,7 +73,7 @@ def stores(layer: PixelShuffleUpsample | LowRankUpsample) -> bool:
     weight, s = layer.weight, layer.upscale_factor
     z = weight.new_empty(1, layer.rank, 1, 1, dtype=torch.float32)
     call = explain(lowrank_pixel_shuffle_stored, z, weight, upscale_factor=s, out=z)
-    return call.chosen != "reference"
+    return call.chosen not in (None, "reference")
 
 
 def band_slices(bands: np.ndarray, longest: int) -> Iterator[slice]:

@@ -13,9 +13,10 @@ import pytest
 from lkca.data import Cube, CubeMeta
 from lkca.inference import SceneOptions, upscale_scene
 from lkca.inference.array import Upscaler
+from lkca.inference.bands import stores
 from lkca.inference.strips import Piece
 from lkca.models.directory import LoadedModel
-from lkca_kernels import cpu
+from lkca_kernels import cpu, use_backend
 
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason=f"the C++ CPU backend {cpu.unavailable()}")
 Models = Callable[..., LoadedModel]
@@ -85,3 +86,11 @@ def test_full_rank_is_encoded_afterwards(
     scene = Cube.from_array(np.full((5, 9, 9), 0.5, dtype=np.float32), meta.replace(stored_dtype=np.dtype(np.int16)))
     monkeypatch.setattr("lkca.inference.bands.lowrank_pixel_shuffle_stored", None)
     _upscaled(tmp_path, scene, model_of("full rank"))
+
+
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_a_backend_without_it_is_not_asked(model_of: Models, backend: str) -> None:
+    """Where a backend was asked for by name, the other operators say whether it can serve."""
+    with use_backend(backend):
+        assert not stores(model_of("low rank").net.upsample)
+    assert stores(model_of("low rank").net.upsample)
