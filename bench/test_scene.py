@@ -44,7 +44,7 @@ Measure = Callable[..., None]
 
 @pytest.fixture(scope="module", autouse=True)
 def cores(threads: int) -> Iterator[None]:
-    keep_freed_memory()  # as the command does
+    keep_freed_memory()  # as the command does; huge pages too where this file is run alone
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(before)[:threads])
     yield

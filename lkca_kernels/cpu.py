@@ -63,6 +63,8 @@ def can_run(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: i
     """None where the backend serves such a call, else the reason."""
     if device.type != "cpu":
         return f"serves CPU tensors, not {device.type}"
+    if op == "lowrank_pixel_shuffle_stored" and dtype != torch.float32:
+        return f"serves float32 there, not {dtype}"
     if dtype not in _DTYPES:
         return f"serves float32, bfloat16 and float16, not {dtype}"
     if upscale_factor > _MAX_SCALE:

@@ -28,7 +28,7 @@ PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat1
 _CHUNK_BYTES = {"cpu": 12 << 20, "cuda": 1 << 28}
 _CHUNK_BANDS = 16  # the operator packs its input for every call; fewer leave a convolution too few channels
 _CHUNK_ROWS = 32  # coarse ones, at least: 2 EDGE more are made each time
-_STORED_BANDS, _STORED_ROWS = 32, 4  # at least, where no more rows are made than are stored
+_STORED_BANDS, _STORED_ROWS = 32, 4  # strips are made for so many bands; of so many rows at least, without margins
 
 _TORCH_DTYPES = {"int16": torch.int16, "uint16": torch.uint16, "float32": torch.float32}
 
@@ -138,6 +138,7 @@ class Upscaler:
 
         Returns float32 (bands, s·height, s·width), NaN under missing samples.
         """
+        assert self._encoder is None
         rows, cols = (part.stop - part.start for part in core or all_of(filled))
         result = np.empty((self.bands, rows * self.scale, cols * self.scale), dtype=np.float32)
         buffer = torch.empty(self.buffer_size(rows, cols))
@@ -232,6 +233,8 @@ class Upscaler:
         if not encoder.accepts(*extremes):
             return None
         samples: np.ndarray = out[0].numpy()[:, :, strip.inner(self.scale)[1]]
+        if strip.cols != strip.near_cols and not out.is_floating_point():  # those beside it are not the piece's
+            extremes = float(samples.min()), float(samples.max())
         counts = encoder.counts_of(*extremes)
         if lacking is not None:
             fine = lacking.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
@@ -259,7 +262,7 @@ class Upscaler:
         if self._encoder is None:
             fitting = _CHUNK_BYTES[self.device.type] // (4 * _CHUNK_BANDS * self._row(cols)) - 2 * EDGE
             return min(rows, max(_CHUNK_ROWS, fitting))
-        fitting = _CHUNK_BYTES["cpu"] // (min(_STORED_BANDS, self.bands) * self._row(cols) * self._stored_bytes())
+        fitting = _CHUNK_BYTES["cpu"] // (_STORED_BANDS * self._row(cols) * self._stored_bytes())
         return min(rows, max(_STORED_ROWS, fitting))
 
     def _at_once(self, rows: int, cols: int) -> int:

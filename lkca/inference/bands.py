@@ -67,13 +67,17 @@ class BandUpsampler:
 
 
 def stores(layer: PixelShuffleUpsample | LowRankUpsample) -> bool:
-    """Whether :meth:`BandUpsampler.store` serves; not by the reference, which makes all rows for every call."""
-    if not isinstance(layer, LowRankUpsample):
+    """Whether :meth:`BandUpsampler.store` serves: on a CPU, by the backend that serves the float operator too.
+
+    Not by the reference, which makes all rows for every call.
+    """
+    if not isinstance(layer, LowRankUpsample) or layer.weight.device.type != "cpu":
         return False
     weight, s = layer.weight, layer.upscale_factor
     z = weight.new_empty(1, layer.rank, 1, 1, dtype=torch.float32)
-    call = explain(lowrank_pixel_shuffle_stored, z, weight, upscale_factor=s, out=z)
-    return call.chosen not in (None, "reference")
+    chosen = explain(lowrank_pixel_shuffle_stored, z, weight, upscale_factor=s, out=z).chosen
+    float_too = explain(lowrank_pixel_shuffle, z, weight, upscale_factor=s).chosen
+    return chosen == float_too and chosen not in (None, "reference")
 
 
 def band_slices(bands: np.ndarray, longest: int) -> Iterator[slice]:

@@ -65,7 +65,7 @@ class Samples:
                 start += cols * self.dtype.itemsize
         self._kept += stored.nbytes
         if self._flush and self._kept >= _FLUSHED_BYTES:
-            self._settle()
+            self.settle()
             self._flushed = self._flusher.submit(_flush, self._file)
             self._kept = 0
 
@@ -92,15 +92,15 @@ class Samples:
     def close(self) -> None:
         """OSError where what was written did not reach the disk."""
         try:
-            self._settle()
+            self.settle()
         finally:
             self._flusher.shutdown()
             if self._file is not None:
                 os.close(self._file)
                 self._file = None
 
-    def _settle(self) -> None:
-        """Waits for the flush that is under way, and raises what it raised."""
+    def settle(self) -> None:
+        """Waits for the flush that is under way, and raises the OSError that it raised."""
         flushed, self._flushed = self._flushed, None
         if flushed is not None:
             flushed.result()

@@ -6,6 +6,7 @@ there, in order, to the writer while the others still come. docs/scenes.md.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -192,7 +193,7 @@ class _Job:
             task = Task.of(self.cube, self.model, self.options, made=self._kept(journal))
             meta = output_meta(task.meta, self.options.dtype, str(self.output))
             task.upscaler.store_as(Encoder(meta))
-            plan = task.plan(self.budget, None, (record.tile[0], record.tile[1]))
+            plan = task.plan(self.budget, None, (record.tile[0], record.tile[1]), helping=True)
             mine = record.todo[self.ranks.rank :: self.ranks.world]
             mine = [number for number in mine if not journal.has(number)]
             with Heartbeat(journal.folder, self.ranks, record.run) as heartbeat:
@@ -267,6 +268,7 @@ def _compute(
                 total ^= checksum(band, rows.start, plane)
             rows_done += len(stored) * height
             if rows_done == task.cube.bands * window.height:
+                samples.settle()
                 step = task.upscaler.strip_rows(tiles[number].height, tiles[number].width)
                 journal.save(number, total, step, encoder.counts())
                 encoder, total, rows_done = Encoder(meta), 0, 0
@@ -285,11 +287,14 @@ def _compute(
 
     try:
         stream(task.cube, task.upscaler, [tiles[number] for number in numbers], store, watch)
-    finally:
-        try:
+    except BaseException:
+        with contextlib.suppress(OSError):
             samples.close()
-        except OSError as error:
-            raise unwritten(error) from error
+        raise
+    try:
+        samples.close()
+    except OSError as error:
+        raise unwritten(error) from error
 
 
 def _stored(encoder: Encoder, piece: Piece) -> np.ndarray:

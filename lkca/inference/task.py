@@ -119,13 +119,18 @@ class Task:
         )
 
     def plan(
-        self, budget: Budget, writer: CubeWriter | None = None, tile: int | tuple[int, int] | None = None
+        self,
+        budget: Budget,
+        writer: CubeWriter | None = None,
+        tile: int | tuple[int, int] | None = None,
+        *,
+        helping: bool = False,
     ) -> TilePlan:
-        """How the scene is cut, for that writer, or for a float32 array in memory."""
+        """How the scene is cut, for that writer, or for a float32 array in memory; helping: another process has it."""
         rows, cols, bands = self.shape
         dtype = np.dtype(np.float32) if writer is None else writer.meta.stored_dtype
         assert dtype is not None
-        in_memory = writer is None or writer.driver in _IN_MEMORY
+        in_memory = not helping and (writer is None or writer.driver in _IN_MEMORY)
         device = self.upscaler.device
         return plan_tiles(
             self.area,

@@ -8,6 +8,7 @@ through an opaque operator ``lkca_kernels::<op>`` whose ``backend`` argument is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -52,6 +53,11 @@ def autocast(first: object, *others: object) -> tuple[Any, ...]:
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(t.to(dtype) if isinstance(t, Tensor) and t.dtype in _AUTOCAST_FROM else t for t in tensors)
+
+
+def unautocast(device: str) -> AbstractContextManager[object]:
+    """Inside, autocast is off for devices of this type."""
+    return torch.autocast(device, enabled=False) if _autocasts(device) else nullcontext()
 
 
 def _empty(tensors: Tensors) -> bool:
@@ -164,10 +170,8 @@ class Operator:
     def _plain(self, tensors: Tensors, options: dict[str, Any]) -> Tensor:
         first = tensors[0]
         assert first is not None
-        if _autocasts(first.device.type):
-            with torch.autocast(first.device.type, enabled=False):  # the tensors are cast; float32 inside stays so
-                return self.reference(*tensors, **options)
-        return self.reference(*tensors, **options)
+        with unautocast(first.device.type):  # the tensors are cast; float32 inside stays so
+            return self.reference(*tensors, **options)
 
     # ---- implementation: tensors, options, backend -> the backend's function ---------------------------------------
 

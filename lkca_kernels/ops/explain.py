@@ -47,7 +47,9 @@ def explain(op: str | Callable[..., Tensor], *args: Any, **kwargs: Any) -> Expla
     signature = inspect.signature(OPERATORS[name])
     arguments = signature.bind(*args, **kwargs).arguments
     first_name = next(iter(signature.parameters))
-    (first,) = autocast(arguments[first_name])
+    first = arguments[first_name]
+    if name != "lowrank_pixel_shuffle_stored":  # which stays in float32
+        (first,) = autocast(first)
     _checks.check_first(first_name, first, "(the first tensor)")
     served = "lowrank_pixel_shuffle" if name == "lowrank_upsample" else name
     factor = arguments.get("upscale_factor", 1)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lkca_kernels import backends, reference
 from lkca_kernels.ops import _checks
-from lkca_kernels.ops._operator import _choose_while_tracing, _library, _tracing
+from lkca_kernels.ops._operator import _choose_while_tracing, _library, _tracing, unautocast
 from lkca_kernels.reference.bicubic import Convention
 
 __all__ = ["STORED_DTYPES", "lowrank_pixel_shuffle_stored"]
@@ -121,7 +121,8 @@ def _serve(*arguments: Any, out: Tensor) -> Tensor:
         backend = backends.choose(_NAME, tensors[0].device, tensors[0].dtype, s, None)
     native = backend != "reference" and tensors[0].numel() > 0
     function: Any = backends.function(backend, f"{_NAME}_fwd") if native else reference.lowrank_pixel_shuffle_stored
-    found: Tensor = function(*tensors, upscale_factor=s, skip_bicubic=skip_bicubic, rows=(first, last), out=out)
+    with unautocast(tensors[0].device.type):
+        found: Tensor = function(*tensors, upscale_factor=s, skip_bicubic=skip_bicubic, rows=(first, last), out=out)
     return found
 
 

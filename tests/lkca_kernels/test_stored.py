@@ -113,6 +113,25 @@ def test_halves_go_to_even_and_ends_are_kept(served_by: str) -> None:
 
 
 @pytest.mark.parametrize("served_by", BACKENDS)
+def test_autocast_does_not_matter(served_by: str) -> None:
+    tensors = _tensors(1, 3, 5, 6, 7, 4)
+    out, plain = (_out(tensors, torch.int16, (0, 6)) for _ in range(2))
+    expected = k.lowrank_pixel_shuffle_stored(**tensors, out=plain, backend=served_by)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = k.lowrank_pixel_shuffle_stored(**tensors, out=out, backend=served_by)
+        explained = k.explain("lowrank_pixel_shuffle_stored", **tensors, out=out).chosen
+    assert torch.equal(out, plain) and torch.equal(found, expected)
+    assert explained == BACKENDS[-1]
+
+
+@needs_native
+def test_other_dtypes_are_refused_by_name() -> None:
+    z, weight = torch.ones(1, 2, 3, 4, dtype=torch.bfloat16), torch.ones(16, 2, dtype=torch.bfloat16)
+    told = k.explain("lowrank_pixel_shuffle_stored", z, weight, upscale_factor=4, out=z)
+    assert told.chosen == "reference" and told.refusals["cpu"] == "serves float32 there, not torch.bfloat16"
+
+
+@pytest.mark.parametrize("served_by", BACKENDS)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("at", [0, 5, 18])
 def test_what_is_not_finite_is_told(served_by: str, value: float, at: int) -> None:

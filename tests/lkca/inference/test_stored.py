@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lkca.data import Cube, CubeMeta
-from lkca.inference import SceneOptions, upscale_scene
+from lkca.errors import InputError, OutputError
+from lkca.inference import SceneOptions, samples, upscale_scene
 from lkca.inference.array import Upscaler
 from lkca.inference.bands import stores
+from lkca.inference.plan import Budget, resident_memory
 from lkca.inference.strips import Piece
+from lkca.inference.task import Task
 from lkca.models.directory import LoadedModel
 from lkca_kernels import cpu, use_backend
 
@@ -94,3 +100,55 @@ def test_a_backend_without_it_is_not_asked(model_of: Models, backend: str) -> No
     with use_backend(backend):
         assert not stores(model_of("low rank").net.upsample)
     assert stores(model_of("low rank").net.upsample)
+
+
+def test_levels_beside_the_region_are_not_counted(
+    tmp_path: Path, model_of: Models, meta: CubeMeta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flat water, two columns from a bright shore that bicubic upsampling lets ring."""
+    cube = np.full((5, 20, 30), 0.5, dtype=np.float32)
+    cube[:, :, :14] = 5.0
+    scene = Cube.from_array(cube, meta.replace(**{**PLAIN, "stored_dtype": np.dtype(np.int16)}))
+    model = model_of("low rank")
+    torch.nn.init.zeros_(model.net.upsample.weight)
+    stored = _upscaled(tmp_path, scene, model, roi="0:20,16:30")
+    assert any("fill only 1 levels" in note for note in stored[1])
+    monkeypatch.setattr("lkca.inference.array.stores", lambda _: False)
+    assert _upscaled(tmp_path, scene, model, roi="0:20,16:30") == stored
+
+
+def test_a_flush_that_fails_is_told_and_nothing_is_lost(
+    tmp_path: Path, model_of: Models, meta: CubeMeta, holed_scene: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It happens in a thread of its own; the tile that it belongs to does not count as written."""
+    model = model_of()
+    scene = Cube.from_array(holed_scene, meta.replace(**{**PLAIN, "stored_dtype": np.dtype(np.int16)}))
+    unbroken, _ = _upscaled(tmp_path, scene, model, tile=16)
+    for file in tmp_path.iterdir():
+        file.unlink()
+    monkeypatch.setattr("lkca.inference.samples._FLUSHED_BYTES", 2000)
+    flush, left = samples._flush, [12]
+
+    def failing(file: int) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        flush(file)
+
+    monkeypatch.setattr("lkca.inference.samples._flush", failing)
+    with pytest.raises(OutputError, match=r"Input/output error.*tiles are kept"):
+        upscale_scene(scene, tmp_path / "out.img", model, SceneOptions(tile=16))
+    assert left[0] <= 0 and not (tmp_path / "out.img").exists()
+    upscale_scene(scene, tmp_path / "out.img", model, SceneOptions(tile=16, resume=True))
+    assert (tmp_path / "out.img").read_bytes() == unbroken
+
+
+def test_who_helps_holds_no_result(meta: CubeMeta) -> None:
+    """A result that is larger than the budget is refused where it is collected, not by processes that only compute."""
+    scene = Cube.from_array(np.ones((5, 400, 400), dtype=np.float32), meta)
+    task = Task.of(scene, None, SceneOptions(scale=8))
+    held = resident_memory()
+    budget = Budget(held + (250 << 20), held, True)
+    assert task.plan(budget, None, 16, helping=True).memory < budget.total
+    with pytest.raises(InputError, match="are allowed"):
+        task.plan(budget, None, 16)
