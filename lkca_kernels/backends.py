@@ -60,6 +60,7 @@ import torch.autograd.forward_ad
 
 __all__ = [
     "BACKENDS",
+    "ONLY_ON_CPUS",
     "BackendError",
     "Explanation",
     "available_backends",
@@ -74,6 +75,12 @@ __all__ = [
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 ENVIRONMENT_VARIABLE = "LKCA_BACKEND"
+
+# Operators without a GPU kernel of ours, and what a GPU backend answers.
+ONLY_ON_CPUS = {
+    "large_kernel_branch": "has no kernel of it: PyTorch's own convolutions serve it there",
+    "lowrank_pixel_shuffle_stored": "has no kernel of it: a GPU's results are encoded on the CPU",
+}
 
 _AUTO: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}  # then the reference
 _registered: dict[str, Any] = {}

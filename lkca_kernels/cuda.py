@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lkca_kernels import native
+from lkca_kernels.backends import ONLY_ON_CPUS
 from lkca_kernels.memory_format import memory_format_of
 
 __all__ = [
@@ -48,10 +49,8 @@ def unavailable() -> str | None:
 
 def can_run(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int) -> str | None:
     """None where the kernels serve such a call, else the reason."""
-    if op == "large_kernel_branch":
-        return "has no kernel of it: PyTorch's own convolutions serve it there"
-    if op == "lowrank_pixel_shuffle_stored":
-        return "has no kernel of it: a GPU's results are encoded on the CPU"
+    if op in ONLY_ON_CPUS:
+        return ONLY_ON_CPUS[op]
     if device.type != "cuda":
         return f"takes CUDA tensors, not {device.type}"
     if dtype not in _DTYPES:

@@ -20,11 +20,7 @@ _Read = tuple[np.ndarray, np.ndarray | None, tuple[slice, slice]]
 
 
 def stream(
-    cube: Cube,
-    upscaler: Upscaler,
-    tiles: Sequence[Window],
-    sink: Sink,
-    watch: Callable[[], None] | None = None,
+    cube: Cube, upscaler: Upscaler, tiles: Sequence[Window], sink: Sink, watch: Callable[[], None] | None = None
 ) -> None:
     """Gives ``sink`` each tile's number and a piece of its result.
 

@@ -70,6 +70,18 @@ def constant(number: int) -> int:
     return len(range(number))
 
 
+def check_second_stage(z: Tensor, weight: Tensor, bias: Tensor | None, upscale_factor: int) -> None:
+    """The shapes of the low-rank layer's second factor and its bias."""
+    rank, square = z.shape[1], upscale_factor * upscale_factor
+    if weight.ndim != 2 or weight.shape[1] != rank or weight.shape[0] % square:
+        raise ValueError(
+            f"weight: expected (C*s*s, R) with s*s = {square} and R = {rank}, the channels of z, "
+            f"got {tuple(weight.shape)}"
+        )
+    if bias is not None:
+        check_shape("bias", bias, "(C*s*s,)", (weight.shape[0],))
+
+
 def check_epilogue(
     first: Tensor,
     channels: int,

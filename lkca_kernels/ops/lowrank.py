@@ -44,15 +44,8 @@ def _check(
     if weight is None:
         raise TypeError("weight: expected a tensor (C*s*s, R), got None")
     _checks.check_kinds(_operator.names, (z, weight, bias, gate, skip))
-    rank, square = z.shape[1], upscale_factor * upscale_factor
-    if weight.ndim != 2 or weight.shape[1] != rank or weight.shape[0] % square:
-        raise ValueError(
-            f"weight: expected (C*s*s, R) with s*s = {square} and R = {rank}, the channels of z, "
-            f"got {tuple(weight.shape)}"
-        )
-    if bias is not None:
-        _checks.check_shape("bias", bias, "(C*s*s,)", (weight.shape[0],))
-    _checks.check_epilogue(z, weight.shape[0] // square, gate, skip, upscale_factor, skip_bicubic)
+    _checks.check_second_stage(z, weight, bias, upscale_factor)
+    _checks.check_epilogue(z, weight.shape[0] // upscale_factor**2, gate, skip, upscale_factor, skip_bicubic)
     if out is not None:
         tensors = (z, weight, bias, gate, skip)
         _checks.check_out(out, _shape(z, weight, upscale_factor), torch.contiguous_format, _operator.names, tensors)

@@ -92,14 +92,8 @@ def _check(
     if weight is None:
         raise TypeError("weight: expected a tensor (C*s*s, R), got None")
     _checks.check_kinds(_NAMES, tensors)
-    (batch, rank, h, w), channels = z.shape, weight.shape[0] // s**2
-    if weight.ndim != 2 or weight.shape[1] != rank or weight.shape[0] % s**2:
-        raise ValueError(
-            f"weight: expected (C*s*s, R) with s*s = {s**2} and R = {rank}, the channels of z, "
-            f"got {tuple(weight.shape)}"
-        )
-    if bias is not None:
-        _checks.check_shape("bias", bias, "(C*s*s,)", (weight.shape[0],))
+    _checks.check_second_stage(z, weight, bias, s)
+    (batch, _, h, w), channels = z.shape, weight.shape[0] // s**2
     _checks.check_epilogue(z, channels, None, None, s, skip_bicubic)
     if skip is not None:
         _checks.check_shape("skip", skip, "(B, C, h, w)", (batch, channels, h, w))

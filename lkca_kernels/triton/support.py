@@ -7,6 +7,8 @@ from importlib.util import find_spec
 
 import torch
 
+from lkca_kernels.backends import ONLY_ON_CPUS
+
 __all__ = ["can_run", "interpreted", "unavailable"]
 
 _MINIMUM = (3, 6)
@@ -32,10 +34,8 @@ def unavailable() -> str | None:
 
 def can_run(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int) -> str | None:
     """None where the kernels serve such a call, else the reason."""
-    if op == "large_kernel_branch":
-        return "has no kernel of it: PyTorch's own convolutions serve it there"
-    if op == "lowrank_pixel_shuffle_stored":
-        return "has no kernel of it: a GPU's results are encoded on the CPU"
+    if op in ONLY_ON_CPUS:
+        return ONLY_ON_CPUS[op]
     if dtype not in _DTYPES:
         return f"serves float32, float16 and bfloat16, not {dtype}"
     if upscale_factor > 256:

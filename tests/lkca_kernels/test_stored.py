@@ -248,6 +248,7 @@ def test_wrong_arguments_are_named() -> None:
         (TypeError, "z: expected float32, got torch.float64", {"z": good["z"].double()}),
         (TypeError, "weight: expected a tensor (C*s*s, R), got None", {"weight": None}),
         (ValueError, "weight: expected (C*s*s, R) with s*s = 4 and R = 4", {"weight": good["weight"][:, :3]}),
+        (ValueError, "weight: expected (C*s*s, R) with s*s = 4 and R = 4", {"weight": torch.tensor(1.0)}),
         (ValueError, "bias: expected (C*s*s,) = (12,)", {"bias": good["bias"][:3]}),
         (ValueError, "skip: expected (B, C, h, w) = (2, 3, 5, 6)", {"skip": torch.zeros(2, 3, 10, 12)}),
         (ValueError, "least: expected (C,) = (3,)", {"least": torch.zeros(1)}),
