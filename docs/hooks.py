@@ -14,7 +14,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 OPERATORS = (
     "lowrank_pixel_shuffle",
-    "lowrank_pixel_shuffle_stored",
     "pixel_shuffle_epilogue",
     "channel_gate",
     "channel_attention",
