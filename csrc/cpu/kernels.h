@@ -119,42 +119,11 @@ struct ChannelArgs {
   void* out;           // out = x * scale + shift + addend; x null: out = shift
 };
 
-// out = x * 2 sigmoid(w2 . relu(w1 . a / (mean a + eps))) + residual, a the mean of |x| over a window of 2 * reach + 1.
-// A pixel takes `fields` floats for its hidden + 1 mixed magnitudes and `lanes` for its channels: whole vectors.
-struct LocalAttention {
+// out = f(x) + residual, f of a few rows and two layers from channels to hidden ones and back, by strips of columns. A
+// pixel takes `lanes` floats for its channels and `fields` for its hidden ones: whole vectors.
+struct Strips {
   DType dtype;
   int64_t batch, channels, hidden, height, width;
-  int64_t reach_y, reach_x;  // below the size of the image
-  int64_t fields, lanes;
-  float eps;
-  bool planar;  // forward: the pixels of a row are consecutive in every tensor
-  const void* x;
-  int64_t x_stride[4];
-  const void* residual;  // or null
-  int64_t residual_stride[4];
-  void* out;
-  int64_t out_stride[4];
-  const float* w1;  // [channels][fields]: field k is hidden channel k, field `hidden` the mean over the channels
-  const float* w2;  // [hidden][lanes]
-  int64_t strip;    // columns worked on at a time; sums do not depend on it
-  // Backward. Partial sums are per slice: (b, strip, slice_rows rows), so cut by shapes only.
-  int64_t slice_rows;
-  const void* grad_out;
-  int64_t grad_out_stride[4];
-  void* grad_x;  // or null
-  int64_t grad_x_stride[4];
-  const float* w1_back;  // [hidden + 1][lanes]
-  const float* w2_back;  // [channels][fields]
-  float* partial_w1;     // [slice][hidden, in eights][lanes] or null
-  float* partial_w2;     // the same, of the transpose
-};
-
-// out = w2 . relu(w1 . (depthwise * x)) + residual, the kernel about its middle, zeros beyond the image. A pixel takes
-// `lanes` floats for its channels and `fields` for its hidden ones: whole vectors.
-struct LargeKernel {
-  DType dtype;
-  int64_t batch, channels, hidden, height, width;
-  int64_t kernel_y, kernel_x;  // odd
   int64_t lanes, fields;
   const void* x;
   int64_t x_stride[4];
@@ -162,16 +131,37 @@ struct LargeKernel {
   int64_t residual_stride[4];
   void* out;
   int64_t out_stride[4];
-  const float* depthwise;  // [kernel_y][kernel_x][lanes]
-  const float* w1;         // [channels][fields]
-  const float* w2;         // [hidden][lanes]
-  int64_t strip;           // columns worked on at a time; sums do not depend on it
+  int64_t strip;  // columns worked on at a time; sums do not depend on it
   // Backward. Partial sums are per slice: (b, strip, slice_rows rows), so cut by shapes only.
   int64_t slice_rows;
   const void* grad_out;
   int64_t grad_out_stride[4];
   void* grad_x;  // or null
   int64_t grad_x_stride[4];
+};
+
+// out = x * 2 sigmoid(w2 . relu(w1 . a / (mean a + eps))) + residual, a the mean of |x| over a window of 2 * reach + 1.
+// The fields are hidden + 1 mixed magnitudes.
+struct LocalAttention : Strips {
+  int64_t reach_y, reach_x;  // below the size of the image
+  float eps;
+  bool planar;      // forward: the pixels of a row are consecutive in every tensor
+  const float* w1;  // [channels][fields]: field k is hidden channel k, field `hidden` the mean over the channels
+  const float* w2;  // [hidden][lanes]
+  // Backward.
+  const float* w1_back;  // [hidden + 1][lanes]
+  const float* w2_back;  // [channels][fields]
+  float* partial_w1;     // [slice][hidden, in eights][lanes] or null
+  float* partial_w2;     // the same, of the transpose
+};
+
+// out = w2 . relu(w1 . (depthwise * x)) + residual, the kernel about its middle, zeros beyond the image.
+struct LargeKernel : Strips {
+  int64_t kernel_y, kernel_x;  // odd
+  const float* depthwise;      // [kernel_y][kernel_x][lanes]
+  const float* w1;             // [channels][fields]
+  const float* w2;             // [hidden][lanes]
+  // Backward.
   const float* flipped;      // [kernel_y][kernel_x][lanes]: the depthwise kernel, turned by half a turn
   const float* w1_back;      // [hidden][lanes]
   const float* w2_back;      // [channels][fields]

@@ -1,24 +1,20 @@
 // Driver of large_kernel_branch: packs the weights, cuts the image, adds the partial sums of the weights' gradients.
 #include <algorithm>
 
-#include "cpu/operators.h"
+#include "cpu/strips.h"
 
 namespace lkca::cpu {
 namespace {
 
 using torch::headeronly::ScalarType;
 
-constexpr int64_t kStrip = 64;      // columns; more where a kernel is wider, so that halos stay below the work
-constexpr int64_t kSliceRows = 64;  // rows of one partial sum
-
-LargeKernel check_call(const Tensor& x, const Tensor& depthwise, const Tensor& expand, const Tensor& contract) {
-  STD_TORCH_CHECK(x.dim() == 4, "x: expected (B, C, H, W), got ", x.dim(), " dimensions");
-  STD_TORCH_CHECK(x.is_cpu(), "x: expected a CPU tensor");
+LargeKernel check_call(const Tensor& x, const Tensor& depthwise, const Tensor& expand, const Tensor& contract,
+                       const OptionalTensor& residual) {
   STD_TORCH_CHECK(depthwise.dim() == 4, "depthwise: expected (C, 1, k, k), got ", depthwise.dim(), " dimensions");
   STD_TORCH_CHECK(expand.dim() == 2, "expand: expected (M, C), got ", expand.dim(), " dimensions");
   LargeKernel a{};
-  a.dtype = storage_dtype(x, "x");
-  a.batch = x.size(0), a.channels = x.size(1), a.height = x.size(2), a.width = x.size(3), a.hidden = expand.size(0);
+  set_image(a, x, residual);
+  a.hidden = expand.size(0);
   a.kernel_y = depthwise.size(2), a.kernel_x = depthwise.size(3);
   STD_TORCH_CHECK(a.kernel_y % 2 == 1 && a.kernel_x % 2 == 1, "depthwise: expected odd sides, got ", a.kernel_y,
                   " and ", a.kernel_x);
@@ -26,9 +22,7 @@ LargeKernel check_call(const Tensor& x, const Tensor& depthwise, const Tensor& e
   check(expand, "expand", {a.hidden, a.channels}, x.scalar_type());
   check(contract, "contract", {a.channels, a.hidden}, x.scalar_type());
   a.lanes = whole_vectors(a.channels), a.fields = whole_vectors(a.hidden);
-  a.strip = std::max(kStrip, a.kernel_x);
-  a.x = x.const_data_ptr();
-  copy_strides(x, a.x_stride);
+  a.strip = std::max(kStrip, a.kernel_x);  // halos stay below the work
   return a;
 }
 
@@ -53,8 +47,6 @@ struct Weights {
   }
 };
 
-int64_t strips(const LargeKernel& a) { return (a.width + a.strip - 1) / a.strip; }
-
 int64_t pixel_operations(const LargeKernel& a) {
   return a.kernel_y * a.kernel_x * a.lanes + a.channels * a.fields + a.hidden * a.lanes;
 }
@@ -63,21 +55,15 @@ int64_t pixel_operations(const LargeKernel& a) {
 
 Tensor large_kernel_branch_fwd(Tensor x, Tensor depthwise, Tensor expand, Tensor contract, OptionalTensor residual,
                                OptionalTensor out) {
-  LargeKernel a = check_call(x, depthwise, expand, contract);
-  if (residual) check(*residual, "residual", shape_of(x), x.scalar_type());
+  LargeKernel a = check_call(x, depthwise, expand, contract, residual);
   const Tensor result = output_like(out, x);
   if (result.numel() == 0) return result;
   const Weights weights(a, depthwise, expand, contract, false);
-  if (residual) {
-    a.residual = residual->const_data_ptr();
-    copy_strides(*residual, a.residual_stride);
-  }
-  a.out = result.mutable_data_ptr();
-  copy_strides(result, a.out_stride);
+  set_result(a, result);
   const Kernels& k = kernels();
   const int64_t operations = std::min(a.strip, a.width) * pixel_operations(a) / 16;
   // Threads get runs of rows: at the beginning of a run the rows that its first window reaches are loaded again.
-  parallel_tasks(a.batch * strips(a) * a.height, operations, [&](int64_t begin, int64_t end) {
+  parallel_tasks(a.batch * strips_of(a) * a.height, operations, [&](int64_t begin, int64_t end) {
     const Scratch scratch(k.large_kernel_scratch(a));
     k.large_kernel_fwd(a, begin, end, scratch.data());
   });
@@ -86,19 +72,13 @@ Tensor large_kernel_branch_fwd(Tensor x, Tensor depthwise, Tensor expand, Tensor
 
 std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor> large_kernel_branch_bwd(
     Tensor grad_out, Tensor x, Tensor depthwise, Tensor expand, Tensor contract, int64_t needs) {
-  LargeKernel a = check_call(x, depthwise, expand, contract);
-  check(grad_out, "grad_out", shape_of(x), x.scalar_type());
+  LargeKernel a = check_call(x, depthwise, expand, contract, std::nullopt);
   const Weights weights(a, depthwise, expand, contract, true);
-  a.grad_out = grad_out.const_data_ptr();
-  copy_strides(grad_out, a.grad_out_stride);
   OptionalTensor grad_x, grad_depthwise, grad_expand, grad_contract;
-  if (needs & 1) {
-    grad_x = empty_as(x);
-    a.grad_x = grad_x->mutable_data_ptr();
-    copy_strides(*grad_x, a.grad_x_stride);
-  }
+  if (needs & 1) grad_x = empty_as(x);
+  set_gradients(a, x, grad_out, grad_x);
   a.slice_rows = std::max(kSliceRows, a.kernel_y);
-  const int64_t slices = x.numel() ? a.batch * strips(a) * ((a.height + a.slice_rows - 1) / a.slice_rows) : 0;
+  const int64_t slices = slices_of(a);
   const int64_t taps = a.kernel_y * a.kernel_x, kernel = taps * a.lanes, layer = a.fields * a.lanes;
   const Scratch partial_depthwise(needs & 2 ? slices * kernel : 1), partial_w1(needs & 4 ? slices * layer : 1),
       partial_w2(needs & 8 ? slices * layer : 1);

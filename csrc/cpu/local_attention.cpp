@@ -4,40 +4,33 @@
 #include <cmath>
 #include <limits>
 
-#include "cpu/operators.h"
+#include "cpu/strips.h"
 
 namespace lkca::cpu {
 namespace {
 
 using torch::headeronly::ScalarType;
-constexpr int64_t kStrip = 64;      // columns; more where a window is wider, so that halos stay below twice the work
-constexpr int64_t kSliceRows = 64;  // rows of one partial sum
 constexpr int64_t kWindowEnd = int64_t{1} << 20;
 
-LocalAttention check_call(const Tensor& x, const Tensor& w1, const Tensor& w2, int64_t window) {
-  STD_TORCH_CHECK(x.dim() == 4, "x: expected (B, C, H, W), got ", x.dim(), " dimensions");
-  STD_TORCH_CHECK(x.is_cpu(), "x: expected a CPU tensor");
+LocalAttention check_call(const Tensor& x, const Tensor& w1, const Tensor& w2, const OptionalTensor& residual,
+                          int64_t window) {
   STD_TORCH_CHECK(w1.dim() == 2, "w1: expected (Cr, C), got ", w1.dim(), " dimensions");
   STD_TORCH_CHECK(window > 0 && window < kWindowEnd && window % 2 == 1, "window: expected an odd number from 1 to ",
                   kWindowEnd - 1, ", got ", window);
   LocalAttention a{};
-  a.dtype = storage_dtype(x, "x");
-  a.batch = x.size(0), a.channels = x.size(1), a.height = x.size(2), a.width = x.size(3), a.hidden = w1.size(0);
+  set_image(a, x, residual);
+  a.hidden = w1.size(0);
   check(w1, "w1", {a.hidden, a.channels}, x.scalar_type());
   check(w2, "w2", {a.channels, a.hidden}, x.scalar_type());
   // A window wider than the image is one that reaches all of it.
   a.reach_y = std::clamp<int64_t>(a.height - 1, 0, window / 2);
   a.reach_x = std::clamp<int64_t>(a.width - 1, 0, window / 2);
-  a.strip = std::max(kStrip, 2 * a.reach_x + 1);
+  a.strip = std::max(kStrip, 2 * a.reach_x + 1);  // halos stay below twice the work
   a.slice_rows = std::max(kSliceRows, 2 * a.reach_y + 1);
   a.eps = std::sqrt(std::numeric_limits<float>::min());
   a.fields = whole_vectors(a.hidden + 1), a.lanes = whole_vectors(a.channels);
-  a.x = x.const_data_ptr();
-  copy_strides(x, a.x_stride);
   return a;
 }
-
-int64_t strips(const LocalAttention& a) { return (a.width + a.strip - 1) / a.strip; }
 
 // The two layers as fields of a pixel, the mean over the channels beside the hidden ones, and both transposed.
 struct Weights {
@@ -66,17 +59,11 @@ int64_t pixel_operations(const LocalAttention& a) {
 
 Tensor local_channel_attention_fwd(Tensor x, Tensor w1, Tensor w2, OptionalTensor residual, int64_t window,
                                    OptionalTensor out) {
-  LocalAttention a = check_call(x, w1, w2, window);
-  if (residual) check(*residual, "residual", shape_of(x), x.scalar_type());
+  LocalAttention a = check_call(x, w1, w2, residual, window);
   const Tensor result = output_like(out, x);
   if (result.numel() == 0) return result;
   const Weights weights(a, w1, w2, false);
-  if (residual) {
-    a.residual = residual->const_data_ptr();
-    copy_strides(*residual, a.residual_stride);
-  }
-  a.out = result.mutable_data_ptr();
-  copy_strides(result, a.out_stride);
+  set_result(a, result);
   const auto consecutive = [&](const int64_t (&stride)[4]) {
     return stride[3] == 1 && (stride[1] != 1 || a.channels == 1);
   };
@@ -84,7 +71,7 @@ Tensor local_channel_attention_fwd(Tensor x, Tensor w1, Tensor w2, OptionalTenso
   const Kernels& k = kernels();
   // Threads get runs of rows: at the beginning of a run the rows that its first window reaches are mixed again.
   const int64_t operations = std::min(a.strip, a.width) * pixel_operations(a) / 16;
-  parallel_tasks(a.batch * strips(a) * a.height, operations, [&](int64_t begin, int64_t end) {
+  parallel_tasks(a.batch * strips_of(a) * a.height, operations, [&](int64_t begin, int64_t end) {
     const Scratch scratch(k.local_scratch(a));
     k.local_fwd(a, begin, end, scratch.data());
   });
@@ -94,18 +81,12 @@ Tensor local_channel_attention_fwd(Tensor x, Tensor w1, Tensor w2, OptionalTenso
 std::tuple<OptionalTensor, OptionalTensor, OptionalTensor> local_channel_attention_bwd(Tensor grad_out, Tensor x,
                                                                                        Tensor w1, Tensor w2,
                                                                                        int64_t window, int64_t needs) {
-  LocalAttention a = check_call(x, w1, w2, window);
-  check(grad_out, "grad_out", shape_of(x), x.scalar_type());
+  LocalAttention a = check_call(x, w1, w2, std::nullopt, window);
   const Weights weights(a, w1, w2, true);
-  a.grad_out = grad_out.const_data_ptr();
-  copy_strides(grad_out, a.grad_out_stride);
   OptionalTensor grad_x, grad_w1, grad_w2;
-  if (needs & 1) {
-    grad_x = empty_as(x);
-    a.grad_x = grad_x->mutable_data_ptr();
-    copy_strides(*grad_x, a.grad_x_stride);
-  }
-  const int64_t slices = x.numel() ? a.batch * strips(a) * ((a.height + a.slice_rows - 1) / a.slice_rows) : 0;
+  if (needs & 1) grad_x = empty_as(x);
+  set_gradients(a, x, grad_out, grad_x);
+  const int64_t slices = slices_of(a);
   const int64_t floats = (a.hidden + 7) / 8 * 8 * a.lanes, partial_floats = slices * floats;
   const Scratch partial_w1(needs & 2 ? partial_floats : 1), partial_w2(needs & 4 ? partial_floats : 1);
   if (needs & 2) a.partial_w1 = partial_w1.data();
