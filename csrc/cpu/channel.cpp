@@ -7,9 +7,7 @@
 namespace lkca::cpu {
 namespace {
 
-using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
-using torch::stable::contiguous;
 using Floats = std::vector<float>;
 
 constexpr int64_t kChunk = 16384;  // samples of one partial sum
@@ -21,12 +19,6 @@ struct Gate {
   Floats active;  // (B, hidden), after relu
   Floats gate;    // (B, C)
 };
-
-Floats floats(const Tensor& t) {
-  Floats values(t.numel());
-  to_floats(contiguous(t), values.data());
-  return values;
-}
 
 Gate check_gate(const Tensor& x, const Tensor& w1, const Tensor& b1, const Tensor& w2, const Tensor& b2) {
   STD_TORCH_CHECK(x.dim() == 4, "x: expected (B, C, H, W), got ", x.dim(), " dimensions");
@@ -40,7 +32,7 @@ Gate check_gate(const Tensor& x, const Tensor& w1, const Tensor& b1, const Tenso
   check(b1, "b1", {g.hidden}, type);
   check(w2, "w2", {g.channels, g.hidden}, type);
   check(b2, "b2", {g.channels}, type);
-  g.w1 = floats(w1), g.b1 = floats(b1), g.w2 = floats(w2), g.b2 = floats(b2);
+  g.w1 = floats_of(w1), g.b1 = floats_of(b1), g.w2 = floats_of(w2), g.b2 = floats_of(b2);
   return g;
 }
 
@@ -108,10 +100,6 @@ ChannelArgs layout_of(const Tensor& x, bool channels_last) {
   a.chunk_pixels = std::max<int64_t>(1, kChunk / std::max<int64_t>(1, a.inner));
   a.chunks = (a.pixels + a.chunk_pixels - 1) / a.chunk_pixels;
   return a;
-}
-
-Tensor dense(const Tensor& t, bool channels_last) {
-  return contiguous(t, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
 // Sum over pixels of x, or of x * y, as (B, C); chunks are added in order.
@@ -196,7 +184,7 @@ FiveGrads channel_gate_bwd(Tensor grad_gate, Tensor x, Tensor mean, Tensor w1, T
   Gate g = check_gate(x, w1, b1, w2, b2);
   check(grad_gate, "grad_gate", {g.batch, g.channels}, x.scalar_type());
   check(mean, "mean", {g.batch, g.channels}, ScalarType::Float);
-  const Floats m = floats(mean), grad = floats(grad_gate);
+  const Floats m = floats_of(mean), grad = floats_of(grad_gate);
   run_gate(g, m.data());
   return finish_backward(g, backward_gate(g, m.data(), grad.data()), x, nullptr, is_channels_last(x), needs);
 }
@@ -229,7 +217,7 @@ FiveGrads channel_attention_bwd(Tensor grad_out, Tensor x, Tensor mean, Tensor w
   const bool channels_last = is_channels_last(x);
   const Tensor dense_x = dense(x, channels_last);
   grad_out = dense(grad_out, channels_last);
-  const Floats m = floats(mean);
+  const Floats m = floats_of(mean);
   run_gate(g, m.data());
   const Floats grad_gate = sum_pixels(dense_x, &grad_out, channels_last);
   return finish_backward(g, backward_gate(g, m.data(), grad_gate.data()), x, &grad_out, channels_last, needs);

@@ -10,7 +10,6 @@ namespace lkca::cpu {
 namespace {
 
 using torch::headeronly::ScalarType;
-using torch::stable::contiguous;
 
 // Outputs from this size on are written past the caches: reading the lines first would cost as much as writing them,
 // and a consumer finds little of such an output in its cache anyway. Not where pages are still missing: the system
@@ -49,14 +48,6 @@ Call check_call(const Tensor& z, const Tensor& weight, const OptionalTensor& bia
   return call;
 }
 
-// fp32 copy of a small optional tensor.
-std::vector<float> floats(const OptionalTensor& t) {
-  if (!t) return {};
-  std::vector<float> values(t->numel());
-  to_floats(contiguous(*t), values.data());
-  return values;
-}
-
 const float* data_or_null(const std::vector<float>& v, const OptionalTensor& t) { return t ? v.data() : nullptr; }
 
 // What every forward needs of its tensors, which must live as long: the copies in fp32 too.
@@ -69,10 +60,10 @@ struct Forward {
 
   Forward(const Call& call, const Tensor& z, const Tensor& weights, const OptionalTensor& biases,
           const OptionalTensor& gates, const OptionalTensor& skips)
-      : weight(contiguous(weights)),
-        skip(skips ? OptionalTensor(contiguous(*skips)) : std::nullopt),
-        bias(floats(biases)),
-        gate(floats(gates)),
+      : weight(dense(weights)),
+        skip(skips ? OptionalTensor(dense(*skips)) : std::nullopt),
+        bias(floats_of(biases)),
+        gate(floats_of(gates)),
         taps(bicubic_table(call.scale, call.convention)) {
     a.dtype = call.dtype;
     a.batch = call.batch, a.channels = call.channels, a.rank = call.rank;
@@ -158,7 +149,7 @@ Tensor lowrank_pixel_shuffle_stored(Tensor z, Tensor weight, OptionalTensor bias
   if (out.numel() > 0) {
     const Kernels& k = kernels();
     const LowRankFwdTable& table = k.lowrank_fwd;
-    const std::vector<float> gains = floats_of(gain), bounds = floats(least);
+    const std::vector<float> gains = floats_of(gain), bounds = floats_of(least);
     Forward forward(call, z, weight, bias, std::nullopt, skip);
     LowRankFwd& a = forward.a;
     a.out = out.mutable_data_ptr();
@@ -202,7 +193,7 @@ std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, Optio
   STD_TORCH_CHECK(!wanted(3) || gate, "needs: asks for the gradient of an absent gate");
   STD_TORCH_CHECK(!wanted(4) || call.skip == Skip::low, "needs: only a low-resolution skip has a gradient of its own");
   const Kernels& k = kernels();
-  grad_out = contiguous(grad_out);
+  grad_out = dense(grad_out);
   const int64_t s2 = scale * scale, rows = call.channels * s2;
 
   OptionalTensor grad_z, grad_weight, grad_bias, grad_gate, grad_skip;
@@ -224,14 +215,13 @@ std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, Optio
 
     const Scratch padded_weight(rows * padded);
     {
-      std::vector<float> dense(rows * call.rank);
-      to_floats(contiguous(weight), dense.data());
+      const std::vector<float> values = floats_of(weight);
       std::memset(padded_weight.data(), 0, rows * padded * sizeof(float));
       for (int64_t m = 0; m < rows; ++m)
-        std::copy_n(dense.data() + m * call.rank, call.rank, padded_weight.data() + m * a.padded_rank);
+        std::copy_n(values.data() + m * call.rank, call.rank, padded_weight.data() + m * a.padded_rank);
     }
     a.weight = padded_weight.data();
-    const std::vector<float> bias_floats = floats(bias), gate_floats = floats(gate);
+    const std::vector<float> bias_floats = floats_of(bias), gate_floats = floats_of(gate);
     a.bias = data_or_null(bias_floats, bias);
     a.gate = data_or_null(gate_floats, gate);
     if (grad_z) {

@@ -1,9 +1,15 @@
 #include "cpu/operators.h"
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+
+#include <algorithm>
+#include <array>
+
 #include "cpu/storage.h"
 
 namespace lkca::cpu {
 
+using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 
 namespace {
@@ -86,16 +92,35 @@ bool is_channels_last(const Tensor& t) {
   return true;
 }
 
-Tensor empty_of(const Shape& shape, ScalarType dtype) {
-  return torch::stable::empty(shape, dtype, std::nullopt, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+Tensor dense(const Tensor& t, bool channels_last) {
+  if (channels_last ? is_channels_last(t) : t.is_contiguous()) return t;
+  return torch::stable::contiguous(t, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
-Tensor empty_as(const Tensor& like) {
-  return torch::stable::empty(like.sizes(), like.scalar_type(), std::nullopt,
-                              torch::stable::Device(torch::headeronly::DeviceType::CPU), std::nullopt,
-                              is_channels_last(like) ? torch::headeronly::MemoryFormat::ChannelsLast
-                                                     : torch::headeronly::MemoryFormat::Contiguous);
+namespace {
+
+// torch::stable::empty asks the dispatcher for the operator by name each time.
+Tensor empty(const Shape& shape, ScalarType dtype, bool channels_last) {
+  const int64_t dims = static_cast<int64_t>(shape.size());
+  Shape strides(shape.size());
+  int64_t step = 1;
+  for (int64_t k = 0; k < dims; ++k) {
+    const int64_t d = channels_last ? std::array<int64_t, 4>{1, 3, 2, 0}[k] : dims - 1 - k;
+    strides[d] = step;
+    step *= std::max<int64_t>(1, shape[d]);
+  }
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      dims, shape.data(), strides.data(), torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
+      aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
 }
+
+}  // namespace
+
+Tensor empty_of(const Shape& shape, ScalarType dtype) { return empty(shape, dtype, false); }
+
+Tensor empty_as(const Tensor& like) { return empty(shape_of(like), like.scalar_type(), is_channels_last(like)); }
 
 Tensor output_of(const OptionalTensor& out, const Shape& shape, ScalarType dtype) {
   if (out) {
@@ -117,9 +142,11 @@ Tensor output_like(const OptionalTensor& out, const Tensor& x) {
 
 std::vector<float> floats_of(const Tensor& t) {
   std::vector<float> values(t.numel());
-  to_floats(torch::stable::contiguous(t), values.data());
+  to_floats(dense(t), values.data());
   return values;
 }
+
+std::vector<float> floats_of(const OptionalTensor& t) { return t ? floats_of(*t) : std::vector<float>(); }
 
 std::vector<float> packed(const std::vector<float>& w, int64_t rows, int64_t columns, bool transposed, int64_t stride,
                           int64_t more_rows) {

@@ -75,6 +75,9 @@ std::vector<BicubicTaps> bicubic_table(int64_t scale, Bicubic convention);
 Skip skip_kind(const OptionalTensor& skip, const Shape& low, const Shape& high, torch::headeronly::ScalarType dtype);
 
 bool is_channels_last(const Tensor& t);
+// t itself where it is dense in that layout, else a copy: what torch::stable::contiguous gives, which asks the
+// dispatcher each time.
+Tensor dense(const Tensor& t, bool channels_last = false);
 // Fresh tensor in the layout of `like` (contiguous or channels_last).
 Tensor empty_as(const Tensor& like);
 Tensor empty_of(const Shape& shape, torch::headeronly::ScalarType dtype);
@@ -82,7 +85,9 @@ Tensor empty_of(const Shape& shape, torch::headeronly::ScalarType dtype);
 Tensor output_of(const OptionalTensor& out, const Shape& shape, torch::headeronly::ScalarType dtype);
 
 Shape shape_of(const Tensor& t);
-std::vector<float> floats_of(const Tensor& t);  // any strides
+// fp32 copies, of any strides; of no tensor, nothing.
+std::vector<float> floats_of(const Tensor& t);
+std::vector<float> floats_of(const OptionalTensor& t);
 // w (rows, columns), or its transpose, as rows of `stride` floats, zeros from the last column on and in `more_rows`.
 std::vector<float> packed(const std::vector<float>& w, int64_t rows, int64_t columns, bool transposed, int64_t stride,
                           int64_t more_rows = 0);

@@ -7,7 +7,6 @@ namespace lkca::cpu {
 namespace {
 
 using torch::headeronly::ScalarType;
-using torch::stable::contiguous;
 
 // Checks a call and fills what forward and backward share; shapes of LR and HR images come back beside it.
 ShuffleArgs check_call(const Tensor& y, const OptionalTensor& gate, const OptionalTensor& skip, int64_t scale,
@@ -31,7 +30,7 @@ ShuffleArgs check_call(const Tensor& y, const OptionalTensor& gate, const Option
 }  // namespace
 
 Tensor bicubic_skip_grad(const Tensor& grad_out, const Tensor& skip, int64_t scale, Bicubic convention) {
-  const Tensor planes = contiguous(grad_out);
+  const Tensor planes = dense(grad_out);
   Shape shape(skip.sizes().begin(), skip.sizes().end());
   const Tensor result = empty_of(shape, skip.scalar_type());
   const std::vector<BicubicTaps> taps = bicubic_table(scale, convention);
@@ -46,7 +45,7 @@ Tensor bicubic_skip_grad(const Tensor& grad_out, const Tensor& skip, int64_t sca
     const Scratch scratch(k.bicubic_bwd_scratch(a));
     k.bicubic_bwd(a, begin, end, scratch.data());
   });
-  return is_channels_last(skip) ? contiguous(result, torch::headeronly::MemoryFormat::ChannelsLast) : result;
+  return dense(result, is_channels_last(skip));
 }
 
 Tensor pixel_shuffle_epilogue_fwd(Tensor y, OptionalTensor gate, OptionalTensor skip, int64_t scale, int64_t bicubic,
@@ -56,9 +55,8 @@ Tensor pixel_shuffle_epilogue_fwd(Tensor y, OptionalTensor gate, OptionalTensor 
   const Bicubic convention = bicubic_convention(bicubic);
   const Tensor result = output_of(out, high, y.scalar_type());
   if (result.numel() == 0) return result;
-  if (skip) skip = contiguous(*skip);
-  std::vector<float> gates(gate ? gate->numel() : 0);
-  if (gate) to_floats(contiguous(*gate), gates.data());
+  if (skip) skip = dense(*skip);
+  const std::vector<float> gates = floats_of(gate);
   const std::vector<BicubicTaps> taps = bicubic_table(scale, convention);
   a.gate = gate ? gates.data() : nullptr;
   a.skip = skip ? skip->const_data_ptr() : nullptr;
@@ -85,13 +83,12 @@ std::tuple<OptionalTensor, OptionalTensor, OptionalTensor> pixel_shuffle_epilogu
   STD_TORCH_CHECK(!wanted(1) || gate, "needs: asks for the gradient of an absent gate");
   STD_TORCH_CHECK(!wanted(2) || a.skip_kind == Skip::low,
                   "needs: only a low-resolution skip has a gradient of its own");
-  grad_out = contiguous(grad_out);
+  grad_out = dense(grad_out);
   OptionalTensor grad_y, grad_gate, grad_skip;
   if (wanted(0)) grad_y = empty_as(y);
   if (wanted(1)) grad_gate = empty_of({a.batch, a.channels}, y.scalar_type());
   if (wanted(0) || wanted(1)) {
-    std::vector<float> gates(gate ? gate->numel() : 0);
-    if (gate) to_floats(contiguous(*gate), gates.data());
+    const std::vector<float> gates = floats_of(gate);
     a.gate = gate ? gates.data() : nullptr;
     a.grad_out = grad_out.const_data_ptr();
     if (grad_y) {

@@ -10,6 +10,7 @@ from torch import Tensor
 from lkca_kernels.reference.bicubic import KEYS_A
 
 _ROWS = torch.contiguous_format
+_DENSE = torch.strided
 FLOATING = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
 
@@ -19,7 +20,7 @@ def check_first(name: str, tensor: object, shape: str) -> None:
         raise TypeError(f"{name}: expected a tensor {shape}, got {type(tensor).__name__}")
     if tensor.dtype not in FLOATING:
         raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {tensor.dtype}")
-    if tensor.layout is not torch.strided:
+    if tensor.layout is not _DENSE:
         raise TypeError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
     if tensor.ndim != 4:
         raise ValueError(f"{name}: expected 4 dimensions {shape}, got {tuple(tensor.shape)}")
@@ -35,11 +36,11 @@ def check_kinds(names: Sequence[str], tensors: Sequence[object]) -> None:
             continue
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-        if tensor.dtype != dtype:
+        if tensor.dtype is not dtype:
             raise TypeError(f"{name}: expected {dtype}, the dtype of {names[0]}, got {tensor.dtype}")
         if tensor.device != device:
             raise ValueError(f"{name}: expected device {device}, the one of {names[0]}, got {tensor.device}")
-        if tensor.layout is not torch.strided:
+        if tensor.layout is not _DENSE:
             raise TypeError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
 
 
@@ -72,14 +73,13 @@ def constant(number: int) -> int:
 
 def check_second_stage(z: Tensor, weight: Tensor, bias: Tensor | None, upscale_factor: int) -> None:
     """The shapes of the low-rank layer's second factor and its bias."""
-    rank, square = z.shape[1], upscale_factor * upscale_factor
-    if weight.ndim != 2 or weight.shape[1] != rank or weight.shape[0] % square:
+    rank, square, shape = z.shape[1], upscale_factor * upscale_factor, weight.shape
+    if len(shape) != 2 or shape[1] != rank or shape[0] % square:
         raise ValueError(
-            f"weight: expected (C*s*s, R) with s*s = {square} and R = {rank}, the channels of z, "
-            f"got {tuple(weight.shape)}"
+            f"weight: expected (C*s*s, R) with s*s = {square} and R = {rank}, the channels of z, got {tuple(shape)}"
         )
     if bias is not None:
-        check_shape("bias", bias, "(C*s*s,)", (weight.shape[0],))
+        check_shape("bias", bias, "(C*s*s,)", (shape[0],))
 
 
 def check_epilogue(
