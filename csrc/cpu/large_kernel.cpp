@@ -62,8 +62,7 @@ Tensor large_kernel_branch_fwd(Tensor x, Tensor depthwise, Tensor expand, Tensor
   set_result(a, result);
   const Kernels& k = kernels();
   const int64_t operations = std::min(a.strip, a.width) * pixel_operations(a) / 16;
-  // Threads get runs of rows: at the beginning of a run the rows that its first window reaches are loaded again.
-  parallel_tasks(a.batch * strips_of(a) * a.height, operations, [&](int64_t begin, int64_t end) {
+  parallel_rows(a, operations, [&](int64_t begin, int64_t end) {
     const Scratch scratch(k.large_kernel_scratch(a));
     k.large_kernel_fwd(a, begin, end, scratch.data());
   });

@@ -69,9 +69,8 @@ Tensor local_channel_attention_fwd(Tensor x, Tensor w1, Tensor w2, OptionalTenso
   };
   a.planar = consecutive(a.x_stride) && consecutive(a.out_stride) && (!residual || consecutive(a.residual_stride));
   const Kernels& k = kernels();
-  // Threads get runs of rows: at the beginning of a run the rows that its first window reaches are mixed again.
   const int64_t operations = std::min(a.strip, a.width) * pixel_operations(a) / 16;
-  parallel_tasks(a.batch * strips_of(a) * a.height, operations, [&](int64_t begin, int64_t end) {
+  parallel_rows(a, operations, [&](int64_t begin, int64_t end) {
     const Scratch scratch(k.local_scratch(a));
     k.local_fwd(a, begin, end, scratch.data());
   });

@@ -7,7 +7,9 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <optional>
 #include <tuple>
@@ -103,13 +105,24 @@ void copy_strides(const Tensor& t, int64_t (&strides)[4]);
 // Gradient of a low-resolution skip (B, C, h, w), in its layout, from that of the output.
 Tensor bicubic_skip_grad(const Tensor& grad_out, const Tensor& skip, int64_t scale, Bicubic convention);
 
-// Runs f(begin, end) over tasks in parallel, at least about 32 thousand elementary operations to a thread.
+// Tasks that are worth a thread: about 32 thousand elementary operations.
+inline int64_t worth_a_thread(int64_t operations_per_task) {
+  return std::max<int64_t>(1, 32768 / std::max<int64_t>(1, operations_per_task));
+}
+
+// Runs f(begin, end) over tasks in parallel. The threads take runs of tasks as they come, several each: where one is
+// held up, by other work on its core, the rest is not.
 template <typename F>
 void parallel_tasks(int64_t tasks, int64_t operations_per_task, const F& f) {
+  constexpr int64_t kRunsPerThread = 8;
   if (tasks <= 0) return;
-  const int64_t grain = operations_per_task >= 32768 ? 1 : 32768 / (operations_per_task < 1 ? 1 : operations_per_task);
-  if (tasks <= grain) return f(int64_t{0}, tasks);
-  torch::stable::parallel_for(0, tasks, grain, f);
+  const int64_t least = worth_a_thread(operations_per_task), threads = torch::stable::get_num_threads();
+  if (threads == 1 || tasks <= least) return f(int64_t{0}, tasks);
+  const int64_t runs = std::min(kRunsPerThread * threads, (tasks + least - 1) / least);
+  std::atomic<int64_t> next{0};
+  torch::stable::parallel_for(0, std::min(threads, runs), 1, [&](int64_t, int64_t) {
+    for (int64_t run = next++; run < runs; run = next++) f(run * tasks / runs, (run + 1) * tasks / runs);
+  });
 }
 
 }  // namespace lkca::cpu

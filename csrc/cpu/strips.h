@@ -17,4 +17,13 @@ void set_gradients(Strips& a, const Tensor& x, const Tensor& grad_out, const Opt
 int64_t strips_of(const Strips& a);
 int64_t slices_of(const Strips& a);  // none of an empty image
 
+// Runs f(begin, end) over the rows of all strips in parallel, (b * strips + strip) * height + row: one run for a
+// thread, since at the beginning of each the rows around its first one are made again.
+template <typename F>
+void parallel_rows(const Strips& a, int64_t operations_per_row, const F& f) {
+  const int64_t rows = a.batch * strips_of(a) * a.height, least = worth_a_thread(operations_per_row);
+  if (rows <= least) return f(int64_t{0}, rows);
+  torch::stable::parallel_for(0, rows, least, f);
+}
+
 }  // namespace lkca::cpu
