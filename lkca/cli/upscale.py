@@ -278,13 +278,12 @@ def _print_plan(scene: str, output: Path, plan: ScenePlan) -> None:
     for remark in plan.notes:
         note(remark)
     tiles, (rows, cols, bands) = plan.tiles, plan.shape
-    fit = "whole blocks of the output" if tiles.aligned else "not whole blocks of the output, which is slower to write"
     print_line(f"{scene}: region {tiles.area} ×{tiles.scale} → {output}")
     ending = ", and as" if plan.copied else ""
     print_line(f"  output  {rows} × {cols} pixels, {bands} bands, {plan.dtype}: {size_text(tiles.fine_bytes)}{ending}")
     if plan.copied:
         print_line("          much again for the finished tiles until it is complete")
-    print_line(f"  tiles   {len(tiles.tiles())} of {tiles.rows} × {tiles.cols} pixels ({fit})")
+    print_line(f"  tiles   {len(tiles.tiles())} of {tiles.rows} × {tiles.cols} pixels")
     print_line(f"  halo    {tiles.halo} pixels, {tiles.margin} are read")
     print_line(f"  memory  {size_text(tiles.memory)} of {size_text(tiles.budget)} allowed")
     print_line(f"  time    about {_duration(plan.seconds)}, from one tile that was timed")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
-__all__ = ["bounded_cache", "without_place"]
+__all__ = ["bounded_cache", "open_to_change", "without_place"]
 
 _CACHE_MIB = 256
 
@@ -28,3 +30,11 @@ def without_place() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
+
+
+def open_to_change(path: Path) -> Any:
+    """The dataset, for reading and writing; RasterioIOError where it cannot be opened (of rasterio: TypeError)."""
+    try:
+        return rasterio.open(path, "r+")
+    except TypeError as error:
+        raise RasterioIOError(str(error)) from error

@@ -105,7 +105,7 @@ class Finisher:
         """A finished tile, which lies there in the output, to the writer and the preview."""
         self._writer.count(self._journal.counts(number))
         if not self._writer.adopts:
-            step = copied_rows(self._writer.shape[2] * window.width, self._writer.block[0])
+            step = copied_rows(self._writer.shape[2] * window.width)
             for row in range(window.row, window.row + window.height, step):
                 height = min(step, window.row + window.height - row)
                 part = Window(row, window.col, height, window.width)

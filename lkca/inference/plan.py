@@ -18,7 +18,7 @@ __all__ = ["Budget", "TilePlan", "copied_rows", "plan_tiles", "resident_memory",
 
 _SHARE = 0.5  # of the free memory, where no budget is given
 _TILE_BYTES = 2 << 30  # of a result, at most: larger ones gain little and leave less to overlap
-_STEP = 16  # coarse pixels, where the writer's blocks leave the choice
+_STEP = 16  # coarse pixels
 _LEAST = 8
 _COPIED_SAMPLES = 1 << 22
 _RESERVE = 160 << 20  # libraries that load at their first use, the allocators' slack
@@ -64,9 +64,8 @@ class TilePlan:
     """Tiles that cover ``area`` of the coarse scene, row by row, each (rows, cols) in size but at the lower and right
     edge.
 
-    margin: coarse pixels read around a tile, of which the network sees ``halo``. aligned: whether the tiles' edges are
-    those of the output's blocks. memory, budget: peak expected and allowed, bytes of the whole process. fine_bytes: of
-    the output, as stored and not compressed.
+    margin: coarse pixels read around a tile, of which the network sees ``halo``. memory, budget: peak expected and
+    allowed, bytes of the whole process. fine_bytes: of the output, as stored and not compressed.
     """
 
     area: Window
@@ -75,7 +74,6 @@ class TilePlan:
     scale: int
     halo: int
     margin: int
-    aligned: bool
     memory: int
     budget: int
     fine_bytes: int
@@ -95,43 +93,34 @@ def plan_tiles(
     budget: Budget,
     *,
     stored_bytes: int = 4,
-    block: tuple[int, int] = (1, 1),
+    copied: bool = False,
     resident: int = 0,
     tile: int | tuple[int, int] | None = None,
     device_memory: int | None = None,
 ) -> TilePlan:
     """The largest tiles that the budget allows, up to 2 GiB of result each; no more than there are pixels.
 
-    stored_bytes: of a sample of the output. block: (rows, cols) of the output's storage blocks; tiles are whole blocks
-    where the budget allows even one. resident: bytes of output that the writer holds in memory. tile: side in coarse
-    pixels, or rows and columns, instead of those found. Raises InputError where not even the smallest tile fits.
+    stored_bytes: of a sample of the output. copied: whether finished samples are taken to it through memory.
+    resident: bytes of output that the writer holds in memory. tile: side in coarse pixels, or rows and columns, instead
+    of those found. Raises InputError where not even the smallest tile fits.
     """
     scale = upscaler.scale
-    unit = tuple(size // math.gcd(size, scale) for size in block)
     fine_bytes = upscaler.bands * area.height * area.width * scale**2 * stored_bytes
 
-    def cut(side: int, unit: tuple[int, ...]) -> tuple[int, int]:
-        """Tiles of about that side, of equal size, whole units."""
-        sizes = []
-        for length, step in zip((area.height, area.width), unit, strict=True):
-            count = math.ceil(length / min(length, _up(side, step)))
-            sizes.append(min(length, _up(math.ceil(length / count), step)))
-        return sizes[0], sizes[1]
+    def cut(side: int) -> tuple[int, int]:
+        """Tiles of at most about that side, of equal size."""
+        rows, cols = (math.ceil(length / math.ceil(length / side)) for length in (area.height, area.width))
+        return rows, cols
 
     def needed(size: tuple[int, int]) -> int:
-        copied = upscaler.bands * min(size[1], area.width) * scale
-        copied *= min(size[0] * scale, copied_rows(copied, block[0]))
-        return budget.fixed + resident + _tile_bytes(*size, upscaler) + 2 * stored_bytes * copied
+        row = upscaler.bands * size[1] * scale
+        copy = min(size[0] * scale, copied_rows(row)) * row if copied else 0
+        return budget.fixed + resident + _tile_bytes(*size, upscaler) + 2 * stored_bytes * copy
 
     def plan(size: tuple[int, int]) -> TilePlan:
-        aligned = all(
-            length % step == 0 or length == whole
-            for length, step, whole in zip(size, unit, (area.height, area.width), strict=True)
-        )
         return TilePlan(
-            area, *size, scale, upscaler.halo, upscaler.halo + upscaler.reach, aligned, needed(size), budget.total,
-            fine_bytes,
-        )  # fmt: skip
+            area, *size, scale, upscaler.halo, upscaler.halo + upscaler.reach, needed(size), budget.total, fine_bytes
+        )
 
     def fits(size: tuple[int, int]) -> bool:
         on_device = device_memory is None or _tile_bytes(*size, upscaler) <= device_memory
@@ -148,19 +137,19 @@ def plan_tiles(
         return plan(size)
     best: tuple[int, int] | None = None
     for side in range(_STEP, max(area.height, area.width) + _STEP, _STEP):
-        size = cut(side, unit)
+        size = cut(side)
         large = 4 * size[0] * size[1] * scale**2 * upscaler.bands > _TILE_BYTES
         if not fits(size) or (large and best is not None):
             break
         best = size
     side = 2 * _STEP * _LEAST
     while best is None and side >= _LEAST:
-        size = cut(side, (1, 1))
+        size = cut(side)
         best = size if fits(size) else None
         side -= _LEAST
     if best is None:
         raise InputError(
-            f"the smallest tiles ({_LEAST} × {_LEAST} pixels) need {size_text(needed(cut(_LEAST, (1, 1))))} of memory, "
+            f"the smallest tiles ({_LEAST} × {_LEAST} pixels) need {size_text(needed(cut(_LEAST)))} of memory, "
             f"{size_text(budget.total)} are allowed; {_remedy(budget)}"
             + (", or write .tif or an ENVI file, which are not collected in memory" if resident else "")
         )
@@ -180,9 +169,9 @@ def size_text(nbytes: float) -> str:
     return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.0f} MiB"
 
 
-def copied_rows(samples: int, block: int) -> int:
-    """How many rows, of so many ``samples`` each, are taken to the output at once: whole blocks."""
-    return max(block, _COPIED_SAMPLES // samples // block * block)
+def copied_rows(samples: int) -> int:
+    """How many rows, of so many ``samples`` each, are taken to the output at once."""
+    return max(1, _COPIED_SAMPLES // samples)
 
 
 def _tile_bytes(rows: int, cols: int, upscaler: Upscaler) -> int:
@@ -192,10 +181,6 @@ def _tile_bytes(rows: int, cols: int, upscaler: Upscaler) -> int:
     network = (rows + 2 * halo) * (cols + 2 * halo) * 4 * (3 * bands + upscaler.features)
     fine = 4 * upscaler.buffer_size(rows, cols)
     return int(2 * read + network + 4 * fine)  # two parts of results, a convolution's or bicubic's, what is stored
-
-
-def _up(value: int, step: int) -> int:
-    return -(-value // step) * step
 
 
 def _remedy(budget: Budget) -> str:

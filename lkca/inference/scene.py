@@ -126,7 +126,7 @@ def plan_scene(
         spent = time.perf_counter() - start
     share = plan.area.height * plan.area.width / (middle.height * middle.width)
     return ScenePlan(
-        plan, task.shape, str(writer.meta.stored_dtype), spent * share / ranks.world, not writer.adopts, task.notes
+        plan, task.shape, str(writer.meta.stored_dtype), spent * share / ranks.world, not writer.keeps, task.notes
     )
 
 
@@ -162,7 +162,7 @@ class _Job:
             journal.make()
             windows = [plan.fine(tile) for tile in plan.tiles()]
             tiles = len(windows)
-            samples = Samples(journal.samples, task.shape, writer.meta, flush=writer.adopts)
+            samples = Samples(journal.samples, task.shape, writer.meta, flush=writer.keeps)
             _check_space(samples)
             self._keep(journal, task)
             record = journal.begin(identity, (plan.rows, plan.cols), windows, samples, self.ranks.world)

@@ -137,7 +137,7 @@ class Task:
             self.upscaler,
             budget,
             stored_bytes=dtype.itemsize,
-            block=(1, 1) if writer is None else writer.block,
+            copied=writer is not None and not writer.adopts,
             resident=rows * cols * bands * dtype.itemsize if in_memory else 0,
             tile=tile,
             device_memory=int(_GPU_SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None,

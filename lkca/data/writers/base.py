@@ -27,6 +27,7 @@ __all__ = [
     "WriteReport",
     "check_disk_space",
     "leftovers",
+    "sidecars",
     "temporary_beside",
 ]
 
@@ -55,7 +56,8 @@ class Backend(ABC):
     pairs: (temporary, final) paths in the order in which they are put in place, the data first.
     remarks: what the format could not hold, sentences for the user.
     block: (rows, cols) of a storage block; windows aligned to it are written fastest.
-    adopts: whether the format's data file is all samples, band after band, and may come from elsewhere.
+    adopts: whether all samples may come in a file, band after band. keeps: whether that becomes the data file, instead
+    of being copied at the end.
     gaps: at the end, whether overviews have to look for missing samples (``Encoder.gaps``).
     """
 
@@ -63,6 +65,7 @@ class Backend(ABC):
     remarks: tuple[str, ...] = ()
     block: tuple[int, int] = (1, 1)
     adopts: bool = False
+    keeps: bool = False
     gaps: bool = True
 
     def adopt(self, samples: Path) -> None:
@@ -94,7 +97,7 @@ class CubeWriter:
         self.meta = meta
         self.driver = driver
         self.block = backend.block
-        self.adopts = backend.adopts
+        self.adopts, self.keeps = backend.adopts, backend.keeps
         self.report: WriteReport | None = None
         self._backend = backend
         self._encoder = Encoder(meta)
@@ -142,7 +145,8 @@ class CubeWriter:
     def adopt(self, samples: Path) -> None:
         """Take all samples from a file, (bands, rows, cols) as an ``Encoder(self.meta)`` stored them; where ``adopts``.
 
-        The file may lose its name; it must lie in the same file system. What was counted comes by :meth:`count`.
+        It has to stay as it is until :meth:`close`. Where the writer ``keeps`` it, it may lose its name, and must lie
+        in the same file system. What was counted comes by :meth:`count`.
         """
         if not self._open:
             raise OutputError(f"{self.path}: is closed; nothing more can be written")
@@ -219,7 +223,7 @@ class CubeWriter:
             with contextlib.suppress(Exception):
                 self._backend.discard()
             for temporary, _ in self._backend.pairs:
-                for name in (temporary, *(temporary.with_name(temporary.name + end) for end in _SIDECARS)):
+                for name in (temporary, *sidecars(temporary)):
                     with contextlib.suppress(OSError):
                         name.unlink()
 
@@ -247,9 +251,8 @@ class CubeWriter:
                     final.unlink()
             raise
         for temporary, final in self._backend.pairs:
-            for end in _SIDECARS:
-                temporary.with_name(temporary.name + end).unlink(missing_ok=True)
-                final.with_name(final.name + end).unlink(missing_ok=True)
+            for name in (*sidecars(temporary), *sidecars(final)):
+                name.unlink(missing_ok=True)
 
     def _remarks(self) -> list[str]:
         encoder, dtype = self._encoder, self.meta.stored_dtype
@@ -280,6 +283,11 @@ def leftovers(final: Path) -> list[Path]:
     """Files that :func:`temporary_beside` made for ``final`` and whose writer was killed (or still runs)."""
     name = f".{glob.escape(final.stem)}.{'[0-9a-f]' * 8}.tmp{glob.escape(final.suffix)}"
     return [found for end in ("", *_SIDECARS) for found in sorted(final.parent.glob(name + end))]
+
+
+def sidecars(file: Path) -> list[Path]:
+    """What GDAL may have put beside a file."""
+    return [file.with_name(file.name + end) for end in _SIDECARS]
 
 
 def check_disk_space(path: Path, nbytes: int) -> None:

@@ -1,4 +1,4 @@
-"""From a finished tiled GeoTIFF to a cloud-optimised one, with overviews.
+"""From a finished tiled GeoTIFF, or a flat file, to a cloud-optimised GeoTIFF with overviews.
 
 GDAL's GTiff driver does it (``COPY_SRC_OVERVIEWS``: directories first, then overviews from coarse to fine, then the
 full size). Its COG driver cannot be used for hundreds of bands: it interleaves them by pixel (before GDAL 3.11) and
@@ -11,9 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import rasterio
 import rasterio.shutil
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
+
+from lkca.data.gdal import open_to_change
 
 __all__ = ["OVERVIEW_SHARE", "copy_as_cog"]
 
@@ -21,13 +24,13 @@ OVERVIEW_SHARE = 1 / 3  # of the full size: 1/4 + 1/16 + ...
 
 
 def copy_as_cog(staged: Path, target: Path, *, block: tuple[int, int], gaps: bool = True, **options: Any) -> None:
-    """Copy ``staged`` (a tiled GeoTIFF, which gets overviews) to ``target`` as a COG of ``block`` (rows, cols).
+    """Copy ``staged`` (a tiled GeoTIFF or a VRT; gets overviews) to ``target`` as a COG of ``block`` (rows, cols).
 
     Overviews halve the size until one fits a block; each of their samples is the mean of the valid samples below it,
     and nodata only where all of these are. gaps: whether there are such, or means that equal the nodata value; GDAL is
     three times faster where it need not look. options: GTiff creation options. Raises RasterioError.
     """
-    with rasterio.open(staged, "r+") as dataset:
+    with open_to_change(staged) as dataset:
         factors: list[int] = []
         while any(edge > size << len(factors) for edge, size in zip(dataset.shape, block, strict=True)):
             factors.append(2 << len(factors))
@@ -38,7 +41,10 @@ def copy_as_cog(staged: Path, target: Path, *, block: tuple[int, int], gaps: boo
             dataset.build_overviews(factors, Resampling.average)
             if not gaps:
                 dataset.nodata = nodata
-    rasterio.shutil.copy(
-        staged, target, driver="GTiff", COPY_SRC_OVERVIEWS="YES", TILED="YES", BLOCKYSIZE=block[0],
-        BLOCKXSIZE=block[1], BIGTIFF="IF_SAFER", **options,
-    )  # fmt: skip
+    try:
+        rasterio.shutil.copy(
+            staged, target, driver="GTiff", COPY_SRC_OVERVIEWS="YES", TILED="YES", BLOCKYSIZE=block[0],
+            BLOCKXSIZE=block[1], BIGTIFF="IF_SAFER", **options,
+        )  # fmt: skip
+    except CPLE_BaseError as error:  # what this function of rasterio raises, as others do not
+        raise RasterioError(str(error)) from error

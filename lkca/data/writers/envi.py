@@ -78,7 +78,7 @@ class EnviBackend(Backend):
         self._dtype = dtype
         self._order = {"bsq": (bands, rows, cols), "bil": (rows, bands, cols), "bip": (rows, cols, bands)}[interleave]
         self._to_bands_first = {"bsq": (0, 1, 2), "bil": (1, 0, 2), "bip": (2, 0, 1)}[interleave]
-        self.adopts = interleave == "bsq"
+        self.adopts = self.keeps = interleave == "bsq"
 
     def write(self, window: Window, stored: np.ndarray) -> None:
         if self._samples is None:  # not before: the file of another may take its place

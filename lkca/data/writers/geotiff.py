@@ -6,6 +6,8 @@ EnMAP-Box), GDAL's IMAGERY domain (µm) and the ENVI domain of the dataset (not 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,15 @@ import numpy as np
 import rasterio
 import rasterio.windows
 from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 
-from lkca.data.gdal import bounded_cache, without_place
+from lkca.data.gdal import bounded_cache, open_to_change, without_place
 from lkca.data.meta import CubeMeta
 from lkca.data.window import Window
-from lkca.data.writers.base import Backend, check_disk_space, temporary_beside
+from lkca.data.writers.base import Backend, check_disk_space, sidecars, temporary_beside
 from lkca.data.writers.cog import OVERVIEW_SHARE, copy_as_cog
+from lkca.data.writers.flat import flat_files, write_vrt
 from lkca.errors import InputError
 
 __all__ = ["GeoTiffBackend"]
@@ -33,6 +37,7 @@ class GeoTiffBackend(Backend):
     """A tiled GeoTIFF of 256 x 256 blocks (BIGTIFF where needed).
 
     ``cog``: that file is a stage beside the output, uncompressed; a COG with overviews is copied from it at the end.
+    Samples that lie in a flat file are copied from there, with no stage, unless the COG interleaves its bands.
     """
 
     def __init__(
@@ -62,9 +67,10 @@ class GeoTiffBackend(Backend):
         if cog or not packing:
             check_disk_space(path, nbytes)
         self.block = (min(_TILE, -(-rows // 16) * 16), min(_TILE, -(-cols // 16) * 16))
-        self._shape = shape
+        self._shape, self._meta, self._dtype = shape, meta, dtype
         self._interleave = _INTERLEAVE[interleave]
         self._packing = packing
+        self.adopts = cog and self._interleave == "BAND"
         if meta.transform is not None and meta.gcps:
             self.remarks = (f"{path}: a GeoTIFF holds a transform or ground control points; the points were left out",)
         self._cog = temporary_beside(path) if cog else None
@@ -72,7 +78,10 @@ class GeoTiffBackend(Backend):
         self.pairs = [(self._tiff, path)] if self._cog is None else [(self._cog, path), (self._tiff, self._tiff)]
         self._dataset: Any = None
         try:
-            self._dataset = self._create(meta, {} if cog else packing)
+            if self._cog is None:
+                self._dataset = self._create(packing)
+            else:  # what cannot be described is refused now; the file is made anew when samples come
+                self._describe_flat(self._cog)
         except BaseException:
             for temporary, _ in self.pairs:
                 temporary.unlink(missing_ok=True)
@@ -80,40 +89,60 @@ class GeoTiffBackend(Backend):
 
     def write(self, window: Window, stored: np.ndarray) -> None:
         part = rasterio.windows.Window(window.col, window.row, window.width, window.height)
-        try:
-            with bounded_cache():
-                self._dataset.write(stored, window=part)
-        except RasterioError as error:
-            raise OSError(str(error.__cause__ or error)) from error
+        with _as_os_errors(), bounded_cache():
+            if self._dataset is None:
+                self._dataset = self._create({})
+            self._dataset.write(stored, window=part)
+
+    def adopt(self, samples: Path) -> None:
+        with _as_os_errors():
+            self._describe_flat(samples)
 
     def finish(self) -> None:
-        try:
-            with bounded_cache(), without_place():
+        with _as_os_errors(), bounded_cache(), without_place(), flat_files():
+            if self._dataset is not None:
                 self._dataset.close()
                 _check_blocks(self._tiff)
-                if self._cog is not None:
-                    options = {"INTERLEAVE": self._interleave, **self._packing}
-                    copy_as_cog(self._tiff, self._cog, block=self.block, gaps=self.gaps, **options)
-                    _check_blocks(self._cog)
-                    self._tiff.unlink()
-                    self.pairs = self.pairs[:1]
-        except RasterioError as error:
-            raise OSError(str(error.__cause__ or error)) from error
+            if self._cog is not None:
+                options = {"INTERLEAVE": self._interleave, **self._packing}
+                copy_as_cog(self._tiff, self._cog, block=self.block, gaps=self.gaps, **options)
+                _check_blocks(self._cog)
+                for file in (self._tiff, *sidecars(self._tiff)):
+                    file.unlink(missing_ok=True)
+                self.pairs = self.pairs[:1]
 
     def discard(self) -> None:
-        self._dataset.close()
+        if self._dataset is not None:
+            self._dataset.close()
 
-    def _create(self, meta: CubeMeta, packing: dict[str, str]) -> Any:
+    def _create(self, packing: dict[str, str]) -> Any:
         rows, cols, bands = self._shape
-        assert meta.stored_dtype is not None
-        # overviews and readers know by the nodata value that NaN is no sample
-        nodata = float("nan") if meta.nodata is None and meta.stored_dtype.kind == "f" else meta.nodata
         with without_place():
             dataset = rasterio.open(
-                self._tiff, "w", driver="GTiff", height=rows, width=cols, count=bands, dtype=meta.stored_dtype,
-                crs=meta.crs, transform=meta.transform, nodata=nodata, tiled=True, blockysize=self.block[0],
-                blockxsize=self.block[1], interleave=self._interleave, BIGTIFF="IF_SAFER", **packing,
+                self._tiff, "w", driver="GTiff", height=rows, width=cols, count=bands, dtype=self._dtype, tiled=True,
+                blockysize=self.block[0], blockxsize=self.block[1], interleave=self._interleave, BIGTIFF="IF_SAFER",
+                photometric="MINISBLACK", **packing,
             )  # fmt: skip
+        self._describe(dataset)
+        return dataset
+
+    def _describe_flat(self, samples: Path) -> None:
+        """The file that is copied at the end is a VRT over these samples."""
+        write_vrt(self._tiff, samples, self._shape, self._dtype)
+        with flat_files(), without_place(), open_to_change(self._tiff) as dataset:
+            self._describe(dataset)
+
+    def _describe(self, dataset: Any) -> None:
+        meta, bands = self._meta, self._shape[2]
+        # overviews and readers know by the nodata value that NaN is no sample
+        nodata = float("nan") if meta.nodata is None and self._dtype.kind == "f" else meta.nodata
+        if nodata is not None:
+            dataset.nodata = nodata
+        if meta.crs is not None:
+            dataset.crs = CRS.from_wkt(meta.crs)
+        if meta.transform is not None:
+            dataset.transform = meta.transform
+        dataset.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * (bands - 1)  # three bytes are no colours
         dataset.scales = tuple(np.broadcast_to(np.asarray(meta.scale_factor, dtype=np.float64), bands).tolist())
         dataset.offsets = tuple(np.broadcast_to(np.asarray(meta.offset, dtype=np.float64), bands).tolist())
         if meta.gcps and meta.transform is None:
@@ -124,7 +153,14 @@ class GeoTiffBackend(Backend):
         if tags:
             dataset.update_tags(**tags)
         _write_spectral(dataset, meta, bands)
-        return dataset
+
+
+@contextmanager
+def _as_os_errors() -> Iterator[None]:
+    try:
+        yield
+    except RasterioError as error:
+        raise OSError(str(error.__cause__ or error)) from error
 
 
 def _check_blocks(file: Path) -> None:

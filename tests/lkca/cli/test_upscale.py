@@ -29,7 +29,7 @@ def test_dry_run(cli: Cli, scene_file: Path, model_dir: Path, tmp_path: Path) ->
     for words in (
         f"region 0:72,0:40 ×2 → {output}",
         "144 × 80 pixels, 6 bands, int16: 0 MiB",
-        "15 of 16 × 16 pixels (not whole blocks",
+        "15 of 16 × 16 pixels",
         "halo",
         "of 2.00 GiB allowed",
         "time about",

@@ -13,8 +13,10 @@ import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 
-from lkca.data import CubeMeta, open_cube, write_cube
+from lkca.data import CubeMeta, Window, create_writer, open_cube, write_cube
+from lkca.data.codec import Encoder
 from lkca.data.writers import geotiff
+from lkca.errors import OutputError
 
 TOOLS = str(Path(__file__).parents[2] / "tools")
 SIZE, BANDS = 1100, 2
@@ -141,3 +143,45 @@ def test_overviews_without_gaps(
         with rasterio.open(tmp_path / "x.tif", **level) as quick, rasterio.open(tmp_path / "y.tif", **level) as slow:
             assert quick.nodata == slow.nodata or np.isnan([quick.nodata, slow.nodata]).all()
             np.testing.assert_allclose(quick.read(), slow.read(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"dtype": "int16"}, {"dtype": "uint8"}, {"compress": "deflate", "dtype": "uint16"}], ids=str
+)
+def test_a_cog_of_a_flat_file_is_the_same(tmp_path: Path, options: dict) -> None:
+    """Byte by byte that of the same samples written window by window; the flat file stays, and nothing else does."""
+    shape = (600, 700, 3)
+    array = np.random.default_rng(0).uniform(0.1, 0.2, (3, 600, 700)).astype(np.float32)
+    if not options:
+        array[:, 100:300, :50] = np.nan
+    meta = META.replace(wavelengths=np.array([500.0, 600.0, 700.0]), fwhm=np.full(3, 9.5), scale_factor=1e-3)
+    samples, results = tmp_path / "a&b ü", []
+    for name in ("written.tif", "adopted.tif"):
+        with create_writer(tmp_path / name, shape, meta, **options) as writer:
+            encoder = Encoder(writer.meta)
+            stored = encoder.encode(array)
+            writer.count(encoder.counts())
+            if name == "written.tif":
+                writer.write_stored(Window(0, 0, 600, 700), stored)
+            else:
+                assert writer.adopts and not writer.keeps
+                stored.tofile(samples)
+                writer.adopt(samples)
+        results.append((tmp_path / name).read_bytes())
+    assert results[0] == results[1]
+    assert {file.name for file in tmp_path.iterdir()} == {"written.tif", "adopted.tif", samples.name}
+    with rasterio.open(tmp_path / "adopted.tif") as dataset:
+        assert dataset.overviews(1) == [2, 4] and "RGB" not in str(dataset.photometric)
+        assert dataset.tags(3, ns="IMAGERY")["CENTRAL_WAVELENGTH_UM"] == "0.7"
+
+
+def test_a_flat_file_that_is_lost(tmp_path: Path) -> None:
+    """The samples vanish before the copy: an error that names the output, which does not appear."""
+    writer = create_writer(tmp_path / "x.tif", (600, 700, 2), META)
+    samples = tmp_path / "samples"
+    np.zeros((2, 600, 700), np.float32).tofile(samples)
+    writer.adopt(samples)
+    samples.unlink()
+    with pytest.raises(OutputError, match=r"x\.tif: could not be written"):
+        writer.close()
+    assert not list(tmp_path.iterdir())
