@@ -125,11 +125,18 @@ void pack_weight(const LowRankFwd& a) {
   for (int64_t group = 0; group < group_count<S>(a); ++group, out += (steps + 1) * P) {
     int64_t count;
     const int64_t m = group_first<S>(a, group, &count);
-    for (int64_t p = 0; p < P; ++p) {
-      out[p] = a.bias && p < count ? a.bias[m + p] : 0.f;
-      for (int64_t k = 0; k < steps; ++k)
-        out[P + (kTiles ? p * steps + k : k * P + p)] =
-            p < count ? step_value<PAIRS>(weight + (m + p) * a.rank, 1, k, a.rank) : 0.f;
+    const T* rows = weight + m * a.rank;
+    for (int64_t p = 0; p < P; ++p) out[p] = a.bias && p < count ? a.bias[m + p] : 0.f;
+    if (kTiles || count < P) {
+      for (int64_t p = 0; p < P; ++p)
+        for (int64_t k = 0; k < steps; ++k)
+          out[P + (kTiles ? p * steps + k : k * P + p)] =
+              p < count ? step_value<PAIRS>(rows + p * a.rank, 1, k, a.rank) : 0.f;
+    } else {  // P stores one after another, since a cost of every call
+      for (int64_t k = 0; k < steps; ++k) {
+        LKCA_UNROLL
+        for (int p = 0; p < P; ++p) out[P + k * P + p] = step_value<PAIRS>(rows + p * a.rank, 1, k, a.rank);
+      }
     }
   }
 }
