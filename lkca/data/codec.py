@@ -95,13 +95,7 @@ class Encoder:
         dtype = np.dtype(self.meta.stored_dtype)
         scale, offset = (np.asarray(each, dtype=np.float64) for each in (self.meta.scale_factor, self.meta.offset))
         scale = scale[which] if scale.ndim else np.full(which.stop - which.start, scale)
-        if np.any(offset != 0.0) or not dtype.isnative:
-            return None
-        if dtype.kind == "f":
-            return scale.astype(np.float32) if dtype == np.float32 and np.all(scale == 1.0) else None
-        if dtype.itemsize != _EXACT_BYTES or not np.all(np.abs(scale) > _LEAST_SCALE):
-            return None
-        return (1.0 / scale).astype(np.float32)
+        return _gain(dtype, scale, offset) if dtype.isnative else None
 
     def accepts(self, least: float, most: float) -> bool:
         """Whether samples from ``least`` to ``most`` (NaN where any is not finite) are stored as they are."""
@@ -164,22 +158,19 @@ class Encoder:
 
         False, with nothing counted, where it is not that case.
         """
-        integer = target.dtype.kind != "f"
-        if part.dtype != np.float32 or offset != 0.0 or part.size == 0:
-            return False
-        if not _in_float32(part, target, scale, offset) if integer else (scale != 1.0 or target.dtype != np.float32):
+        integer, gain = target.dtype.kind != "f", _gain(target.dtype, scale, offset)
+        if part.dtype != np.float32 or gain is None or part.size == 0:
             return False
         least, most = part.min(), part.max()  # NaN where any sample is
         if integer and np.isfinite(least) and np.isfinite(most):
-            inverse = np.float32(1.0 / scale)
             with np.errstate(over="ignore"):
-                least, most = sorted((np.rint(least * inverse), np.rint(most * inverse)))
+                least, most = sorted((np.rint(least * gain), np.rint(most * gain)))
         if not self.accepts(float(least), float(most)):
             return False
         if not integer:
             target[...] = part
             return True
-        rounded = np.multiply(part, inverse)
+        rounded = np.multiply(part, gain)
         np.copyto(target, np.rint(rounded, out=rounded), casting="unsafe")
         self.low, self.high = min(self.low, float(least)), max(self.high, float(most))
         return True
@@ -187,9 +178,10 @@ class Encoder:
     def _encode_any(
         self, part: np.ndarray, target: np.ndarray, scale: float, offset: float, code: np.generic | None
     ) -> None:
-        if _in_float32(part, target, scale, offset):
+        gain = _gain(target.dtype, scale, offset)
+        if part.dtype == np.float32 and gain is not None:
             with np.errstate(over="ignore"):
-                stored = (part * np.float32(1.0 / scale)).astype(np.float64)
+                stored = (part * gain).astype(np.float64)
             invalid = ~np.isfinite(part)
         else:
             stored = (part.astype(np.float64) - offset) / scale
@@ -245,7 +237,14 @@ class Encoder:
         return result
 
 
-def _in_float32(part: np.ndarray, target: np.ndarray, scale: float, offset: float) -> bool:
-    """Whether codes are found in float32: always so or never, lest a code depend on what lies around its sample."""
-    small = target.dtype.kind != "f" and target.dtype.itemsize <= _EXACT_BYTES
-    return small and part.dtype == np.float32 and offset == 0.0 and abs(scale) > _LEAST_SCALE
+def _gain(dtype: np.dtype, scale: float | np.ndarray, offset: float | np.ndarray) -> np.ndarray | None:
+    """float32, by which float32 samples are multiplied to be stored; None where that is not exact enough, or not all.
+
+    Decided by the bands' description alone, lest a code depend on what lies around its sample.
+    """
+    if np.any(offset != 0.0):
+        return None
+    if dtype.kind == "f":
+        return np.asarray(scale, dtype=np.float32) if dtype == np.float32 and np.all(scale == 1.0) else None
+    exact = dtype.itemsize <= _EXACT_BYTES and np.all(np.abs(scale) > _LEAST_SCALE)
+    return np.asarray(1.0 / np.asarray(scale), dtype=np.float32) if exact else None

@@ -114,11 +114,13 @@ class Upscaler:
     def store_as(self, encoder: Encoder) -> None:
         """From now on pieces come as ``encoder`` stores them, where that can be had in one pass.
 
-        That is: low-rank upsampling, served by a native backend, and samples that are products with the encoder's
-        gains.
+        That is: low-rank upsampling, served by a native backend, and samples of a dtype that it writes, products with
+        the encoder's gains.
         """
         layer = None if self._net is None else self._net.upsample
-        if layer is not None and stores(layer) and encoder.gains(slice(0, self.bands)) is not None:
+        if layer is None or np.dtype(encoder.meta.stored_dtype).name not in _TORCH_DTYPES:
+            return
+        if stores(layer) and encoder.gains(slice(0, self.bands)) is not None:
             self._encoder = encoder
 
     def prepare(self, cube: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
