@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,10 @@ from lkca.inference.array import Upscaler
 from lkca.inference.checks import check_scale, suits
 from lkca.inference.choose import model_for
 from lkca.inference.degrade import degraded
-from lkca.inference.plan import Budget, plan_tiles, size_text
+from lkca.inference.plan import Budget, size_text, tile_bytes
 from lkca.inference.stream import stream
 from lkca.inference.strips import Piece
-from lkca.inference.windows import row_strips, whole_pixels
+from lkca.inference.windows import pieces, row_strips, whole_pixels
 from lkca.metrics import PROTOCOL, SSIM_WINDOW, MetricAccumulator, Metrics
 from lkca.models.directory import LoadedModel
 from lkca.models.prior import Prior
@@ -214,19 +214,17 @@ def _upscaled(low: Cube, upscaler: Upscaler, window: Window) -> np.ndarray:
 
 def _tiles(low: Cube, upscaler: Upscaler, beyond: int, budget: Budget) -> list[Window]:
     """The largest tiles for which the budget has room, with ``beyond`` pixels after each; no more than are useful."""
-    area, boundless = Window.full(low.rows, low.cols), replace(budget, total=1 << 62)
-    device, scale = upscaler.device, upscaler.scale
+    area, device, scale = Window.full(low.rows, low.cols), upscaler.device, upscaler.scale
     side = max(min(max(area.height, area.width), math.isqrt(min(_TILE_SAMPLES // low.bands, _TILE_PIXELS)) // scale), 1)
     while True:
         height, width = min(side + beyond, area.height), min(side + beyond, area.width)
         held = _SCORING_BYTES + _HELD_BYTES * low.bands * height * width * scale**2
-        plan = plan_tiles(area, upscaler, boundless, resident=held, tile=(height, width))
-        needed = plan.memory - boundless.fixed
+        needed = held + tile_bytes(height, width, upscaler)
         room = budget.total - budget.fixed
         if device.type == "cuda":
             room = min(room, int(_GPU_SHARE * torch.cuda.mem_get_info(device)[0]) + held)
         if needed <= room:
-            return replace(plan, rows=min(side, area.height), cols=min(side, area.width)).tiles()
+            return list(pieces(area, min(side, area.height), min(side, area.width)))
         if side <= _LEAST:
             raise InputError(
                 f"{low.source}: scoring it in tiles of {side} × {side} coarse pixels needs "

@@ -14,7 +14,7 @@ from lkca.errors import InputError
 from lkca.inference.array import Upscaler
 from lkca.inference.windows import pieces
 
-__all__ = ["Budget", "TilePlan", "copied_rows", "plan_tiles", "resident_memory", "size_text"]
+__all__ = ["Budget", "TilePlan", "copied_rows", "plan_tiles", "resident_memory", "size_text", "tile_bytes"]
 
 _SHARE = 0.5  # of the free memory, where no budget is given
 _TILE_BYTES = 2 << 30  # of a result, at most: larger ones gain little and leave less to overlap
@@ -115,7 +115,7 @@ def plan_tiles(
     def needed(size: tuple[int, int]) -> int:
         row = upscaler.bands * size[1] * scale
         copy = min(size[0] * scale, copied_rows(row)) * row if copied else 0
-        return budget.fixed + resident + _tile_bytes(*size, upscaler) + 2 * stored_bytes * copy
+        return budget.fixed + resident + tile_bytes(*size, upscaler) + 2 * stored_bytes * copy
 
     def plan(size: tuple[int, int]) -> TilePlan:
         return TilePlan(
@@ -123,7 +123,7 @@ def plan_tiles(
         )
 
     def fits(size: tuple[int, int]) -> bool:
-        on_device = device_memory is None or _tile_bytes(*size, upscaler) <= device_memory
+        on_device = device_memory is None or tile_bytes(*size, upscaler) <= device_memory
         return needed(size) <= budget.total and on_device
 
     if tile is not None:
@@ -174,8 +174,11 @@ def copied_rows(samples: int) -> int:
     return max(1, _COPIED_SAMPLES // samples)
 
 
-def _tile_bytes(rows: int, cols: int, upscaler: Upscaler) -> int:
-    """Two tiles are read (one ahead), one is in the network; of its bands some are made, and some are being stored."""
+def tile_bytes(rows: int, cols: int, upscaler: Upscaler) -> int:
+    """What a tile of so many coarse pixels takes beside what is held anyway.
+
+    Two are read (one ahead), one is in the network; of its bands some are made, and some are being stored.
+    """
     bands, margin, halo = upscaler.bands, upscaler.halo + upscaler.reach, upscaler.halo
     read = (rows + 2 * margin) * (cols + 2 * margin) * bands * 10  # values, filled values, two masks
     network = (rows + 2 * halo) * (cols + 2 * halo) * 4 * (3 * bands + upscaler.features)
