@@ -56,7 +56,7 @@ from functools import cache
 from typing import Any
 
 import torch
-import torch.autograd.forward_ad
+import torch.autograd.forward_ad as _forward_ad
 
 __all__ = [
     "BACKENDS",
@@ -83,6 +83,10 @@ ONLY_ON_CPUS = {
 }
 
 _AUTO: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}  # then the reference
+# Looked up once: per call that would cost as much as the questions.
+_functorch_level = torch._C._functorch.maybe_current_level
+_tracing_state = torch._C._get_tracing_state
+
 _registered: dict[str, Any] = {}
 _override: ContextVar[str | None] = ContextVar("lkca_backend", default=None)
 _kept: ContextVar[bool] = ContextVar("lkca_keep_operators", default=False)
@@ -237,11 +241,11 @@ def _requested(backend: str | None) -> tuple[str | None, str]:
 
 def _only_reference() -> str | None:
     """Why only plain PyTorch can serve here, whatever the tensors: inside torch.func, or while exporting."""
-    if torch._C._functorch.maybe_current_level() is not None:
+    if _functorch_level() is not None:
         return "cannot run inside torch.func transforms (vmap, grad, jvp)"
-    if torch.autograd.forward_ad._current_level >= 0:
+    if _forward_ad._current_level >= 0:
         return "has no forward-mode derivative"
-    if torch._C._get_tracing_state() is not None or (torch.compiler.is_exporting() and not _kept.get()):
+    if _tracing_state() is not None or (torch.compiler.is_exporting() and not _kept.get()):
         return "is not used while exporting: an exported program holds plain PyTorch operations"
     return None
 

@@ -38,8 +38,9 @@ void check(const Tensor& t, const char* name, const Shape& shape, ScalarType dty
   STD_TORCH_CHECK(t.is_cpu(), name, ": expected a CPU tensor");
   STD_TORCH_CHECK(t.scalar_type() == dtype, name, ": expected dtype ", torch::headeronly::toString(dtype), ", got ",
                   torch::headeronly::toString(t.scalar_type()));
-  const Shape got = shape_of(t);
-  STD_TORCH_CHECK(got == shape, name, ": expected shape ", text(shape), ", got ", text(got));
+  const auto sizes = t.sizes();
+  STD_TORCH_CHECK(std::equal(sizes.begin(), sizes.end(), shape.begin(), shape.end()), name, ": expected shape ",
+                  text(shape), ", got ", text(shape_of(t)));
 }
 
 void check_scale(int64_t scale, int64_t channels, const char* name) {

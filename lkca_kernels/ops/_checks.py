@@ -71,8 +71,8 @@ def constant(number: int) -> int:
     return len(range(number))
 
 
-def check_second_stage(z: Tensor, weight: Tensor, bias: Tensor | None, upscale_factor: int) -> None:
-    """The shapes of the low-rank layer's second factor and its bias."""
+def check_second_stage(z: Tensor, weight: Tensor, bias: Tensor | None, upscale_factor: int) -> int:
+    """The shapes of the low-rank layer's second factor and its bias; returns the channels that they make."""
     rank, square, shape = z.shape[1], upscale_factor * upscale_factor, weight.shape
     if len(shape) != 2 or shape[1] != rank or shape[0] % square:
         raise ValueError(
@@ -80,6 +80,7 @@ def check_second_stage(z: Tensor, weight: Tensor, bias: Tensor | None, upscale_f
         )
     if bias is not None:
         check_shape("bias", bias, "(C*s*s,)", (shape[0],))
+    return shape[0] // square
 
 
 def check_epilogue(

@@ -20,7 +20,10 @@ from lkca_kernels.memory_format import memory_format_of
 Tensors = Sequence[Tensor | None]
 
 _library = torch.library.Library("lkca_kernels", "DEF")
+# Looked up once: per call that would cost as much as the questions.
 _tracing = torch.compiler.is_compiling
+_any_autocast = torch._C._is_any_autocast_enabled
+_dispatch_modes = torch._C._len_torch_dispatch_stack
 _AUTOCAST_FROM = frozenset({torch.float16, torch.bfloat16, torch.float32})
 
 
@@ -46,7 +49,7 @@ def _autocasts(device: str) -> bool:
 def autocast(first: object, *others: object) -> tuple[Any, ...]:
     """The tensors in the autocast dtype of the first one's device where autocast is on; float64 stays."""
     tensors = (first, *others)
-    if not (_tracing() or torch._C._is_any_autocast_enabled()) or not isinstance(first, Tensor):
+    if not (_tracing() or _any_autocast()) or not isinstance(first, Tensor):
         return tensors
     device = first.device.type
     if not _autocasts(device):
@@ -70,7 +73,7 @@ def _unwatched(tensors: Tensors) -> bool:
     No tensor is empty, nor a negated view (``torch.imag`` of a conjugate), whose memory holds the values with the other
     sign: only the dispatcher resolves those.
     """
-    if torch._C._len_torch_dispatch_stack():
+    if _dispatch_modes():
         return False
     grad = torch.is_grad_enabled()
     for tensor in tensors:

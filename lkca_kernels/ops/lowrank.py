@@ -44,8 +44,8 @@ def _check(
     if weight is None:
         raise TypeError("weight: expected a tensor (C*s*s, R), got None")
     _checks.check_kinds(_operator.names, (z, weight, bias, gate, skip))
-    _checks.check_second_stage(z, weight, bias, upscale_factor)
-    _checks.check_epilogue(z, weight.shape[0] // upscale_factor**2, gate, skip, upscale_factor, skip_bicubic)
+    channels = _checks.check_second_stage(z, weight, bias, upscale_factor)
+    _checks.check_epilogue(z, channels, gate, skip, upscale_factor, skip_bicubic)
     if out is not None:
         tensors = (z, weight, bias, gate, skip)
         _checks.check_out(out, _shape(z, weight, upscale_factor), torch.contiguous_format, _operator.names, tensors)

@@ -92,8 +92,7 @@ def _check(
     if weight is None:
         raise TypeError("weight: expected a tensor (C*s*s, R), got None")
     _checks.check_kinds(_NAMES, tensors)
-    _checks.check_second_stage(z, weight, bias, s)
-    (batch, _, h, w), channels = z.shape, weight.shape[0] // s**2
+    (batch, _, h, w), channels = z.shape, _checks.check_second_stage(z, weight, bias, s)
     _checks.check_epilogue(z, channels, None, None, s, skip_bicubic)
     if skip is not None:
         _checks.check_shape("skip", skip, "(B, C, h, w)", (batch, channels, h, w))
