@@ -192,14 +192,9 @@ FiveGrads channel_gate_bwd(Tensor grad_gate, Tensor x, Tensor mean, Tensor w1, T
 std::tuple<Tensor, Tensor> channel_attention_fwd(Tensor x, Tensor w1, Tensor b1, Tensor w2, Tensor b2,
                                                  OptionalTensor residual, OptionalTensor out) {
   Gate g = check_gate(x, w1, b1, w2, b2);
-  const Shape shape(x.sizes().begin(), x.sizes().end());
-  if (residual) check(*residual, "residual", shape, x.scalar_type());
+  if (residual) check(*residual, "residual", shape_of(x), x.scalar_type());
   const bool channels_last = is_channels_last(x);
-  if (out) {
-    check(*out, "out", shape, x.scalar_type());
-    STD_TORCH_CHECK(channels_last ? is_channels_last(*out) : out->is_contiguous(), "out: expected the layout of x");
-  }
-  const Tensor result = out ? *out : empty_as(x);
+  const Tensor result = output_like(out, x);
   x = dense(x, channels_last);
   if (residual) residual = dense(*residual, channels_last);
   const Floats mean = mean_pixels(x, channels_last);
@@ -211,8 +206,7 @@ std::tuple<Tensor, Tensor> channel_attention_fwd(Tensor x, Tensor w1, Tensor b1,
 FiveGrads channel_attention_bwd(Tensor grad_out, Tensor x, Tensor mean, Tensor w1, Tensor b1, Tensor w2, Tensor b2,
                                 int64_t needs) {
   Gate g = check_gate(x, w1, b1, w2, b2);
-  const Shape shape(x.sizes().begin(), x.sizes().end());
-  check(grad_out, "grad_out", shape, x.scalar_type());
+  check(grad_out, "grad_out", shape_of(x), x.scalar_type());
   check(mean, "mean", {g.batch, g.channels}, ScalarType::Float);
   const bool channels_last = is_channels_last(x);
   const Tensor dense_x = dense(x, channels_last);

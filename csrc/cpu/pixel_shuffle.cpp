@@ -31,8 +31,7 @@ ShuffleArgs check_call(const Tensor& y, const OptionalTensor& gate, const Option
 
 Tensor bicubic_skip_grad(const Tensor& grad_out, const Tensor& skip, int64_t scale, Bicubic convention) {
   const Tensor planes = dense(grad_out);
-  Shape shape(skip.sizes().begin(), skip.sizes().end());
-  const Tensor result = empty_of(shape, skip.scalar_type());
+  const Tensor result = empty_of(shape_of(skip), skip.scalar_type());
   const std::vector<BicubicTaps> taps = bicubic_table(scale, convention);
   BicubicBwd a{};
   a.dtype = storage_dtype(skip, "skip");

@@ -247,4 +247,4 @@ def _gain(dtype: np.dtype, scale: float | np.ndarray, offset: float | np.ndarray
     if dtype.kind == "f":
         return np.asarray(scale, dtype=np.float32) if dtype == np.float32 and np.all(scale == 1.0) else None
     exact = dtype.itemsize <= _EXACT_BYTES and np.all(np.abs(scale) > _LEAST_SCALE)
-    return np.asarray(1.0 / np.asarray(scale), dtype=np.float32) if exact else None
+    return np.asarray(1.0 / scale, dtype=np.float32) if exact else None
