@@ -33,7 +33,8 @@ from lkca.models.directory import LoadedModel, describe_architecture
 from lkca.models.prior import Prior
 from lkca.models.shipped import find_model
 
-BANDS, SCALE, SIDE = 128, 4, 384
+BANDS, SCALE = 128, 4
+SIDE = int(os.environ.get("LKCA_BENCH_SIDE", 384))  # of the scene, a multiple of 192
 SIDES = (64, 192)  # of 32 to 384, the network is fastest at one of these
 KINDS = ("base", "large", "general")
 OUTPUTS = ((".img", "int16"), (".img", "float32"), (".tif", "int16"))
