@@ -327,7 +327,8 @@ def upscale_array(
     """Upscales a cube by the model in one piece.
 
     cube: float32 (bands, rows, cols) in physical units, NaN where missing; bands as the model's files have them.
-    Returns float32 (bands, s·rows, s·cols) in physical units, NaN under missing samples. See :class:`Upscaler`.
+    Returns float32 (bands, s·rows, s·cols) in physical units, NaN under missing samples. Raises InputError for another
+    number of bands. See :class:`Upscaler`.
     """
     if cube.shape[0] != model.config.bands.count:
         raise InputError(f"the array has {cube.shape[0]} bands, but the model was made for {model.config.bands.count}")

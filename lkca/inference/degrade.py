@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -68,7 +68,9 @@ def degraded(cube: Cube, degradation: Degradation) -> Cube:
     )  # fmt: skip
 
 
-def degrade_scene(cube: Cube, output: Path, degradation: Degradation, *, overwrite: bool = False) -> WriteReport:
+def degrade_scene(
+    cube: Cube, output: str | os.PathLike[str], degradation: Degradation, *, overwrite: bool = False
+) -> WriteReport:
     """Writes a scene s times coarser, (rows // s, cols // s), with its metadata; window by window, in bounded memory.
 
     The report's warnings say what was cut and what the file could not keep. Raises InputError for what cannot be read

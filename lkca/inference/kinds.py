@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["upscale"]
 
 _BICUBIC = "bicubic"
+_OF_FILES = ("overwrite", "resume", "dtype", "compress", "preview")  # options that say something about an output
 _Named: TypeAlias = str | os.PathLike[str] | LoadedModel | Prior
 
 
@@ -79,7 +79,8 @@ def upscale(
     Without ``output`` the result is float32 (bands, s·rows, s·cols), in memory and of the source's kind: an array for
     files, cubes and arrays, a tensor on its device, a DataArray with its coordinates and attributes on the finer grid.
     With it, a file is written with the rescaled metadata, and the report returned (see :func:`upscale_scene`). Raises
-    InputError for input that does not suit the model, OutputError where writing fails, TypeError for an unknown option.
+    InputError for input that does not suit the model and for options of a file where none is written, OutputError where
+    writing fails, TypeError for an unknown option.
     """
     settings = SceneOptions(**options)
     loaded = _find(model, settings.scale)
@@ -119,7 +120,9 @@ def _upscale_cube(
     cube: Cube, model: Model, output: str | os.PathLike[str] | None, options: SceneOptions
 ) -> np.ndarray | UpscaleReport:
     if output is not None:
-        return upscale_scene(cube, Path(output), model, options)
+        return upscale_scene(cube, output, model, options)
+    if idle := [name for name in _OF_FILES if getattr(options, name)]:
+        raise InputError(f"{', '.join(idle)}: of no use without an output file; give output, or leave it out")
     budget = Budget.of(options.memory)
     with rasterio.Env(GDAL_CACHEMAX=budget.cache):
         task = Task.of(cube, model, options)

@@ -7,6 +7,7 @@ there, in order, to the writer while the others still come. docs/scenes.md.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -74,7 +75,7 @@ class ScenePlan:
 
 def upscale_scene(
     cube: Cube,
-    output: Path,
+    output: str | os.PathLike[str],
     model: Model,
     options: SceneOptions | None = None,
     *,
@@ -92,7 +93,7 @@ def upscale_scene(
     rank does not do its part.
     """
     options, ranks = options or SceneOptions(), ranks or Ranks()
-    job = _Job(cube, output, model, options, ranks, Budget.of(options.memory, ranks.local), progress)
+    job = _Job(cube, Path(output), model, options, ranks, Budget.of(options.memory, ranks.local), progress)
     start = time.perf_counter()
     with rasterio.Env(GDAL_CACHEMAX=job.budget.cache):
         report = job.lead() if ranks.rank == 0 else job.help()
@@ -100,7 +101,12 @@ def upscale_scene(
 
 
 def plan_scene(
-    cube: Cube, output: Path, model: Model, options: SceneOptions | None = None, *, ranks: Ranks | None = None
+    cube: Cube,
+    output: str | os.PathLike[str],
+    model: Model,
+    options: SceneOptions | None = None,
+    *,
+    ranks: Ranks | None = None,
 ) -> ScenePlan:
     """What :func:`upscale_scene` would do, and how long it would take: one tile in the middle is upscaled and timed.
 
@@ -110,7 +116,7 @@ def plan_scene(
     budget = Budget.of(options.memory, ranks.local)
     with rasterio.Env(GDAL_CACHEMAX=budget.cache):
         task = Task.of(cube, model, options)
-        writer = task.writer(output, options, overwrite=options.overwrite or options.resume)
+        writer = task.writer(Path(output), options, overwrite=options.overwrite or options.resume)
         writer.abort()
         encoder = Encoder(writer.meta)
         task.upscaler.store_as(encoder)
@@ -158,7 +164,9 @@ class _Job:
             task.upscaler.store_as(Encoder(writer.meta))
             size = options.tile if earlier is None else (earlier.tile[0], earlier.tile[1])
             plan = task.plan(self.budget, writer, size)
-            preview = None if options.preview is None else Preview(options.preview, task.shape, writer.meta, self.cube)
+            preview = (
+                None if options.preview is None else Preview(Path(options.preview), task.shape, writer.meta, self.cube)
+            )
             journal.make()
             windows = [plan.fine(tile) for tile in plan.tiles()]
             tiles = len(windows)

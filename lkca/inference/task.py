@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +39,11 @@ class SceneOptions:
 
     scale: of bicubic and of the general model; a model directory has its own. roi: the part to upscale, see
     :func:`lkca.inference.windows.parse_roi`. tile: side in coarse pixels; memory: budget such as "2G"; both found by
-    default. precision: of the network's body. dtype, compress: of the output. overwrite, resume: what may be replaced,
-    what is to go on. force: take a cube whose wavelengths or values are not like the model's. preview: a picture to
-    write. command: for the output's provenance.
+    default. precision: of the network's body. dtype, compress: of the output file. overwrite, resume: what may be
+    replaced, what is to go on. force: take a cube whose wavelengths or values are not like the model's. preview: a
+    picture to write beside the output file. command: for the output's provenance.
+
+    Raises InputError for a scale that is no whole number from 2, a tile that is none from 1.
     """
 
     scale: int | None = None
@@ -54,8 +57,17 @@ class SceneOptions:
     tile: int | None = None
     memory: str | None = None
     roi: str | None = None
-    preview: Path | None = None
+    preview: str | os.PathLike[str] | None = None
     command: str = ""
+
+    def __post_init__(self) -> None:
+        for field, what, least in (("scale", "scale factor", 2), ("tile", "tile", 1)):
+            number = getattr(self, field)
+            if number is None:
+                continue
+            if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < least:
+                raise InputError(f"the {what} is {number!r}; expected a whole number from {least}")
+            object.__setattr__(self, field, int(number))  # plain, for the journal
 
 
 @dataclass(frozen=True)
@@ -84,8 +96,6 @@ class Task:
             notes = suits(cube, chosen, force=options.force)
         elif options.scale is None:
             raise InputError("bicubic needs a scale factor; give -s, for example -s 4")
-        elif options.scale < 2:
-            raise InputError(f"the scale factor is {options.scale}; expected a whole number from 2")
         else:
             scale = options.scale
         upscaler = Upscaler(chosen, scale, cube.good_bands, resolve_device(options.device), options.precision)

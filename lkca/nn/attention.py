@@ -25,12 +25,18 @@ _SQUEEZE_EXCITE_NAMES = {
 }
 
 
+def _hidden(channels: int, reduction: int) -> int:
+    if reduction < 1:
+        raise ValueError(f"reduction: expected at least 1, got {reduction}")
+    return max(1, channels // reduction)
+
+
 class ChannelAttention(nn.Module):
     """Squeeze and excitation (Hu et al. 2018): x * sigmoid(W2 relu(W1 mean_hw(x) + b1) + b2), (B, C, H, W) -> same.
 
     ``channels // reduction`` hidden channels, or ``hidden_channels``. ``residual`` (like x) is added to the result. The
     mean runs over the whole image, so a tile's result depends on where the tile was cut; use
-    :class:`LocalChannelAttention` where that matters.
+    :class:`LocalChannelAttention` where that matters. Raises ValueError for a reduction below 1.
 
     Loads the weights of the usual squeeze-excite blocks, with 1×1 convolutions or linear layers: torchvision's and
     timm's (``fc1``, ``fc2``; ``conv_reduce``, ``conv_expand``), and sequences such as RCAN's (``conv_du.0``,
@@ -48,7 +54,7 @@ class ChannelAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        hidden = max(1, channels // reduction) if hidden_channels is None else hidden_channels
+        hidden = _hidden(channels, reduction) if hidden_channels is None else hidden_channels
         self.fc1 = nn.Conv2d(channels, hidden, 1, bias=bias, device=device, dtype=dtype)
         self.fc2 = nn.Conv2d(hidden, channels, 1, bias=bias, device=device, dtype=dtype)
 
@@ -82,7 +88,8 @@ class LocalChannelAttention(nn.Module):
     a = mean over ``window``×``window`` pixels of |x| (pixels inside the image only), (B, C, H, W);
     gate = 2 sigmoid(W2 relu(W1 a/ā)), ā the mean of a over the channels; result x * gate.
     ``residual`` (like x) is added to it. The ratio a/ā makes the gates independent of the signal's scale. W2 starts at
-    zero: every gate is 1. Computed by :func:`lkca_kernels.local_channel_attention`.
+    zero: every gate is 1. Computed by :func:`lkca_kernels.local_channel_attention`. Raises ValueError for an even
+    window or a reduction below 1.
     """
 
     def __init__(
@@ -98,7 +105,7 @@ class LocalChannelAttention(nn.Module):
         if window < 1 or window % 2 == 0:
             raise ValueError(f"window: expected an odd number, got {window}")
         self.window = window
-        hidden = max(1, channels // reduction)
+        hidden = _hidden(channels, reduction)
         self.fc1 = nn.Conv2d(channels, hidden, 1, bias=False, device=device, dtype=dtype)
         self.fc2 = nn.Conv2d(hidden, channels, 1, bias=False, device=device, dtype=dtype)
         nn.init.zeros_(self.fc2.weight)

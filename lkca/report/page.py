@@ -34,8 +34,8 @@ class Report:
 
     evaluations: scored scenes; those whose arrays are there are pictured, the first four. pairs: views of finished
     files, each with its scores (or None). model, model_name: configuration and where it lies. analysis: of its
-    upsampling layers. history: of the fit. tables: further ones, (heading, table). facts: lines for the end of the
-    page, such as the device. notes: remarks. command: as it was given.
+    upsampling layers. history, fit: of the fit, its course and its scores. speed: of the upsampling, measured. facts:
+    lines for the end of the page, such as the device. notes: remarks. command: as it was given.
     """
 
     title: str

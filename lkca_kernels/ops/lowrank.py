@@ -96,6 +96,16 @@ def lowrank_pixel_shuffle(
     return _operator((z, weight, bias, gate, skip), options, out, backend)
 
 
+def _pair(name: str, value: object, least: int) -> tuple[int, int]:
+    """One for rows and one for columns, of an integer or two."""
+    pair = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2 or not all(isinstance(one, int) and not isinstance(one, bool) for one in pair):
+        raise TypeError(f"{name}: expected an integer or two, got {value!r}")
+    if min(pair) < least:
+        raise ValueError(f"{name}: expected at least {least}, got {value}")
+    return pair[0], pair[1]
+
+
 def lowrank_upsample(
     x: Tensor,
     weight_down: Tensor,
@@ -123,9 +133,10 @@ def lowrank_upsample(
         stride: of the convolution.
         dilation: of the convolution.
 
-    With (h, w) the size that the convolution gives, the other arguments and the result are as for
-    :func:`lowrank_pixel_shuffle`.
-    The convolution is PyTorch's own; ``backend`` chooses who serves the second stage.
+    Padding, stride and dilation are an integer or one each for rows and columns. With (h, w) the size that the
+    convolution gives, the other arguments and the result are as for :func:`lowrank_pixel_shuffle`.
+    The convolution is PyTorch's own; ``backend`` chooses who serves the second stage. Raises as that does, and
+    ValueError for a kernel larger than the padded image.
     """
     _checks.check_first("x", x, "(B, Cin, H, W)")
     _checks.check_first("weight_down", weight_down, "(R, Cin, kh, kw)")
@@ -138,9 +149,18 @@ def lowrank_upsample(
     _checks.check_kinds(("x", "weight_down", "bias_down"), (x, weight_down, bias_down))
     if bias_down is not None:
         _checks.check_shape("bias_down", bias_down, "(R,)", (weight_down.shape[0],))
+    stride, dilation = _pair("stride", stride, 1), _pair("dilation", dilation, 1)
+    kernel = weight_down.shape[2:]
     if padding is None:
-        dilation = (dilation, dilation) if isinstance(dilation, int) else dilation
-        padding = (dilation[0] * (weight_down.shape[2] // 2), dilation[1] * (weight_down.shape[3] // 2))
+        padding = (dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2))
+    else:
+        padding = _pair("padding", padding, 0)
+    for size, k, p, d in zip(x.shape[2:], kernel, padding, dilation, strict=True):
+        if size + 2 * p < d * (k - 1) + 1:
+            raise ValueError(
+                f"weight_down: its kernel {tuple(kernel)} with dilation {dilation} is larger than the image "
+                f"{tuple(x.shape[2:])} with padding {padding}"
+            )
     z = F.conv2d(x, weight_down, bias_down, stride=stride, padding=padding, dilation=dilation)
     return lowrank_pixel_shuffle(
         z, weight, bias, gate, skip, upscale_factor=upscale_factor, skip_bicubic=skip_bicubic, out=out, backend=backend

@@ -41,9 +41,13 @@ def bicubic_upsample(x: Tensor, scale: int, convention: Convention = "matlab") -
     repeated (index -1 is sample 0, -2 is sample 1). ``"torch"`` is ``F.interpolate(mode="bicubic",
     align_corners=False)``: a = -0.75, border clamped. Differentiable twice, exportable with dynamic h and w.
 
-    16-bit inputs are computed in float32 and rounded once. Raises ValueError for another rank, an empty image, a scale
-    below 1 or an unknown convention.
+    16-bit inputs are computed in float32 and rounded once. Raises TypeError for another kind of ``x`` or a scale that
+    is no integer, ValueError for another rank, a scale below 1 or an unknown convention.
     """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"x: expected a floating tensor, got {x.dtype if isinstance(x, Tensor) else type(x).__name__}")
+    if not isinstance(scale, (int, torch.SymInt)) or isinstance(scale, bool):
+        raise TypeError(f"scale: expected an integer, got {type(scale).__name__}")
     if x.ndim != 4:
         raise ValueError(f"x: expected (B, C, h, w), got {x.ndim} dimensions")
     if convention not in KEYS_A:

@@ -94,6 +94,12 @@ def test_wrong_arguments() -> None:
         bicubic_upsample(x, 2, "keys")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="scale: expected"):
         bicubic_upsample(x, 0)
+    for scale in (2.5, True, "2"):
+        with pytest.raises(TypeError, match="scale: expected an integer, got"):
+            bicubic_upsample(x, scale)  # type: ignore[arg-type]
+    for other in (x.int(), x.bool(), x.to(torch.complex64), x.numpy()):
+        with pytest.raises(TypeError, match="x: expected a floating tensor, got"):
+            bicubic_upsample(other, 2)  # type: ignore[arg-type]
 
 
 def test_onnx_with_dynamic_sizes(tmp_path: object) -> None:

@@ -66,6 +66,12 @@ WRONG: list[tuple[type[Exception], str, Callable[[], Any]]] = [
      lambda: k.lowrank_upsample(X, torch.ones(3, 4, 3, 3), W, upscale_factor=2)),
     (ValueError, "bias_down: expected (R,) = (3,), got (2,)",
      lambda: k.lowrank_upsample(X, torch.ones(3, 3, 3, 3), W, upscale_factor=2, bias_down=B1)),
+    (ValueError, "weight_down: its kernel (9, 3) with dilation (1, 1) is larger than the image (4, 5) with pad",
+     lambda: k.lowrank_upsample(X, torch.ones(3, 3, 9, 3), W, upscale_factor=2, padding=(2, 0))),
+    (TypeError, "padding: expected an integer or two, got 'same'",
+     lambda: k.lowrank_upsample(X, torch.ones(3, 3, 3, 3), W, upscale_factor=2, padding="same")),
+    (ValueError, "stride: expected at least 1, got 0",
+     lambda: k.lowrank_upsample(X, torch.ones(3, 3, 3, 3), W, upscale_factor=2, stride=0)),
 ]  # fmt: skip
 
 

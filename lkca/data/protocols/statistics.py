@@ -18,7 +18,7 @@ _LEAST = 0.5  # correlation of neighbours; real scenes have 0.9 and more, shuffl
 
 
 class Statistics:
-    """Counts over all samples seen: range, mean, missing ones, the mean spectrum's range, a CRC-32 of the samples."""
+    """Counts over all samples seen: range, mean, missing ones, means of the first and last band, a CRC-32."""
 
     def __init__(self) -> None:
         self._count = self._missing = 0

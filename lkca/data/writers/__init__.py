@@ -87,7 +87,10 @@ def write_cube(
     compress: str | None = None,
     inputs: Sequence[str | os.PathLike[str]] = (),
 ) -> WriteReport:
-    """Write a whole cube, (bands, rows, cols) physical values, NaN = missing; options as in :func:`create_writer`."""
+    """Write a whole cube, (bands, rows, cols) physical values, NaN = missing; options, errors as :func:`create_writer`.
+
+    Raises ValueError for an array of another number of dimensions.
+    """
     if array.ndim != 3:
         raise ValueError(f"{path}: expected an array of shape (bands, rows, cols), found {array.shape}")
     bands, rows, cols = array.shape

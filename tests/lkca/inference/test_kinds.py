@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,6 +96,35 @@ def test_other_kinds() -> None:
         lkca.upscale([[1.0]], "bicubic", scale=2)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="nonsense"):
         lkca.upscale(Cube.from_array(np.zeros((2, 3, 3)), CubeMeta()), "bicubic", nonsense=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scale": 1}, "the scale factor is 1; expected a whole number from 2"),
+        ({"scale": 2.5}, "the scale factor is 2.5; expected"),
+        ({"scale": "4"}, "the scale factor is '4'; expected"),
+        ({"scale": True}, "the scale factor is True; expected"),
+        ({"scale": 2, "tile": 0}, "the tile is 0; expected a whole number from 1"),
+        ({"scale": 2, "tile": -3}, "the tile is -3; expected"),
+        ({"scale": 2, "dtype": "int16", "resume": True}, "resume, dtype: of no use without an output file"),
+        ({"scale": 2, "preview": "a.png"}, "preview: of no use without an output file"),
+    ],
+)
+def test_options_that_cannot_be(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        lkca.upscale(np.ones((2, 5, 4), dtype=np.float32), "bicubic", **options)
+
+
+def test_paths_may_be_strings(tmp_path: Path) -> None:
+    report = lkca.upscale(
+        np.ones((3, 5, 4), dtype=np.float32),
+        "bicubic",
+        scale=2,
+        output=f"{tmp_path}/x.img",
+        preview=f"{tmp_path}/x.png",
+    )
+    assert report.output == tmp_path / "x.img" and (tmp_path / "x.png").stat().st_size > 0
 
 
 def test_the_general_model_where_none_is_named() -> None:

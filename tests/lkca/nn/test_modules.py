@@ -37,6 +37,9 @@ def test_channel_attention_is_squeeze_and_excitation() -> None:
     gate = torch.sigmoid(se.fc2(F.relu(se.fc1(x.mean((2, 3), keepdim=True)))))
     torch.testing.assert_close(se(x), x * gate)
     torch.testing.assert_close(se(x, residual), x * gate + residual)
+    for kind in (ChannelAttention, LocalChannelAttention):
+        with pytest.raises(ValueError, match="reduction: expected at least 1, got 0"):
+            kind(8, reduction=0)
 
 
 def test_local_attention_starts_as_identity_and_ignores_the_scale() -> None:

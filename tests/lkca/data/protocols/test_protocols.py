@@ -204,3 +204,10 @@ def test_a_file_that_is_no_prepared_data_set_is_refused(tmp_path: Path) -> None:
     for name in ("text.h5", "other.h5", "absent.h5"):
         with pytest.raises(InputError, match=r"prepared data set"):
             open_dataset(tmp_path / name)
+
+
+def test_an_unknown_name(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match="there is no data set 'indian_pines'; there are chikusei, houston2018, pavia, cave"
+    ):
+        prepare("indian_pines", tmp_path, tmp_path / "x.h5")
