@@ -202,7 +202,8 @@ def use_backend(name: str) -> Iterator[None]:
     """Serve the calls inside by backend ``name`` ("auto" undoes an outer choice); per thread and per async task.
 
     A call's own ``backend=`` goes before it, ``LKCA_BACKEND`` after it. A function compiled by ``torch.compile`` keeps
-    the backend that was chosen when it was traced. Raises BackendError for an unknown name.
+    the backend that was chosen when it was traced; enter this around its calls, not within it, where it breaks the
+    graph. Raises BackendError for an unknown name.
     """
     _checked(name, "use_backend")
     token = _override.set(name)

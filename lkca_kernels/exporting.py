@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lkca_kernels.backends import BackendError
-from lkca_kernels.cpu import CONVENTIONS, unavailable
+from lkca_kernels.cpu import CONVENTIONS, can_run, unavailable
 from lkca_kernels.memory_format import memory_format_of
 
 __all__ = ["call_cpp_operators"]
@@ -69,12 +69,22 @@ def call_cpp_operators(program: torch.export.ExportedProgram) -> int:
 
     Those operators need nothing but the shared library (:func:`lkca_kernels.native.library_path`), so that an
     AOTInductor package of the program runs in a C++ process that has loaded it. CPU, inference. Returns how many calls
-    were replaced. Raises BackendError where the library is not here.
+    were replaced. Raises BackendError where the library is not here, or has nothing for a call: one with ``out=``, or
+    in float64; the program then stays as it was.
     """
     operators = _cpp_operators()
+    nodes = [node for node in program.graph_module.graph.nodes if node.op == "call_function"]
+    for node in nodes:
+        if getattr(node.target, "namespace", "") == "lkca_kernels" and node.target not in operators:
+            raise BackendError(f"the C++ CPU library has no {node.target}, which the program calls")
+        if node.target in operators:
+            first = node.args[0].meta["val"]
+            reason = can_run(node.target.name(), first.device, first.dtype, 1)
+            if reason is not None:
+                raise BackendError(f"the C++ CPU library, whose {node.target} the program would call, {reason}")
     replaced = 0
-    for node in program.graph_module.graph.nodes:
-        if node.op == "call_function" and node.target in operators:
+    for node in nodes:
+        if node.target in operators:
             arguments = node.args[:-1]  # all but the backend that Python would choose
             node.args = tuple(CONVENTIONS[a] if isinstance(a, str) else a for a in arguments)
             node.target = operators[node.target]

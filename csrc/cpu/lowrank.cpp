@@ -149,7 +149,10 @@ Tensor lowrank_pixel_shuffle_stored(Tensor z, Tensor weight, OptionalTensor bias
   if (out.numel() > 0) {
     const Kernels& k = kernels();
     const LowRankFwdTable& table = k.lowrank_fwd;
-    const std::vector<float> gains = floats_of(gain), bounds = floats_of(least);
+    std::vector<float> gains = floats_of(gain);
+    const std::vector<float> bounds = floats_of(least);
+    for (size_t c = 0; c < bounds.size(); ++c)  // a bound that is NaN makes its channel NaN, which a maximum would lose
+      if (std::isnan(bounds[c])) gains[c] = bounds[c];
     Forward forward(call, z, weight, bias, std::nullopt, skip);
     LowRankFwd& a = forward.a;
     a.out = out.mutable_data_ptr();

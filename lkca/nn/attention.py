@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lkca.nn.parts import is_plain, keeps_size
 from lkca_kernels import channel_attention, local_channel_attention
+from lkca_kernels.reference import surroundings
 
 __all__ = ["ChannelAttention", "LocalChannelAttention"]
 
@@ -29,6 +32,10 @@ def _hidden(channels: int, reduction: int) -> int:
     if reduction < 1:
         raise ValueError(f"reduction: expected at least 1, got {reduction}")
     return max(1, channels // reduction)
+
+
+def _as_made(*layers: nn.Module) -> bool:
+    return all(is_plain(fc, nn.Conv2d) and isinstance(fc, nn.Conv2d) and keeps_size(fc, (1, 1)) for fc in layers)
 
 
 class ChannelAttention(nn.Module):
@@ -55,6 +62,7 @@ class ChannelAttention(nn.Module):
     ) -> None:
         super().__init__()
         hidden = _hidden(channels, reduction) if hidden_channels is None else hidden_channels
+        self.channels = channels
         self.fc1 = nn.Conv2d(channels, hidden, 1, bias=bias, device=device, dtype=dtype)
         self.fc2 = nn.Conv2d(hidden, channels, 1, bias=bias, device=device, dtype=dtype)
 
@@ -64,6 +72,9 @@ class ChannelAttention(nn.Module):
         self.fc2.reset_parameters()
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if not _as_made(self.fc1, self.fc2):
+            gate = torch.sigmoid(self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)))))
+            return x * gate if residual is None else residual + x * gate
         w1, w2 = self.fc1.weight.flatten(1), self.fc2.weight.flatten(1)
         b1 = w1.new_zeros(w1.shape[0]) if self.fc1.bias is None else self.fc1.bias
         b2 = w2.new_zeros(w2.shape[0]) if self.fc2.bias is None else self.fc2.bias
@@ -79,7 +90,7 @@ class ChannelAttention(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
-        return f"channels={self.fc1.in_channels}, hidden_channels={self.fc1.out_channels}"
+        return f"channels={self.channels}"
 
 
 class LocalChannelAttention(nn.Module):
@@ -104,6 +115,7 @@ class LocalChannelAttention(nn.Module):
         super().__init__()
         if window < 1 or window % 2 == 0:
             raise ValueError(f"window: expected an odd number, got {window}")
+        self.channels = channels
         self.window = window
         hidden = _hidden(channels, reduction)
         self.fc1 = nn.Conv2d(channels, hidden, 1, bias=False, device=device, dtype=dtype)
@@ -121,8 +133,12 @@ class LocalChannelAttention(nn.Module):
         return self.window // 2
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if not (_as_made(self.fc1, self.fc2) and self.fc1.bias is self.fc2.bias is None):
+            ratio = surroundings(x, self.window).to(x.dtype)
+            gate = 2 * torch.sigmoid(self.fc2(F.relu(self.fc1(ratio))))
+            return x * gate if residual is None else residual + x * gate
         w1, w2 = self.fc1.weight.flatten(1), self.fc2.weight.flatten(1)
         return local_channel_attention(x, w1, w2, residual, window=self.window)
 
     def extra_repr(self) -> str:
-        return f"channels={self.fc1.in_channels}, window={self.window}"
+        return f"channels={self.channels}, window={self.window}"

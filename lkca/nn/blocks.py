@@ -8,17 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from lkca.nn.attention import LocalChannelAttention
+from lkca.nn.parts import is_plain, keeps_size
 from lkca_kernels import large_kernel_branch
 
 __all__ = ["LargeKernelBlock"]
 
 _PARTS = (nn.Conv2d, nn.Conv2d, nn.ReLU, nn.Conv2d)
-
-
-def _is_plain(conv: nn.Conv2d, kernel: tuple[int, ...], groups: int) -> bool:
-    """Whether it keeps the image's size with zeros around it, without stride, dilation or bias."""
-    settings = conv.kernel_size, conv.padding, conv.groups, conv.stride, conv.dilation, conv.padding_mode, conv.bias
-    return settings == (kernel, tuple(n // 2 for n in kernel), groups, (1, 1), (1, 1), "zeros", None)
 
 
 class LargeKernelBlock(nn.Module):
@@ -44,6 +39,7 @@ class LargeKernelBlock(nn.Module):
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size: expected an odd number, got {kernel_size}")
         hidden = expansion * channels
+        self.channels = channels
         kind: dict[str, Any] = {"device": device, "dtype": dtype}
         self.depthwise = nn.Conv2d(
             channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=False, **kind
@@ -92,14 +88,14 @@ class LargeKernelBlock(nn.Module):
         return y if residual is None else residual + y
 
     def _is_as_made(self) -> bool:
-        """Whether every part is of the kind it was made as, and has no hook that expects to be called."""
         depthwise, expand, _, contract = parts = self.depthwise, self.expand, self.activation, self.contract
         return (
-            all(type(part) is kind for part, kind in zip(parts, _PARTS, strict=True))
-            and not any(p._forward_hooks or p._forward_pre_hooks or p._backward_hooks for p in parts)
-            and _is_plain(depthwise, depthwise.kernel_size, depthwise.in_channels)
-            and all(_is_plain(layer, (1, 1), 1) for layer in (expand, contract))
+            all(is_plain(part, kind) for part, kind in zip(parts, _PARTS, strict=True))
+            and depthwise.bias is expand.bias is contract.bias is None
+            and keeps_size(depthwise, depthwise.kernel_size, depthwise.in_channels)
+            and keeps_size(expand, (1, 1))
+            and keeps_size(contract, (1, 1))
         )
 
     def extra_repr(self) -> str:
-        return f"channels={self.depthwise.in_channels}, kernel_size={self.depthwise.kernel_size[0]}"
+        return f"channels={self.channels}"

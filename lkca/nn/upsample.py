@@ -47,8 +47,8 @@ def in_turn(conv: nn.Conv2d, x: Tensor, groups: int) -> Tensor:
         result: Tensor = conv(x)
         return result
     batch, _, h, w = x.shape
-    y = conv(x.reshape(batch * groups, -1, h, w))
-    pixels: Tensor = y.reshape(batch, -1, *y.shape[2:])
+    y = conv(x.reshape(batch * groups, x.shape[1] // groups, h, w))
+    pixels: Tensor = y.reshape(batch, groups * y.shape[1], *y.shape[2:])
     return pixels
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lkca_kernels.memory_format import has_memory
 from lkca_kernels.reference.bicubic import KEYS_A
 
 _ROWS = torch.contiguous_format
@@ -20,8 +21,9 @@ def check_first(name: str, tensor: object, shape: str) -> None:
         raise TypeError(f"{name}: expected a tensor {shape}, got {type(tensor).__name__}")
     if tensor.dtype not in FLOATING:
         raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {tensor.dtype}")
-    if tensor.layout is not _DENSE:
-        raise TypeError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
+    if tensor.layout is not _DENSE or tensor.is_nested:
+        kind = "a nested one" if tensor.is_nested else f"layout {tensor.layout}"
+        raise TypeError(f"{name}: expected a dense tensor, got {kind}")
     if tensor.ndim != 4:
         raise ValueError(f"{name}: expected 4 dimensions {shape}, got {tuple(tensor.shape)}")
 
@@ -138,16 +140,18 @@ def check_out(
     grad = torch.is_grad_enabled()
     if grad and out.requires_grad:
         raise ValueError("out: requires a gradient, which a result written in place has not; give a detached tensor")
-    located = type(out) is Tensor and not torch.compiler.is_compiling() and out.device.type != "meta"
+    located = not torch.compiler.is_compiling() and has_memory(out)
     if located and out.is_neg():
         raise ValueError("out: is a negated view, expected a tensor whose memory holds its values")
+    if located and out.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError("out: was made in inference mode, outside of which it cannot be written; give a clone")
     begin, end = (out.data_ptr(), out.data_ptr() + out.nbytes) if located else (0, 0)
     for name, tensor in zip(names, tensors):  # noqa: B905  (strict costs a tenth of the check)
         if tensor is None:
             continue
         if grad and tensor.requires_grad:
             raise ValueError(f"out: given while {name} requires a gradient; omit it, or call under torch.no_grad()")
-        if located and tensor.data_ptr() < end and tensor.numel() and begin < _end(tensor):
+        if located and has_memory(tensor) and tensor.data_ptr() < end and tensor.numel() and begin < _end(tensor):
             raise ValueError(f"out: overlaps {name} in memory, expected a buffer of its own")
 
 

@@ -8,59 +8,32 @@ through an opaque operator ``lkca_kernels::<op>`` whose ``backend`` argument is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lkca_kernels import backends, reference
+from lkca_kernels.autocasting import unautocast
 from lkca_kernels.memory_format import memory_format_of
 
 Tensors = Sequence[Tensor | None]
 
-_library = torch.library.Library("lkca_kernels", "DEF")
+library = torch.library.Library("lkca_kernels", "DEF")
 # Looked up once: per call that would cost as much as the questions.
-_tracing = torch.compiler.is_compiling
-_any_autocast = torch._C._is_any_autocast_enabled
+is_tracing = torch.compiler.is_compiling
+# A backend writes behind autograd's back; told, it refuses gradients that would need what was there.
+tell_autograd_of = torch.autograd.graph.increment_version
 _dispatch_modes = torch._C._len_torch_dispatch_stack
-_AUTOCAST_FROM = frozenset({torch.float16, torch.bfloat16, torch.float32})
 
 
-def _choose_while_tracing(*call: Any) -> str:
+def choose_while_tracing(*call: Any) -> str:
     """:func:`lkca_kernels.backends.choose`, run once by the tracer instead of being traced."""
     return backends.choose(*call)
 
 
-def _has_autocast(device: str) -> bool:
-    """Whether devices of this type have autocast; asked by the tracer, since torch 2.11 cannot trace the question."""
-    return device != "meta" and torch.amp.is_autocast_available(device)
-
-
 # torch.compiler.assume_constant_result sets this too, but imports the whole of dynamo and Triton to do so.
-_choose_while_tracing._dynamo_marked_constant = True  # type: ignore[attr-defined]
-_has_autocast._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-def _autocasts(device: str) -> bool:
-    return _has_autocast(device) and torch.is_autocast_enabled(device)
-
-
-def autocast(first: object, *others: object) -> tuple[Any, ...]:
-    """The tensors in the autocast dtype of the first one's device where autocast is on; float64 stays."""
-    tensors = (first, *others)
-    if not (_tracing() or _any_autocast()) or not isinstance(first, Tensor):
-        return tensors
-    device = first.device.type
-    if not _autocasts(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(t.to(dtype) if isinstance(t, Tensor) and t.dtype in _AUTOCAST_FROM else t for t in tensors)
-
-
-def unautocast(device: str) -> AbstractContextManager[object]:
-    """Inside, autocast is off for devices of this type."""
-    return torch.autocast(device, enabled=False) if _autocasts(device) else nullcontext()
+choose_while_tracing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _empty(tensors: Tensors) -> bool:
@@ -122,16 +95,16 @@ class Operator:
         self._served_by: dict[str, Callable[..., Any]] = {}
         tail = "".join(f", {kind} {option}" for kind, option in options)
         returns = "(Tensor, Tensor)" if with_mean else "Tensor"
-        _library.define(f"{name}({tensors}{tail}, str backend) -> {returns}")
+        library.define(f"{name}({tensors}{tail}, str backend) -> {returns}")
         mean = ", Tensor mean" if with_mean else ""
-        _library.define(f"{name}_backward(Tensor grad, {tensors}{mean}{tail}, bool[] needs, str backend) -> Tensor[]")
+        library.define(f"{name}_backward(Tensor grad, {tensors}{mean}{tail}, bool[] needs, str backend) -> Tensor[]")
         self._register(name, self._forward, self._fake_forward)
         self._register(f"{name}_backward", self._backward, self._fake_backward)
         torch.library.register_autograd(
-            f"lkca_kernels::{name}", self._autograd, setup_context=self._setup_context, lib=_library
+            f"lkca_kernels::{name}", self._autograd, setup_context=self._setup_context, lib=library
         )
         if takes_out:
-            _library.define(f"{name}_out({tensors}{tail}, str backend, *, Tensor(a!) out) -> ()")
+            library.define(f"{name}_out({tensors}{tail}, str backend, *, Tensor(a!) out) -> ()")
             self._register(f"{name}_out", self._forward_out, lambda *_, **__: None)
         self._op = getattr(torch.ops.lkca_kernels, name).default
         self._op_backward = getattr(torch.ops.lkca_kernels, f"{name}_backward").default
@@ -139,8 +112,8 @@ class Operator:
 
     @staticmethod
     def _register(name: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> None:
-        _library.impl(name, implementation, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"lkca_kernels::{name}", fake, lib=_library)
+        library.impl(name, implementation, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"lkca_kernels::{name}", fake, lib=library)
 
     # ---- the call --------------------------------------------------------------------------------------------------
 
@@ -148,15 +121,19 @@ class Operator:
         """Serve a checked call."""
         first = tensors[0]
         assert first is not None
-        tracing = _tracing()
-        choose = _choose_while_tracing if tracing else backends.choose
+        tracing = is_tracing()
+        choose = choose_while_tracing if tracing else backends.choose
         name = choose(self.name, first.device, first.dtype, options.get("upscale_factor", 1), backend)
         if name == "reference":
             result = self._plain(tensors, options)
             return result if out is None else out.copy_(result)
         if not tracing and _unwatched(tensors):
             serve = self._served_by.get(name) or self._serve(name)
-            served = serve(*tensors, **options) if out is None else serve(*tensors, **options, out=out)
+            if out is not None:
+                serve(*tensors, **options, out=out)
+                tell_autograd_of(out)
+                return out
+            served = serve(*tensors, **options)
         elif out is None:
             served = self._op(*tensors, *options.values(), name)
         else:
@@ -205,6 +182,7 @@ class Operator:
                 out.copy_(self._plain(tensors, options))
         else:
             backends.function(backend, f"{self.name}_fwd")(*tensors, **options, out=out)
+            tell_autograd_of(out)
 
     def _backward(self, grad: Tensor, *arguments: Any) -> list[Tensor]:
         tensors = arguments[: self.count]
@@ -272,8 +250,9 @@ class Operator:
         tensors, mean = saved[: self.count], saved[self.count :]
         needs = list(ctx.needs_input_grad[: self.count])
         rest = (None,) * (len(self.option_names) + 1)
-        if torch.is_grad_enabled():  # create_graph=True: the reference can be differentiated again
-            return (*self._reference_graph(grad, tensors, ctx.options, needs), *rest)
+        again = torch.is_grad_enabled()  # create_graph=True: the reference can be differentiated again
+        if again or _mapped(grad):
+            return (*self._reference_graph(grad, tensors, ctx.options, needs, create_graph=again), *rest)
         passed = self.passes
         skip = tensors[passed] if passed is not None else None
         passes = passed is not None and needs[passed] and skip is not None and skip.shape == grad.shape
@@ -289,11 +268,18 @@ class Operator:
         return (*grads, *rest)
 
     def _reference_graph(
-        self, grad: Tensor, tensors: Tensors, options: dict[str, Any], needs: Sequence[bool]
+        self, grad: Tensor, tensors: Tensors, options: dict[str, Any], needs: Sequence[bool], *, create_graph: bool
     ) -> tuple[Tensor | None, ...]:
-        # A view of each input, so that one tensor given twice gets two gradients.
-        views = [t if t is None else t.view_as(t) for t in tensors]
-        return _gradients(self._plain(views, options), views, needs, grad, create_graph=True)
+        with torch.enable_grad():
+            # A view of each input, so that one tensor given twice gets two gradients.
+            views = [t if t is None else t.view_as(t) for t in tensors]
+            result = self._plain(views, options)
+        return _gradients(result, views, needs, grad, create_graph=create_graph)
+
+
+def _mapped(grad: Tensor) -> bool:
+    """Whether it is many gradients at once (``is_grads_batched``, vmap over a gradient): backends take one."""
+    return torch._C._functorch.is_legacy_batchedtensor(grad) or torch._C._functorch.maybe_current_level() is not None
 
 
 def _gradients(

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from lkca_kernels import reference
+from lkca_kernels.autocasting import autocast
 from lkca_kernels.ops import _checks
-from lkca_kernels.ops._operator import Operator, autocast
+from lkca_kernels.ops._operator import Operator
 from lkca_kernels.reference.bicubic import Convention
 
 __all__ = ["pixel_shuffle_epilogue"]

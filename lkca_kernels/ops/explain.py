@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
+from lkca_kernels.autocasting import autocast
 from lkca_kernels.backends import Explanation, explain_call
 from lkca_kernels.ops import _checks
-from lkca_kernels.ops._operator import autocast
-from lkca_kernels.ops.channel import channel_attention, channel_gate, local_channel_attention
+from lkca_kernels.ops.channel import channel_attention, channel_gate
 from lkca_kernels.ops.epilogue import pixel_shuffle_epilogue
 from lkca_kernels.ops.large_kernel import large_kernel_branch
+from lkca_kernels.ops.local_attention import local_channel_attention
 from lkca_kernels.ops.lowrank import lowrank_pixel_shuffle, lowrank_upsample
 from lkca_kernels.ops.stored import lowrank_pixel_shuffle_stored
 

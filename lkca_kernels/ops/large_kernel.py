@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from lkca_kernels import reference
+from lkca_kernels.autocasting import autocast
 from lkca_kernels.memory_format import memory_format_of
 from lkca_kernels.ops import _checks
-from lkca_kernels.ops._operator import Operator, autocast
+from lkca_kernels.ops._operator import Operator
 
 __all__ = ["large_kernel_branch"]
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from lkca_kernels import backends, reference
+from lkca_kernels.autocasting import unautocast
 from lkca_kernels.ops import _checks
-from lkca_kernels.ops._operator import _choose_while_tracing, _library, _tracing, unautocast
+from lkca_kernels.ops._operator import choose_while_tracing, is_tracing, library, tell_autograd_of
 from lkca_kernels.reference.bicubic import Convention
 
 __all__ = ["STORED_DTYPES", "lowrank_pixel_shuffle_stored"]
@@ -17,7 +18,7 @@ __all__ = ["STORED_DTYPES", "lowrank_pixel_shuffle_stored"]
 STORED_DTYPES = (torch.int16, torch.uint16, torch.float32)
 _NAME = "lowrank_pixel_shuffle_stored"
 _NAMES = ("z", "weight", "bias", "skip", "least", "gain")
-_library.define(
+library.define(
     f"{_NAME}(Tensor z, Tensor weight, Tensor? bias, Tensor? skip, Tensor? least, Tensor gain, int upscale_factor, "
     "str skip_bicubic, SymInt first, SymInt last, str backend, *, Tensor(a!) out) -> Tensor"
 )
@@ -70,7 +71,7 @@ def lowrank_pixel_shuffle_stored(
     if gain is None:
         gain = z.new_ones(weight.shape[0] // upscale_factor**2)
     options = (_checks.constant(upscale_factor), skip_bicubic, first, last)
-    choose = _choose_while_tracing if _tracing() else backends.choose
+    choose = choose_while_tracing if is_tracing() else backends.choose
     name = choose(_NAME, z.device, z.dtype, options[0], backend)
     if name == "reference":
         return _serve(z, weight, bias, skip, least, gain, *options, name, out=out)
@@ -116,6 +117,8 @@ def _serve(*arguments: Any, out: Tensor) -> Tensor:
     function: Any = backends.function(backend, f"{_NAME}_fwd") if native else reference.lowrank_pixel_shuffle_stored
     with unautocast(tensors[0].device.type):
         found: Tensor = function(*tensors, upscale_factor=s, skip_bicubic=skip_bicubic, rows=(first, last), out=out)
+    if native:
+        tell_autograd_of(out)
     return found
 
 
@@ -123,5 +126,5 @@ def _fake(z: Tensor, *_: object, out: Tensor) -> Tensor:
     return z.new_empty(2)
 
 
-_library.impl(_NAME, _serve, "CompositeExplicitAutograd")
-torch.library.register_fake(f"lkca_kernels::{_NAME}", _fake, lib=_library)
+library.impl(_NAME, _serve, "CompositeExplicitAutograd")
+torch.library.register_fake(f"lkca_kernels::{_NAME}", _fake, lib=library)

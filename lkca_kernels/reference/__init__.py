@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from lkca_kernels.reference.bicubic import Convention, bicubic_upsample
-from lkca_kernels.reference.channel import channel_attention, channel_gate, channel_mean, local_channel_attention
+from lkca_kernels.reference.channel import channel_attention, channel_gate, channel_mean
 from lkca_kernels.reference.large_kernel import large_kernel_branch
+from lkca_kernels.reference.local_attention import local_channel_attention, surroundings
 from lkca_kernels.reference.upsample import (
     lowrank_pixel_shuffle,
     lowrank_pixel_shuffle_stored,
@@ -22,4 +23,5 @@ __all__ = [
     "lowrank_pixel_shuffle",
     "lowrank_pixel_shuffle_stored",
     "pixel_shuffle_epilogue",
+    "surroundings",
 ]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from lkca_kernels.autocasting import unautocast
+from lkca_kernels.memory_format import has_memory
+from lkca_kernels.reference.precision import widen
 
 __all__ = ["KEYS_A", "Convention", "bicubic_upsample", "keys"]
 
@@ -20,9 +26,21 @@ _REACH = 2  # samples that a phase needs beyond its own, on either side
 def keys(distance: Tensor, a: float) -> Tensor:
     """Cubic convolution kernel of R. Keys (IEEE TASSP 29(6), 1981), support |distance| < 2."""
     d = distance.abs()
-    near = ((a + 2) * d - (a + 3)) * d * d + 1
-    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-    return torch.where(d <= 1, near, torch.where(d < 2, far, torch.zeros_like(d)))
+    return torch.where(d <= 1, _near(d, a), torch.where(d < 2, _far(d, a), torch.zeros_like(d)))
+
+
+def _weight(distance: float, a: float) -> float:
+    d = abs(distance)
+    weight: float = _near(d, a) if d <= 1 else _far(d, a)
+    return weight
+
+
+def _near(d: Any, a: float) -> Any:
+    return ((a + 2) * d - (a + 3)) * d * d + 1
+
+
+def _far(d: Any, a: float) -> Any:
+    return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
 
 
 def _border_index(size: int, padded: int, convention: str, device: torch.device) -> Tensor:
@@ -57,11 +75,17 @@ def bicubic_upsample(x: Tensor, scale: int, convention: Convention = "matlab") -
     batch, channels, h, w = x.shape
     if x.numel() == 0:
         return x.new_empty(batch, channels, h * scale, w * scale) + x.sum()  # stays in the autograd graph
-    dtype = x.dtype
-    values = x.float() if dtype in (torch.float16, torch.bfloat16) else x
-    tracing = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    upsample = _by_convolution if tracing else _by_banded_product
-    return upsample(values, scale, convention).to(dtype).contiguous()
+    with unautocast(x.device.type):
+        return _way(x)(widen(x), scale, convention).to(x.dtype).contiguous()
+
+
+def _way(x: Tensor) -> Callable[[Tensor, int, str], Tensor]:
+    """The fastest way to ``x``: products on CPUs, where zeros of a matrix would spread what is not finite."""
+    if x.device.type != "cpu":
+        return _by_taps  # products may be tf32 there, and a look at the samples would wait for the device
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return _by_convolution
+    return _by_banded_product if not has_memory(x) or x.detach().sum().isfinite() else _by_taps
 
 
 def _padded(x: Tensor, rows: int, cols: int, convention: str) -> Tensor:
@@ -74,6 +98,23 @@ def _taps(samples: int, scale: int, convention: str, like: Tensor) -> Tensor:
     at = torch.arange(samples * scale, device=like.device, dtype=torch.float64)
     source = torch.arange(-_REACH, samples + _REACH, device=like.device, dtype=torch.float64)
     return keys(((at + 0.5) / scale - 0.5)[:, None] - source, KEYS_A[convention]).to(like.dtype)
+
+
+def _by_taps(x: Tensor, scale: int, convention: str) -> Tensor:
+    # Each sample of a phase from its own four neighbours and no other.
+    a, (h, w) = KEYS_A[convention], x.shape[2:]
+    x = _padded(x, h, w, convention)
+    for dim, size in ((2, h), (3, w)):
+        phases = []
+        for phase in range(scale):
+            at = (phase + 0.5) / scale - 0.5
+            first = math.floor(at) - 1
+            total = x.narrow(dim, first + _REACH, size) * _weight(at - first, a)
+            for k in range(first + 1, first + 4):
+                total = total.add(x.narrow(dim, k + _REACH, size), alpha=_weight(at - k, a))
+            phases.append(total)
+        x = torch.stack(phases, dim + 1).flatten(dim, dim + 1)
+    return x
 
 
 def _by_banded_product(x: Tensor, scale: int, convention: str) -> Tensor:

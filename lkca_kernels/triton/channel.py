@@ -50,7 +50,8 @@ def _hidden(
             other=0.0,
         )
         hidden += tl.sum(w1.to(tl.float32) * mean[None, :], 1)
-    return tl.maximum(hidden, 0.0)
+    # Keeps a NaN, as maximum does not; but not that of an infinite mean times the zeros past Cr.
+    return tl.where((hidden <= 0.0) | (cr >= Cr), 0.0, hidden)
 
 
 @triton.jit

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -84,6 +85,29 @@ def test_each_gradient_alone(typical: Any, backend: Any, tools: Any) -> None:
         alone = [None if t is None else t.detach().requires_grad_(j == i) for j, t in enumerate(every)]
         (found,) = torch.autograd.grad(typical.call(alone, backend=backend.backend), [alone[i]], grad)
         torch.testing.assert_close(found, gradient, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_reaches_what_it_reaches_in_the_reference(typical: Any, backend: Any, value: float) -> None:
+    """One sample at a time of each tensor: neither lost nor spread to results that do not depend on it.
+
+    The bicubic skip of a GPU's kernels takes five samples where the four of the definition and a zero suffice.
+    """
+    further = 0 if backend.backend in ("reference", "cpu") else typical.sizes.get("s", 0)
+    for i, given_ in enumerate(typical.make(torch.float32, backend.device)):
+        if given_ is None:
+            continue
+        tensors = typical.make(torch.float32, backend.device)
+        tensors[i].view(-1)[tensors[i].numel() // 2] = value
+        found, expected = typical.call(tensors, backend=backend.backend), typical.call(tensors, backend="reference")
+        assert math.isinf(value) or expected.isnan().any(), typical.names[i]
+        if typical.names[i] != "skip" or not further:
+            assert torch.equal(found.isnan(), expected.isnan()), typical.names[i]
+            assert torch.equal(found.isinf(), expected.isinf()), typical.names[i]
+            continue
+        lost, reached = ~found.isfinite(), ~expected.isfinite()
+        near = F.max_pool2d(reached.float(), 2 * further + 1, stride=1, padding=further) > 0
+        assert (lost | ~reached).all() and (near | ~lost).all()
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)

@@ -86,6 +86,21 @@ def test_layout_and_empty() -> None:
     assert bicubic_upsample(torch.empty(1, 3, 0, 4), 2).shape == (1, 3, 0, 8)
 
 
+def test_a_missing_sample_stays_within_its_reach() -> None:
+    """As F.interpolate has it: four by four neighbours at every phase."""
+    x = torch.randn(1, 2, 40, 37)
+    x[0, 1, 20, 20] = float("nan")
+    found, expected = bicubic_upsample(x, 3, "torch"), F.interpolate(x, scale_factor=3, mode="bicubic")
+    torch.testing.assert_close(found, expected, equal_nan=True, rtol=1e-4, atol=1e-4)
+
+
+def test_autocast_leaves_it_alone() -> None:
+    x = torch.randn(1, 2, 20, 20)
+    expected = bicubic_upsample(x, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(bicubic_upsample(x, 4), expected)
+
+
 def test_wrong_arguments() -> None:
     x = torch.ones(1, 1, 2, 2)
     with pytest.raises(ValueError, match="x: expected"):

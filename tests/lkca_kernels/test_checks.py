@@ -68,6 +68,8 @@ WRONG: list[tuple[type[Exception], str, Callable[[], Any]]] = [
      lambda: k.lowrank_upsample(X, torch.ones(3, 3, 3, 3), W, upscale_factor=2, bias_down=B1)),
     (ValueError, "weight_down: its kernel (9, 3) with dilation (1, 1) is larger than the image (4, 5) with pad",
      lambda: k.lowrank_upsample(X, torch.ones(3, 3, 9, 3), W, upscale_factor=2, padding=(2, 0))),
+    (TypeError, "x: expected a dense tensor, got a nested one",
+     lambda: k.channel_gate(torch.nested.nested_tensor([torch.ones(2, 3, 4)]), W1, B1, W2, B1)),
     (TypeError, "padding: expected an integer or two, got 'same'",
      lambda: k.lowrank_upsample(X, torch.ones(3, 3, 3, 3), W, upscale_factor=2, padding="same")),
     (ValueError, "stride: expected at least 1, got 0",
@@ -104,6 +106,14 @@ def test_out() -> None:
         assert str(caught.value).startswith(message), caught.value
     with torch.no_grad():
         _lowrank(Z.clone().requires_grad_(), W, out=good)
+        parameter = torch.nn.Parameter(torch.ones(1, 2, 3, 3))
+        for own in (parameter, parameter.as_subclass(type("Sub", (torch.Tensor,), {}))):
+            with pytest.raises(ValueError, match="out: overlaps x in memory"):
+                k.channel_attention(own, torch.ones(1, 2), torch.ones(1), torch.ones(2, 1), torch.ones(2), out=own)
+    with torch.inference_mode():
+        made = torch.empty(2, 2, 8, 10)
+    with pytest.raises(ValueError, match="out: was made in inference mode"):
+        _lowrank(Z, W, out=made)
     _lowrank(room[320:440].view(2, 3, 4, 5), W, out=shared)  # neighbours are no overlap
 
 

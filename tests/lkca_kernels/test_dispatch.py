@@ -162,6 +162,40 @@ def test_autocast_leaves_float64_alone(typical: Any) -> None:
         assert typical.call(tensors).dtype == torch.float64
 
 
+def test_many_gradients_at_once(typical: Any, backend: Any, tools: Any) -> None:
+    """``is_grads_batched``, which vectorised Jacobians use, and vmap over a gradient."""
+    tensors = tools.leaves(typical.make(torch.float32, backend.device))
+    result = typical.call(tensors, backend=backend.backend)
+    wanted = [t for t in tensors if t is not None]
+    grads = torch.randn(3, *result.shape, device=result.device)
+
+    def gradients(grad: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(result, wanted, grad, retain_graph=True)
+
+    expected = [torch.stack(each) for each in zip(*map(gradients, grads), strict=True)]
+    batched = torch.autograd.grad(result, wanted, grads, is_grads_batched=True, retain_graph=True)
+    for found in (batched, torch.vmap(gradients)(grads)):
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+            assert not a.requires_grad
+
+
+@pytest.mark.parametrize("opaque", [False, True], ids=["call", "operator"])
+def test_autograd_hears_of_a_result_that_was_overwritten(typical: Any, backend: Any, opaque: bool) -> None:
+    if typical.op == "channel_gate":
+        pytest.skip("channel_gate takes no out")
+    tensors = typical.make(torch.float32, backend.device)
+    out = torch.zeros_like(typical.call(tensors))
+    loss = (out * torch.ones_like(out).requires_grad_()).sum()  # its gradient is what out holds now
+    if opaque:
+        operator = getattr(torch.ops.lkca_kernels, f"{typical.op}_out").default
+        operator(*tensors, *typical.raw_arguments, backend.backend, out=out)
+    else:
+        typical.call(tensors, backend=backend.backend, out=out)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_vmap_takes_the_reference(typical: Any, backend: Any) -> None:
     stacks = [typical.make(torch.float32, backend.device, seed=seed) for seed in range(3)]
     given = [i for i, t in enumerate(stacks[0]) if t is not None]

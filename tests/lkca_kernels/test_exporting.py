@@ -85,6 +85,30 @@ def test_a_backend_named_while_exporting_stays() -> None:
         assert targets(exported()) == set()
 
 
+class Into(torch.nn.Module):
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        return lkca_kernels.pixel_shuffle_epilogue(y, upscale_factor=2, out=y.new_empty(2, 3, 6, 8))
+
+
+class Plain(torch.nn.Module):
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        return lkca_kernels.pixel_shuffle_epilogue(y, upscale_factor=2)
+
+
+@pytest.mark.parametrize(
+    ("module", "dtype", "words"),
+    [(Into(), torch.float32, "has no .*_out"), (Plain(), torch.float64, "serves float32, bfloat16 and float16")],
+)
+def test_what_the_cpp_library_has_not(module: torch.nn.Module, dtype: torch.dtype, words: str) -> None:
+    if lkca_kernels.backends.unavailable("cpu"):
+        pytest.skip("the C++ library was not built")
+    with lkca_kernels.keep_operators():
+        program = torch.export.export(module, (torch.randn(2, 12, 3, 4, dtype=dtype),), strict=False)
+    with pytest.raises(lkca_kernels.BackendError, match=words):
+        call_cpp_operators(program)
+    assert targets(program) == {"lkca_kernels"}
+
+
 def test_calls_of_the_cpp_library() -> None:
     if lkca_kernels.backends.unavailable("cpu"):
         pytest.skip("the C++ library was not built")

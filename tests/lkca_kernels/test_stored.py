@@ -148,6 +148,15 @@ def test_what_is_not_finite_is_told(served_by: str, value: float, at: int) -> No
 
 
 @pytest.mark.parametrize("served_by", BACKENDS)
+def test_a_bound_that_is_no_number_is_told(served_by: str) -> None:
+    tensors = _tensors(1, 2, 3, 4, 19, 4)
+    tensors["least"][1] = math.nan
+    for dtype in DTYPES:
+        extremes = k.lowrank_pixel_shuffle_stored(**tensors, out=_out(tensors, dtype, (0, 4)), backend=served_by)
+        assert extremes.isnan().all()
+
+
+@pytest.mark.parametrize("served_by", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_nothing_and_layouts(served_by: str, dtype: torch.dtype) -> None:
     tensors = _tensors(2, 3, 5, 6, 7, 3)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.nn.utils.prune
 
 from lkca.nn import ChannelAttention, LargeKernelBlock, LocalChannelAttention, LowRankUpsample, PixelShuffleUpsample
 from lkca_kernels import bicubic_upsample
@@ -81,6 +82,39 @@ def test_block_starts_near_the_identity() -> None:
         assert (given(x) - x).std() < 0.5 * x.std()
 
 
+class Doubled(torch.nn.Module):
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * self.layer(x)
+
+
+@pytest.mark.parametrize("kind", [ChannelAttention, LocalChannelAttention])
+def test_attention_takes_its_layers_as_they_are(kind: type[torch.nn.Module]) -> None:
+    """A replaced layer, a hook or a parametrisation has its say; such a step equals the operator's."""
+    torch.manual_seed(0)
+    attention, x = kind(8), torch.randn(2, 8, 6, 7)
+    torch.nn.init.normal_(attention.fc2.weight)
+    seen: list[torch.Tensor] = []
+    expected = attention(x, residual=x)
+    with attention.fc1.register_forward_hook(lambda module, inputs, output: seen.append(output)):
+        torch.testing.assert_close(attention(x, residual=x), expected)
+    assert len(seen) == 1
+    wrapped = copy.deepcopy(attention)
+    wrapped.fc1 = Doubled(wrapped.fc1)
+    plain = copy.deepcopy(attention)
+    plain.fc1.weight.data.mul_(2)
+    if plain.fc1.bias is not None:
+        plain.fc1.bias.data.mul_(2)
+    torch.testing.assert_close(wrapped(x), plain(x))
+    repr(wrapped)
+    torch.nn.utils.prune.identity(attention.fc1, "weight")
+    for _ in range(2):  # the second backward would need the first one's graph
+        attention(x).square().sum().backward()
+
+
 @pytest.mark.parametrize("window", [0, 3])
 def test_block_takes_its_parts_as_they_are(window: int) -> None:
     """In one operator by default; step by step for a hook, and with a part that was replaced."""
@@ -93,7 +127,10 @@ def test_block_takes_its_parts_as_they_are(window: int) -> None:
         seen: list[torch.Tensor] = []
         with block.expand.register_forward_hook(lambda module, inputs, output: seen.append(output)):
             torch.testing.assert_close(block(x), expected)
-        assert [tuple(t.shape) for t in seen] == [(2, 10, 7, 6)]
+        hook = block.depthwise.register_full_backward_pre_hook(lambda module, grad: seen.append(grad[0]))
+        with hook, torch.enable_grad():
+            block(x).sum().backward()
+        assert [tuple(t.shape) for t in seen] == [(2, 10, 7, 6), (2, 5, 7, 6)]
         narrow, block.depthwise = block.depthwise, torch.nn.Conv2d(5, 5, 3, padding=2, dilation=2, groups=5)
         wide = x + block.attention(block.contract(torch.relu(block.expand(block.depthwise(x)))))
         torch.testing.assert_close(block(x), wide)

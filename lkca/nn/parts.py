@@ -1,0 +1,19 @@
+"""Whether a module's parts are what it made, so that an operator may take their weights instead of calling them."""
+
+from __future__ import annotations
+
+from torch import nn
+
+__all__ = ["is_plain", "keeps_size"]
+
+
+def is_plain(part: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a call does what ``kind`` does and nothing else: no other class, hook or forward has taken its place."""
+    hooks = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+    return type(part) is kind and not hooks and "forward" not in part.__dict__
+
+
+def keeps_size(conv: nn.Conv2d, kernel: tuple[int, ...], groups: int = 1) -> bool:
+    """Whether a convolution with ``kernel`` keeps the image's size with zeros around it, without stride or dilation."""
+    settings = conv.kernel_size, conv.padding, conv.groups, conv.stride, conv.dilation, conv.padding_mode
+    return settings == (kernel, tuple(n // 2 for n in kernel), groups, (1, 1), (1, 1), "zeros")
