@@ -28,7 +28,7 @@ def macs(call: Callable[[], Any]) -> int:
     return counter.get_total_flops() // 2
 
 
-def seconds(calls: Sequence[Callable[[], Any]], rounds: int = 15) -> list[float]:
+def seconds(calls: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
     """Least wall-clock seconds of each; they take turns, so that what else the machine does meets all alike."""
     least = [math.inf for _ in calls]
     with torch.inference_mode():

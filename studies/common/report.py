@@ -16,16 +16,17 @@ from torch import nn
 
 from lkca.metrics import PROTOCOL
 from lkca_kernels import bicubic_upsample
-from studies.common.config import other_time
+from studies.common.config import Study, other_time
 from studies.common.measure import macs, parameters, seconds
 from studies.common.tasks import Task
 from studies.common.train import MAIN, NEXT, STUDENTS, build, load_network, record_of
 
-__all__ = ["measure", "page", "report", "spread", "table"]
+__all__ = ["load_results", "measure", "page", "report", "spread", "table"]
 
 KEYS = ("mpsnr", "mssim", "sam", "cc", "rmse", "ergas")
-DIGITS = {"mpsnr": 2, "mssim": 4, "sam": 2, "cc": 4, "rmse": 5, "ergas": 2}
+ROUNDS = 15  # of timing
 _NOT_OF_ONE = ("presets", "longer", "ablation", "ablation_seeds", "seeds")  # fields that say what is trained, not how
+_PRESET_TIME = "; a preset had a teacher's time in all, or what its row says, the last of it as a student"
 TITLES = {
     "bicubic": "bicubic",
     "baseline": "EDSR-64",
@@ -54,10 +55,16 @@ def report(task: Task, work: Path, folder: Path, page_path: Path) -> None:
     Trainings that ``results.json`` knows and WORK does not have keep their scores, unless their settings have changed.
     """
     known = folder / "results.json"
-    results = measure(task, work, json.loads(known.read_text()) if known.exists() else None)
+    results = measure(task, work, load_results(known) if known.exists() else None)
     known.write_text(json.dumps(results, indent=1) + "\n")
     page_path.parent.mkdir(parents=True, exist_ok=True)
     page_path.write_text(page(folder.name, results))
+
+
+def load_results(path: Path) -> dict[str, Any]:
+    """``results.json``; fields that its study did not know yet have their defaults."""
+    results: dict[str, Any] = json.loads(path.read_text())
+    return results | {"study": Study(**results["study"]).model_dump()}
 
 
 def measure(task: Task, work: Path, earlier: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -83,6 +90,7 @@ def measure(task: Task, work: Path, earlier: dict[str, Any] | None = None) -> di
         "machine": f"{platform.machine()}, torch {torch.__version__}, one thread",
         "bicubic": score(None),
         "runs": runs,
+        "timing": f"least of {ROUNDS} turns, one thread, networks in turn",
         "costs": _costs(task, runs, coarse),
     }
 
@@ -106,7 +114,7 @@ def _costs(task: Task, runs: list[dict[str, Any]], coarse: dict[str, torch.Tenso
     for scene, x in coarse.items():
         with torch.no_grad():
             calls = {name: partial(tasks[name].ready(net, x), x) for name, net in nets.items()}
-        for name, spent in zip(calls, seconds(list(calls.values())), strict=True):
+        for name, spent in zip(calls, seconds(list(calls.values()), ROUNDS), strict=True):
             costs[name]["ms"][scene] = round(1000 * spent, 1)
         if scene == next(iter(coarse)):
             skip = macs(partial(bicubic_upsample, x[None], task.scale))
@@ -156,11 +164,9 @@ def page(name: str, results: dict[str, Any]) -> str:
         f"×{study['scale']}, bicubic degradation. Test scenes, on which nothing was chosen: "
         f"{', '.join(study['test'])}. Validation scenes, taken from the training ones: "
         f"{', '.join(study['validation'])}. Every teacher and baseline had {study['teacher_seconds']:g} s of CPU time "
-        f"on one thread, every student "
-        f"{study['student_seconds']:g} s; a preset had a teacher's time in all, or what its row says, the last of it "
-        "as a student. "
-        f"Seeds: {', '.join(map(str, study['seeds']))}; ± is the standard deviation "
-        f"over them. Protocol {PROTOCOL}, peak: each scene's largest value; nothing below 0. {results['machine']}.",
+        f"on one thread, every student {study['student_seconds']:g} s{_PRESET_TIME if study['presets'] else ''}. "
+        f"Seeds: {', '.join(map(str, study['seeds']))}; ± is the standard deviation over them. "
+        f"Protocol {PROTOCOL}, peak: each scene's largest value; nothing below 0. {results['machine']}.",
         "",
         "## Test scenes",
         "",
@@ -173,7 +179,7 @@ def page(name: str, results: dict[str, Any]) -> str:
     lines += ["Gain over bicubic in MPSNR (dB) and change of SAM (%) by scene:", ""]
     scenes = list(base)
     lines += table(["", *scenes], [[_title(n), *_by_scene(by_name[n], base, scenes)] for n in shown])
-    lines += ["## Cost", "", "ms per test scene: least of 15 turns, one thread, networks in turn.", ""]
+    lines += ["## Cost", "", f"ms per test scene: {results['timing']}.", ""]
     costs = results["costs"]
     lines += table(
         ["", "weights", "MACs (first scene)", *(f"ms, {s}" for s in scenes)],
