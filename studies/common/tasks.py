@@ -29,18 +29,12 @@ from lkca.training.prior import component_images
 from lkca.training.subspace import SpectralSubspace
 from lkca_kernels import bicubic_upsample
 from studies.common.config import Network, Study, other_time
+from studies.common.scenes import TEST, read
 
 __all__ = ["Draw", "Restore", "Task", "make_task"]
 
 Draw = Callable[[], tuple[Tensor, Tensor, None]]
 Restore = Callable[[Tensor], Tensor]
-PUBLIC_TEST = ("beads", "pompoms", "jasper_ridge", "samson", "abu_airport_4", "enmap_potsdam_c")
-
-
-def read(path: Path) -> Tensor:
-    """(bands, rows, cols) float32."""
-    with np.load(path) as file:
-        return torch.from_numpy(np.moveaxis(file["cube"].astype(np.float32), 2, 0).copy())
 
 
 def run(net: nn.Module, x: Tensor) -> Tensor:
@@ -63,7 +57,7 @@ class Task(ABC):
         wanted = {*study.validation, *study.test}
         if missing := sorted(wanted - set(self.paths)):
             raise SystemExit(f"{root}: lacks the scenes {', '.join(missing)}")
-        self.training = [n for n in self.paths if n not in wanted and n not in PUBLIC_TEST]
+        self.training = [n for n, p in self.paths.items() if n not in wanted and n not in TEST[p.parent.name]]
 
     @abstractmethod
     def files(self, root: Path) -> list[Path]: ...

@@ -1,4 +1,4 @@
-"""Gain of the fit recipe over bicubic on the scenes that it was chosen on: ``python studies/fit/validate.py DATA``.
+"""Gain of the fit recipe over bicubic on the scenes that it was chosen on: ``python -m studies.fit.validate DATA``.
 
 The first 68 % of each scene's rows are fitted, the rest is tested. ``--set name=value`` changes fields of the recipe;
 ``--init MODEL`` starts from a model's body as ``lkca fit --init`` does.
@@ -22,6 +22,7 @@ from lkca.training.fit import Recipe
 from lkca.training.prior import VALIDATION
 from lkca.training.transfer import backbone
 from lkca_kernels import bicubic_upsample
+from studies.common.scenes import read
 
 
 def main() -> None:
@@ -38,8 +39,7 @@ def main() -> None:
     init = None if args.init is None else backbone(load_model(args.init))
     rows = []
     for name in sorted(VALIDATION):
-        with np.load(args.data / "cubes" / f"{name}.npz") as file:
-            cube = torch.from_numpy(np.moveaxis(file["cube"].astype(np.float32), 2, 0).copy())
+        cube = read(args.data / "cubes" / f"{name}.npz")
         cube /= cube.max()
         edge = round(0.68 * cube.shape[1]) // 4 * 4
         cpu = time.process_time()

@@ -1,4 +1,7 @@
-"""Figures and numbers of docs/lowrank.md from trained networks: ``python figures.py DATA WEIGHTS -o FIGURES``."""
+"""Figures and numbers of docs/lowrank.md from trained networks.
+
+``python -m studies.lowrank.figures DATA WEIGHTS -o FIGURES``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from matplotlib.figure import Figure
-from networks import network, pairs, scenes
 from torch import Tensor, nn
 
 from lkca.lowrank import (
@@ -24,6 +26,7 @@ from lkca.lowrank import (
 from lkca.lowrank.plot import plot_curves
 from lkca.lowrank.search import psnr_function
 from lkca.models import LKCANet
+from studies.lowrank.networks import network, pairs, scenes
 
 CALIBRATION_IMAGES = 6
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128)

@@ -1,13 +1,13 @@
-"""Latency of the study's LKCA-Net by rank of its upsampler: ``python latency.py``."""
+"""Latency of the study's LKCA-Net by rank of its upsampler: ``python -m studies.lowrank.latency``."""
 
 from __future__ import annotations
 
 import torch
-from networks import SCALE, network
 
 from lkca.lowrank import factorize
 from lkca.lowrank.directory import latencies
 from lkca.models import LKCANet
+from studies.lowrank.networks import SCALE, network
 
 
 def main() -> None:

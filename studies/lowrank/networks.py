@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lkca.data.degradation import Degradation
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.edsr import EDSR
+from studies.common.scenes import TEST, read
 
 SCALE = 4
 DEGRADE = Degradation(method="bicubic", scale=SCALE).apply
@@ -20,18 +20,12 @@ AVIRIS_HELD_OUT = ("abu_airport_1", "abu_airport_3", "abu_urban_4")  # their las
 EDGE = 72
 
 
-def _read(path: Path) -> Tensor:
-    with np.load(path) as file:
-        return torch.from_numpy(np.moveaxis(file["cube"].astype(np.float32), 2, 0).copy())
-
-
 def scenes(root: Path, data: str) -> tuple[list[Tensor], list[Tensor]]:
     """Cubes (bands, rows, cols), peak about 1, to train on and held out; the public test scenes are in neither."""
     if data == "cave":
-        paths = [p for p in sorted(root.glob("cave/*.npz")) if not any(t in p.stem for t in ("beads", "pompoms"))]
-        held = [p for p in paths if any(name in p.stem for name in CAVE_HELD_OUT)]
-        return [_read(p) / 4095 for p in paths if p not in held], [_read(p) / 4095 for p in held]
-    cubes = {name: _read(root / "cubes" / f"{name}.npz") for name in AVIRIS}
+        cubes = {p.stem: read(p) / 4095 for p in sorted(root.glob("cave/*.npz")) if p.stem not in TEST["cave"]}
+        return [c for n, c in cubes.items() if n not in CAVE_HELD_OUT], [cubes[n] for n in CAVE_HELD_OUT]
+    cubes = {name: read(root / "cubes" / f"{name}.npz") for name in AVIRIS}
     peak = max(float(torch.quantile(c[:, ::2, ::2].flatten(), 0.999)) for c in cubes.values())
     train = [c[:, :EDGE] / peak if n in AVIRIS_HELD_OUT else c / peak for n, c in cubes.items()]
     return train, [cubes[n][:, EDGE:] / peak for n in AVIRIS_HELD_OUT]

@@ -1,4 +1,7 @@
-"""Train one network of the study for some minutes: ``python train.py DATA cave|aviris lkcanet|edsr -o FILE``."""
+"""Train one network of the study for some minutes.
+
+``python -m studies.lowrank.train DATA cave|aviris lkcanet|edsr -o FILE``.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from networks import DEGRADE, SCALE, network, pairs, scenes
 
 from lkca.lowrank.search import psnr_function
 from lkca.training.patches import PatchSampler, Scene
 from lkca.training.progress import Budget
 from lkca.training.supervised import Schedule, train
 from lkca_kernels import bicubic_upsample
+from studies.lowrank.networks import DEGRADE, SCALE, network, pairs, scenes
 
 
 def main() -> None:

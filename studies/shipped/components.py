@@ -1,7 +1,8 @@
-"""How the general model's components are best found: ``studies/shipped/components.py DATA [-s 4] [--prior FILE]``.
+"""How the general model's components are best found.
 
-On the AVIRIS scenes that no prior is trained on, and as a cross-check on four CAVE scenes, which the shipped prior has
-seen. Each scene is degraded by s; then the components are the principal ones of
+``python -m studies.shipped.components DATA [-s 4] [--prior FILE]``: on the AVIRIS scenes that no prior is trained on,
+and as a cross-check on four CAVE scenes, which the shipped prior has seen. Each scene is degraded by s; then the
+components are the principal ones of
 
 - ``x2``: what the coarse scene loses when it is made twice as coarse (``lkca.inference.adapt``),
 - ``xs``: what it loses when it is made s times as coarse,
@@ -27,6 +28,7 @@ from lkca.models.prior import load_prior, shipped_prior
 from lkca.training.prior import VALIDATION
 from lkca.training.subspace import SpectralSubspace
 from lkca_kernels import bicubic_upsample
+from studies.common.scenes import read
 
 CAVE = ("fake_and_real_peppers", "feathers", "oil_painting", "superballs")
 COUNTS = (4, 6, 8, 12, 16)
@@ -64,8 +66,7 @@ def main() -> None:
     ):
         found: dict[tuple[str, int], list[tuple[float, float]]] = {}
         for path in paths:
-            with np.load(path) as file:
-                sharp = torch.from_numpy(np.moveaxis(file["cube"].astype(np.float32), 2, 0).copy())
+            sharp = read(path)
             sharp = crop_to_multiple(sharp / sharp.max(), args.scale)
             coarse = Degradation(scale=args.scale).apply(sharp)
             base = bicubic_upsample(coarse[None], args.scale)[0]

@@ -1,4 +1,4 @@
-"""Scores the shipped models on the public test scenes: ``python studies/shipped/measure.py DATA [NAME...] [--write]``.
+"""Scores the shipped models on the public test scenes: ``python -m studies.shipped.measure DATA [NAME...] [--write]``.
 
 Each scene is degraded (MATLAB's bicubic), restored by ``lkca.evaluation.evaluate_model`` as ``lkca evaluate -m NAME``
 does it, and compared with itself. ``--write`` records the numbers in the package, where ``lkca models`` and
@@ -15,9 +15,8 @@ from typing import Any
 from lkca.data import open_cube
 from lkca.evaluation import evaluate_model
 from lkca.models.shipped import MEASURED_FILE, SHIPPED
+from studies.common.scenes import TEST
 
-CAVE = ("cave/beads", "cave/pompoms")
-REMOTE = ("cubes/jasper_ridge", "cubes/samson", "cubes/abu_airport_4", "cubes/enmap_potsdam_c")
 SCORES = ("mpsnr", "sam", "mssim", "ergas")
 
 
@@ -36,11 +35,11 @@ def main() -> None:
         scores: dict[str, Any] = {}
         found[model.name] = {"weights": model.digest, "scores": scores}
         for scale in model.scales:
-            for name in CAVE + (REMOTE if model.any_bands else ()):
-                with open_cube(str(args.data / f"{name}.npz")) as cube:
+            scenes = [(folder, scene) for folder in (TEST if model.any_bands else ("cave",)) for scene in TEST[folder]]
+            for folder, scene in scenes:
+                with open_cube(str(args.data / folder / f"{scene}.npz")) as cube:
                     result = evaluate_model(cube, model.load(scale), scale)
                 entry = {kind: {key: round(getattr(m, key), 4) for key in SCORES} for kind, m in result.scores.items()}
-                scene = name.partition("/")[2]
                 scores.setdefault(str(scale), {})[scene] = entry
                 base, ours = entry["bicubic"], entry["model"]
                 print(

@@ -39,7 +39,7 @@ def test_cards_name_data_terms_and_limits() -> None:
 
 
 def test_measured_numbers_are_of_test_scenes_and_reach_the_goals() -> None:
-    """The record that ``studies/shipped/measure.py --write`` made; it is not measured again here."""
+    """The record that ``python -m studies.shipped.measure --write`` made; it is not measured again here."""
     record = json.loads(MEASURED_FILE.read_text(encoding="utf-8"))
     assert record.keys() == SHIPPED.keys()
     for name, model in SHIPPED.items():
