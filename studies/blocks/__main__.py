@@ -7,7 +7,6 @@ test scenes are not read. Finished trainings are kept in WORK, seed by seed, so 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 from functools import partial
@@ -22,7 +21,7 @@ from lkca_kernels import bicubic_upsample
 from studies.blocks.variants import Row, build
 from studies.common.config import load
 from studies.common.measure import macs, parameters, seconds
-from studies.common.report import spread, table
+from studies.common.report import spread, table, write
 from studies.common.tasks import Task, make_task
 from studies.common.train import keep, record_of, supervised, warm_up
 
@@ -164,9 +163,7 @@ def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> None:
             },
             "costs": costs(tasks, ablation.rows),
         }
-        (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-        args.report.parent.mkdir(parents=True, exist_ok=True)
-        args.report.write_text(page(results))
+        write(folder, results, args.report, page(results))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lkca_kernels import use_backend
 
-__all__ = ["macs", "parameters", "seconds"]
+__all__ = ["macs", "parameters", "seconds", "turns"]
 
 
 def parameters(net: nn.Module) -> int:
@@ -28,14 +27,19 @@ def macs(call: Callable[[], Any]) -> int:
     return counter.get_total_flops() // 2
 
 
-def seconds(calls: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
-    """Least wall-clock seconds of each; they take turns, so that what else the machine does meets all alike."""
-    least = [math.inf for _ in calls]
+def turns(calls: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
+    """Wall-clock seconds of each, by round; they take turns, so that what else the machine does meets all alike."""
+    spent: list[list[float]] = [[] for _ in calls]
     with torch.inference_mode():
         for turn in range(rounds + 1):  # the first one warms up
-            for index, call in enumerate(calls):
+            for mine, call in zip(spent, calls, strict=True):
                 begin = time.perf_counter()
                 call()
                 if turn:
-                    least[index] = min(least[index], time.perf_counter() - begin)
-    return least
+                    mine.append(time.perf_counter() - begin)
+    return spent
+
+
+def seconds(calls: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
+    """Least of each one's :func:`turns`."""
+    return [min(spent) for spent in turns(calls, rounds)]

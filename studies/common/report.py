@@ -21,7 +21,7 @@ from studies.common.measure import macs, parameters, seconds
 from studies.common.tasks import Task
 from studies.common.train import MAIN, NEXT, STUDENTS, build, load_network, record_of
 
-__all__ = ["load_results", "measure", "page", "report", "spread", "table"]
+__all__ = ["load_results", "measure", "page", "report", "spread", "table", "write"]
 
 KEYS = ("mpsnr", "mssim", "sam", "cc", "rmse", "ergas")
 ROUNDS = 15  # of timing
@@ -56,9 +56,14 @@ def report(task: Task, work: Path, folder: Path, page_path: Path) -> None:
     """
     known = folder / "results.json"
     results = measure(task, work, load_results(known) if known.exists() else None)
-    known.write_text(json.dumps(results, indent=1) + "\n")
+    write(folder, results, page_path, page(folder.name, results))
+
+
+def write(folder: Path, results: dict[str, Any], page_path: Path, text: str) -> None:
+    """``results.json`` in the study's folder, and the page that is made of it."""
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     page_path.parent.mkdir(parents=True, exist_ok=True)
-    page_path.write_text(page(folder.name, results))
+    page_path.write_text(text)
 
 
 def load_results(path: Path) -> dict[str, Any]:

@@ -8,11 +8,10 @@ the machine was.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,11 @@ from lkca.models import PRESETS, LKCANet, LKCANetConfig
 from lkca.models.edsr import EDSR
 from lkca.nn.layout import channels_last
 from lkca_kernels import bicubic_upsample, use_backend
-from studies.common.measure import macs, parameters
+from studies.common.measure import macs, parameters, turns
+from studies.common.report import table, write
 
 BANDS, SCALE, SIDE = 128, 4, 32
+FOLDER = Path(__file__).parent
 
 
 def networks() -> dict[str, nn.Module]:
@@ -45,18 +46,15 @@ def measure(threads: int, rounds: int) -> dict[str, dict[str, list[float]]]:
     """Name -> path -> milliseconds of each round. The reference path is plain PyTorch."""
     torch.set_num_threads(threads)
     nets, x = networks(), torch.rand(1, BANDS, SIDE, SIDE)
-    found: dict[str, dict[str, list[float]]] = {name: {"fused": [], "reference": []} for name in nets}
-    with torch.inference_mode():
-        for turn in range(rounds + 2):  # two warm up
-            for name, net in nets.items():
-                for path in found[name]:
-                    with use_backend("auto" if path == "fused" else "reference"):
-                        begin = time.perf_counter()
-                        net(x)
-                        spent = 1000 * (time.perf_counter() - begin)
-                    if turn > 1:
-                        found[name][path].append(spent)
-    return found
+    paths = {"fused": "auto", "reference": "reference"}
+
+    def call(net: nn.Module, backend: str) -> None:
+        with use_backend(backend):
+            net(x)
+
+    calls = {(name, path): partial(call, nets[name], paths[path]) for name in nets for path in paths}
+    spent = dict(zip(calls, turns(list(calls.values()), rounds), strict=True))
+    return {name: {path: [1000 * s for s in spent[name, path]] for path in paths} for name in nets}
 
 
 def costs() -> dict[str, dict[str, int]]:
@@ -98,9 +96,8 @@ def page(results: dict[str, Any]) -> str:
         + ", ".join(f"`{name}` {ratio:.1f}" for name, ratio in _goal(results).items())
         + ".",
         "",
-        "| " + " | ".join(head) + " |",
-        "|---" * len(head) + "|",
     ]
+    rows = []
     peer = next(name for name in results["costs"] if "upsampler" in name)
     for name, cost in results["costs"].items():
         cells = [name, f"{cost['parameters']:,}", f"{cost['macs'] / 1e6:,.0f} M"]
@@ -109,8 +106,8 @@ def page(results: dict[str, Any]) -> str:
             cells.append(f"{best:.1f} ({statistics.median(found[name]['fused']):.1f})")
             cells.append(f"{min(found[peer]['reference']) / best:.1f}")
             cells.append(f"{min(found[name]['reference']):.1f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, ""])
+        rows.append(cells)
+    return "\n".join([*lines, *table(head, rows)])
 
 
 def _goal(results: dict[str, Any]) -> dict[str, float]:
@@ -125,11 +122,11 @@ def _goal(results: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.speed", description=__doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--report", type=Path, help="page to write; the numbers go to speed.json beside it")
+    parser.add_argument("--report", type=Path, help="write this page and results.json")
     args = parser.parse_args(arguments)
     before = os.getloadavg()[0]
     results: dict[str, Any] = {
@@ -143,9 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
     text = page(results)
     print(text)
     if args.report:
-        args.report.parent.mkdir(parents=True, exist_ok=True)
-        args.report.write_text(text)
-        args.report.with_suffix(".json").write_text(json.dumps(results) + "\n")
+        write(folder, results, args.report, text)
 
 
 if __name__ == "__main__":
