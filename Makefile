@@ -63,7 +63,7 @@ lint: $(VENV)/.tested-with
 format: $(VENV)/.tested-with
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
-	$(VENV)/bin/clang-format -i $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+	$(VENV)/bin/clang-format -i $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
 # Damaged files and wrong arguments, for longer than the tests do it.
 fuzz: $(VENV)/.tested-with
