@@ -50,7 +50,7 @@ def session(path: Path) -> Callable[[Tensor], Tensor]:
 def quantised(path: Path, x: Tensor) -> Path:
     from onnxruntime.quantization import CalibrationDataReader, quantize_static, shape_inference
 
-    class Scene(CalibrationDataReader):
+    class Scene(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self.items: Iterator[dict[str, np.ndarray]] = iter([{"cube": x.numpy()}])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -69,10 +70,7 @@ CASES = [
 def test_forward(measure: Callable[..., None], threads: int, case: Case, contender: str) -> None:
     tensors, scale = case.tensors(), case.scale
     out = case.output() if case.out else None
-
-    def plain(*args: Tensor) -> Tensor:
-        return eager_lowrank(*args, scale)
-
+    plain = partial(eager_lowrank, scale=scale)
     f: Callable[[], Any]
     if contender == "lkca":
         f = lambda: lkca_kernels.lowrank_pixel_shuffle(*tensors, upscale_factor=scale, out=out)  # noqa: E731
@@ -95,14 +93,13 @@ def test_forward_backward(measure: Callable[..., None], contender: str, skip: st
     case = Case(128, 4, 32, 64, skip=skip)
     tensors = [t.requires_grad_() for t in case.tensors()]
     grad = torch.randn_like(case.output())
-
-    def plain(*args: Tensor) -> Tensor:
-        return eager_lowrank(*args, case.scale)
+    plain = partial(eager_lowrank, scale=case.scale)
 
     def ours(*args: Tensor) -> Tensor:
         return lkca_kernels.lowrank_pixel_shuffle(*args, upscale_factor=case.scale)
 
-    forward = {"lkca": ours, "eager": plain}.get(contender) or compiled(plain, None)
+    forward: Callable[..., Tensor]
+    forward = ours if contender == "lkca" else plain if contender == "eager" else compiled(plain, None)
     facts = case.facts() | {"flops": 3 * case.facts()["flops"]}
     measure(
         lambda: torch.autograd.grad(forward(*tensors), tensors, grad),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def test_pixel_shuffle_epilogue(measure: Callable[..., None], threads: int, cont
         f"pixel_shuffle_epilogue {c}, {s}, {n}×{n}",
         contender,
         lambda *t: lkca_kernels.pixel_shuffle_epilogue(*t, upscale_factor=s),
-        lambda *t: eager_epilogue(*t, s),
+        partial(eager_epilogue, scale=s),
         tensors,
     )
 
@@ -148,7 +149,9 @@ def test_large_kernel_branch(measure: Callable[..., None], threads: int, contend
         threads,
         f"large_kernel_branch {c}, {k}×{k}, {n}×{n} {layout}",
         contender,
-        lambda x, *weights: lkca_kernels.large_kernel_branch(x, *weights, residual=x),
+        lambda x, depthwise, expand, contract: lkca_kernels.large_kernel_branch(
+            x, depthwise, expand, contract, residual=x
+        ),
         plain,
         [x, torch.randn(c, 1, k, k), torch.randn(2 * c, c), torch.randn(c, 2 * c)],
     )

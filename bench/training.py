@@ -43,7 +43,7 @@ def plain_loss(weights: dict[str, float], unit: Tensor) -> Callable[[Tensor, Ten
     def squared(x: Tensor, y: Tensor) -> Tensor:
         return (((x - y) / unit[:, None, None]) ** 2).mean()
 
-    terms = {"l1": F.l1_loss, "l2": squared, "sam": angle}
+    terms: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "l2": squared, "sam": angle}
     return lambda x, y: sum((weight * terms[name](x, y) for name, weight in weights.items()), torch.zeros(()))
 
 

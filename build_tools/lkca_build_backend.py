@@ -30,8 +30,8 @@ def _torch_requirement() -> list[str]:
 
 
 def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
-    return build_meta.get_requires_for_build_wheel(config_settings) + _torch_requirement()
+    return [*build_meta.get_requires_for_build_wheel(config_settings), *_torch_requirement()]
 
 
 def get_requires_for_build_editable(config_settings: dict[str, Any] | None = None) -> list[str]:
-    return build_meta.get_requires_for_build_editable(config_settings) + _torch_requirement()
+    return [*build_meta.get_requires_for_build_editable(config_settings), *_torch_requirement()]

@@ -83,7 +83,7 @@ def study(root: Path, weights: Path, data: str, kind: str) -> tuple[dict[str, di
         entry["share of parameters"] = round(layer.weight_share, 3)
         entry["share of multiplications"] = round(layer.macs_share or 0.0, 3)
         if kind == "edsr":  # LKCA-Net's kernel starts at zero: all of it is learnt
-            before, after = (n.get_submodule(layer.name).weight.detach().flatten(1) for n in (start, net))
+            before, after = (n.get_parameter(f"{layer.name}.weight").detach().flatten(1) for n in (start, net))
             change = torch.linalg.svdvals((after - before).double())
             curves[title]["kernel, change by training"] = energy_curve(change)
             entry["change"] = {f"kernel {e:.0%}": rank_for_energy(change, e) for e in (0.9, 0.99)}

@@ -42,7 +42,8 @@ def main() -> None:
 
     def loss(position: float) -> torch.Tensor:
         degraded, sharp, _ = sampler.draw()
-        return (net(degraded) - sharp).abs().mean()
+        value: torch.Tensor = (net(degraded) - sharp).abs().mean()
+        return value
 
     began = time.process_time()
     done = train(net, loss, Schedule(0.0, 1.0, lr=1e-3, weight_decay=1e-4), Budget(60 * args.minutes, None))
