@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -11,18 +13,17 @@ PLAN = Path(__file__).resolve().parents[2] / "build_tools" / "lkca_build_plan.py
 
 
 @pytest.fixture(scope="module")
-def plan():
+def plan() -> ModuleType:
     spec = importlib.util.spec_from_file_location("lkca_build_plan", PLAN)
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules["lkca_build_plan"] = module
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch):
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LKCA_BUILD_CPU", "LKCA_BUILD_CUDA", "CXX", "CUDA_HOME", "CUDA_PATH"):
         monkeypatch.delenv(name, raising=False)
 
@@ -30,7 +31,7 @@ def _clean_environment(monkeypatch):
 CARD = {"torch_cuda": "13.0", "compiler": "/usr/bin/c++", "nvcc": "/cuda/bin/nvcc", "release": "13.1"}
 
 
-def test_auto_builds_where_everything_is_there(plan):
+def test_auto_builds_where_everything_is_there(plan: ModuleType) -> None:
     assert plan.decide_cpu(torch_found=True, compiler="/usr/bin/c++").build
     assert plan.decide_cuda(**CARD).build
 
@@ -45,7 +46,9 @@ def test_auto_builds_where_everything_is_there(plan):
         ({"release": "12.8"}, "major versions must agree"),
     ],
 )
-def test_cuda_obstacles_are_named_and_fatal_only_on_demand(plan, monkeypatch, lacking, word):
+def test_cuda_obstacles_are_named_and_fatal_only_on_demand(
+    plan: ModuleType, monkeypatch: pytest.MonkeyPatch, lacking: dict[str, str | None], word: str
+) -> None:
     decision = plan.decide_cuda(**{**CARD, **lacking})
     assert not decision.build
     assert word in decision.reason
@@ -55,14 +58,16 @@ def test_cuda_obstacles_are_named_and_fatal_only_on_demand(plan, monkeypatch, la
 
 
 @pytest.mark.parametrize(("torch_found", "compiler", "word"), [(False, "c++", "torch"), (True, None, "C++ compiler")])
-def test_cpu_obstacles(plan, monkeypatch, torch_found, compiler, word):
+def test_cpu_obstacles(
+    plan: ModuleType, monkeypatch: pytest.MonkeyPatch, torch_found: bool, compiler: str | None, word: str
+) -> None:
     assert word in plan.decide_cpu(torch_found=torch_found, compiler=compiler).reason
     monkeypatch.setenv("LKCA_BUILD_CPU", "1")
     with pytest.raises(plan.BuildError, match=r"LKCA_BUILD_CPU=1, but"):
         plan.decide_cpu(torch_found=torch_found, compiler=compiler)
 
 
-def test_zero_switches_off_and_anything_else_is_refused(plan, monkeypatch):
+def test_zero_switches_off_and_anything_else_is_refused(plan: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LKCA_BUILD_CPU", "0")
     assert plan.decide_cpu(torch_found=True, compiler="c++") == plan.Decision(False, "LKCA_BUILD_CPU=0")
     monkeypatch.setenv("LKCA_BUILD_CPU", "yes")
@@ -73,24 +78,24 @@ def test_zero_switches_off_and_anything_else_is_refused(plan, monkeypatch):
 
 
 @pytest.mark.parametrize("value", [None, "", " ", ";", ";;, "])
-def test_an_empty_architecture_list_means_the_default(plan, value):
+def test_an_empty_architecture_list_means_the_default(plan: ModuleType, value: str | None) -> None:
     assert plan.cuda_arch_list(value, visible_devices=0) == plan.DEFAULT_CUDA_ARCHS
 
 
-def test_native_needs_a_card(plan):
+def test_native_needs_a_card(plan: ModuleType) -> None:
     assert plan.cuda_arch_list("native", visible_devices=0) == plan.DEFAULT_CUDA_ARCHS
     assert plan.cuda_arch_list("native", visible_devices=1) == "native"
     assert plan.cuda_arch_list("8.0 9.0+PTX", visible_devices=0) == "8.0;9.0+PTX"
 
 
-def test_the_compiler_named_by_cxx_must_exist(plan, monkeypatch):
+def test_the_compiler_named_by_cxx_must_exist(plan: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert plan.find_compiler() is None
     monkeypatch.setenv("CXX", "ccache g++")
     assert plan.find_compiler() is None or plan.find_compiler().endswith("g++")
 
 
-def test_nvcc_of_cuda_home_goes_first(plan, monkeypatch, tmp_path):
+def test_nvcc_of_cuda_home_goes_first(plan: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     nvcc = tmp_path / "bin" / "nvcc"
     nvcc.parent.mkdir()
     nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 13.0, V13.0.88'\n")
@@ -101,7 +106,7 @@ def test_nvcc_of_cuda_home_goes_first(plan, monkeypatch, tmp_path):
     assert plan.nvcc_release(str(tmp_path / "absent")) is None
 
 
-def test_the_toolkit_is_found_behind_a_wrapper_script(plan, tmp_path):
+def test_the_toolkit_is_found_behind_a_wrapper_script(plan: ModuleType, tmp_path: Path) -> None:
     """nvcc on PATH may be a script whose own folder holds no toolkit: linking there would not find cudart."""
     toolkit = tmp_path / "cuda-13.0"
     (toolkit / "include").mkdir(parents=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -164,7 +166,7 @@ def test_the_description_survives_json(method: str) -> None:
         (lambda x: crop_to_multiple(x, 7), "hold no 7 x 7 block"),
     ],
 )
-def test_bad_arguments_are_told(call, words: str) -> None:
+def test_bad_arguments_are_told(call: Callable[[torch.Tensor], torch.Tensor], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call(torch.rand(3, 6, 8))
 

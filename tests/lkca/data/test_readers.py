@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -88,7 +89,7 @@ def write_v73(file: Path, variables: dict[str, np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize("write", [write_v73, scipy.io.savemat])
-def test_matlab_companions_and_choice(tmp_path: Path, write) -> None:
+def test_matlab_companions_and_choice(tmp_path: Path, write: Callable[[Path, dict[str, np.ndarray]], None]) -> None:
     file = tmp_path / "x.mat"
     write(file, {
         "HSI": RCB, "gt": np.ones((12, 9)), "Wavelength": NM[:, None] / 1000, "bbl": np.uint8([[1, 1, 0, 1, 1]]),
@@ -107,7 +108,7 @@ def test_matlab_companions_and_choice(tmp_path: Path, write) -> None:
 
 
 @pytest.mark.parametrize("write", [write_v73, scipy.io.savemat])
-def test_matlab_2d(tmp_path: Path, write) -> None:
+def test_matlab_2d(tmp_path: Path, write: Callable[[Path, dict[str, np.ndarray]], None]) -> None:
     file = tmp_path / "x.mat"
     pixels = CUBE.transpose(0, 2, 1).reshape(5, 108)  # columns first
     write(file, {"Y": pixels.astype(np.float64)})
