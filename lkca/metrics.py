@@ -15,7 +15,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
-__all__ = ["PROTOCOL", "PSNR_LIMIT", "SSIM_WINDOW", "MetricAccumulator", "Metrics", "evaluate"]
+__all__ = ["PROTOCOL", "PSNR_LIMIT", "SSIM_WINDOW", "MetricAccumulator", "Metrics", "evaluate", "mpsnr"]
 
 PROTOCOL = "sspsr"
 PSNR_LIMIT = 100.0  # dB; what a band without any error is said to have
@@ -108,6 +108,22 @@ def evaluate(
     accumulator = MetricAccumulator(bands, scale, peak, good_bands=good_bands)
     accumulator.update(reference, prediction, mask)
     return accumulator.compute()
+
+
+def mpsnr(
+    reference: np.ndarray | Tensor,
+    prediction: np.ndarray | Tensor,
+    peak: float,
+    good_bands: np.ndarray | None = None,
+) -> float:
+    """MPSNR in dB, at most :data:`PSNR_LIMIT`: that of :func:`evaluate`, without the time that MSSIM takes.
+
+    Arguments and errors are those of :func:`evaluate`.
+    """
+    reference = _array(reference)
+    accumulator = MetricAccumulator(len(reference), 1, peak, good_bands=good_bands)
+    accumulator._add_pixels(*accumulator._pair(reference, prediction), None)
+    return accumulator.compute().mpsnr
 
 
 class MetricAccumulator:

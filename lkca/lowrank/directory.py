@@ -20,7 +20,7 @@ from lkca.errors import InputError
 from lkca.evaluation import Evaluation, evaluate_model
 from lkca.inference.array import upscale_array
 from lkca.lowrank.factorize import Factorization, factorize_reported
-from lkca.metrics import PROTOCOL
+from lkca.metrics import PROTOCOL, mpsnr
 from lkca.models import LKCANet
 from lkca.models.config import ModelConfig, ValidationRecord
 from lkca.models.directory import LoadedModel, describe_architecture, load_model
@@ -150,11 +150,10 @@ def factorize_directory(
     return FactorizedModel(net, config, done, tuple(references), tuple(after), points)
 
 
-def _mpsnr(reference: Evaluation, model: LoadedModel, good: np.ndarray) -> float:
-    guess = upscale_array(reference.arrays["low"], model, good_bands=good)
-    error = (guess - reference.arrays["truth"])[reference.bands].astype(np.float64)
-    mean_square = np.maximum(np.nanmean(error**2, axis=(1, 2)), 1e-20 * reference.peak**2)
-    return float(np.mean(10 * np.log10(reference.peak**2 / mean_square)))
+def _mpsnr(scene: Evaluation, model: LoadedModel, good: np.ndarray) -> float:
+    truth = scene.arrays["truth"]
+    guess = upscale_array(scene.arrays["low"], model, good_bands=good)
+    return mpsnr(truth, guess, scene.peak, np.isin(np.arange(len(truth)), scene.bands))
 
 
 def latencies(nets: Sequence[LKCANet], side: int = _PROBE, rounds: int = 9) -> list[float]:

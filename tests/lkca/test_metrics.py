@@ -12,7 +12,7 @@ import torch
 import torchmetrics.functional.image as tmi
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from lkca.metrics import PROTOCOL, PSNR_LIMIT, MetricAccumulator, Metrics, evaluate
+from lkca.metrics import PROTOCOL, PSNR_LIMIT, MetricAccumulator, Metrics, evaluate, mpsnr
 
 FIELDS = ("mpsnr", "mssim", "sam", "cc", "rmse", "ergas")
 
@@ -144,6 +144,18 @@ def test_bad_bands_do_not_count(pair: tuple[np.ndarray, np.ndarray]) -> None:
     expected = evaluate(reference[good], prediction[good], scale=4)
     reference[1], prediction[4] = np.nan, 1e9
     close(evaluate(reference, prediction, scale=4, good_bands=good), expected)
+
+
+def test_mpsnr_alone_is_evaluates(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    reference, prediction = (x.copy() for x in pair)
+    prediction[2, 4, 5] = np.nan  # the pixel is left out in every band
+    good = np.array([True, False, True, True, True])
+    assert mpsnr(reference, prediction, 1.3, good) == (
+        evaluate(reference, prediction, scale=4, peak=1.3, good_bands=good).mpsnr
+    )
+    assert mpsnr(reference, reference, 1.3) == PSNR_LIMIT
+    with pytest.raises(ValueError, match="must both be"):
+        mpsnr(reference, prediction[1:], 1.3)
 
 
 def test_identical_images_have_finite_numbers(pair: tuple[np.ndarray, np.ndarray]) -> None:

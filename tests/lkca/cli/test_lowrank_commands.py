@@ -11,8 +11,9 @@ import pytest
 import torch
 from typer.testing import Result
 
-from lkca.data import write_cube
+from lkca.data import open_cube, write_cube
 from lkca.data.meta import CubeMeta
+from lkca.lowrank.directory import factorize_directory
 from lkca.models.directory import load_model
 
 FOREIGN = """
@@ -84,6 +85,18 @@ def test_factorize_keeps_within_the_drop(fitted: tuple[Path, Path], cli: Callabl
     assert measured["results"][0]["scores"]["model"]["mpsnr"] == pytest.approx(scores["after"]["mpsnr"], abs=1e-6)
     x = torch.rand(1, 6, 8, 8)
     torch.testing.assert_close(after.net.features(x), before.net.features(x))
+
+
+def test_factorize_prints_the_numbers_that_it_stores(fitted: tuple[Path, Path], tmp_path: Path) -> None:
+    with open_cube(fitted[0]) as cube:
+        samples = cube.read()
+    samples[2, 60, 7] = np.nan  # one band of a pixel that validates
+    write_cube(tmp_path / "gap.tif", samples, CubeMeta())
+    model = load_model(fitted[1])
+    done = factorize_directory(model, [str(tmp_path / "gap.tif")], rank=model.net.config.groups)
+    assert done.config.validation is not None
+    stored = [done.config.validation.scores[name]["mpsnr"] for name in ("before", "after")]
+    assert [point.mpsnr for point in done.points] == pytest.approx(stored, abs=1e-6)
 
 
 def test_factorize_says_what_does_not_go(
