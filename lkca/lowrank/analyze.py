@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lkca.lowrank.layers import Layer, LowRankError, survey
-from lkca.lowrank.moments import Calibration, collect_moments
+from lkca.lowrank.layers import Layer, LowRankError, plain_model, survey
+from lkca.lowrank.moments import Calibration, collect_moments, prepared
 from lkca.lowrank.spectrum import (
     break_even_rank,
     effective_rank,
@@ -161,11 +161,7 @@ def analyze(
 
     Raises LowRankError for a calibration that reaches no layer or a model that is not made of modules.
     """
-    if calibration is not None and not callable(calibration) and not isinstance(calibration, Tensor):
-        calibration = list(calibration)
-        if example is None and calibration:
-            first = calibration[0]
-            example = first[0] if isinstance(first, (tuple, list)) else first
+    calibration, example = prepared(calibration, example, plain_model(model))
     found = survey(model, example)
     data: list[Tensor | None] = [None] * len(found.layers)
     if calibration is not None:

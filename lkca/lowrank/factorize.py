@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lkca.lowrank.layers import Layer, LowRankError, Survey, plain_model, survey
-from lkca.lowrank.moments import Calibration, collect_moments
+from lkca.lowrank.moments import Calibration, collect_moments, prepared
 from lkca.lowrank.search import Validation, for_budget, for_psnr_drop, psnr_function
 from lkca.lowrank.spectrum import Factoriser, Moments, rank_for_energy
 from lkca.lowrank.surgery import put_low_rank
@@ -121,8 +121,6 @@ def factorize_reported(
         raise LowRankError(f"give either rank or energy, or max_psnr_drop or budget: one of {', '.join(asked)}")
     if energy is not None and not 0 < energy <= 1:
         raise LowRankError(f"energy: expected a share in (0, 1], got {energy}")
-    if calibration is not None and not callable(calibration) and not isinstance(calibration, Tensor):
-        calibration = list(calibration)  # an iterator is needed twice
     alone = isinstance(model, (PixelShuffleUpsample, LowRankUpsample, LowRankConv2d))
     if isinstance(model, nn.Conv2d) or (alone and inplace):
         raise LowRankError("model: is a single layer; give a model that holds it, such as nn.Sequential(layer)")
@@ -130,7 +128,8 @@ def factorize_reported(
         model = nn.Sequential(model)
     result = Factorization(model if inplace else copy.deepcopy(model))
     work = result.model
-    found = survey(work, _example(example, calibration), run=not isinstance(work, LKCANet))
+    calibration, example = prepared(calibration, example, work)
+    found = survey(work, example, run=not isinstance(work, LKCANet))
     result.skipped = dict(found.skipped)
     chosen = _chosen(found, rank, layers, result.skipped)
     moments: Sequence[Moments | None] = [None] * len(chosen)
@@ -168,16 +167,6 @@ def factorize_reported(
     if alone:
         result.model = work.get_submodule("0")
     return result
-
-
-def _example(example: Any, calibration: Any) -> Any:
-    if example is not None or calibration is None or callable(calibration):
-        return example
-    first = calibration if isinstance(calibration, Tensor) else calibration[0] if calibration else None
-    first = first[0] if isinstance(first, (tuple, list)) else first
-    if not isinstance(first, Tensor):
-        return None
-    return first[:1] if first.ndim == 4 else first[None]
 
 
 def _chosen(

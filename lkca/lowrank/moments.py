@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lkca.lowrank.layers import Layer, LowRankError
 from lkca.lowrank.spectrum import Moments
 
-__all__ = ["Calibration", "collect_moments", "feeds", "pairs"]
+__all__ = ["Calibration", "collect_moments", "feeds", "pairs", "prepared"]
 
 Calibration = Tensor | Iterable[Any] | Callable[[nn.Module], Any]
 
@@ -36,6 +36,18 @@ def _items(calibration: object, name: str) -> list[Any]:
     if not items:
         raise LowRankError(f"{name}: holds no image")
     return items
+
+
+def prepared(calibration: Calibration | None, example: Any, model: nn.Module) -> tuple[Calibration | None, Any]:
+    """``calibration``, such that it can be read twice, and ``example``, by default its first image (1, C, h, w)."""
+    if calibration is None or (callable(calibration) and not isinstance(calibration, Tensor)):
+        return calibration, example
+    if not isinstance(calibration, Tensor):
+        calibration = list(calibration)
+    if example is None:
+        first = calibration if isinstance(calibration, Tensor) else calibration[:1]
+        example = feeds(first, model)[0][:1]
+    return calibration, example
 
 
 def feeds(calibration: Calibration, model: nn.Module) -> list[Tensor]:

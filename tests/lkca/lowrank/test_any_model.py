@@ -217,6 +217,28 @@ def test_a_layer_of_ours_alone() -> None:
         factorize(layer, rank=2, inplace=True)
 
 
+class OneSize(nn.Module):
+    """Takes images of 20 × 20 pixels alone, which no guess has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place, self.net = nn.Parameter(torch.rand(3, 20, 20)), small()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.net(x + self.place)
+        return y
+
+
+def test_the_first_calibration_image_is_the_example() -> None:
+    model, x = OneSize().double(), torch.rand(2, 3, 20, 20)  # another dtype than the model's
+    for calibration in (x, x[0], [x], [(x[0], None)], iter(x)):
+        found = analyze(model, calibration=calibration)
+        assert [layer.name for layer in found.layers] == ["net.2.0", "net.3.0"]
+        assert found.example_shape == (1, 3, 20, 20) and found.layers[0].data_singular_values is not None
+    assert list(ranks_of(factorize(model, rank=2, calibration=x))) == ["net.2.0", "net.3.0"]
+    assert analyze(model).macs is None  # no guess fits
+
+
 def test_bad_arguments() -> None:
     model = small()
     for arguments, says in (
