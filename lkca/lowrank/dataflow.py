@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import lkca_kernels  # noqa: F401  (registers the operators that are named below)
+from lkca.nn.mode import evaluating
 
 __all__ = ["ConvCall", "Dataflow", "ShuffleCall", "observe"]
 
@@ -87,14 +88,8 @@ def observe(model: nn.Module, *inputs: Any) -> Dataflow:
     """Run ``model(*inputs)`` once, in eval mode and without gradients; the model is left as it was."""
     recorder = _Recorder()
     copies = [x.clone() if isinstance(x, Tensor) else x for x in inputs]  # some write into their input
-    training = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad(), recorder.watch(model), recorder:
-            model(*copies)
-    finally:
-        for module, mode in training:
-            module.training = mode
+    with evaluating(model), torch.no_grad(), recorder.watch(model), recorder:
+        model(*copies)
     return recorder.flow
 
 

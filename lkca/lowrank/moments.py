@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from lkca.lowrank.layers import Layer, LowRankError
 from lkca.lowrank.spectrum import Moments
+from lkca.nn.mode import evaluating
 
 __all__ = ["Calibration", "collect_moments", "feeds", "pairs", "prepared"]
 
@@ -77,7 +79,6 @@ def collect_moments(
     """
     generator = torch.Generator().manual_seed(seed)
     sums: list[list[Any]] = [[0, 0.0, 0.0] for _ in layers]
-    handles = []
 
     def listener(total: list[Any]) -> Callable[[nn.Module, Any], None]:
         def listen(conv: nn.Module, inputs: Any) -> None:
@@ -89,21 +90,15 @@ def collect_moments(
 
         return listen
 
-    training = [(module, module.training) for module in model.modules()]
-    try:
+    with ExitStack() as stack:
         for layer, total in zip(layers, sums, strict=True):
-            handles.append(layer.conv.register_forward_pre_hook(listener(total)))
-        model.eval()
+            stack.callback(layer.conv.register_forward_pre_hook(listener(total)).remove)
+        stack.enter_context(evaluating(model))
         if callable(calibration) and not isinstance(calibration, Tensor):
             calibration(model)
         else:
             for x in feeds(calibration, model):
                 model(x.clone())  # some write into their input
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in training:
-            module.training = mode
     result = []
     for layer, (count, first, second) in zip(layers, sums, strict=True):
         if count == 0:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lkca.lowrank.layers import Layer, LowRankError
 from lkca.lowrank.moments import Calibration, pairs
+from lkca.nn.mode import evaluating
 
 __all__ = ["Validation", "for_budget", "for_psnr_drop", "psnr_function"]
 
@@ -51,20 +52,14 @@ def psnr_function(validation: Validation | None, model: nn.Module) -> Callable[[
     data = pairs(validation, model)
 
     def psnr(candidate: nn.Module) -> float:
-        training = [(module, module.training) for module in candidate.modules()]
-        candidate.eval()
         total = []
-        try:
-            with torch.no_grad():
-                for x, target in data:
-                    y = candidate(x.clone())  # some write into their input
-                    if not isinstance(y, Tensor) or y.shape != target.shape:
-                        found = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-                        raise LowRankError(f"validation: the model gives {found}, its target is {tuple(target.shape)}")
-                    total.append(-10 * (y.double() - target.double()).square().mean((2, 3)).clamp_min(1e-20).log10())
-        finally:
-            for module, mode in training:
-                module.training = mode
+        with evaluating(candidate), torch.no_grad():
+            for x, target in data:
+                y = candidate(x.clone())  # some write into their input
+                if not isinstance(y, Tensor) or y.shape != target.shape:
+                    found = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+                    raise LowRankError(f"validation: the model gives {found}, its target is {tuple(target.shape)}")
+                total.append(-10 * (y.double() - target.double()).square().mean((2, 3)).clamp_min(1e-20).log10())
         return float(torch.cat([t.flatten() for t in total]).mean())
 
     return psnr

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lkca.lowrank.layers import Layer, LowRankError, plain_model
 from lkca.models import LKCANet
 from lkca.nn import FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
+from lkca.nn.mode import evaluating
 
 __all__ = ["agree", "carry_over", "conv_arguments", "merge", "output", "put_low_rank", "replace_module"]
 
@@ -153,15 +154,11 @@ def _tell_parent(model: nn.Module, new: nn.Module) -> None:
 def output(model: nn.Module, example: Tensor | None) -> Any:
     if example is None:
         return None
-    training = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        return model(example.clone())  # some write into their input
-    except Exception as error:  # a foreign model that met a shape it did not expect
-        return error
-    finally:
-        for module, mode in training:
-            module.training = mode
+    with evaluating(model):
+        try:
+            return model(example.clone())  # some write into their input
+        except Exception as error:  # a foreign model that met a shape it did not expect
+            return error
 
 
 def agree(expected: Any, found: Any) -> bool:

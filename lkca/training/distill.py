@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lkca.losses import SpectralGradientLoss
 from lkca.nn import LowRankConv2d, LowRankUpsample
+from lkca.nn.mode import evaluating
 from lkca.training.distillation import Apply, Criterion, Decay, Distiller, Point, _call, teacher_weight
 from lkca.training.progress import Budget
 from lkca.training.supervised import LoopResult, Schedule, train
@@ -72,11 +73,6 @@ def distill(
     """
     recipe = recipe or DistillRecipe()
     criterion = criterion or SpectralGradientLoss()
-    modes = [(module, module.training) for module in teacher.modules()]
-    teacher.eval()
-    first = draw()
-    whole = Distiller(teacher, student, first[0], recipe.points, apply=apply)
-    began = budget.fraction
 
     def loss_of(position: float) -> Tensor:
         degraded, sharp, valid = draw()
@@ -99,8 +95,9 @@ def distill(
         )
         return train(whole, loss_of, schedule, budget, score=score, report=report)
 
-    try:
-        steps = 0
+    with evaluating(teacher):
+        whole = Distiller(teacher, student, draw()[0], recipe.points, apply=apply)
+        began, steps = budget.fraction, 0
         if recipe.warmup_share > 0:
             with _only_factors(student):
                 result = phase(began + recipe.warmup_share * (1 - began), recipe.warmup_lr)
@@ -110,9 +107,6 @@ def distill(
         result = phase(1.0, recipe.lr)
         result.steps += steps
         return result
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _where(criterion: Criterion, valid: Tensor | None) -> Criterion:
