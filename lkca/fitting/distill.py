@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import datetime
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +22,9 @@ from lkca.inference.checks import suits
 from lkca.inference.windows import whole_pixels
 from lkca.losses import WeightedLoss
 from lkca.lowrank import LowRankError, factorize
-from lkca.metrics import PROTOCOL, evaluate
+from lkca.metrics import evaluate
 from lkca.models import LKCANet
-from lkca.models.config import ModelConfig, TrainingData, TrainingRecord, ValidationRecord
+from lkca.models.config import ModelConfig, TrainingData, TrainingRecord, utc_now
 from lkca.models.directory import LoadedModel, describe_architecture, package_versions
 from lkca.nn import PixelShuffleUpsample
 from lkca.nn.layout import channels_last
@@ -35,12 +34,12 @@ from lkca.training.distillation import Point
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget
 from lkca.training.start import Lost
+from lkca.training.validation import mean_scores, validation_record
 from lkca_kernels import bicubic_upsample
 
 __all__ = ["DistillConfig", "DistilledModel", "distill_directory"]
 
 _LEAST = 4  # coarse rows that can validate
-_KEYS = ("mpsnr", "sam", "rmse", "ergas")
 _BOUNDS: dict[str, dict[str, Any]] = {
     "alignment": {"ge": 0},
     "start": {"ge": 0, "le": 1},
@@ -205,11 +204,9 @@ def distill_directory(
                 command=command,
                 recipe=config.model_dump(),
                 details={"teacher": teacher.path.name, "rank": net.config.rank},
-                created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                created=utc_now(),
             ),
-            "validation": ValidationRecord(
-                protocol=f"{PROTOCOL}, peak = the normalisation's", split=split, scores=table
-            ),
+            "validation": validation_record(table, split),
             "versions": package_versions(),
         }
     )
@@ -276,12 +273,10 @@ def _scores(
     device: torch.device,
 ) -> dict[str, float]:
     """Means over the scenes."""
-    sums = dict.fromkeys(_KEYS, 0.0)
+    measured = []
     for scene in (_whole(scene, scale) for scene in scenes):
         image, valid = scene.image, scene.valid
         coarse = degrade(image)[None]
         restored = bicubic_upsample(coarse, scale) if net is None else net(coarse.to(device)).cpu()
-        measured = evaluate(image, restored[0], scale=scale, peak=1.0, mask=valid)
-        for key in _KEYS:
-            sums[key] += getattr(measured, key) / len(scenes)
-    return sums
+        measured.append(evaluate(image, restored[0], scale=scale, peak=1.0, mask=valid))
+    return mean_scores(measured)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +14,14 @@ from lkca.errors import InputError
 from lkca.fitting.config import FitConfig
 from lkca.fitting.scenes import prepare_scenes
 from lkca.inference.array import resolve_device
-from lkca.metrics import PROTOCOL
-from lkca.models.config import ModelConfig, TrainingRecord, ValidationRecord
+from lkca.models.config import ModelConfig, TrainingRecord, utc_now
 from lkca.models.directory import describe_architecture, load_model, package_versions
 from lkca.models.prior import shipped_prior
 from lkca.training import FitResult, fit
 from lkca.training.fit import Recipe
 from lkca.training.progress import ProgressCallback
 from lkca.training.transfer import backbone
+from lkca.training.validation import validation_record
 
 __all__ = ["FittedModel", "fit_scenes"]
 
@@ -90,7 +89,7 @@ def fit_scenes(
         device=str(device),
         threads=torch.get_num_threads(),
         command=command,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=utc_now(),
         recipe=config.recipe.model_dump(),
         details=result.description,
     )
@@ -101,9 +100,7 @@ def fit_scenes(
         degradation=degradation,
         normalisation=scenes.normalisation,
         training=record,
-        validation=ValidationRecord(
-            protocol=f"{PROTOCOL}, peak = the normalisation's", split=result.split, scores=result.metrics
-        ),
+        validation=validation_record(result.metrics, result.split),
         versions=package_versions(),
     )
     return FittedModel(result, entry, tuple(scenes.notes))

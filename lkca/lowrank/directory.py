@@ -24,12 +24,12 @@ from lkca.metrics import PROTOCOL, mpsnr
 from lkca.models import LKCANet
 from lkca.models.config import ModelConfig, ValidationRecord
 from lkca.models.directory import LoadedModel, describe_architecture, load_model
+from lkca.training.validation import mean_scores
 
 __all__ = ["FactorizedModel", "Point", "factorize_directory", "latencies", "load_any"]
 
 _CALIBRATION_SHARE = 0.75
 _LEAST_COARSE_ROWS = 4
-_KEYS = ("mpsnr", "sam", "rmse", "ergas")
 _PROBE = 32  # coarse pixels per side of the image that latency is measured on
 
 
@@ -134,10 +134,7 @@ def factorize_directory(
         with open_cube(source, **(how or {})) as cube:
             after.append(evaluate_model(cube, as_model(net), scale, region=str(reference.window)))
     sets = {"bicubic": (references, "bicubic"), "before": (references, "model"), "after": (after, "model")}
-    scores = {
-        name: {key: float(np.mean([getattr(r.scores[which], key) for r in results])) for key in _KEYS}
-        for name, (results, which) in sets.items()
-    }
+    scores = {name: mean_scores([r.scores[which] for r in results]) for name, (results, which) in sets.items()}
     split = "last quarter of the rows of " + ", ".join(Path(source).name for source in sources)
     record = ValidationRecord(protocol=PROTOCOL, split=split, scores=scores)
     config = model.config.model_copy(update={"architecture": describe_architecture(net), "validation": record})

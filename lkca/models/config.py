@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -17,6 +18,7 @@ __all__ = [
     "TrainingData",
     "TrainingRecord",
     "ValidationRecord",
+    "utc_now",
 ]
 
 _MAX_BANDS = 65_536
@@ -77,6 +79,11 @@ class TrainingData(StrictModel):
     rows: int = Field(ge=1)
     cols: int = Field(ge=1)
     region: str = Field(description="'ROWS,COLS' of the scene as Python slices.")
+
+
+def utc_now() -> str:
+    """The time, to the second, as :class:`TrainingRecord` keeps it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 class TrainingRecord(StrictModel):

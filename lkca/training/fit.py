@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lkca.data.degradation import Degradation, DegradationMethod, crop_to_multiple
 from lkca.errors import InputError
 from lkca.lowrank import energy_curve, factorize, spectrum
-from lkca.metrics import evaluate
+from lkca.metrics import Metrics, evaluate
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.lkcanet import lift, repeat
 from lkca.models.prior import Prior, shipped_prior
@@ -29,6 +29,7 @@ from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget, Progress, ProgressCallback
 from lkca.training.subspace import SpectralSubspace
 from lkca.training.supervised import LoopResult, Schedule, train
+from lkca.training.validation import Restored, mean_scores, psnr_gain
 from lkca_kernels import bicubic_upsample
 
 __all__ = ["FitResult", "Recipe", "fit"]
@@ -245,11 +246,8 @@ class _Run:
         for cube in self.test_cubes:
             degraded = self.degradation.apply(cube.sharp)
             base = bicubic_upsample(degraded[None], self.scale)[0]
-            before = (cube.sharp - base)[:, cube.valid].square().mean(1)
-            after = (cube.sharp - self.restore(net, degraded, base))[:, cube.valid].square().mean(1)
-            alive = (before > 0) & (after > 0)
-            gains.append(10 * torch.log10(before[alive] / after[alive]).mean())
-        return float(torch.stack(gains).mean())
+            gains.append(psnr_gain(Restored(cube.sharp, cube.valid, base, self.restore(net, degraded, base))))
+        return float(torch.tensor(gains).mean())
 
     def train(self, net: LKCANet, loss_of: Callable[[float], Tensor], end: float, lr: float) -> LoopResult:
         schedule = Schedule(self.budget.fraction, end, lr, self.recipe.weight_decay)
@@ -318,7 +316,7 @@ class _Run:
     def _metrics(self, teacher: LKCANet, student: LKCANet) -> dict[str, dict[str, float]]:
         """Means over the held-out (or else the training) cubes."""
         cubes = self.test_cubes if self.split else self.train_cubes
-        sums: dict[str, dict[str, float]] = {}
+        measured: dict[str, list[Metrics]] = {"bicubic": [], "teacher": [], "student": []}
         for cube in cubes:
             degraded = self.degradation.apply(cube.sharp)
             base = bicubic_upsample(degraded[None], self.scale)[0]
@@ -328,11 +326,8 @@ class _Run:
                 "student": self.restore(student, degraded, base),
             }
             for name, image in restored.items():
-                measured = evaluate(cube.sharp, image, scale=self.scale, peak=1.0, mask=cube.valid)
-                for key in ("mpsnr", "sam", "rmse", "ergas"):
-                    into = sums.setdefault(name, {})
-                    into[key] = into.get(key, 0.0) + getattr(measured, key) / len(cubes)
-        return sums
+                measured[name].append(evaluate(cube.sharp, image, scale=self.scale, peak=1.0, mask=cube.valid))
+        return {name: mean_scores(scores) for name, scores in measured.items()}
 
 
 def _residual(net: nn.Module, degraded: Tensor) -> Tensor:

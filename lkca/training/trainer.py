@@ -7,7 +7,6 @@ the end), checkpoints/ (the state to resume from) and tensorboard/.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import math
 import shutil
 import signal
@@ -25,8 +24,7 @@ from torch import Tensor
 from lkca.config import read_yaml
 from lkca.errors import InputError
 from lkca.losses import WeightedLoss
-from lkca.metrics import PROTOCOL
-from lkca.models.config import ModelConfig, TrainingRecord, ValidationRecord
+from lkca.models.config import ModelConfig, TrainingRecord, utc_now
 from lkca.models.directory import describe_architecture, load_model, package_versions, save_model
 from lkca.nn.layout import channels_last
 from lkca.training.checkpoint import Progressed, latest_checkpoint, load_checkpoint, save_checkpoint
@@ -36,7 +34,7 @@ from lkca.training.monitor import Monitor
 from lkca.training.optimise import Average, adamw, rate_factor, set_rate
 from lkca.training.progress import Progress, ProgressCallback
 from lkca.training.start import Lost, first, new_network
-from lkca.training.validation import measure, psnr_gain, restore
+from lkca.training.validation import measure, psnr_gain, restore, validation_record
 
 __all__ = ["TrainResult", "check_run", "train"]
 
@@ -332,10 +330,6 @@ class _Run:
 
     def _entry(self, end: End | None, metrics: dict[str, dict[str, float]] | None = None) -> ModelConfig:
         data, config, progressed = self.data, self.config, self.progressed
-        validation = None
-        if metrics:
-            protocol = f"{PROTOCOL}, peak = the normalisation's"
-            validation = ValidationRecord(protocol=protocol, split=data.split, scores=metrics)
         return ModelConfig(
             architecture=describe_architecture(self.net),
             scale=config.scale,
@@ -351,11 +345,11 @@ class _Run:
                 device=str(self.device),
                 threads=torch.get_num_threads(),
                 command=self.command,
-                created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                created=utc_now(),
                 recipe=config.model_dump(mode="json"),
                 details={"processes": self.accelerator.num_processes},
             ),
-            validation=validation,
+            validation=validation_record(metrics, data.split) if metrics else None,
             versions=package_versions(),
         )
 

@@ -1,29 +1,37 @@
-"""How good a network is on scenes that it does not train on."""
+"""How good a network is on scenes that it does not train on: what is measured, and how a model directory says it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lkca.data.degradation import Degradation
-from lkca.metrics import evaluate
+from lkca.metrics import PROTOCOL, Metrics, evaluate
 from lkca.models import LKCANet
-from lkca.training.data import SourceScene
+from lkca.models.config import ValidationRecord
 from lkca.training.patches import fill_invalid
 from lkca_kernels import bicubic_upsample
 
-__all__ = ["SCORES", "Restored", "measure", "psnr_gain", "restore"]
+if TYPE_CHECKING:  # it imports lkca.fitting, which imports lkca.training.fit
+    from lkca.training.data import SourceScene
+
+__all__ = ["SCORES", "Restored", "mean_scores", "measure", "psnr_gain", "restore", "validation_record"]
 
 SCORES = ("mpsnr", "sam", "rmse", "ergas")
 
 
+@dataclass(frozen=True)
 class Restored:
     """One validation scene: ``sharp``, ``bicubic`` and ``ours``, (bands, H, W) on the CPU, and ``valid``, (H, W)."""
 
-    def __init__(self, sharp: Tensor, valid: Tensor, bicubic: Tensor, ours: Tensor) -> None:
-        self.sharp, self.valid, self.bicubic, self.ours = sharp, valid, bicubic, ours
+    sharp: Tensor
+    valid: Tensor
+    bicubic: Tensor
+    ours: Tensor
 
 
 @torch.no_grad()
@@ -43,15 +51,27 @@ def psnr_gain(scene: Restored) -> float:
     return float(10 * torch.log10(before[alive] / after[alive]).mean()) if alive.any() else 0.0
 
 
+def mean_scores(measured: Sequence[Metrics]) -> dict[str, float]:
+    """{"mpsnr" dB, "sam" degrees, "rmse", "ergas"}: means over scenes."""
+    means = dict.fromkeys(SCORES, 0.0)
+    for scene in measured:
+        for key in SCORES:
+            means[key] += getattr(scene, key) / len(measured)
+    return means
+
+
 def measure(
     net: LKCANet, scenes: Sequence[SourceScene], degradation: Degradation, device: torch.device
 ) -> dict[str, dict[str, float]]:
-    """{"bicubic", "model"} -> {"mpsnr" dB, "sam" degrees, "rmse", "ergas"}, means over scenes, for peak 1."""
-    sums: dict[str, dict[str, float]] = {name: dict.fromkeys(SCORES, 0.0) for name in ("bicubic", "model")}
+    """{"bicubic", "model"} -> :func:`mean_scores`, for peak 1."""
+    measured: dict[str, list[Metrics]] = {"bicubic": [], "model": []}
     for scene in scenes:
         done = restore(net, scene, degradation, device)
         for name, image in (("bicubic", done.bicubic), ("model", done.ours)):
-            measured = evaluate(done.sharp, image, scale=degradation.scale, peak=1.0, mask=done.valid)
-            for key in SCORES:
-                sums[name][key] += getattr(measured, key) / len(scenes)
-    return sums
+            measured[name].append(evaluate(done.sharp, image, scale=degradation.scale, peak=1.0, mask=done.valid))
+    return {name: mean_scores(scores) for name, scores in measured.items()}
+
+
+def validation_record(scores: dict[str, dict[str, float]], split: str) -> ValidationRecord:
+    """Of :func:`mean_scores` at peak 1, the normalisation's, on the pixels that ``split`` says."""
+    return ValidationRecord(protocol=f"{PROTOCOL}, peak = the normalisation's", split=split, scores=scores)
