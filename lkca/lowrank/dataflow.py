@@ -48,8 +48,7 @@ class ShuffleCall:
     """One pixel shuffle. module: its ``nn.PixelShuffle``, None where called functionally.
 
     sources: the convolutions whose outputs arrive, each with what stands in the way (None: nothing that changes what
-    its channels mean). direct: the one whose output is the shuffle's input itself. by_reshape: the shuffle is a
-    reshape and a permutation.
+    its channels mean). direct: the one whose output is the shuffle's input itself.
     """
 
     module: nn.Module | None
@@ -57,7 +56,6 @@ class ShuffleCall:
     channels: int
     sources: dict[ConvCall, str | None]
     direct: ConvCall | None
-    by_reshape: bool = False
 
 
 @dataclass
@@ -237,7 +235,7 @@ class _Recorder(TorchDispatchMode):
         if tag.spread is not None and len(shape) == 6 and len(size) == 4:
             s = tag.spread
             if size == (shape[0], shape[1], shape[2] * shape[3], shape[4] * shape[5]):
-                self.flow.shuffles.append(ShuffleCall(None, s, tag.channels, dict(tag.sources), None, True))
+                self.flow.shuffles.append(ShuffleCall(None, s, tag.channels, dict(tag.sources), None))
                 return tag.spoiled("a pixel shuffle")
         return tag.spoiled(f"a reshape ({name}) of the channels between the convolution and the shuffle")
 

@@ -18,7 +18,6 @@ __all__ = [
     "Moments",
     "Spectrum",
     "break_even_rank",
-    "cost",
     "effective_rank",
     "energy_curve",
     "rank_for_energy",
@@ -114,11 +113,6 @@ def effective_rank(values: Tensor) -> float:
         return 0.0
     shares = values.double() / total
     return float(torch.exp(-torch.xlogy(shares, shares).sum()))
-
-
-def cost(rows: int, columns: int, rank: int | None = None) -> int:
-    """Weights, which are also multiplications per pixel, of a rows×columns kernel, whole or as factors of ``rank``."""
-    return rows * columns if rank is None else rank * (rows + columns)
 
 
 def break_even_rank(rows: int, columns: int) -> int:
