@@ -1,19 +1,24 @@
-"""Configuration files: YAML read safely, checked by pydantic, refused with a sentence that names the key."""
+"""Configuration files: YAML read safely, checked by pydantic, refused with a sentence that names the key.
+
+The keys that set a dataclass (a recipe, a network's sizes) are its own: :func:`knob` and :func:`record_of`.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Container
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from lkca.errors import InputError
 
-__all__ = ["StrictModel", "read_yaml", "validated"]
+__all__ = ["StrictModel", "knob", "read_yaml", "record_of", "validated"]
 
 _MAX_BYTES = 1 << 20  # no honest configuration is larger; refuse before parsing
 
@@ -24,6 +29,28 @@ class StrictModel(BaseModel):
     """A record whose unknown keys are errors and whose numbers are finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def knob(default: Any, description: str, **bounds: float) -> Any:
+    """A dataclass's field: what it means, and between what a file may set it (``ge``, ``gt``, ``le``, ``lt``).
+
+    default: ``dataclasses.MISSING`` where a value must be given.
+    """
+    return dataclasses.field(default=default, metadata={"description": description, **bounds})
+
+
+def record_of(kind: type, name: str, *, without: Container[str] = (), unset: bool = False) -> Any:
+    """The record of that name with the keys of the dataclass ``kind``, made of :func:`knob`; ``without`` leaves out.
+
+    unset: every key may be null, and is by default.
+    """
+    hints = typing.get_type_hints(kind)
+    keys: dict[str, Any] = {}
+    for item in dataclasses.fields(kind):
+        if item.name not in without:
+            hint, default = (hints[item.name] | None, None) if unset else (hints[item.name], item.default)
+            keys[item.name] = (hint, Field(default=... if default is dataclasses.MISSING else default, **item.metadata))
+    return create_model(name, __base__=StrictModel, **keys)
 
 
 class _Loader(yaml.SafeLoader):

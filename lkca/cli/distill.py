@@ -55,7 +55,8 @@ def distill_command(
     their features are compared too. Ctrl-C keeps the best student so far.
     """
     from lkca.config import read_yaml, validated
-    from lkca.fitting.distill import DistillConfig, distill_directory
+    from lkca.fitting.config import DistillConfig
+    from lkca.fitting.distill import distill_directory
     from lkca.models.directory import check_model_output, load_model, save_model
 
     settings = DistillConfig() if config is None else read_yaml(config, DistillConfig)

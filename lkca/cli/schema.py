@@ -36,7 +36,7 @@ def schema_command(
 
         print_json(TrainConfig.model_json_schema())
     elif kind == "distill":
-        from lkca.fitting.distill import DistillConfig
+        from lkca.fitting.config import DistillConfig
 
         print_json(DistillConfig.model_json_schema())
     else:

@@ -43,9 +43,14 @@ class Degradation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: DegradationMethod = "bicubic"
-    scale: int = Field(ge=2, strict=True)
-    sigma: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    method: DegradationMethod = Field(default="bicubic", description="How a sharp cube is made coarse.")
+    scale: int = Field(ge=2, strict=True, description="Scale factor.")
+    sigma: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Of the Gaussian, in fine pixels; null: a typical sensor's.",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -1,47 +1,22 @@
-"""The configuration file of ``lkca fit``."""
+"""The configuration files of ``lkca fit`` and ``lkca distill``."""
 
 from __future__ import annotations
 
-import dataclasses
-import typing
 from typing import Any
 
-from pydantic import Field, create_model
+from pydantic import Field, model_validator
 
-from lkca.config import StrictModel
+from lkca.config import StrictModel, record_of
 from lkca.data.degradation import DegradationMethod
+from lkca.losses import WeightedLoss
+from lkca.training.config import DEFAULT_LOSS, LOSS_HELP
+from lkca.training.distill import DistillRecipe
+from lkca.training.distillation import Point
 from lkca.training.fit import Recipe
 
-__all__ = ["FitConfig", "RecipeConfig"]
+__all__ = ["DistillConfig", "FitConfig", "RecipeConfig"]
 
-_TO_ONE: dict[str, Any] = {"gt": 0, "le": 1}
-# Beyond these a fit cannot run, or asks for all the memory there is.
-_BOUNDS: dict[str, dict[str, Any]] = {
-    "components": {"ge": 1, "le": 4096},
-    "width": {"ge": 1, "le": 1024},
-    "blocks": {"ge": 1, "le": 128},
-    "kernel_size": {"ge": 1, "le": 127},
-    "window": {"ge": 0, "le": 1023},
-    "patch": {"ge": 4, "le": 1024},
-    "batch": {"ge": 1, "le": 1024},
-    "energy": _TO_ONE,
-    "teacher_share": _TO_ONE,
-    "student_share": _TO_ONE,
-    "holdout": {"gt": 0, "lt": 1},
-    "adapt_lr": _TO_ONE,
-    "teacher_lr": _TO_ONE,
-    "student_lr": _TO_ONE,
-    "weight_decay": {"ge": 0, "le": 1},
-    "teacher_weight_end": {"ge": 0, "le": 1},
-    "alignment": {"ge": 0},
-}
-# The recipe's own dataclass says which knobs there are; this makes it checkable and part of the JSON schema.
-_HINTS = typing.get_type_hints(Recipe)
-_KNOBS: dict[str, Any] = {
-    knob.name: (_HINTS[knob.name], Field(default=knob.default, **_BOUNDS.get(knob.name, {})))
-    for knob in dataclasses.fields(Recipe)
-}
-RecipeConfig: Any = create_model("RecipeConfig", __base__=StrictModel, **_KNOBS)
+RecipeConfig: Any = record_of(Recipe, "RecipeConfig")
 
 
 class FitConfig(StrictModel):
@@ -68,3 +43,47 @@ class FitConfig(StrictModel):
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
     threads: int | None = Field(default=None, ge=1, le=4096, description="CPU threads; null: all cores.")
     recipe: RecipeConfig = Field(default_factory=RecipeConfig, description="Network and schedule; see docs/fit.md.")
+
+
+PointConfig: Any = record_of(Point, "PointConfig")
+_DistillRecipe: Any = record_of(DistillRecipe, "_DistillRecipe", without=("points", "warmup_share"))
+
+
+class DistillRecipeConfig(_DistillRecipe):  # type: ignore[misc]
+    """docs/distillation.md explains each."""
+
+    warmup_share: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="Of the time, in which only the low-rank factors learn; helped in all seeds of the study.",
+    )
+    points: list[PointConfig] | None = Field(
+        default=None,
+        description="Where features are compared; null: F_N, and the upsampler's rank features where the factors map "
+        "them.",
+    )
+
+
+class DistillConfig(StrictModel):
+    """What ``lkca distill`` takes as CONFIG; an option given on the command line goes before the file."""
+
+    rank: int | None = Field(default=None, ge=1, description="Of the student's upsampler; or energy.")
+    energy: float | None = Field(default=None, gt=0, le=1, description="Share of the kernel's squared norm to keep.")
+    minutes: float | None = Field(default=5.0, gt=0, le=100_000, description="Time; null: max_steps alone counts.")
+    max_steps: int | None = Field(default=None, ge=1, description="Bound on the training steps.")
+    patch: int = Field(default=16, ge=4, le=1024, description="Side of a patch in coarse pixels.")
+    batch: int = Field(default=4, ge=1, le=1024, description="Patches per step.")
+    holdout: float = Field(default=0.2, ge=0, lt=1, description="Share of each scene's last rows that validate.")
+    loss: dict[str, float] = Field(default_factory=lambda: dict(DEFAULT_LOSS), description=LOSS_HELP)
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of everything random.")
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
+    threads: int | None = Field(default=None, ge=1, le=4096, description="CPU threads; null: all cores.")
+    recipe: DistillRecipeConfig = Field(
+        default_factory=DistillRecipeConfig, description="Schedule and losses; see docs/distillation.md."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DistillConfig:
+        WeightedLoss(self.loss)  # its ValueError says what is wrong
+        return self

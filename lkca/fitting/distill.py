@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, create_model, model_validator
 from torch import Tensor
 
-from lkca.config import StrictModel
 from lkca.data import open_cube
 from lkca.errors import InputError
+from lkca.fitting.config import DistillConfig
 from lkca.inference.array import resolve_device
 from lkca.inference.checks import suits
 from lkca.inference.windows import whole_pixels
@@ -28,7 +25,6 @@ from lkca.models.config import ModelConfig, TrainingData, TrainingRecord, utc_no
 from lkca.models.directory import LoadedModel, describe_architecture, package_versions
 from lkca.nn import PixelShuffleUpsample
 from lkca.nn.layout import channels_last
-from lkca.training.config import DEFAULT_LOSS, LOSS_HELP
 from lkca.training.distill import DistillRecipe, distill
 from lkca.training.distillation import Point
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
@@ -37,70 +33,9 @@ from lkca.training.start import Lost
 from lkca.training.validation import mean_scores, validation_record
 from lkca_kernels import bicubic_upsample
 
-__all__ = ["DistillConfig", "DistilledModel", "distill_directory"]
+__all__ = ["DistilledModel", "distill_directory"]
 
 _LEAST = 4  # coarse rows that can validate
-_BOUNDS: dict[str, dict[str, Any]] = {
-    "alignment": {"ge": 0},
-    "start": {"ge": 0, "le": 1},
-    "end": {"ge": 0, "le": 1},
-    "orientations": {"ge": 1, "le": 8},
-    "warmup_lr": {"gt": 0, "le": 1},
-    "lr": {"gt": 0, "le": 1},
-    "weight_decay": {"ge": 0, "le": 1},
-    "ema": {"ge": 0, "lt": 1},
-    "evaluations": {"ge": 1, "le": 1000},
-}
-
-
-class PointConfig(StrictModel):
-    """Where features are compared: names of modules, as in lkca.training.distillation.Point."""
-
-    teacher: str
-    student: str | None = None
-    where: Literal["input", "output"] = "output"
-    mapping: Literal["auto", "identity", "factors", "projector"] = "auto"
-
-
-# The recipe's own dataclass says which knobs there are; the points come from a list of records.
-_HINTS = typing.get_type_hints(DistillRecipe)
-_KNOBS: dict[str, Any] = {
-    knob.name: (_HINTS[knob.name], Field(default=knob.default, **_BOUNDS.get(knob.name, {})))
-    for knob in dataclasses.fields(DistillRecipe)
-    if knob.name not in ("points", "warmup_share")
-}
-_Recipe: Any = create_model("_Recipe", __base__=StrictModel, **_KNOBS)
-
-
-class DistillRecipeConfig(_Recipe):  # type: ignore[misc]
-    """docs/distillation.md explains each."""
-
-    warmup_share: float = Field(default=0.2, ge=0, le=1, description="Of the time; helped in all seeds of the study.")
-    points: list[PointConfig] | None = Field(
-        default=None, description="null: F_N, and the upsampler's rank features where the factors map them."
-    )
-
-
-class DistillConfig(StrictModel):
-    """What ``lkca distill`` takes as CONFIG; an option given on the command line goes before the file."""
-
-    rank: int | None = Field(default=None, ge=1, description="Of the student's upsampler; or energy.")
-    energy: float | None = Field(default=None, gt=0, le=1, description="Share of the kernel's squared norm to keep.")
-    minutes: float | None = Field(default=5.0, gt=0, le=100_000, description="Time; null: max_steps alone counts.")
-    max_steps: int | None = Field(default=None, ge=1)
-    patch: int = Field(default=16, ge=4, le=1024, description="Side of a patch in coarse pixels.")
-    batch: int = Field(default=4, ge=1, le=1024)
-    holdout: float = Field(default=0.2, ge=0, lt=1, description="Share of each scene's last rows that validate.")
-    loss: dict[str, float] = Field(default_factory=lambda: dict(DEFAULT_LOSS), description=LOSS_HELP)
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
-    threads: int | None = Field(default=None, ge=1, le=4096)
-    recipe: DistillRecipeConfig = Field(default_factory=DistillRecipeConfig)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> DistillConfig:
-        WeightedLoss(self.loss)  # its ValueError says what is wrong
-        return self
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ _MAX_BANDS = 65_536
 class Architecture(StrictModel):
     """Which network class, and the fields of its configuration."""
 
-    name: Literal["LKCANet"] = "LKCANet"
-    config: dict[str, Any]
+    name: Literal["LKCANet"] = Field(default="LKCANet", description="The class.")
+    config: dict[str, Any] = Field(description="Fields of its LKCANetConfig; docs/model.md has each.")
 
 
 class BandSet(StrictModel):
@@ -43,8 +43,9 @@ class BandSet(StrictModel):
     wavelengths_nm: list[float] | None = Field(
         default=None, max_length=_MAX_BANDS, description="Of all bands of a file."
     )
-    fwhm_nm: list[float] | None = Field(default=None, max_length=_MAX_BANDS)
-
+    fwhm_nm: list[float] | None = Field(
+        default=None, max_length=_MAX_BANDS, description="Of all bands of a file: full width at half maximum."
+    )
     nonnegative: list[int] = Field(
         default=[],
         max_length=_MAX_BANDS,
@@ -67,17 +68,17 @@ class BandSet(StrictModel):
 class Normalisation(StrictModel):
     """network input = (physical value - offset) / peak, for every band."""
 
-    offset: float = 0.0
-    peak: float = Field(gt=0)
+    offset: float = Field(default=0.0, description="In physical units.")
+    peak: float = Field(gt=0, description="In physical units; what is 1 to the network.")
     rule: str = Field(default="", description="How peak and offset were chosen.")
 
 
 class TrainingData(StrictModel):
     """One scene that the network was fitted to."""
 
-    name: str
-    rows: int = Field(ge=1)
-    cols: int = Field(ge=1)
+    name: str = Field(description="Of the file.")
+    rows: int = Field(ge=1, description="Of the whole scene.")
+    cols: int = Field(ge=1, description="Of the whole scene.")
     region: str = Field(description="'ROWS,COLS' of the scene as Python slices.")
 
 
@@ -89,15 +90,15 @@ def utc_now() -> str:
 class TrainingRecord(StrictModel):
     """How the weights were made."""
 
-    data: list[TrainingData]
-    seed: int
-    seconds: float = Field(ge=0)
-    steps: int | None = Field(default=None, ge=0)
-    interrupted: bool = False
-    device: str
-    threads: int | None = None
-    command: str = ""
-    recipe: dict[str, Any] = Field(default_factory=dict, description="Knobs of lkca.training.fit.")
+    data: list[TrainingData] = Field(description="Scenes.")
+    seed: int = Field(description="Of everything random.")
+    seconds: float = Field(ge=0, description="Time spent.")
+    steps: int | None = Field(default=None, ge=0, description="Optimiser steps.")
+    interrupted: bool = Field(default=False, description="Whether the training was stopped before its end.")
+    device: str = Field(description="Where it ran.")
+    threads: int | None = Field(default=None, description="CPU threads.")
+    command: str = Field(default="", description="Command line.")
+    recipe: dict[str, Any] = Field(default_factory=dict, description="Configuration of the training.")
     details: dict[str, Any] = Field(
         default_factory=dict, description="What the fit says of itself; 'prior': what the weights started from."
     )
@@ -107,7 +108,7 @@ class TrainingRecord(StrictModel):
 class ValidationRecord(StrictModel):
     """Numbers of the fit's own validation split (part of the training region), per stage."""
 
-    protocol: str
+    protocol: str = Field(description="Of the metrics; see docs/metrics.md.")
     split: str = Field(default="", description="Which pixels were held out during the fit.")
     scores: dict[str, dict[str, float]] = Field(description="{'student': {'mpsnr': dB, ...}, 'bicubic': ...}")
 
@@ -115,16 +116,16 @@ class ValidationRecord(StrictModel):
 class ModelConfig(StrictModel):
     """The whole file."""
 
-    format: Literal["lkca-model"] = "lkca-model"
-    format_version: Literal[1] = 1
-    architecture: Architecture
-    scale: int = Field(ge=2, le=64)
-    bands: BandSet
+    format: Literal["lkca-model"] = Field(default="lkca-model", description="What the file is.")
+    format_version: Literal[1] = Field(default=1, description="Of the file's layout.")
+    architecture: Architecture = Field(description="The network.")
+    scale: int = Field(ge=2, le=64, description="Scale factor.")
+    bands: BandSet = Field(description="What the network was made for.")
     degradation: Degradation = Field(description="What the network was trained to undo.")
-    normalisation: Normalisation
-    training: TrainingRecord
-    validation: ValidationRecord | None = None
-    versions: dict[str, str] = Field(default_factory=dict)
+    normalisation: Normalisation = Field(description="From physical values to the network's.")
+    training: TrainingRecord = Field(description="Where the weights come from.")
+    validation: ValidationRecord | None = Field(default=None, description="Scores on what was held out.")
+    versions: dict[str, str] = Field(default_factory=dict, description="Of the packages that made the model.")
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lkca.config import knob
 from lkca.nn import LargeKernelBlock, LowRankUpsample, PixelShuffleUpsample
 
 __all__ = ["PRESETS", "LKCANet", "LKCANetConfig", "lift", "repeat"]
@@ -25,32 +26,28 @@ _BICUBIC_REACH = 2
 
 @dataclass(frozen=True)
 class LKCANetConfig:
-    """What an :class:`LKCANet` is made of. ValueError for values that make no network.
+    """What an :class:`LKCANet` is made of: each field says its meaning. ValueError for values that make no network.
 
-    - bands: spectral bands of input and output. scale: integer factor >= 2.
-    - width, blocks: feature channels and number of large-kernel blocks.
-    - kernel_size: side of the depthwise kernels (odd). expansion: hidden channels of a block / width.
-    - window: side of the attention's window (odd; 0: no attention). attended: at most so many blocks have attention,
-      counted from the last one back; None: all.
-    - components: None, or the number of spectral components onto which the input is projected first (1×1 convolution).
-    - shared: one body of ``width`` channels, and one convolution of the upsampler, serve every component (or band) in
-      turn; F_N then has width × components channels. Otherwise all components enter one body together.
-    - rank: None for the full-rank upsampler, else the rank of its factors. If shared: a multiple of the components, at
-      most components × scale². Where the input is projected too, that is the full rank (docs/model.md), and None means
-      it.
+    None: of components, the input is not projected; of rank, the full-rank upsampler; of attended, all blocks. If
+    shared, F_N has width × components channels, and the rank is a multiple of the components, at most components ×
+    scale². Where the input is projected too, that is the full rank (docs/model.md), and None means it.
     """
 
-    bands: int
-    scale: int
-    width: int = 32
-    blocks: int = 3
-    kernel_size: int = 7
-    expansion: int = 2
-    window: int = 9
-    components: int | None = None
-    shared: bool = False
-    rank: int | None = None
-    attended: int | None = None
+    bands: int = knob(MISSING, "Spectral bands of input and output.")
+    scale: int = knob(MISSING, "Integer factor of at least 2.")
+    width: int = knob(32, "Feature channels.")
+    blocks: int = knob(3, "Large-kernel blocks.")
+    kernel_size: int = knob(7, "Side of the depthwise kernels, odd.")
+    expansion: int = knob(2, "Hidden channels of a block, as a multiple of the width.")
+    window: int = knob(9, "Side of the attention's window, odd; 0: no attention.")
+    components: int | None = knob(None, "Spectral components that a 1×1 convolution projects the input onto first.")
+    shared: bool = knob(
+        False,
+        "One body, and one convolution of the upsampler, serve every component (or band) in turn; else all components "
+        "enter one body together.",
+    )
+    rank: int | None = knob(None, "Of the upsampler's factors.")
+    attended: int | None = knob(None, "At most so many blocks have attention, counted from the last one back.")
 
     def __post_init__(self) -> None:
         for name, least in (("bands", 1), ("scale", 2), ("width", 1), ("blocks", 0), ("expansion", 1)):

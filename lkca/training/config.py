@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, model_validator
 
-from lkca.config import StrictModel, read_yaml, validated
+from lkca.config import StrictModel, read_yaml, record_of, validated
 from lkca.data.degradation import Degradation, DegradationMethod
 from lkca.errors import InputError
 from lkca.losses import LOSSES, WeightedLoss
@@ -24,24 +22,17 @@ LOSS_HELP = f"Weight of each term: {', '.join(LOSSES)} (lkca/losses.py has the f
 
 _ANY = 2**31  # steps, patches; no honest run has more
 
-# The network's own dataclass says which sizes there are; None leaves the preset's.
-_HINTS = typing.get_type_hints(LKCANetConfig)
-_SIZES: dict[str, Any] = {
-    field.name: (_HINTS[field.name] | None, None)
-    for field in dataclasses.fields(LKCANetConfig)
-    if field.name not in ("bands", "scale")
-}
-_Sizes: Any = create_model("_Sizes", __base__=StrictModel, **_SIZES)
+_Sizes: Any = record_of(LKCANetConfig, "_Sizes", without=("bands", "scale"), unset=True)
 
 
 class NetworkConfig(_Sizes):  # type: ignore[misc]
-    """A preset, and what is changed in it; docs/model.md has each size."""
+    """A preset, and what is changed in it, null leaving the preset's; docs/model.md has each size."""
 
     preset: Literal[tuple(PRESETS)] = Field(default="base", description="Named size.")  # type: ignore[valid-type]
 
     def build(self, bands: int, scale: int) -> LKCANetConfig:
         """The network's configuration; InputError where the sizes make none."""
-        changes = {name: getattr(self, name) for name in _SIZES if getattr(self, name) is not None}
+        changes = {name: getattr(self, name) for name in _Sizes.model_fields if getattr(self, name) is not None}
         try:
             return LKCANetConfig.preset(self.preset, bands=bands, scale=scale, **changes)
         except ValueError as error:
@@ -67,8 +58,8 @@ class TrainConfig(StrictModel):
     """What ``lkca train`` takes. Steps, not epochs or minutes, set the learning rate's course."""
 
     scale: int = Field(ge=2, le=64, description="Scale factor.")
-    data: DataConfig
-    model: NetworkConfig = Field(default_factory=NetworkConfig)
+    data: DataConfig = Field(description="What is trained on.")
+    model: NetworkConfig = Field(default_factory=NetworkConfig, description="A preset, and what is changed in it.")
     loss: dict[str, float] = Field(default_factory=lambda: dict(DEFAULT_LOSS), description=LOSS_HELP)
     degradation: DegradationMethod = Field(default="bicubic", description="How sharp patches are made coarse.")
     sigma: float | None = Field(default=None, gt=0, description="Of the Gaussian, in fine pixels.")
@@ -78,13 +69,13 @@ class TrainConfig(StrictModel):
     patch: int = Field(default=16, ge=4, le=1024, description="Side of a patch in coarse pixels.")
     lr: float = Field(default=2e-3, gt=0, le=1, description="Peak learning rate: warm-up, then half a cosine to 0.")
     warmup: int = Field(default=200, ge=0, le=_ANY, description="Steps of linear warm-up.")
-    weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    weight_decay: float = Field(default=1e-4, ge=0, le=1, description="AdamW's; vectors are not decayed.")
     clip: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
     ema: float = Field(default=0.999, ge=0, lt=1, description="Decay of the weights' average, which is what is kept.")
     amp: Literal["no", "bf16", "fp16"] = Field(default="no", description="Mixed precision.")
     compile: bool = Field(default=False, description="torch.compile the network.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of everything random.")
-    validate_every: int = Field(default=500, ge=1, le=_ANY, description="Steps.")
+    validate_every: int = Field(default=500, ge=1, le=_ANY, description="Steps between validations.")
     patience: int | None = Field(default=None, ge=1, description="Validations without a new best that end the run.")
     checkpoint_every: int = Field(default=500, ge=1, le=_ANY, description="Steps between states to resume from.")
     minutes: float | None = Field(default=None, gt=0, description="Stop after so long; go on later with --resume.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lkca.config import knob
 from lkca.losses import SpectralGradientLoss
 from lkca.nn import LowRankConv2d, LowRankUpsample
 from lkca.nn.mode import evaluating
@@ -24,23 +25,23 @@ Draw = Callable[[], tuple[Tensor, Tensor, Tensor | None]]
 class DistillRecipe:
     """The knobs of :func:`distill`; docs/distillation.md has the ablation.
 
-    points, alignment: features that are compared, and their weight α. start, end, decay: the teacher's weight;
-    start = end = 0 is fine-tuning without teacher. orientations: of the teacher's self-ensemble, drawn anew every step;
-    1: the teacher as it is. warmup_share: of the time, in which only the low-rank factors learn, at ``warmup_lr``.
+    start = end = 0 is fine-tuning without teacher.
     """
 
-    points: tuple[Point, ...] = ()
-    alignment: float = 0.1
-    start: float = 1.0
-    end: float = 0.0
-    decay: Decay = "cosine"
-    orientations: int = 1
-    warmup_share: float = 0.0
-    warmup_lr: float = 1e-3
-    lr: float = 5e-4
-    weight_decay: float = 1e-4
-    ema: float = 0.99
-    evaluations: int = 8
+    points: tuple[Point, ...] = knob((), "Where features are compared.")
+    alignment: float = knob(0.1, "Weight α of the features' distance.", ge=0)
+    start: float = knob(1.0, "The teacher's weight at first.", ge=0, le=1)
+    end: float = knob(0.0, "The teacher's weight at the end.", ge=0, le=1)
+    decay: Decay = knob("cosine", "How it gets there; constant: it does not.")
+    orientations: int = knob(
+        1, "Of the teacher's self-ensemble, drawn anew every step; 1: the teacher as it is.", ge=1, le=8
+    )
+    warmup_share: float = knob(0.0, "Of the time, in which only the low-rank factors learn.", ge=0, le=1)
+    warmup_lr: float = knob(1e-3, "Peak learning rate of that time.", gt=0, le=1)
+    lr: float = knob(5e-4, "Peak learning rate of the rest.", gt=0, le=1)
+    weight_decay: float = knob(1e-4, "AdamW's; vectors are not decayed.", ge=0, le=1)
+    ema: float = knob(0.99, "Decay of the weights' average, which is what is kept.", ge=0, lt=1)
+    evaluations: int = knob(8, "How often the student is validated in each phase.", ge=1, le=1000)
 
     def __post_init__(self) -> None:
         for name, value in (("start", self.start), ("end", self.end), ("warmup_share", self.warmup_share)):

@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lkca.config import knob
 from lkca.nn import LowRankConv2d, LowRankUpsample
 from lkca.training.patches import dihedral, undo_dihedral
 
@@ -63,10 +64,7 @@ def self_ensemble(
 
 @dataclass(frozen=True)
 class Point:
-    """Where features of teacher and student are compared.
-
-    teacher, student: names as in ``named_modules``; the student's is the teacher's unless given. where: before or after
-    those modules. mapping, of the student's features to the teacher's:
+    """Where features of teacher and student are compared. mapping:
 
     - factors: the student's module is the first factor (``….reduce``) of a low-rank layer, whose second factor and bias
       take its few channels to those of the teacher's full-rank convolution.
@@ -75,10 +73,12 @@ class Point:
     - auto: the first of these that fits.
     """
 
-    teacher: str
-    student: str | None = None
-    where: Literal["input", "output"] = "output"
-    mapping: Literal["auto", "identity", "factors", "projector"] = "auto"
+    teacher: str = knob(MISSING, "The teacher's module, a name as in named_modules.")
+    student: str | None = knob(None, "The student's; null: of the same name.")
+    where: Literal["input", "output"] = knob("output", "Before or after those modules.")
+    mapping: Literal["auto", "identity", "factors", "projector"] = knob(
+        "auto", "Of the student's features to the teacher's; see docs/distillation.md."
+    )
 
     @property
     def of_student(self) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lkca.config import knob
 from lkca.data.degradation import Degradation, DegradationMethod, crop_to_multiple
 from lkca.errors import InputError
 from lkca.lowrank import energy_curve, factorize, spectrum
@@ -41,30 +42,29 @@ _FEATURES = (Point("upsample", where="input"),)  # F_N
 class Recipe:
     """The knobs of :func:`fit`; docs/fit.md says which defaults were measured (on training scenes) and which were not.
 
-    components: spectral components that the network restores; the rest of the spectrum stays bicubic. prior: start from
-    the shipped prior, else from random weights of the given size. energy: share of the upsampling kernel's squared norm
-    that the factors keep. teacher_share, student_share: of the budget. patch: coarse pixels. adapt_lr: where the
-    prior knows scale and degradation, else teacher_lr. holdout: share of the rows.
+    Files are held to the bounds: beyond them a fit cannot run, or asks for all the memory there is.
     """
 
-    components: int = 16
-    prior: bool = True
-    width: int = 32
-    blocks: int = 4
-    kernel_size: int = 7
-    window: int = 9
-    energy: float = 0.99
-    teacher_share: float = 0.25
-    student_share: float = 0.7
-    patch: int = 14
-    batch: int = 4
-    adapt_lr: float = 5e-5
-    teacher_lr: float = 1e-3
-    student_lr: float = 2e-4
-    weight_decay: float = 1e-2
-    teacher_weight_end: float = 0.5
-    alignment: float = 0.1
-    holdout: float = 0.2
+    components: int = knob(
+        16, "Spectral components that the network restores; the rest of the spectrum stays bicubic.", ge=1, le=4096
+    )
+    prior: bool = knob(True, "Start from the shipped prior, else from random weights of the sizes given.")
+    width: int = knob(32, "Without the prior: feature channels.", ge=1, le=1024)
+    blocks: int = knob(4, "Without the prior: large-kernel blocks.", ge=1, le=128)
+    kernel_size: int = knob(7, "Without the prior: side of the depthwise kernels, odd.", ge=1, le=127)
+    window: int = knob(9, "Without the prior: side of the attention's window, odd; 0: no attention.", ge=0, le=1023)
+    energy: float = knob(0.99, "Share of the upsampling kernel's squared norm that the factors keep.", gt=0, le=1)
+    teacher_share: float = knob(0.25, "Of the budget, for the teacher.", gt=0, le=1)
+    student_share: float = knob(0.7, "Of the budget, for the student; with the teacher's 1 at most.", gt=0, le=1)
+    patch: int = knob(14, "Side of a patch in coarse pixels.", ge=4, le=1024)
+    batch: int = knob(4, "Patches per step.", ge=1, le=1024)
+    adapt_lr: float = knob(5e-5, "Peak learning rate of a teacher whose prior knows scale and degradation.", gt=0, le=1)
+    teacher_lr: float = knob(1e-3, "Peak learning rate of any other teacher.", gt=0, le=1)
+    student_lr: float = knob(2e-4, "Peak learning rate of the student.", gt=0, le=1)
+    weight_decay: float = knob(1e-2, "AdamW's; vectors are not decayed.", ge=0, le=1)
+    teacher_weight_end: float = knob(0.5, "The teacher's weight at the end; it falls from 1.", ge=0, le=1)
+    alignment: float = knob(0.1, "Weight of the features' distance.", ge=0)
+    holdout: float = knob(0.2, "Share of each scene's last rows that validate.", gt=0, lt=1)
 
     def __post_init__(self) -> None:
         sizes = {

@@ -260,10 +260,20 @@ def test_bad_bands_are_left_to_bicubic(cli: Cli, tmp_path: Path, scene_file: Pat
     assert entry["bands_scored"] == 5
 
 
-@pytest.mark.parametrize("kind", ["fit", "model"])
-def test_schema_is_json(cli: Cli, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "key"), [("fit", "scale"), ("train", "scale"), ("distill", "rank"), ("model", "scale")]
+)
+def test_schema_says_what_every_key_means(cli: Cli, kind: str, key: str) -> None:
     schema = json.loads(cli("schema", kind).stdout)
-    assert schema["type"] == "object" and schema["additionalProperties"] is False and "scale" in schema["properties"]
+    assert schema["type"] == "object" and schema["additionalProperties"] is False and key in schema["properties"]
+    records = {"": schema, **schema["$defs"]}
+    silent = [
+        f"{record}.{name}"
+        for record, about in records.items()
+        for name, value in about["properties"].items()
+        if not value.get("description")
+    ]
+    assert not silent
 
 
 def test_doctor(cli: Cli) -> None:
