@@ -2,7 +2,7 @@
 
 A body of large-kernel blocks over a single channel, shared by all scales, and one upsampler per scale. It knows nothing
 of bands, so it starts any network with a shared body: each of a scene's components passes through it. Made by
-``python -m lkca.training.prior``; the file's metadata say from what.
+``python -m studies.prior``; the file's metadata say from what.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Prior:
 
 
 def load_prior(path: str) -> Prior:
-    """Read a prior written by ``lkca.training.prior``."""
+    """Read a prior written by ``studies.prior``."""
     with safetensors.safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()["prior"])
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (the file is no mapping)

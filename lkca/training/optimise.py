@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 __all__ = ["Average", "adamw", "rate_factor", "set_rate"]
 
-_RAMP = 10  # steps; until then the average forgets its start faster
-
 
 def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019) over what is trainable; vectors and scalars are not decayed."""
@@ -41,17 +39,18 @@ def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
 class Average:
     """Exponential moving average of a module's floating-point state (Polyak averaging), kept beside it.
 
-    decay: share of the old average that a step keeps, less over the first steps: min(decay, n / (n + 10)) after step n.
+    decay: share of the old average that a step keeps. ramp: steps over which it forgets its start faster,
+    min(decay, n / (n + ramp)) being kept at step n.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, module: nn.Module, decay: float, ramp: int = 10) -> None:
+        self.decay, self.ramp = decay, ramp
         self.state: dict[str, Tensor] = copy.deepcopy(module.state_dict())
 
     @torch.no_grad()
     def update(self, module: nn.Module, steps: int) -> None:
         """Take in the module's state after its ``steps``-th step."""
-        keep = min(self.decay, steps / (steps + _RAMP))
+        keep = min(self.decay, steps / (steps + self.ramp))
         for name, value in module.state_dict().items():
             if value.is_floating_point():
                 self.state[name].lerp_(value, 1 - keep)

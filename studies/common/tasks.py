@@ -25,11 +25,10 @@ from lkca.nn import LowRankUpsample
 from lkca.nn.layout import channels_last
 from lkca.training.distillation import Criterion
 from lkca.training.patches import PatchSampler, Scene, dihedral
-from lkca.training.prior import component_images
 from lkca.training.subspace import SpectralSubspace
 from lkca_kernels import bicubic_upsample
 from studies.common.config import Network, Study, other_time
-from studies.common.scenes import TEST, read
+from studies.common.scenes import TEST, component_images, read
 
 __all__ = ["Draw", "Restore", "Task", "make_task"]
 

@@ -19,10 +19,9 @@ from lkca.metrics import evaluate
 from lkca.models.directory import load_model
 from lkca.training import fit
 from lkca.training.fit import Recipe
-from lkca.training.prior import VALIDATION
 from lkca.training.transfer import backbone
 from lkca_kernels import bicubic_upsample
-from studies.common.scenes import read
+from studies.common.scenes import VALIDATION, read
 
 
 def main() -> None:

@@ -25,10 +25,9 @@ from lkca.data.degradation import Degradation, crop_to_multiple
 from lkca.lowrank import factorize
 from lkca.metrics import evaluate
 from lkca.models.prior import load_prior, shipped_prior
-from lkca.training.prior import VALIDATION
 from lkca.training.subspace import SpectralSubspace
 from lkca_kernels import bicubic_upsample
-from studies.common.scenes import read
+from studies.common.scenes import VALIDATION, read
 
 CAVE = ("fake_and_real_peppers", "feathers", "oil_painting", "superballs")
 COUNTS = (4, 6, 8, 12, 16)

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from lkca.models import PRESETS, LKCANetConfig
+from lkca.models.prior import load_prior
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -148,6 +149,21 @@ def test_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # 3×3 convolution of 8 components' 32 channels to 5 instead of 16 each, and from there to 128·16, on 32×32 pixels
     assert teacher["macs"] - student["macs"] == 32 * 32 * (16 - 5) * 8 * (32 * 9 + 2048)
     assert "tiny" in (tmp_path / "speed.md").read_text()
+
+
+def test_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    study, pictures = (importlib.import_module(f"studies.prior.{name}") for name in ("__main__", "images"))
+    monkeypatch.setattr(pictures, "PHOTOGRAPHS", ("camera",))
+    monkeypatch.setattr(pictures, "dead_leaves", lambda size, channels, generator: torch.randn(channels, size, size))
+    for index, scene in enumerate(("cave/one", "cave/beads", "cubes/two", "cubes/sandiego_a")):
+        write_scene(tmp_path / f"{scene}.npz", 7, 192, 4000, index)
+    for name, start in (("first", None), ("second", tmp_path / "first")):
+        study.train_prior(tmp_path, tmp_path / name, minutes=0.01, seed=0, lr=1e-3, start_from=start)
+    first, second = (load_prior(str(tmp_path / name)) for name in ("first", "second"))
+    assert first.scales == (2, 3, 4, 8) and first.origin["scenes"] == ["one", "two", "skimage.data.camera"]
+    assert second.origin["steps"] and second.origin["started_from"] == first.origin
+    assert not torch.equal(first.state["tail.4"], second.state["tail.4"])
 
 
 @pytest.mark.parametrize("name", ("cave_x4", "cave_x8", "aviris_x4", "blocks", "speed"))
