@@ -45,7 +45,9 @@ class Average:
 
     def __init__(self, module: nn.Module, decay: float, ramp: int = 10) -> None:
         self.decay, self.ramp = decay, ramp
-        self.state: dict[str, Tensor] = copy.deepcopy(module.state_dict())
+        self.state: dict[str, Tensor] = module.state_dict()
+        for name, value in self.state.items():
+            self.state[name] = value.clone()  # each its own: a deep copy keeps the storage that tied weights share
 
     @torch.no_grad()
     def update(self, module: nn.Module, steps: int) -> None:

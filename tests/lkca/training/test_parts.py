@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lkca.data.degradation import Degradation
+from lkca.training.optimise import Average
 from lkca.training.patches import PatchSampler, Scene, dihedral, fill_invalid, undo_dihedral
 from lkca.training.progress import Budget
 from lkca.training.subspace import SpectralSubspace
@@ -95,6 +96,19 @@ def test_train_leaves_the_best_that_was_scored() -> None:
     module = Parabola()
     train(module, lambda position: (module.x - 5).square().sum(), schedule, Budget(None, 200))
     assert module.x.item() == pytest.approx(5, abs=0.2)  # without a score: the last state
+
+
+def test_average_of_tied_weights() -> None:
+    alone = nn.Linear(2, 2)
+    tied = nn.Sequential(alone, alone)
+    averages = [Average(module, 0.9) for module in (alone, tied)]
+    with torch.no_grad():
+        alone.weight.add_(1)
+    for average, module in zip(averages, (alone, tied), strict=True):
+        average.update(module, 100)
+    assert torch.equal(averages[0].state["weight"], averages[1].state["0.weight"])
+    with averages[1].inside(tied):
+        assert torch.equal(alone.weight, averages[0].state["weight"])
 
 
 def test_budget() -> None:
