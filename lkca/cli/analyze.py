@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lkca.cli.console import note, print_json, print_line, print_table
-from lkca.cli.options import Json, Overwrite, examples
+from lkca.cli.options import FITTED_HELP, Json, ModelScale, Overwrite, examples
 from lkca.output import check_output
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def analyze_command(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="Model directory, or 'module:callable' that makes any PyTorch model.",
+            help=f"{FITTED_HELP} Or 'module:callable' that makes any PyTorch model.",
             show_default=False,
         ),
     ],
@@ -38,6 +38,7 @@ def analyze_command(
     rank: Annotated[
         list[int] | None, typer.Option("--rank", min=1, help="Candidate ranks; repeatable.", show_default=False)
     ] = None,
+    scale: ModelScale = None,
     json: Json = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -47,7 +48,7 @@ def analyze_command(
 
     if plot is not None:
         check_output(plot, overwrite=overwrite, inputs=[])
-    net = load_any(model)
+    net = load_any(model, scale)
     found = analyze(net, ranks=rank or None)
     if json:
         print_json(found.as_dict())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from lkca.cli.console import note, print_line, print_table
-from lkca.cli.options import Overwrite, Threads, examples, parse_shape, set_threads
+from lkca.cli.options import FITTED_HELP, Overwrite, Threads, examples, parse_shape, set_threads
 from lkca.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _BYTES_PER_SAMPLE = 4 * 10  # of the output: the results and temporaries of all 
 def bench_command(
     model: Annotated[
         str,
-        typer.Option("--model", "-m", help="Network: tiny, base or large with random weights, or a model directory."),
+        typer.Option("--model", "-m", help=f"Network: tiny, base or large with random weights. {FITTED_HELP}"),
     ] = "base",
     bands: Annotated[
         int | None, typer.Option("--bands", min=1, max=65_536, help="Bands.", show_default=str(_BANDS))
@@ -103,20 +103,24 @@ def _size(text: str) -> tuple[int, int]:
 
 def _network(model: str, bands: int | None, scale: int | None, rank: int | None) -> tuple[LKCANet, str]:
     from lkca.bench import preset_network
+    from lkca.inference.choose import fitted_model
     from lkca.models import PRESETS
-    from lkca.models.directory import load_model
+    from lkca.models.shipped import SHIPPED
 
     if model in PRESETS and not Path(model).exists():
         try:
             return preset_network(model, bands or _BANDS, scale or _SCALE, rank), model
         except ValueError as error:
             raise InputError(f"--{error}; leave it out for the preset's own") from error
-    given = [name for name, value in (("--bands", bands), ("--scale", scale), ("--rank", rank)) if value is not None]
+    given = [name for name, value in (("--bands", bands), ("--rank", rank)) if value is not None]
     if given:
-        raise InputError(f"{model}: has its own bands, scale and rank; leave out {', '.join(given)}")
-    if not Path(model).exists():
-        raise InputError(f"{model}: does not exist; -m takes {', '.join(PRESETS)} or a model directory")
-    return load_model(model).net, Path(model).name
+        raise InputError(f"{model}: has its own bands and rank; leave out {', '.join(given)}")
+    if not Path(model).exists() and model not in SHIPPED:
+        raise InputError(
+            f"{model}: does not exist; -m takes {', '.join(PRESETS)}, a model directory, or the name of a shipped "
+            "model ('lkca models')"
+        )
+    return fitted_model(model, scale).net, Path(model).name
 
 
 def _print(result: CaseResult) -> None:

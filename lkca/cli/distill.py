@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lkca.cli.console import note, print_line, print_table, progress_console, training_bar
-from lkca.cli.options import Axes, BandShape, Overwrite, Threads, Variable, examples, parse_shape, set_threads
+from lkca.cli.options import (
+    FITTED_HELP,
+    Axes,
+    BandShape,
+    ModelScale,
+    Overwrite,
+    Threads,
+    Variable,
+    examples,
+    parse_shape,
+    set_threads,
+)
 
 if TYPE_CHECKING:
     from lkca.fitting.distill import DistilledModel
@@ -27,7 +38,7 @@ _NAMES = {"lr": "factorised, untrained"}
 
 
 def distill_command(
-    teacher: Annotated[Path, typer.Option("--teacher", help="Model directory.", show_default=False)],
+    teacher: Annotated[str, typer.Option("--teacher", help=FITTED_HELP, show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Model directory to write.", show_default=False)],
     data: Annotated[
         list[str], typer.Option("--data", help="Sharp cube of the teacher's sensor; repeatable.", show_default=False)
@@ -43,6 +54,7 @@ def distill_command(
     minutes: Annotated[float | None, typer.Option("--minutes", min=0.01, help="Time budget.", show_default="5")] = None,
     max_steps: Annotated[int | None, typer.Option("--max-steps", min=1, help="Bound on the training steps.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, show_default="0")] = None,
+    scale: ModelScale = None,
     overwrite: Overwrite = False,
     threads: Threads = None,
     variable: Variable = None,
@@ -57,7 +69,8 @@ def distill_command(
     from lkca.config import read_yaml, validated
     from lkca.fitting.config import DistillConfig
     from lkca.fitting.distill import distill_directory
-    from lkca.models.directory import check_model_output, load_model, save_model
+    from lkca.inference.choose import fitted_model
+    from lkca.models.directory import check_model_output, save_model
 
     settings = DistillConfig() if config is None else read_yaml(config, DistillConfig)
     given = {
@@ -85,7 +98,12 @@ def distill_command(
             bar.update(task, completed=done, **fields)
 
         made = distill_directory(
-            load_model(teacher), data, settings, how=how, report=report, command=shlex.join(["lkca", *sys.argv[1:]])
+            fitted_model(teacher, scale),
+            data,
+            settings,
+            how=how,
+            report=report,
+            command=shlex.join(["lkca", *sys.argv[1:]]),
         )
     for remark in made.notes:
         note(remark)

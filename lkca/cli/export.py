@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from lkca.cli.console import note, print_json, print_line, print_table
-from lkca.cli.options import Json, Overwrite, examples
-from lkca.errors import InputError
+from lkca.cli.options import FITTED_HELP, Json, ModelScale, Overwrite, examples
 
 __all__ = ["EXAMPLES", "export_command"]
 
@@ -22,7 +21,7 @@ EXAMPLES = examples(
 
 
 def export_command(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model directory.", show_default=False)],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=FITTED_HELP, show_default=False)],
     to: Annotated[
         str,
         typer.Option(
@@ -36,6 +35,7 @@ def export_command(
         bool,
         typer.Option("--plain", help="pt2, aoti: PyTorch's own operations only, none of lkca's. ONNX is always so."),
     ] = False,
+    scale: ModelScale = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -45,12 +45,9 @@ def export_command(
     on three sizes before it takes its name.
     """
     from lkca.export import ONNX_OPSET, export_model
-    from lkca.models.directory import load_model
-    from lkca.models.shipped import SHIPPED
+    from lkca.inference.choose import fitted_model
 
-    if str(model) in SHIPPED and not model.exists() and SHIPPED[str(model)].any_bands:
-        raise InputError(f"the model '{model}' is adapted to each cube that it sees; fit a model and export that")
-    loaded = load_model(model)
+    loaded = fitted_model(model, scale)
     if len(loaded.config.bands.used) < loaded.config.bands.count:
         note(
             f"{model}: uses {len(loaded.config.bands.used)} of a file's {loaded.config.bands.count} bands; the "

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lkca.cli.console import print_line, print_table
-from lkca.cli.options import Axes, BandShape, Overwrite, Threads, Variable, examples, parse_shape, set_threads
+from lkca.cli.options import (
+    FITTED_HELP,
+    Axes,
+    BandShape,
+    ModelScale,
+    Overwrite,
+    Threads,
+    Variable,
+    examples,
+    parse_shape,
+    set_threads,
+)
 from lkca.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +34,7 @@ EXAMPLES = examples(
 
 
 def factorize_command(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model directory.", show_default=False)],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=FITTED_HELP, show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Model directory to write.", show_default=False)],
     calibration: Annotated[
         list[str],
@@ -46,6 +57,7 @@ def factorize_command(
         float | None,
         typer.Option("--budget", help="Weights to keep: a number, or a share below 1.", show_default=False),
     ] = None,
+    scale: ModelScale = None,
     overwrite: Overwrite = False,
     threads: Threads = None,
     variable: Variable = None,
@@ -57,8 +69,9 @@ def factorize_command(
     The factors are fitted to the layer's own inputs on the calibration scenes; each rank that is tried is measured, in
     quality and in time. Without a limit given, 0.05 dB may be lost.
     """
+    from lkca.inference.choose import fitted_model
     from lkca.lowrank.directory import factorize_directory
-    from lkca.models.directory import check_model_output, load_model, save_model
+    from lkca.models.directory import check_model_output, save_model
 
     wanted = {"max_psnr_drop": max_psnr_drop, "rank": rank, "energy": energy, "budget": budget}
     given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
@@ -68,7 +81,8 @@ def factorize_command(
     check_model_output(output, overwrite=overwrite)
     set_threads(threads)
     how = {"variable": variable, "shape": parse_shape(shape), "axes": axes}
-    done = factorize_directory(load_model(model), calibration, how=how, **(given or {"max_psnr_drop": 0.05}))
+    teacher = fitted_model(model, scale)
+    done = factorize_directory(teacher, calibration, how=how, **(given or {"max_psnr_drop": 0.05}))
     save_model(output, done.net, done.config, overwrite=overwrite)
     _print(done, output)
 

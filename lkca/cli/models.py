@@ -39,8 +39,8 @@ def models_command(
 ) -> None:
     """Lists the models that come with lkca, or shows the card of one.
 
-    'lkca upscale' and 'lkca evaluate' take their names after -m. With -o a model becomes a directory, for the commands
-    that take nothing else, and for other cubes of the sensor.
+    Commands take their names where they take a model directory. With -o a model becomes a directory: general for all
+    cubes of one sensor, and for the commands that see no cube.
     """
     from lkca.models.shipped import DEFAULT, SHIPPED, ShippedModel
 

@@ -9,6 +9,7 @@ import typer
 from lkca.errors import InputError
 
 __all__ = [
+    "FITTED_HELP",
     "LARGE",
     "MODEL_HELP",
     "Axes",
@@ -20,6 +21,7 @@ __all__ = [
     "InputFiles",
     "Json",
     "Memory",
+    "ModelScale",
     "Overwrite",
     "Region",
     "Scale",
@@ -36,6 +38,7 @@ MODEL_HELP = (
     "A model directory that 'lkca fit' wrote, or the name of a shipped model ('lkca models'); a directory of that name "
     "goes first."
 )
+FITTED_HELP = f"{MODEL_HELP} But not general, which is made for each cube."
 
 _PANEL = "How to read the file"
 _RUN = "Where to run"
@@ -51,6 +54,10 @@ InputFiles = Annotated[
     ),
 ]
 Scale = Annotated[int, typer.Option("--scale", "-s", min=2, max=64, help="Scale factor.", show_default=False)]
+ModelScale = Annotated[
+    int | None,
+    typer.Option("--scale", "-s", min=2, max=64, help="Of a shipped model, which has several.", show_default=False),
+]
 Region = Annotated[
     str | None,
     typer.Option(

@@ -19,11 +19,12 @@ from lkca.data import open_cube
 from lkca.errors import InputError
 from lkca.evaluation import Evaluation, evaluate_model
 from lkca.inference.array import upscale_array
+from lkca.inference.choose import fitted_model
 from lkca.lowrank.factorize import Factorization, factorize_reported
 from lkca.metrics import PROTOCOL, mpsnr
 from lkca.models import LKCANet
 from lkca.models.config import ModelConfig, ValidationRecord
-from lkca.models.directory import LoadedModel, describe_architecture, load_model
+from lkca.models.directory import LoadedModel, describe_architecture
 from lkca.training.validation import mean_scores
 
 __all__ = ["FactorizedModel", "Point", "factorize_directory", "latencies", "load_any"]
@@ -56,14 +57,17 @@ class FactorizedModel:
     points: tuple[Point, ...]
 
 
-def load_any(model: str) -> nn.Module:
-    """A model directory's network, or what 'package.module:callable' returns (the working directory is searched too).
+def load_any(model: str, scale: int | None = None) -> nn.Module:
+    """The network of a model directory or of a shipped model, or what 'package.module:callable' returns.
 
-    Raises InputError for anything else. The latter form runs the module's code.
+    The working directory is searched too, and the module's code is run. scale: which of a shipped model's. Raises
+    InputError for anything else, as :func:`lkca.inference.choose.fitted_model` does.
     """
     package, separator, name = model.partition(":")
     if not separator or Path(model).exists():
-        return load_model(model).net
+        return fitted_model(model, scale).net
+    if scale is not None:
+        raise InputError(f"{model}: is made by code, which has its own scale factor; leave out -s")
     here = os.getcwd()
     sys.path.insert(0, here)
     try:

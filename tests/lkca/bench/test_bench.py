@@ -122,7 +122,7 @@ def test_the_command(bench: Callable[..., Result], tmp_path: Path) -> None:
         (("--size", "8"), "--size is '8'"),
         (("--size", "900000x900000"), "GiB of memory"),
         (("--bands", 3, "--rank", 4), "--rank: a shared body needs a multiple of its 3 groups"),
-        (("-m", "huge"), "tiny, base, large or a model directory"),
+        (("-m", "huge"), "tiny, base, large, a model directory"),
         (("-m", tmp_path), "config.json"),
     ):
         refused = bench(*arguments)

@@ -85,3 +85,24 @@ def test_a_directory_from_the_general_model(cli: Cli, refuses: Refuses, scene_fi
     refuses("models", "general", "--for", scene_file, "-s", "2", "-o", out, says=("--overwrite",))
     refuses("models", "-s", "2", says=("-o",))
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_name_where_no_cube_is_seen(cli: Cli, refuses: Refuses, model_dir: Path, tmp_path: Path) -> None:
+    layer = json.loads(cli("analyze", "cave31", "-s", "4", "--json").stdout)["layers"][0]
+    assert layer["rank"] == 160 and layer["upscale_factor"] == 4
+    commands = (
+        ("analyze", "{}"),
+        ("bench", "-m", "{}"),
+        ("distill", "--teacher", "{}", "--rank", "4", "-o", tmp_path / "m", "--data", "scene.tif"),
+        ("export", "{}", "--to", "pt2", "-o", tmp_path / "m.pt2"),
+        ("factorize", "{}", "-o", tmp_path / "m", "--rank", "4", "--calibration", "scene.tif"),
+    )
+    for command in commands:
+        for model, scale, says in (
+            ("general", 4, ("adapted to each cube", "lkca models general --for")),
+            ("cave31", 3, ("cave31", "×3", "2, 4")),
+            (model_dir, 3, ("×2", "-s asks for ×3")),
+        ):
+            refuses(*(str(word).format(model) for word in command), "-s", str(scale), says=says)
+    refuses("export", "cave31", "--to", "pt2", "-o", tmp_path / "m.pt2", says=("-s", "2, 4"))
+    refuses("analyze", "somewhere:net", "-s", "4", says=("leave out -s",))
