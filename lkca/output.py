@@ -1,14 +1,15 @@
-"""May this output be written? What is certain to fail at the end is refused at the start."""
+"""Outputs: what is certain to fail at the end is refused at the start, and a file is whole or not there."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from lkca.errors import InputError
+from lkca.errors import InputError, OutputError
 
-__all__ = ["check_output"]
+__all__ = ["check_output", "written_aside"]
 
 
 def check_output(
@@ -33,6 +34,24 @@ def check_output(
         raise InputError(f"{path}: the folder {parent} {state}; create it or choose another")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"{path}: no permission to write in {parent}; choose another folder")
+
+
+@contextmanager
+def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A name beside ``path`` to write to; it becomes ``path`` when the block ends, and goes where the block fails.
+
+    Raises OutputError for an OSError of the block or of the renaming.
+    """
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        try:
+            yield aside
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); choose another folder") from error
 
 
 def _same_file(first: Path, second: Path) -> bool:

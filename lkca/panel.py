@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lkca.errors import InputError, OutputError
+from lkca.errors import InputError
 from lkca.metrics import Metrics
+from lkca.output import written_aside
 from lkca.visual import Composite, CompositeKind, choose_pixels, error_map, runs, spectral_angle_map
 
 if TYPE_CHECKING:
@@ -109,15 +110,8 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 120)
     suffix = path.suffix.lower().lstrip(".")
     if suffix not in formats:
         raise InputError(f"{path}: {suffix or 'no suffix'} is no picture format; choose one of {', '.join(formats)}")
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            figure.savefig(aside, format=suffix, dpi=dpi)
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: the picture cannot be written ({error.strerror or error})") from error
+    with written_aside(path) as aside:
+        figure.savefig(aside, format=suffix, dpi=dpi)
 
 
 def _check_panel(lr: np.ndarray, bicubic: np.ndarray, ours: np.ndarray, truth: np.ndarray) -> None:

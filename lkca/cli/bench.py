@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsonlib
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,8 @@ import typer
 
 from lkca.cli.console import note, print_line, print_table
 from lkca.cli.options import FITTED_HELP, Overwrite, Threads, examples, parse_shape, set_threads
-from lkca.errors import InputError, OutputError
+from lkca.errors import InputError
+from lkca.output import check_output, written_aside
 
 if TYPE_CHECKING:
     from lkca.bench import CaseResult
@@ -67,7 +67,6 @@ def bench_command(
 
     from lkca.bench import Clock, measure_limits, model_case, operator_case, run_case
     from lkca.data.memory import check_memory
-    from lkca.output import check_output
 
     clock = Clock(seconds)
     if json is not None:
@@ -156,13 +155,6 @@ def _write(path: Path, results: list[CaseResult], limits: dict[str, Any], second
         "machine": machine(), "versions": package_versions(), "threads": torch.get_num_threads(), "dtype": dtype,
         "seconds": seconds, "limits": limits, "cases": cases,
     }  # fmt: skip
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            aside.write_text(jsonlib.dumps(report, indent=1) + "\n", encoding="utf-8")
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+    with written_aside(path) as aside:
+        aside.write_text(jsonlib.dumps(report, indent=1) + "\n", encoding="utf-8")
     note(f"numbers written to {path}")

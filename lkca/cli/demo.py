@@ -14,6 +14,7 @@ from lkca.cli.evaluate import print_evaluation, write_panel
 from lkca.cli.fit import fit_progress, print_fit
 from lkca.cli.options import Device, Overwrite, Threads, examples, set_threads
 from lkca.errors import InputError, OutputError
+from lkca.output import written_aside
 
 if TYPE_CHECKING:
     from lkca.data import Cube
@@ -85,7 +86,8 @@ def demo_command(
         result = evaluate_model(cube, model, scale, region=test, device=where)
         _write_cubes(output, cube, result, model, overwrite, device)
     print_evaluation(result)
-    _write_scores(output / "scores.json", result)
+    with written_aside(output / "scores.json") as aside:
+        aside.write_text(json.dumps(result.summary(), indent=2) + "\n", encoding="utf-8")
     write_panel(output / "panel.png", result)
 
     print_line()
@@ -121,13 +123,6 @@ def _write_cubes(
     write_cube(coarse, result.arrays["low"], meta, overwrite=overwrite)
     with open_cube(coarse) as low:
         upscale_scene(low, output / "sharp.tif", model, SceneOptions(overwrite=overwrite, device=device))
-
-
-def _write_scores(path: Path, result: Evaluation) -> None:
-    try:
-        path.write_text(json.dumps(result.summary(), indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: could not be written ({error.strerror}); free some space") from error
 
 
 def _quoted(path: Path) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from lkca.errors import InputError, OutputError
+from lkca.errors import InputError
+from lkca.panel import save_figure
 
 if TYPE_CHECKING:
     from lkca.lowrank.analyze import Analysis
@@ -56,10 +57,5 @@ def plot_curves(
         axes.legend(fontsize=7, loc="lower right")
         axes.spines[["top", "right"]].set_visible(False)
     path = Path(path)
-    try:
-        figure.savefig(path, dpi=130)
-    except ValueError as error:
-        raise InputError(f"{path}: cannot be drawn ({error}); give a name that ends in .png, .svg or .pdf") from error
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+    save_figure(figure, path, dpi=130)
     return path

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lkca.errors import OutputError
 from lkca.evaluation import Evaluation
 from lkca.lowrank import Analysis
 from lkca.models.config import ModelConfig
+from lkca.output import written_aside
 from lkca.report.charts import Chart
 from lkca.report.environment import environment
 from lkca.report.sections import Scene, layers, scene, training_charts
@@ -84,15 +84,8 @@ def write_report(path: str | os.PathLike[str], report: Report) -> Path:
     """Renders and writes the page: aside first, then renamed. OutputError where it cannot be written."""
     path = Path(path)
     page = render(report)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            aside.write_text(page, encoding="utf-8")
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: the report cannot be written ({error.strerror or error})") from error
+    with written_aside(path) as aside:
+        aside.write_text(page, encoding="utf-8")
     return path
 
 

@@ -1,4 +1,4 @@
-"""What cannot be written is refused at the start, for cubes and pictures alike."""
+"""What cannot be written is refused at the start, for cubes and pictures alike; what fails leaves the old file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lkca.data import CubeMeta, write_cube
-from lkca.errors import InputError
-from lkca.output import check_output
+from lkca.errors import InputError, OutputError
+from lkca.output import check_output, written_aside
 
 
 def refused(path: Path, message: str, **options: object) -> None:
@@ -78,3 +78,16 @@ def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyP
         refused(folder / "x.tif", "no permission to write in .*locked; choose another folder", overwrite=True)
     finally:
         folder.chmod(0o755)
+
+
+def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    for text in ("old", "new"):
+        with written_aside(file) as aside:
+            aside.write_text(text)
+            assert not file.exists() or file.read_text() == "old"
+    for error, raised in ((OSError(28, "No space left on device"), OutputError), (KeyError("x"), KeyError)):
+        with pytest.raises(raised, match="x"), written_aside(file) as aside:
+            aside.write_text("half")
+            raise error
+    assert file.read_text() == "new" and list(tmp_path.iterdir()) == [file]
