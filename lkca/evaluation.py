@@ -13,6 +13,7 @@ import torch
 from lkca.data import Cube, Window
 from lkca.data.degradation import Degradation
 from lkca.data.memory import check_memory
+from lkca.data.window import pieces, row_strips
 from lkca.errors import InputError
 from lkca.inference.array import Upscaler
 from lkca.inference.checks import check_scale, suits
@@ -21,7 +22,7 @@ from lkca.inference.degrade import degraded
 from lkca.inference.plan import Budget, size_text, tile_bytes
 from lkca.inference.stream import stream
 from lkca.inference.strips import Piece
-from lkca.inference.windows import pieces, row_strips, whole_pixels
+from lkca.inference.windows import whole_pixels
 from lkca.metrics import PROTOCOL, SSIM_WINDOW, MetricAccumulator, Metrics
 from lkca.models.directory import LoadedModel
 from lkca.models.prior import Prior

@@ -46,7 +46,7 @@ def _value_facts(cube: Any) -> dict[str, Any]:
     """Range and validity, read in bounded row strips so that a large scene never fills the memory."""
     import numpy as np
 
-    from lkca.inference.windows import row_strips
+    from lkca.data.window import row_strips
 
     low, high, valid, total = np.inf, -np.inf, 0, cube.rows * cube.cols * cube.bands
     band_has_data = np.zeros(cube.bands, dtype=bool)

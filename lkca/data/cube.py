@@ -173,8 +173,7 @@ class Cube:
         A strip in the middle of the scene names the candidates; only these are read whole, row block by
         row block, until a valid sample turns up.
         """
-        height, width = min(self.rows, _SAMPLE_ROWS), min(self.cols, _SAMPLE_COLS)
-        strip = Window((self.rows - height) // 2, (self.cols - width) // 2, height, width)
+        strip = Window.centre(self.rows, self.cols, _SAMPLE_ROWS, _SAMPLE_COLS)
         candidates = np.flatnonzero(~np.isfinite(self.read(strip)).any(axis=(1, 2)))
         block = max(1, 2**22 // (self.cols * max(1, len(candidates))))
         for row in range(0, self.rows, block):

@@ -1,12 +1,15 @@
-"""Rectangles of pixels."""
+"""Rectangles of pixels, and how a scene is cut into them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lkca.errors import InputError
 
-__all__ = ["Window"]
+__all__ = ["Window", "pieces", "row_strips"]
+
+_SAMPLES = 1 << 24  # of a strip: 64 MiB as float32
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,12 @@ class Window:
     def full(cls, rows: int, cols: int) -> Window:
         """The whole scene of ``rows`` x ``cols`` pixels."""
         return cls(0, 0, rows, cols)
+
+    @classmethod
+    def centre(cls, rows: int, cols: int, height: int, width: int) -> Window:
+        """The middle ``height`` x ``width`` pixels of a scene of ``rows`` x ``cols``, or as many as it has."""
+        height, width = min(rows, height), min(cols, width)
+        return cls((rows - height) // 2, (cols - width) // 2, height, width)
 
     @classmethod
     def parse(cls, text: str, shape: tuple[int, int] | None = None) -> Window:
@@ -69,6 +78,19 @@ class Window:
 
     def __str__(self) -> str:
         return f"{self.row}:{self.row + self.height},{self.col}:{self.col + self.width}"
+
+
+def pieces(area: Window, height: int, width: int) -> Iterator[Window]:
+    """Windows that cover ``area``, row by row, each of that size but at its lower and right edge."""
+    for row in range(0, area.height, height):
+        for col in range(0, area.width, width):
+            size = min(height, area.height - row), min(width, area.width - col)
+            yield Window(area.row + row, area.col + col, *size)
+
+
+def row_strips(rows: int, cols: int, bands: int) -> Iterator[Window]:
+    """Windows of whole rows that cover a scene from top to bottom, each of at most 64 MiB as float32, or one row."""
+    yield from pieces(Window.full(rows, cols), max(1, _SAMPLES // (cols * bands)), cols)
 
 
 def _parse_slice(part: str, text: str, size: int | None) -> tuple[int, int]:

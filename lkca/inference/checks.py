@@ -72,9 +72,7 @@ def match_range(cube: Cube, config: ModelConfig, *, force: bool = False) -> list
     Reflectances and the counts that stand for them differ by a factor of thousands, ground by a factor of ten: beyond
     thirty the units are others, refused unless ``force``.
     """
-    height, width = min(cube.rows, _SAMPLE), min(cube.cols, _SAMPLE)
-    window = Window((cube.rows - height) // 2, (cube.cols - width) // 2, height, width)
-    values = cube.read(window, config.bands.used)
+    values = cube.read(Window.centre(cube.rows, cube.cols, _SAMPLE, _SAMPLE), config.bands.used)
     values = values[np.isfinite(values)]
     if values.size == 0:
         return []

@@ -12,8 +12,9 @@ import torch
 
 from lkca.data import Cube, Window, WriteReport, create_writer
 from lkca.data.degradation import Degradation
+from lkca.data.window import pieces
 from lkca.inference.fill import fill_missing
-from lkca.inference.windows import pieces, whole_pixels
+from lkca.inference.windows import whole_pixels
 
 __all__ = ["degrade_array", "degrade_scene", "degraded"]
 

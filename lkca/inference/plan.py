@@ -10,9 +10,9 @@ from pathlib import Path
 
 from lkca.data import Window
 from lkca.data.memory import available_memory
+from lkca.data.window import pieces
 from lkca.errors import InputError
 from lkca.inference.array import Upscaler
-from lkca.inference.windows import pieces
 
 __all__ = ["Budget", "TilePlan", "copied_rows", "plan_tiles", "resident_memory", "size_text", "tile_bytes"]
 

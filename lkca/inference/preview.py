@@ -33,8 +33,7 @@ class Preview:
             raise InputError(f"{path}: is no picture's name; end it in one of {', '.join(_PICTURES)}")
         self.path = path
         self._step = max(1, math.ceil(max(shape[:2]) / _SIDE))
-        height, width = min(cube.rows, _SAMPLE), min(cube.cols, _SAMPLE)
-        middle = Window((cube.rows - height) // 2, (cube.cols - width) // 2, height, width)
+        middle = Window.centre(cube.rows, cube.cols, _SAMPLE, _SAMPLE)
         self._colours = Composite.of(cube.read(middle), meta.wavelengths, cube.good_bands)
         self._bands = list(self._colours.bands)
         self._meta = meta.subset(self._bands)

@@ -181,8 +181,7 @@ def fingerprint(cube: Cube, model: Model, options: SceneOptions) -> dict[str, An
 
 def _sample(cube: Cube) -> int:
     """Checksum of the middle of a cube without files: no size and time tell it from another."""
-    height, width = min(cube.rows, _SAMPLE), min(cube.cols, _SAMPLE)
-    middle = cube.read(Window((cube.rows - height) // 2, (cube.cols - width) // 2, height, width))
+    middle = cube.read(Window.centre(cube.rows, cube.cols, _SAMPLE, _SAMPLE))
     return zlib.crc32(np.ascontiguousarray(middle).data)
 
 

@@ -1,36 +1,17 @@
-"""Parts of scenes: row strips of bounded size, and regions of whole coarse pixels."""
+"""Parts of scenes as users name them, and regions of whole coarse pixels."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
 from lkca.data import Cube, Window
 from lkca.errors import InputError
 
-__all__ = ["parse_roi", "pieces", "row_strips", "whole_pixels"]
+__all__ = ["parse_roi", "whole_pixels"]
 
-_SAMPLES = 1 << 24  # 64 MiB as float32
 _ROUNDING = 1e-3  # pixels
-
-
-def row_strips(rows: int, cols: int, bands: int, samples: int = _SAMPLES, *, multiple: int = 1) -> Iterator[Window]:
-    """Windows of whole rows that cover the scene from top to bottom, each of at most ``samples`` samples.
-
-    Each strip but the last has a multiple of ``multiple`` rows, however many samples these are.
-    """
-    step = max(multiple, samples // (cols * bands) // multiple * multiple)
-    yield from pieces(Window.full(rows, cols), step, cols)
-
-
-def pieces(area: Window, height: int, width: int) -> Iterator[Window]:
-    """Windows that cover ``area``, row by row, each of that size but at its lower and right edge."""
-    for row in range(0, area.height, height):
-        for col in range(0, area.width, width):
-            size = min(height, area.height - row), min(width, area.width - col)
-            yield Window(area.row + row, area.col + col, *size)
 
 
 def parse_roi(text: str | None, cube: Cube) -> Window:

@@ -143,10 +143,8 @@ def _check_pair(low: Cube, prediction: Cube, scale: int) -> None:
 def _coarse_and_bicubic(low: Cube, fine: Window, scale: int) -> tuple[np.ndarray, np.ndarray]:
     """The coarse samples under a fine window, and their bicubic upsampling as that of the whole scene."""
     part = Window(fine.row // scale, fine.col // scale, fine.height // scale, fine.width // scale)
-    top, left = max(0, part.row - _MARGIN), max(0, part.col - _MARGIN)
-    bottom = min(low.rows, part.row + part.height + _MARGIN)
-    right = min(low.cols, part.col + part.width + _MARGIN)
-    around = low.read(Window(top, left, bottom - top, right - left))
-    inner = part.shifted(-top, -left)
+    wide = part.widened(_MARGIN, low.rows, low.cols)
+    around = low.read(wide)
+    inner = part.shifted(-wide.row, -wide.col)
     upscaled = bicubic_array(around, scale)
     return around[(slice(None), *inner.slices)], upscaled[(slice(None), *inner.scaled(scale).slices)]

@@ -62,8 +62,7 @@ def check_layout(cube: Cube) -> None:
 
     A matrix whose axes were taken in another order, or whose pixels were unfolded wrongly, fails this.
     """
-    height, width = min(cube.rows, _SAMPLE), min(cube.cols, _SAMPLE)
-    middle = Window((cube.rows - height) // 2, (cube.cols - width) // 2, height, width)
+    middle = Window.centre(cube.rows, cube.cols, _SAMPLE, _SAMPLE)
     block = np.nan_to_num(cube.read(middle).astype(np.float64), posinf=0, neginf=0)
     pairs = {
         "bands": (block[:-1], block[1:]),

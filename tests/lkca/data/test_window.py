@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lkca.data import Window
+from lkca.data.window import pieces, row_strips
 from lkca.errors import InputError
 
 
@@ -54,3 +55,15 @@ def test_widened_stops_at_the_scene() -> None:
     assert Window(5, 6, 2, 3).widened(2, 20, 20) == Window(3, 4, 6, 7)
     assert Window(1, 0, 18, 4).widened(3, 20, 30) == Window(0, 0, 20, 7)
     assert Window(4, 26, 1, 4).widened(9, 20, 30) == Window(0, 17, 14, 13)
+
+
+def test_centre() -> None:
+    assert Window.centre(80, 91, 8, 256) == Window(36, 0, 8, 91)
+    assert Window.centre(5, 6, 2, 3) == Window(1, 1, 2, 3)
+
+
+def test_strips_and_pieces_cover_the_scene() -> None:
+    assert [str(w) for w in pieces(Window(2, 1, 5, 3), 3, 2)] == ["2:5,1:3", "2:5,3:4", "5:7,1:3", "5:7,3:4"]
+    strips = list(row_strips(5, 2**12, 2**11))
+    assert strips == [Window(0, 0, 2, 2**12), Window(2, 0, 2, 2**12), Window(4, 0, 1, 2**12)]
+    assert list(row_strips(2, 2**13, 2**12)) == [Window(0, 0, 1, 2**13), Window(1, 0, 1, 2**13)]
