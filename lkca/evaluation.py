@@ -19,7 +19,7 @@ from lkca.inference.array import Upscaler
 from lkca.inference.checks import check_scale, suits
 from lkca.inference.choose import model_for
 from lkca.inference.degrade import degraded
-from lkca.inference.plan import Budget, size_text, tile_bytes
+from lkca.inference.plan import Budget, card_memory, size_text, tile_bytes
 from lkca.inference.stream import stream
 from lkca.inference.strips import Piece
 from lkca.inference.windows import whole_pixels
@@ -32,7 +32,6 @@ __all__ = ["Evaluation", "evaluate_model", "evaluate_prediction"]
 _TILE_SAMPLES, _TILE_PIXELS = 1 << 26, 1 << 21  # of a tile's result, at most: larger ones gain little
 _HELD_BYTES = 16  # of a sample of it: result, truth, as read
 _SCORING_BYTES = 384 << 20  # what scoring and degrading take beside it
-_GPU_SHARE = 0.8
 _LEAST = 8  # coarse pixels
 
 
@@ -222,8 +221,9 @@ def _tiles(low: Cube, upscaler: Upscaler, beyond: int, budget: Budget) -> list[W
         held = _SCORING_BYTES + _HELD_BYTES * low.bands * height * width * scale**2
         needed = held + tile_bytes(height, width, upscaler)
         room = budget.total - budget.fixed
-        if device.type == "cuda":
-            room = min(room, int(_GPU_SHARE * torch.cuda.mem_get_info(device)[0]) + held)
+        on_card = card_memory(device)
+        if on_card is not None:
+            room = min(room, on_card + held)
         if needed <= room:
             return list(pieces(area, min(side, area.height), min(side, area.width)))
         if side <= _LEAST:

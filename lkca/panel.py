@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, FigureBase
 
-__all__ = ["comparison_panel", "save_figure"]
+__all__ = ["check_picture", "comparison_panel", "save_figure"]
+
+_PICTURES = (".png", ".pdf", ".svg")
 
 _PIXEL_COLOURS = ("#e41a1c", "#ff9f00", "#00b7ff", "#f032e6", "#ffffff", "#7fff00")
 
@@ -98,6 +100,12 @@ def comparison_panel(
     if title:
         figure.suptitle(title, fontsize=13)
     save_figure(figure, path)
+
+
+def check_picture(path: str | os.PathLike[str]) -> None:
+    """InputError, before any work, for a name that is no picture's: PNG, PDF or SVG."""
+    if Path(path).suffix.lower() not in _PICTURES:
+        raise InputError(f"{path}: is no picture's name; end it in one of {', '.join(_PICTURES)}")
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 120) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lkca.cli.console import print_json, print_table
 from lkca.cli.options import Json, examples
-from lkca.report.environment import package_version, processor
+from lkca.environment import package_version, processor
 
 __all__ = ["EXAMPLES", "doctor_command", "machine"]
 

@@ -49,8 +49,6 @@ EXAMPLES = examples(
     "lkca evaluate --reference truth.tif --prediction sharp.tif -s 4",
 )
 
-_PICTURES = (".png", ".pdf", ".svg")
-
 
 def evaluate_command(
     files: Annotated[
@@ -95,6 +93,7 @@ def evaluate_command(
     from lkca.evaluation import evaluate_prediction
     from lkca.inference.array import resolve_device
     from lkca.models.shipped import find_model
+    from lkca.panel import check_picture
     from lkca.report.build import report_of_files, report_of_model
     from lkca.report.page import MOST_PICTURED, write_report
 
@@ -103,8 +102,7 @@ def evaluate_command(
     if panel is not None:
         if not files or model is None:
             raise InputError("--panel compares a model with bicubic; give -m MODEL and a file")
-        if panel.suffix.lower() not in _PICTURES:
-            raise InputError(f"{panel}: is no picture's name; end it in one of {', '.join(_PICTURES)}")
+        check_picture(panel)
         check_output(panel, overwrite=overwrite, inputs=files)
     if report is not None:
         check_report(report, overwrite=overwrite, inputs=[*(files or []), *filter(None, (reference, prediction))])

@@ -13,7 +13,7 @@ from affine import Affine
 
 from lkca.data.codec import to_physical
 from lkca.data.memory import check_memory
-from lkca.data.meta import CubeMeta
+from lkca.data.meta import CubeMeta, scalar_or_list
 from lkca.data.window import Window
 from lkca.errors import InputError
 
@@ -210,8 +210,8 @@ class Cube:
             "fwhm_nm": None if meta.fwhm is None else [float(meta.fwhm.min()), float(meta.fwhm.max())],
             "bad_bands": int(np.count_nonzero(~self.good_bands)),
             "nodata": _json_number(meta.nodata),
-            "scale_factor": _scalar_or_list(meta.scale_factor),
-            "offset": _scalar_or_list(meta.offset),
+            "scale_factor": scalar_or_list(meta.scale_factor),
+            "offset": scalar_or_list(meta.offset),
             "crs": meta.crs if meta.crs is None else _crs_name(meta.crs),
             "transform": None if meta.transform is None else list(meta.transform)[:6],
             "gsd": meta.gsd,
@@ -267,10 +267,6 @@ class Cube:
 
 def _json_number(value: float | None) -> float | str | None:
     return value if value is None or math.isfinite(value) else str(value)
-
-
-def _scalar_or_list(value: float | np.ndarray) -> float | list[float]:
-    return [float(v) for v in value] if isinstance(value, np.ndarray) and value.ndim else float(value)
 
 
 def _crs_name(wkt: str) -> str:

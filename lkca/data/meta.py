@@ -16,7 +16,7 @@ from lkca.data.control import moved_gcps, moved_rpc
 from lkca.data.window import Window
 from lkca.errors import InputError
 
-__all__ = ["CubeMeta"]
+__all__ = ["CubeMeta", "scalar_or_list"]
 
 # ENVI keys that describe pixel or band positions and are wrong after a change of grid or bands
 _GRID_TAGS = ("x start", "y start")
@@ -118,3 +118,8 @@ class CubeMeta:
             rpc=None if self.rpc is None else moved_rpc(self.rpc, change),
             tags={key: value for key, value in self.tags.items() if key not in _GRID_TAGS},
         )
+
+
+def scalar_or_list(value: float | np.ndarray) -> float | list[float]:
+    """A scale factor or an offset, JSON-able: a number for all bands, or one for each."""
+    return [float(v) for v in value] if isinstance(value, np.ndarray) and value.ndim else float(value)

@@ -11,7 +11,7 @@ from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
 
-from lkca.data.meta import CubeMeta
+from lkca.data.meta import CubeMeta, scalar_or_list
 from lkca.errors import InputError
 
 __all__ = ["meta_from_json", "meta_to_json"]
@@ -20,7 +20,8 @@ __all__ = ["meta_from_json", "meta_to_json"]
 def meta_to_json(meta: CubeMeta) -> str:
     """Scale, offset, nodata, band names, CRS, transform, GCPs, RPC and tags; the spectral lists are arrays."""
     entries: dict[str, Any] = {key: value for key, value in meta.tags.items() if key not in _OWN_KEYS}
-    entries |= {"axes": "rows,cols,bands", "scale_factor": _plain(meta.scale_factor), "offset": _plain(meta.offset)}
+    entries |= {"axes": "rows,cols,bands", "scale_factor": scalar_or_list(meta.scale_factor)}
+    entries["offset"] = scalar_or_list(meta.offset)
     if meta.nodata is not None:
         entries["nodata"] = meta.nodata if math.isfinite(meta.nodata) else str(meta.nodata)
     if meta.band_names is not None:
@@ -79,10 +80,6 @@ def _wkt(value: Any) -> str | None:
         return str(CRS.from_string(value).to_wkt())
     except (CRSError, AttributeError) as error:
         raise ValueError(f"crs is {str(value)[:40]!r}, neither WKT nor EPSG:n") from error
-
-
-def _plain(value: float | np.ndarray) -> float | list[float]:
-    return [float(v) for v in value] if isinstance(value, np.ndarray) and value.ndim else float(value)
 
 
 def _number(value: Any) -> float | np.ndarray:

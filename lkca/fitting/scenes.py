@@ -95,17 +95,10 @@ def _prepare(cubes: Sequence[Cube], scale: int, region: str | None) -> TrainingS
         if share > 0:
             notes.append(f"{cube.source}: {share:.1%} of the training pixels are incomplete and not learned from")
         ready.append(part)
-    meta = first.meta
-    wavelengths = None if meta.wavelengths is None else np.asarray(meta.wavelengths, dtype=float)
+    nonnegative = [b for b in used.tolist() if not any((values[b] < 0).any() for values in raw)]
     return TrainingScenes(
         cubes=ready,
-        bands=BandSet(
-            count=first.bands,
-            used=used.tolist(),
-            nonnegative=[b for b in used.tolist() if not any((values[b] < 0).any() for values in raw)],
-            wavelengths_nm=None if wavelengths is None else wavelengths.tolist(),
-            fwhm_nm=None if meta.fwhm is None else np.asarray(meta.fwhm, dtype=float).tolist(),
-        ),
+        bands=BandSet.of(first, used.tolist(), nonnegative),
         normalisation=Normalisation(offset=0.0, peak=peak, rule=_RULE),
         data=data,
         notes=list(dict.fromkeys(notes)),

@@ -113,17 +113,10 @@ def adapt(cube: Cube, prior: Prior, scale: int, *, components: int = COMPONENTS)
     over_components = repeat(factorize(prior.network(scale), energy=_ENERGY), space.synthesis.shape[1])
     # The network takes and gives bands / peak: the two maps undo that.
     net = lift(over_components, space.mean / peak, space.analysis * peak, space.synthesis / peak)
-    wavelengths, fwhm = cube.meta.wavelengths, cube.meta.fwhm
     config = ModelConfig(
         architecture=describe_architecture(net),
         scale=scale,
-        bands=BandSet(
-            count=cube.bands,
-            used=good[alive.numpy()].tolist(),
-            nonnegative=good[(alive & nonnegative).numpy()].tolist(),
-            wavelengths_nm=None if wavelengths is None else np.asarray(wavelengths, dtype=float).tolist(),
-            fwhm_nm=None if fwhm is None else np.asarray(fwhm, dtype=float).tolist(),
-        ),
+        bands=BandSet.of(cube, good[alive.numpy()].tolist(), good[(alive & nonnegative).numpy()].tolist()),
         degradation=Degradation(scale=scale),
         normalisation=Normalisation(peak=peak, rule=f"largest {_QUANTILE:.1%} quantile of a band's magnitudes"),
         training=TrainingRecord(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lkca.data import Cube
+from lkca.data.readers import CUBE_SUFFIXES
 from lkca.data.readers.envi import is_header
 from lkca.errors import InputError, LkcaError, OutputError
 from lkca.inference.ranks import Heartbeat, Ranks
@@ -16,7 +17,6 @@ from lkca.inference.task import Model, SceneOptions
 
 __all__ = ["deal", "find_scenes", "name_outputs", "upscale_scenes"]
 
-_CUBES = {".tif", ".tiff", ".mat", ".h5", ".hdf5", ".he5", ".nc", ".nc4", ".npz", ".npy"}
 _WRITABLE = {".hdr": ".img", ".mat": ".mat", ".npz": ".npz"}
 _MEETING = ".lkca-ranks"
 _POLL = 0.5
@@ -36,7 +36,7 @@ def find_scenes(inputs: Sequence[str]) -> list[str]:
             continue
         found = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".") and _is_cube(entry)]
         if not found:
-            raise InputError(f"{folder}: holds no cube ({', '.join(sorted(_CUBES))}, or ENVI with its .hdr)")
+            raise InputError(f"{folder}: holds no cube ({', '.join(sorted(CUBE_SUFFIXES))}, or ENVI with its .hdr)")
         scenes += map(str, found)
     return scenes
 
@@ -130,7 +130,7 @@ def _leave_together(heartbeat: Heartbeat, meeting: Path) -> None:
 
 def _is_cube(entry: Path) -> bool:
     suffix = entry.suffix.lower()
-    return entry.is_file() and (suffix in _CUBES or (suffix == ".hdr" and is_header(entry)))
+    return entry.is_file() and (suffix in CUBE_SUFFIXES or (suffix == ".hdr" and is_header(entry)))
 
 
 def _size(scene: str) -> int:

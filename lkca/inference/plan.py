@@ -8,14 +8,26 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from lkca.data import Window
 from lkca.data.memory import available_memory
 from lkca.data.window import pieces
 from lkca.errors import InputError
 from lkca.inference.array import Upscaler
 
-__all__ = ["Budget", "TilePlan", "copied_rows", "plan_tiles", "resident_memory", "size_text", "tile_bytes"]
+__all__ = [
+    "Budget",
+    "TilePlan",
+    "card_memory",
+    "copied_rows",
+    "plan_tiles",
+    "resident_memory",
+    "size_text",
+    "tile_bytes",
+]
 
+_CARD_SHARE = 0.8  # of its free memory
 _SHARE = 0.5  # of the free memory, where no budget is given
 _TILE_BYTES = 2 << 30  # of a result, at most: larger ones gain little and leave less to overlap
 _STEP = 16  # coarse pixels
@@ -162,6 +174,11 @@ def resident_memory() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return 400 << 20  # no such file on this system: about what Python and torch take
+
+
+def card_memory(device: torch.device) -> int | None:
+    """Bytes that a tile may take on that card; None where the device is the CPU."""
+    return int(_CARD_SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
 
 
 def size_text(nbytes: float) -> str:

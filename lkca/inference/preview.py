@@ -10,8 +10,7 @@ import numpy as np
 
 from lkca.data import Cube, CubeMeta, Window
 from lkca.data.codec import to_physical
-from lkca.errors import InputError
-from lkca.panel import save_figure
+from lkca.panel import check_picture, save_figure
 from lkca.visual import Composite
 
 __all__ = ["Preview"]
@@ -19,7 +18,6 @@ __all__ = ["Preview"]
 _SIDE = 1024  # pixels of the longer side, at most
 _SAMPLE = 256  # coarse pixels per side that decide which bands are shown
 _DPI = 100
-_PICTURES = (".png", ".pdf", ".svg")
 
 
 class Preview:
@@ -29,8 +27,7 @@ class Preview:
     """
 
     def __init__(self, path: Path, shape: tuple[int, int, int], meta: CubeMeta, cube: Cube) -> None:
-        if path.suffix.lower() not in _PICTURES:
-            raise InputError(f"{path}: is no picture's name; end it in one of {', '.join(_PICTURES)}")
+        check_picture(path)
         self.path = path
         self._step = max(1, math.ceil(max(shape[:2]) / _SIDE))
         middle = Window.centre(cube.rows, cube.cols, _SAMPLE, _SAMPLE)

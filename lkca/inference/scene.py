@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +19,11 @@ import rasterio
 from lkca.data import Cube, CubeMeta, Window
 from lkca.data.codec import Encoder
 from lkca.data.writers import output_meta
-from lkca.data.writers.base import leftovers
+from lkca.data.writers.base import check_disk_space, leftovers
 from lkca.errors import LkcaError, OutputError
 from lkca.inference.finish import Finisher
 from lkca.inference.journal import Journal, Record, differences
-from lkca.inference.plan import Budget, TilePlan, size_text
+from lkca.inference.plan import Budget, TilePlan
 from lkca.inference.preview import Preview
 from lkca.inference.ranks import Heartbeat, Ranks
 from lkca.inference.samples import Samples, checksum
@@ -171,7 +170,8 @@ class _Job:
             windows = [plan.fine(tile) for tile in plan.tiles()]
             tiles = len(windows)
             samples = Samples(journal.samples, task.shape, writer.meta, flush=writer.keeps)
-            _check_space(samples)
+            if not samples.path.exists():  # what compression will save is not known
+                check_disk_space(self.output, samples.nbytes)
             self._keep(journal, task)
             record = journal.begin(identity, (plan.rows, plan.cols), windows, samples, self.ranks.world)
             mine = record.todo[:: self.ranks.world]
@@ -333,19 +333,6 @@ def _sweep(files: Sequence[Path], keep: Sequence[Path]) -> None:
         for left in leftovers(file):
             if left not in keep:
                 left.unlink(missing_ok=True)
-
-
-def _check_space(samples: Samples) -> None:
-    """OutputError now for a disk that does not hold the samples; what compression will save is not known."""
-    if samples.path.exists():
-        return
-    folder = samples.path.parent.parent
-    free = shutil.disk_usage(folder).free
-    if samples.nbytes > free:
-        raise OutputError(
-            f"{folder}: {size_text(free)} are free, the result's samples take {size_text(samples.nbytes)}; free some "
-            "space or choose another folder"
-        )
 
 
 def _tell_what_is_kept(error: BaseException, journal: Journal, tiles: int, *, alone: bool) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import lkca
 from lkca.data import Cube, CubeMeta, CubeWriter, Window, create_writer
@@ -18,7 +17,7 @@ from lkca.errors import InputError
 from lkca.inference.array import Upscaler, resolve_device
 from lkca.inference.checks import check_scale, suits
 from lkca.inference.choose import model_for
-from lkca.inference.plan import Budget, TilePlan, plan_tiles
+from lkca.inference.plan import Budget, TilePlan, card_memory, plan_tiles
 from lkca.inference.windows import parse_roi
 from lkca.models.directory import LoadedModel
 from lkca.models.prior import Prior
@@ -29,7 +28,6 @@ __all__ = ["Model", "SceneOptions", "Task", "fingerprint"]
 Model = LoadedModel | Prior | None
 
 _IN_MEMORY = ("npz", "mat")  # formats whose writers collect the cube
-_GPU_SHARE = 0.8
 _SAMPLE = 64  # pixels per side
 
 
@@ -141,7 +139,6 @@ class Task:
         dtype = np.dtype(np.float32) if writer is None else writer.meta.stored_dtype
         assert dtype is not None
         in_memory = not helping and (writer is None or writer.driver in _IN_MEMORY)
-        device = self.upscaler.device
         return plan_tiles(
             self.area,
             self.upscaler,
@@ -150,7 +147,7 @@ class Task:
             copied=writer is not None and not writer.adopts,
             resident=rows * cols * bands * dtype.itemsize if in_memory else 0,
             tile=tile,
-            device_memory=int(_GPU_SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None,
+            device_memory=card_memory(self.upscaler.device),
         )
 
 

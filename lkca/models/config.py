@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from lkca.config import StrictModel
+from lkca.data import Cube
 from lkca.data.degradation import Degradation
 
 __all__ = [
@@ -51,6 +53,15 @@ class BandSet(StrictModel):
         max_length=_MAX_BANDS,
         description="Indices of used bands whose samples are not below 0; neither are the results there.",
     )
+
+    @classmethod
+    def of(cls, cube: Cube, used: list[int], nonnegative: list[int]) -> BandSet:
+        """The bands of ``cube``, with its wavelengths and widths."""
+        wavelengths, fwhm = (
+            None if values is None else np.asarray(values, dtype=float).tolist()
+            for values in (cube.meta.wavelengths, cube.meta.fwhm)
+        )
+        return cls(count=cube.bands, used=used, nonnegative=nonnegative, wavelengths_nm=wavelengths, fwhm_nm=fwhm)
 
     @model_validator(mode="after")
     def _consistent(self) -> BandSet:

@@ -9,7 +9,6 @@ import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 import lkca
 from lkca.config import validated
 from lkca.data.memory import check_memory
+from lkca.environment import package_version
 from lkca.errors import InputError, OutputError
 from lkca.models.card import model_card
 from lkca.models.config import Architecture, ModelConfig
@@ -243,11 +243,4 @@ def describe_architecture(net: LKCANet) -> Architecture:
 
 def package_versions() -> dict[str, str]:
     """The entry ``versions`` of ``config.json``: lkca, torch, numpy; "unknown" for what is not installed."""
-
-    def of(package: str) -> str:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return "unknown"
-
-    return {"lkca": lkca.__version__, **{name: of(name) for name in ("torch", "numpy")}}
+    return {"lkca": lkca.__version__, **{name: package_version(name) or "unknown" for name in ("torch", "numpy")}}

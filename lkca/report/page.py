@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lkca.environment import environment
 from lkca.evaluation import Evaluation
 from lkca.lowrank import Analysis
 from lkca.models.config import ModelConfig
 from lkca.output import written_aside
 from lkca.report.charts import Chart
-from lkca.report.environment import environment
 from lkca.report.sections import Scene, layers, scene, training_charts
 from lkca.report.speed import Speed
 from lkca.report.tables import Table, speed_table, validation_table

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 
 from lkca.data.cube import Cube
+from lkca.data.gdal import without_place
 from lkca.data.meta import CubeMeta
 from lkca.data.protocols.dataset import DatasetWriter, Split
 from lkca.data.protocols.statistics import check_layout
@@ -95,10 +95,8 @@ def _read_pngs(first: Path) -> Cube:
 def _read_png(path: Path) -> np.ndarray:
     """One band, uint16. One scene (watercolors) is stored as 8-bit colour: equal channels, of which one is taken."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as image:
-                channels = image.read()
+        with without_place(), rasterio.open(path) as image:
+            channels = image.read()
     except RasterioError as error:
         raise InputError(f"{path}: cannot be read ({error}); it may be damaged, unpack it again") from error
     colours = channels[:3] if len(channels) >= 3 else channels[:1]

@@ -1,4 +1,4 @@
-"""Versions and machine, for whoever wants to repeat what a report shows."""
+"""Versions and machine, for whoever wants to repeat what was done."""
 
 from __future__ import annotations
 
