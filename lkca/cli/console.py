@@ -1,8 +1,9 @@
-"""Where the commands print: results on stdout, everything else (progress, notes, errors) on stderr."""
+"""Where the commands print: results on stdout, the rest on stderr; and the command as it was given."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 __all__ = [
+    "command_line",
     "complain",
     "note",
     "print_json",
@@ -31,6 +33,11 @@ __all__ = [
     "row_progress",
     "training_bar",
 ]
+
+
+def command_line() -> str:
+    """The command as it was given, for the records of what it makes."""
+    return shlex.join(["lkca", *sys.argv[1:]])
 
 
 def _console(*, stderr: bool) -> Console:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from lkca.choices import DegradationMethod
 from lkca.cli.console import note, print_line
-from lkca.cli.options import Axes, BandShape, DegradationMethod, Overwrite, Scale, Variable, examples, parse_shape
+from lkca.cli.options import Axes, BandShape, Overwrite, Scale, Variable, examples, parse_shape
 
 __all__ = ["EXAMPLES", "degrade_command"]
 

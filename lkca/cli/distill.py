@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lkca.cli.console import note, print_line, print_table, progress_console, training_bar
+from lkca.cli.console import command_line, note, print_line, print_table, progress_console, training_bar
 from lkca.cli.options import (
     FITTED_HELP,
     Axes,
@@ -103,7 +101,7 @@ def distill_command(
             settings,
             how=how,
             report=report,
-            command=shlex.join(["lkca", *sys.argv[1:]]),
+            command=command_line(),
         )
     for remark in made.notes:
         note(remark)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lkca.cli.console import note, print_json, print_line, print_table
+from lkca.choices import DegradationMethod
+from lkca.cli.console import command_line, note, print_json, print_line, print_table
 from lkca.cli.options import (
     MODEL_HELP,
     Axes,
     BandShape,
-    DegradationMethod,
     DegradationOption,
     Device,
     Force,
@@ -27,7 +27,7 @@ from lkca.cli.options import (
     parse_shape,
     set_threads,
 )
-from lkca.cli.report import ReportOption, check_report, command_line
+from lkca.cli.report import ReportOption, check_report
 from lkca.errors import InputError
 from lkca.output import check_output
 

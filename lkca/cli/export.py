@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from lkca.choices import Format
 from lkca.cli.console import note, print_json, print_line, print_table
 from lkca.cli.options import FITTED_HELP, Json, ModelScale, Overwrite, examples
 
@@ -23,7 +24,7 @@ EXAMPLES = examples(
 def export_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=FITTED_HELP, show_default=False)],
     to: Annotated[
-        str,
+        Format,
         typer.Option(
             "--to", help="onnx; pt2 (torch.export); aoti (compiled for this machine's CPU).", show_default=False
         ),
@@ -55,7 +56,7 @@ def export_command(
         )
     if to == "aoti" and sys.stderr.isatty():
         note("compiling, about half a minute")
-    done = export_model(loaded, output, to, plain=plain, overwrite=overwrite)  # type: ignore[arg-type]  # checked there
+    done = export_model(loaded, output, to, plain=plain, overwrite=overwrite)
     checks = [(f"{c.batch} × {c.rows} × {c.cols}", f"{c.error:.1e}") for c in done.checks]
     if json:
         print_json(

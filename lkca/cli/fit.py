@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lkca.cli.console import note, print_line, print_table, progress_console, training_bar
+from lkca.cli.console import command_line, note, print_line, print_table, progress_console, training_bar
 from lkca.cli.options import (
     Axes,
     BandShape,
@@ -18,12 +18,13 @@ from lkca.cli.options import (
     InputFiles,
     Overwrite,
     Region,
+    Threads,
     Variable,
     examples,
     parse_shape,
     set_threads,
 )
-from lkca.cli.report import ReportOption, check_report, command_line
+from lkca.cli.report import ReportOption, check_report
 
 if TYPE_CHECKING:
     from lkca.fitting import FittedModel
@@ -79,12 +80,7 @@ def fit_command(
             "--device", rich_help_panel="Where to run", help="auto, cpu, cuda or cuda:N.", show_default="auto"
         ),
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "--threads", min=1, max=4096, rich_help_panel="Where to run", help="CPU threads.", show_default="all cores"
-        ),
-    ] = None,
+    threads: Threads = None,
     variable: Variable = None,
     shape: BandShape = None,
     axes: Axes = None,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from lkca.choices import DegradationMethod
 from lkca.errors import InputError
 
 __all__ = [
@@ -14,7 +15,6 @@ __all__ = [
     "MODEL_HELP",
     "Axes",
     "BandShape",
-    "DegradationMethod",
     "DegradationOption",
     "Device",
     "Force",
@@ -31,8 +31,6 @@ __all__ = [
     "parse_shape",
     "set_threads",
 ]
-
-DegradationMethod = Literal["bicubic", "gaussian", "area"]
 
 MODEL_HELP = (
     "A model directory that 'lkca fit' wrote, or the name of a shipped model ('lkca models'); a directory of that name "

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from lkca.choices import Protocol
 from lkca.cli.console import note, print_line, print_table
 from lkca.cli.options import Overwrite, examples
 from lkca.errors import InputError
@@ -21,7 +22,7 @@ EXAMPLES = examples(
 
 def prepare_command(
     name: Annotated[
-        Literal["chikusei", "houston2018", "pavia", "cave"],
+        Protocol,
         typer.Argument(help="Data set; docs/protocols.md has each one's crop, peak and splits.", show_default=False),
     ],
     root: Annotated[Path, typer.Option("--root", help="Folder of the download.", show_default=False)],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lkca.cli.console import note, print_line
+from lkca.cli.console import command_line, note, print_line
 from lkca.cli.options import (
     MODEL_HELP,
     Axes,
@@ -30,7 +28,7 @@ from lkca.cli.options import (
 from lkca.errors import InputError
 from lkca.output import check_output
 
-__all__ = ["EXAMPLES", "ReportOption", "check_report", "command_line", "report_command"]
+__all__ = ["EXAMPLES", "ReportOption", "check_report", "report_command"]
 
 EXAMPLES = examples(
     'lkca report -m model scene.tif --region "68:,:" -o report.html',
@@ -137,8 +135,3 @@ def check_report(path: Path, *, overwrite: bool, inputs: Iterable[str]) -> None:
     if path.suffix.lower() not in _PAGES:
         raise InputError(f"{path}: is no page's name; end it in .html")
     check_output(path, overwrite=overwrite, inputs=inputs)
-
-
-def command_line() -> str:
-    """The command as it was given."""
-    return shlex.join(["lkca", *sys.argv[1:]])

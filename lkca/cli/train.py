@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lkca.cli.console import note, print_line, print_table, progress_console, training_bar
+from lkca.cli.console import command_line, note, print_line, print_table, progress_console, training_bar
 from lkca.cli.options import Overwrite, examples, set_threads
 
 if TYPE_CHECKING:
@@ -61,8 +60,7 @@ def train_command(
     set_threads(settings.threads)
     quiet = os.environ.get("RANK", "0") != "0"  # torchrun's number of this process
     with train_progress(settings, quiet=quiet) as callback:
-        command = shlex.join(["lkca", *sys.argv[1:]])
-        result = train(settings, output, resume=resume, overwrite=overwrite, callback=callback, command=command)
+        result = train(settings, output, resume=resume, overwrite=overwrite, callback=callback, command=command_line())
     if not quiet:
         _print(result, settings)
 

@@ -6,11 +6,12 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lkca.cli.console import complain, note, print_line, row_progress
+from lkca.choices import Precision
+from lkca.cli.console import command_line, complain, note, print_line, row_progress
 from lkca.cli.options import (
     LARGE,
     MODEL_HELP,
@@ -26,7 +27,7 @@ from lkca.cli.options import (
     parse_shape,
     set_threads,
 )
-from lkca.cli.report import ReportOption, check_report, command_line
+from lkca.cli.report import ReportOption, check_report
 from lkca.errors import InputError
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def upscale_command(
     ] = "auto",
     memory: Memory = None,
     precision: Annotated[
-        Literal["fp32", "bf16", "fp16"],
+        Precision,
         typer.Option(
             "--precision", rich_help_panel=LARGE, help="Of the network's body; the upsampling itself stays fp32."
         ),

@@ -8,15 +8,15 @@ no method shifts its result against another or against bicubic upsampling.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-__all__ = ["MTF_AT_NYQUIST", "Degradation", "DegradationMethod", "crop_to_multiple", "degrade"]
+from lkca.choices import DegradationMethod
 
-DegradationMethod = Literal["bicubic", "gaussian", "area"]
+__all__ = ["MTF_AT_NYQUIST", "Degradation", "DegradationMethod", "crop_to_multiple", "degrade"]
 
 # Gain of a hyperspectral sensor at its own Nyquist frequency, where nothing better is known
 # (Aiazzi et al. 2006; Vivone et al. 2015 use it for hyperspectral bands).

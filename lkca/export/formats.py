@@ -9,11 +9,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from lkca.choices import Format
 from lkca.errors import InputError
 from lkca.export.model import INPUT, OUTPUT, PhysicalModel, traced
 from lkca_kernels import keep_operators, use_backend
@@ -31,7 +32,6 @@ __all__ = [
     "write",
 ]
 
-Format = Literal["onnx", "pt2", "aoti"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".pt2"}
 ONNX_OPSET = 18  # what torch's exporter is written for: others are converted from it

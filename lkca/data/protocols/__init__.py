@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from lkca.choices import Protocol
 from lkca.data.protocols.cave import write_cave
 from lkca.data.protocols.dataset import DatasetWriter, PreparedDataset, SceneEntry, open_dataset, write_dataset
 from lkca.data.protocols.scene import CHIKUSEI, HOUSTON2018, PAVIA
@@ -12,7 +13,7 @@ from lkca.errors import InputError
 
 __all__ = ["PROTOCOLS", "PreparedDataset", "SceneEntry", "open_dataset", "prepare"]
 
-PROTOCOLS: dict[str, Callable[[DatasetWriter, Path], None]] = {
+PROTOCOLS: dict[Protocol, Callable[[DatasetWriter, Path], None]] = {
     "chikusei": CHIKUSEI.write,
     "houston2018": HOUSTON2018.write,
     "pavia": PAVIA.write,
@@ -21,7 +22,12 @@ PROTOCOLS: dict[str, Callable[[DatasetWriter, Path], None]] = {
 
 
 def prepare(
-    name: str, root: Path, output: Path, *, overwrite: bool = False, progress: Callable[[str], None] = lambda what: None
+    name: Protocol,
+    root: Path,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[str], None] = lambda what: None,
 ) -> PreparedDataset:
     """Make the data set ``name`` of :data:`PROTOCOLS` from the files under ``root``; returns what was written.
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +17,6 @@ from typer.testing import Result
 
 import lkca
 from lkca.data import open_cube, write_cube
-from lkca.data.degradation import DegradationMethod
 from lkca.models.directory import load_model
 
 COMMANDS = ["demo", "fit", "upscale", "evaluate", "degrade", "inspect", "doctor", "schema"]
@@ -61,12 +60,6 @@ def test_module_entry_point_is_light() -> None:
     assert found.stdout.strip() == "[]"
     run = subprocess.run([sys.executable, "-m", "lkca", "--version"], capture_output=True, text=True)
     assert run.returncode == 0 and run.stdout.startswith("lkca ")
-
-
-def test_option_names_every_degradation() -> None:
-    from lkca.cli.options import DegradationMethod as offered
-
-    assert get_args(offered) == get_args(DegradationMethod)
 
 
 def test_inspect(cli: Cli, scene_file: Path) -> None:
