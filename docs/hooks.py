@@ -12,21 +12,18 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-OPERATORS = (
-    "lowrank_pixel_shuffle",
-    "pixel_shuffle_epilogue",
-    "channel_gate",
-    "channel_attention",
-    "local_channel_attention",
-    "large_kernel_branch",
-)
 BACKENDS = {"cpu": "lkca_kernels.cpu", "triton": "lkca_kernels.triton.support", "cuda": "lkca_kernels.cuda"}
 
 
 def support() -> str:
     """The table of operators and backends, read from the backends' own modules."""
+    from lkca_kernels import cpu
+    from lkca_kernels.ops.explain import OPERATORS
+
     lines = ["| operator | " + " | ".join(["reference", *BACKENDS]) + " |", "|---" * (len(BACKENDS) + 2) + "|"]
     for op in OPERATORS:
+        if not hasattr(cpu, f"{op}_bwd"):  # lowrank_upsample is lowrank_pixel_shuffle; the page tells of the stored one
+            continue
         cells = ["any floating dtype, any device; forward and backward"]
         for name, where in BACKENDS.items():
             module = importlib.import_module(where)

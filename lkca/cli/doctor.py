@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import platform
 import sys
@@ -19,15 +20,6 @@ EXAMPLES = examples(
 )
 
 _PACKAGES = ("lkca", "torch", "triton", "numpy", "scipy", "rasterio", "h5py", "safetensors", "pydantic", "matplotlib")
-_OPERATORS = {
-    "lowrank_pixel_shuffle": 4,
-    "lowrank_pixel_shuffle_stored": 4,
-    "pixel_shuffle_epilogue": 4,
-    "channel_gate": 1,
-    "channel_attention": 1,
-    "local_channel_attention": 1,
-    "large_kernel_branch": 1,
-}
 _VARIABLES = (
     "LKCA_",
     "OMP_NUM_THREADS",
@@ -110,12 +102,16 @@ def _operators() -> dict[str, Any]:
 
     from lkca_kernels import BackendError
     from lkca_kernels.backends import explain_call
+    from lkca_kernels.ops.explain import OPERATORS
 
     devices = [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available()
     found: dict[str, Any] = {}
     for device in devices:
-        for op, scale in _OPERATORS.items():
+        for op, function in OPERATORS.items():
+            if op == "lowrank_upsample":  # its second stage is lowrank_pixel_shuffle
+                continue
             name = f"{op} on {device.type}"
+            scale = 4 if "upscale_factor" in inspect.signature(function).parameters else 1
             try:
                 answer = explain_call(op, device, torch.float32, scale, None)
             except BackendError as error:
