@@ -12,7 +12,6 @@ __all__ = [
     "CompositeKind",
     "choose_pixels",
     "error_map",
-    "rgb",
     "runs",
     "spectral_angle_map",
     "value_name",
@@ -73,18 +72,6 @@ class Composite:
         valid = np.isfinite(values).all(axis=-1, keepdims=True)
         picture = np.clip((np.where(valid, values, 0) - self.low) / (self.high - self.low), 0, 1) ** _GAMMA
         return np.where(valid, picture, np.float32(_MISSING))
-
-
-def rgb(
-    cube: np.ndarray,
-    wavelengths: np.ndarray | None,
-    good_bands: np.ndarray | None = None,
-    *,
-    kind: CompositeKind = "true",
-    percent: tuple[float, float] = (2, 98),
-) -> np.ndarray:
-    """A cube (bands, rows, cols) as a picture, float32 (rows, cols, 3) in 0..1; see :meth:`Composite.of`."""
-    return Composite.of(cube, wavelengths, good_bands, kind=kind, percent=percent).render(cube)
 
 
 def error_map(reference: np.ndarray, prediction: np.ndarray, good_bands: np.ndarray | None = None) -> np.ndarray:

@@ -248,9 +248,7 @@ def _upscale_many(
             finished += 1
             _print_report(result, name)
 
-    upscale_scenes(
-        scenes, folder, model, options, open_scene=open_scene, ranks=ranks, began=lambda scene: None, done=done
-    )
+    upscale_scenes(scenes, folder, model, options, open_scene=open_scene, ranks=ranks, done=done)
     who = "" if ranks.world == 1 else f"rank {ranks.rank}: "
     print_line(
         f"{who}{finished} of {finished + len(failed)} scenes done"

@@ -78,7 +78,6 @@ def upscale_scenes(
     *,
     open_scene: Callable[[str], Cube],
     ranks: Ranks,
-    began: Callable[[str], None],
     done: Callable[[str, UpscaleReport | Exception], None],
 ) -> None:
     """Upscales this rank's share into ``folder``, one scene after the other; ``done`` hears of each.
@@ -97,7 +96,6 @@ def upscale_scenes(
     alone = Ranks(local=ranks.local)
     with Heartbeat(meeting, ranks) as heartbeat:
         for number in deal(scenes, ranks):
-            began(scenes[number])
             try:
                 with open_scene(scenes[number]) as cube:
                     result: UpscaleReport | Exception = upscale_scene(

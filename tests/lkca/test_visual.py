@@ -7,7 +7,7 @@ import pytest
 
 from lkca.data.synthetic import synthesize
 from lkca.metrics import evaluate
-from lkca.visual import Composite, choose_pixels, error_map, rgb, runs, spectral_angle_map
+from lkca.visual import Composite, choose_pixels, error_map, runs, spectral_angle_map
 
 NM = np.linspace(400, 2500, 43)  # every 50 nm
 
@@ -30,7 +30,7 @@ def test_without_visible_wavelengths_the_colours_are_false_and_say_so(wavelength
     composite = Composite.of(cube, wavelengths, good)
     assert all(good[b] for b in composite.bands) and len(set(composite.bands)) == 3
     assert "false colour" in composite.name
-    assert rgb(cube[:1], None).shape == (8, 8, 3)
+    assert Composite.of(cube[:1], None).render(cube[:1]).shape == (8, 8, 3)
 
 
 def test_the_stretch_is_shared_and_clips_two_percent() -> None:
@@ -53,12 +53,16 @@ def test_missing_pixels_are_grey_and_do_not_move_the_stretch() -> None:
     cube = np.random.default_rng(0).random((3, 20, 20)).astype(np.float32)
     holed = cube.copy()
     holed[1, 4, 5], holed[0, 0, 0] = np.nan, np.inf
-    picture = rgb(holed, np.array([460, 550, 640]))
+
+    def picture_of(shown: np.ndarray, wavelengths: np.ndarray | None = None) -> np.ndarray:
+        return Composite.of(shown, wavelengths).render(shown)
+
+    picture = picture_of(holed, np.array([460, 550, 640]))
     np.testing.assert_allclose(picture[[4, 0], [5, 0]], 0.85, rtol=1e-6)
     assert np.isfinite(picture).all()
-    np.testing.assert_allclose(picture[10], rgb(cube, np.array([460, 550, 640]))[10], atol=0.02)
-    assert np.isfinite(rgb(np.full((3, 4, 4), np.nan), None)).all()
-    assert np.isfinite(rgb(np.full((3, 4, 4), 0.3), None)).all()
+    np.testing.assert_allclose(picture[10], picture_of(cube, np.array([460, 550, 640]))[10], atol=0.02)
+    assert np.isfinite(picture_of(np.full((3, 4, 4), np.nan))).all()
+    assert np.isfinite(picture_of(np.full((3, 4, 4), 0.3))).all()
 
 
 def test_the_maps_average_to_the_metrics() -> None:
@@ -90,11 +94,11 @@ def test_pixels_are_unlike_and_apart() -> None:
 def test_bad_arguments_are_told() -> None:
     cube = np.ones((43, 4, 4))
     with pytest.raises(ValueError, match="3 wavelengths for 43 bands"):
-        rgb(cube, NM[:3])
+        Composite.of(cube, NM[:3])
     with pytest.raises(ValueError, match="every band is marked bad"):
-        rgb(cube, None, np.zeros(43, dtype=bool))
+        Composite.of(cube, None, np.zeros(43, dtype=bool))
     with pytest.raises(ValueError, match="true, cir"):
-        rgb(cube, NM, kind="thermal")  # type: ignore[arg-type]
+        Composite.of(cube, NM, kind="thermal")  # type: ignore[arg-type]
 
 
 def test_runs_of_bad_bands() -> None:

@@ -103,7 +103,7 @@ def folders(files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) 
     results: list[UpscaleReport | Exception] = []
     upscale_scenes(
         find_scenes([str(scenes)]), alone, load_model(files[1]), SceneOptions(tile=13), open_scene=open_cube,
-        ranks=Ranks(), began=lambda scene: None, done=lambda scene, result: results.append(result),
+        ranks=Ranks(), done=lambda scene, result: results.append(result),
     )  # fmt: skip
     assert all(isinstance(result, UpscaleReport) for result in results) and len(results) == 3
     return scenes, alone
