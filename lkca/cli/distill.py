@@ -87,6 +87,7 @@ def distill_command(
     check_model_output(output, overwrite=overwrite)
     set_threads(settings.threads)
     how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes}
+    loaded = fitted_model(teacher, scale)
     console = progress_console()
     with training_bar(console, "gain", title="distil") as bar:
         task = bar.add_task("distil", total=1.0, gain="")
@@ -95,14 +96,7 @@ def distill_command(
             fields: dict[str, Any] = {} if gain is None else {"gain": f"{gain:+.2f} dB vs bicubic"}
             bar.update(task, completed=done, **fields)
 
-        made = distill_directory(
-            fitted_model(teacher, scale),
-            data,
-            settings,
-            how=how,
-            report=report,
-            command=command_line(),
-        )
+        made = distill_directory(loaded, data, settings, how=how, report=report, command=command_line())
     for remark in made.notes:
         note(remark)
     save_model(output, made.net, made.config, overwrite=overwrite)

@@ -81,8 +81,8 @@ def factorize_command(
     check_model_output(output, overwrite=overwrite)
     set_threads(threads)
     how = {"variable": variable, "shape": parse_shape(shape), "axes": axes}
-    teacher = fitted_model(model, scale)
-    done = factorize_directory(teacher, calibration, how=how, **(given or {"max_psnr_drop": 0.05}))
+    loaded = fitted_model(model, scale)
+    done = factorize_directory(loaded, calibration, how=how, **(given or {"max_psnr_drop": 0.05}))
     save_model(output, done.net, done.config, overwrite=overwrite)
     _print(done, output)
 
