@@ -55,24 +55,27 @@ def check_axes(axes: str, source: str) -> str:
 def guess_axes(shape: tuple[int, ...], source: str, band_counts: set[int] | None = None) -> tuple[str, str | None]:
     """Axis order of a 3-D array without one, and a warning where it is only a guess.
 
-    In this order: the axis whose length equals a wavelength list (``band_counts``) holds the bands; of
-    two equal lengths the third axis holds the bands; the last axis does (rows, cols, bands, the habit of
-    MATLAB files) if it is the shortest, or if the first is not the shortest, or if it is the longest and
-    has at most 512 entries. Everything else is an InputError that names ``--axes``.
+    In this order: the axis whose length equals a wavelength list (``band_counts``) holds the bands; beside a
+    square picture the third axis does, the last without and the first with a warning; of three different lengths
+    the last does (rows, cols, bands, the habit of MATLAB files) if it is the shortest, or if the first is not the
+    shortest, or if it is the longest and has at most 512 entries. Everything else is an InputError that names
+    ``--axes``: wavelengths that fit two axes, and a first axis as long as the last (of rows, cols and as many bands
+    as rows, or of a square picture by lines).
     """
     by_count = [axis for axis, size in enumerate(shape) if size in (band_counts or ())]
     if len(by_count) == 1:
-        return _axes_with_bands(by_count[0]), None
-    distinct = len(set(shape))
-    if distinct == 2:
-        odd = next(axis for axis in range(3) if shape.count(shape[axis]) == 1)
-        return _axes_with_bands(odd), None
+        return ("brc", "rbc", "rcb")[by_count[0]], None
     first, middle, last = shape
-    if distinct == 3:
+    guess = f"axes of {first} x {middle} x {last} taken as {{}}; --axes overrides this"
+    if not by_count and first == middle != last:
+        return "rcb", None
+    if not by_count and middle == last != first:
+        return "brc", guess.format("bands, rows, columns")
+    if len(set(shape)) == 3:
         if last == min(shape):
             return "rcb", None
         if first != min(shape) or (last == max(shape) and last <= _MAX_PLAUSIBLE_BANDS):
-            return "rcb", f"axes of {first} x {middle} x {last} taken as rows, columns, bands; --axes overrides this"
+            return "rcb", guess.format("rows, columns, bands")
     raise InputError(
         f"{source}: cannot tell which axis of {first} x {middle} x {last} holds the bands; "
         "say it with --axes, for example --axes rcb (rows, columns, bands) or brc"
@@ -97,7 +100,3 @@ def unfold_axes(
     if shape[1] == rows * cols:
         return (shape[0], *plane), "b" + names
     return (*plane, shape[1]), names + "b"
-
-
-def _axes_with_bands(axis: int) -> str:
-    return ("brc", "rbc", "rcb")[axis]

@@ -21,6 +21,7 @@ from lkca.data.readers.variables import (
     choose_cube,
     choose_layout,
     find_pixels,
+    own_axes,
     spectral_lists,
 )
 from lkca.errors import InputError
@@ -52,7 +53,7 @@ def open_matlab(file: Path, source: str, variable: str | None, shape: tuple[int,
         if name == META_VARIABLE and kind == "char" and math.prod(dims) <= _MAX_TEXT
     ]
     small = _load(file, [n for n, dims in arrays.items() if math.prod(dims) <= MAX_COMPANION] + texts)
-    meta, _ = meta_from_json(str(small[META_VARIABLE].ravel()[0]) if texts else "", source)
+    meta, stated = meta_from_json(str(small[META_VARIABLE].ravel()[0]) if texts else "", source)
     name, pixels = _choose(arrays, kinds, small, variable, shape, source)
     nbytes = math.prod(arrays[name]) * _NUMERIC[kinds[name]]
     if nbytes > file.stat().st_size * _MAX_DEFLATE_RATIO:
@@ -62,6 +63,7 @@ def open_matlab(file: Path, source: str, variable: str | None, shape: tuple[int,
         )
     check_memory(nbytes, f"{source}: variable {name} (loaded whole)", "save it with -v7.3 to read it by windows")
     array = _load(file, [name])[name]
+    axes = own_axes(axes, stated, name, arrays[name])
     return _cube(np.asarray(array), name, small, meta, pixels, axes, file, source)
 
 
@@ -85,9 +87,10 @@ def open_matlab73(
         small = {name: nodes[name][()].T for name in arrays if is_small(nodes[name])}
         readable = kinds.get(META_VARIABLE) == "char" and is_small(nodes[META_VARIABLE])
         text = nodes[META_VARIABLE][()] if readable else np.array([], dtype=np.uint16)
-        meta, _ = meta_from_json("".join(map(chr, text.ravel())), source)
+        meta, stated = meta_from_json("".join(map(chr, text.ravel())), source)
         name, pixels = _choose(arrays, kinds, small, variable, shape, source)
         check_storage(nodes[name], file, f"{file}::{name}")
+        axes = own_axes(axes, stated, name, arrays[name])
         return _cube(nodes[name], name, small, meta, pixels, axes, file, source, h5)
     except BaseException:
         h5.close()

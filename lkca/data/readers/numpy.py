@@ -19,9 +19,11 @@ from lkca.data.readers.arrays import ArrayWindows
 from lkca.data.readers.variables import (
     FWHM_NAMES,
     GOOD_NAMES,
+    OWN_CUBE,
     WAVELENGTH_NAMES,
     choose_cube,
     choose_layout,
+    own_axes,
     spectral_lists,
 )
 from lkca.errors import InputError
@@ -51,18 +53,17 @@ def open_npz(file: Path, source: str, variable: str | None, shape: tuple[int, in
     ]
     name = choose_cube(
         {n: dims for n, dims in arrays.items() if len(dims) >= 2}, variable, source,
-        others=kinds, preferred="cube", pixels=shape,
+        others=kinds, preferred=OWN_CUBE, pixels=shape,
     )  # fmt: skip
     check_memory(heads[name][2], f"{source}: array {name} (loaded whole)", "save it as .npy to read it by windows")
     with np.load(file, allow_pickle=False) as archive:
         array = archive[name]
         companions = {n: archive[n] for n in small if n != name}
     texts = companions.get("meta")
-    meta, named_axes = meta_from_json(str(texts) if texts is not None and texts.dtype.kind in "US" else "", source)
+    meta, stated = meta_from_json(str(texts) if texts is not None and texts.dtype.kind in "US" else "", source)
     vectors = {n: value for n, value in companions.items() if value.dtype.kind in "biuf"}
-    if array.ndim == 3 and axes is None and name == "cube":
-        axes = named_axes
-    named = source if "::" in source or name == "cube" else f"{source}::{name}"
+    axes = own_axes(axes, stated, name, array.shape)
+    named = source if "::" in source or name == OWN_CUBE else f"{source}::{name}"
     return _cube(array, named, meta, vectors, shape, axes, file, "npz")
 
 

@@ -11,7 +11,9 @@ from lkca.data.readers.arrays import check_axes, guess_axes, unfold_axes
 from lkca.data.spectral import good_band_mask, to_nanometers
 from lkca.errors import InputError
 
-__all__ = ["choose_cube", "choose_layout", "find_pixels", "spectral_lists"]
+__all__ = ["OWN_CUBE", "choose_cube", "choose_layout", "find_pixels", "own_axes", "spectral_lists"]
+
+OWN_CUBE = "cube"  # the name under which lkca writes
 
 WAVELENGTH_NAMES = (
     "wavelength", "wavelengths", "wavelengths_nm", "wavelength_nm", "wavelength_um", "center_wavelength",
@@ -65,6 +67,11 @@ def choose_cube(
         f"{source}: holds no 3-D numeric array; its arrays are: {listing}; name a 2-D bands x pixels array with "
         "FILE::NAME and give its picture size with --shape ROWS,COLS"
     )
+
+
+def own_axes(axes: str | None, stated: str | None, name: str, shape: tuple[int, ...]) -> str | None:
+    """The axes asked for, else those that our own metadata state of our cube; None where neither says."""
+    return stated if axes is None and name == OWN_CUBE and len(shape) == 3 else axes
 
 
 def choose_layout(

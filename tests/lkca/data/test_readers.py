@@ -28,7 +28,10 @@ NM = np.linspace(400, 800, 5)
     [
         ((100, 100, 191), set(), "rcb"),
         ((191, 100, 100), set(), "brc"),
-        ((100, 191, 100), set(), "rbc"),
+        ((100, 191, 100), set(), None),
+        ((100, 191, 100), {191}, "rbc"),
+        ((100, 120, 100), {100}, None),
+        ((100, 100, 120), {100}, None),
         ((610, 340, 103), set(), "rcb"),
         ((64, 64, 64), {64}, None),
         ((64, 64, 64), set(), None),
@@ -54,6 +57,9 @@ def test_a_guess_is_told(tmp_path: Path) -> None:
         assert "--axes" in cube.warnings[0]
     assert open_cube(tmp_path / "x.npy", axes="brc").shape == (6, 9, 4)
     assert not open_cube(tmp_path / "x.npy", axes="rcb").warnings
+    np.save(tmp_path / "x.npy", np.zeros((4, 6, 6), dtype=np.uint8))  # 4 bands, or as many bands as columns
+    with open_cube(tmp_path / "x.npy") as cube:
+        assert cube.shape == (6, 6, 4) and "bands, rows, columns" in cube.warnings[0]
 
 
 @pytest.mark.parametrize("axes", ["rcb", "brc", "rbc", "crb", "bcr", "cbr"])

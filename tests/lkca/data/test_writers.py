@@ -157,6 +157,23 @@ def test_containers_hold_what_they_say(tmp_path: Path) -> None:
     assert np.array_equal(variables["wavelength"][:, 0], META.wavelengths)
 
 
+@pytest.mark.parametrize("name", ["x.mat", "x.npz"])
+@pytest.mark.parametrize("wavelengths", [False, True])
+@pytest.mark.parametrize(
+    "shape", [(6, 9, 7), (6, 9, 6), (9, 6, 7), (9, 6, 6), (6, 6, 6), (6, 1, 9), (1, 3, 4)], ids=str
+)
+def test_our_own_axes_decide_whatever_the_lengths(
+    tmp_path: Path, name: str, wavelengths: bool, shape: tuple[int, int, int]
+) -> None:
+    meta = CubeMeta(wavelengths=np.linspace(400.0, 900.0, shape[0]) if wavelengths else None)
+    values = np.random.default_rng(0).random(shape, dtype=np.float32)
+    write_cube(tmp_path / name, values, meta)
+    with open_cube(tmp_path / name) as cube:
+        assert np.array_equal(cube.read(), values) and not cube.warnings
+        assert not wavelengths or np.array_equal(cube.meta.wavelengths, meta.wavelengths)
+    assert open_cube(tmp_path / name, axes="brc").shape == (shape[2], shape[0], shape[1])
+
+
 @pytest.mark.parametrize(("name", "options"), OUTPUTS, ids=str)
 def test_window_by_window_is_the_same_file(tmp_path: Path, name: str, options: dict) -> None:
     with create_writer(tmp_path / name, (ROWS, COLS, BANDS), META, **options) as writer:
