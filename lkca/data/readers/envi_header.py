@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from affine import Affine
 from rasterio.crs import CRS
-from rasterio.errors import CRSError
 
 from lkca.data.envi_control import parse_geo_points, parse_rpc_info
+from lkca.data.envi_map import parse_map_info
 from lkca.data.meta import CubeMeta
 from lkca.data.spectral import good_band_mask, to_nanometers
 from lkca.errors import InputError
 
-__all__ = ["DTYPES", "EnviLayout", "parse_header", "parse_layout", "parse_map_info", "parse_meta", "read_header"]
+__all__ = ["DTYPES", "EnviLayout", "parse_header", "parse_layout", "parse_meta", "read_header"]
 
 DTYPES = {1: "u1", 2: "i2", 3: "i4", 4: "f4", 5: "f8", 12: "u2", 13: "u4", 14: "i8", 15: "u8"}
 _MAX_HEADER_BYTES = 16 * 2**20
@@ -33,9 +32,6 @@ _META_KEYS = {
     "coordinate system string", "reflectance scale factor", "data gain values", "data offset values",
     "geo points", "rpc info",
 }  # fmt: skip
-_UTM_EPSG = {"wgs-84": 32600, "wgs84": 32600, "wgs 84": 32600, "wgs_1984": 32600}  # + 100 in the south
-_UTM_NORTH_EPSG = {"nad83": 26900, "north america 1983": 26900, "nad27": 26700, "north america 1927": 26700}
-_GEOGRAPHIC_EPSG = {"wgs-84": 4326, "wgs84": 4326, "wgs 84": 4326, "wgs_1984": 4326}
 
 
 @dataclass(frozen=True)
@@ -140,12 +136,11 @@ def parse_meta(fields: dict[str, str], layout: EnviLayout, source: str) -> tuple
         wavelengths, fwhm = to_nanometers(wavelengths, fwhm, fields.get("wavelength units"))
     bbl = _numbers(fields, "bbl", bands, source)
     scale, offset = _scaling(fields, bands, source)
-    transform = crs = None
-    if fields.get("map info"):
-        transform, crs = parse_map_info(fields["map info"], source)
-    crs, remark = _coordinate_system(crs, fields.get("coordinate system string", ""), source)
-    if remark:
-        warnings.append(remark)
+    transform, crs, remarks = parse_map_info(
+        fields.get("map info", ""), source,
+        system=fields.get("coordinate system string", ""), projection=fields.get("projection info", ""),
+    )  # fmt: skip
+    warnings += remarks
     gcps = parse_geo_points(fields.get("geo points", ""), source)
     meta = CubeMeta(
         wavelengths=wavelengths,
@@ -169,60 +164,6 @@ def parse_meta(fields: dict[str, str], layout: EnviLayout, source: str) -> tuple
         },
     )
     return meta, warnings
-
-
-def parse_map_info(text: str, source: str) -> tuple[Affine | None, str | None]:
-    """Transform and CRS (WKT; None where only a CRS string could tell) of an ENVI ``map info`` list.
-
-    projection, reference column and row (1-based, of the pixel's corner), easting, northing, pixel width
-    and height, [zone, hemisphere,] datum, units=..., rotation=degrees counter-clockwise.
-    """
-    items = [item.strip() for item in text.strip().strip("{}").split(",")]
-    try:
-        ref_col, ref_row, east, north, width, height = numbers = [float(item) for item in items[1:7]]
-        if not all(map(math.isfinite, numbers)) or width <= 0 or height <= 0:
-            raise ValueError
-    except ValueError:
-        raise InputError(
-            f"{source}: map info {text!r} cannot be read; expected a projection name and six numbers "
-            "(reference pixel, easting, northing, pixel size), or no map info at all"
-        ) from None
-    angle = 0.0
-    for item in items[7:]:
-        match = re.fullmatch(r"rotation\s*=\s*([-+.\deE]+)", item, flags=re.IGNORECASE)
-        if match:
-            try:
-                angle = math.radians(float(match[1]))
-            except ValueError:
-                raise InputError(f"{source}: map info has {item!r}; expected rotation=DEGREES") from None
-    cos, sin = math.cos(angle), math.sin(angle)
-    linear = Affine(width * cos, height * sin, 0.0, width * sin, -height * cos, 0.0)
-    transform = Affine.translation(east, north) @ linear @ Affine.translation(1 - ref_col, 1 - ref_row)
-    return transform, _map_info_crs(items)
-
-
-def _map_info_crs(items: list[str]) -> str | None:
-    names = [item.lower() for item in items]
-    epsg: int | None = None
-    if names[0] == "utm" and len(names) > 9 and names[7].isdigit() and 1 <= int(names[7]) <= 60:
-        zone, south = int(names[7]), names[8].startswith("s")
-        if names[9] in _UTM_EPSG:
-            epsg = _UTM_EPSG[names[9]] + zone + (100 if south else 0)
-        elif names[9] in _UTM_NORTH_EPSG and not south and zone <= 23:
-            epsg = _UTM_NORTH_EPSG[names[9]] + zone
-    elif names[0].startswith("geographic") and len(names) > 7:
-        epsg = _GEOGRAPHIC_EPSG.get(names[7])
-    return None if epsg is None else str(CRS.from_epsg(epsg).to_wkt())
-
-
-def _coordinate_system(map_crs: str | None, text: str, source: str) -> tuple[str | None, str | None]:
-    """CRS as WKT. A UTM or geographic map info counts more than the string: damaged strings exist in use."""
-    if map_crs is not None or not text.strip():
-        return map_crs, None
-    try:
-        return str(CRS.from_wkt(" ".join(text.split()), morph_from_esri_dialect=True).to_wkt()), None
-    except CRSError:
-        return None, f"{source}: the coordinate system string cannot be read; the cube has no CRS"
 
 
 def _scaling(fields: dict[str, str], bands: int, source: str) -> tuple[float | np.ndarray, float | np.ndarray]:

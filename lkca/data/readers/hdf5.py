@@ -17,10 +17,10 @@ import numpy as np
 from affine import Affine
 
 from lkca.data.cube import Cube
+from lkca.data.envi_map import parse_map_info
 from lkca.data.memory import check_memory
 from lkca.data.meta import CubeMeta
 from lkca.data.readers.arrays import ArrayWindows
-from lkca.data.readers.envi_header import parse_map_info
 from lkca.data.readers.matlab import open_matlab73
 from lkca.data.readers.storage import check_storage, is_small
 from lkca.data.readers.variables import (
@@ -196,7 +196,7 @@ def _georeference(
             continue
         text = _text(candidate[()])
         if key == "map info":
-            transform, by_name = parse_map_info(text, f"{source} ({path})")
+            transform, by_name, _ = parse_map_info(text, f"{source} ({path})")
             crs = crs or by_name
         elif text.isdigit():
             with contextlib.suppress(CRSError):

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 
 import numpy as np
-from affine import Affine
+from rasterio.crs import CRS
 
 from lkca.data.envi_control import geo_points_text, rpc_info_text
+from lkca.data.envi_map import map_info_fields
 from lkca.data.memory import copy_mapped, reserve
 from lkca.data.meta import CubeMeta
 from lkca.data.readers.envi import find_header
@@ -125,7 +126,8 @@ def header_text(shape: tuple[int, int, int], meta: CubeMeta) -> str:
     if meta.nodata is not None:
         fields["data ignore value"] = f"{meta.nodata:.17g}"
     fields |= _scaling(meta, bands)
-    fields |= _map_info(meta)
+    if meta.transform is not None:
+        fields |= map_info_fields(meta.transform, None if meta.crs is None else CRS.from_wkt(meta.crs))
     points = geo_points_text(meta.gcps, meta.gcps_crs)
     if points is not None:
         fields["geo points"] = "{" + points + "}"
@@ -170,48 +172,6 @@ def _scaling(meta: CubeMeta, bands: int) -> dict[str, str]:
         "data gain values": _list(np.broadcast_to(scale, bands)),
         "data offset values": _list(np.broadcast_to(offset, bands)),
     }
-
-
-def _map_info(meta: CubeMeta) -> dict[str, str]:
-    from rasterio.crs import CRS
-
-    if meta.transform is None:
-        return {}
-    transform = meta.transform
-    crs = None if meta.crs is None else CRS.from_wkt(meta.crs)
-    parts = _pixel_grid(transform)
-    if parts is None:
-        return {}  # sheared or mirrored grids have no map info
-    epsg = None if crs is None else crs.to_epsg()
-    if epsg is not None and (32601 <= epsg <= 32660 or 32701 <= epsg <= 32760):
-        text = ["UTM", *parts[:6], str(epsg % 100), "North" if epsg < 32700 else "South", "WGS-84", "units=Meters"]
-    elif epsg == 4326:
-        text = ["Geographic Lat/Lon", *parts[:6], "WGS-84", "units=Degrees"]
-    else:
-        text = ["Arbitrary" if crs is None else _crs_title(crs), *parts[:6]]
-    fields = {"map info": "{" + ", ".join([*text, *parts[6:]]) + "}"}
-    if crs is not None:
-        fields["coordinate system string"] = "{" + crs.to_wkt(version="WKT1_ESRI") + "}"
-    return fields
-
-
-def _pixel_grid(transform: Affine) -> list[str] | None:
-    """Reference pixel 1, 1 (its upper-left corner), easting, northing, pixel size, and the rotation if there is one."""
-    width, height = math.hypot(transform.a, transform.d), math.hypot(transform.b, transform.e)
-    if width == 0 or height == 0:
-        return None
-    cos, sin = transform.a / width, transform.d / width
-    if not (math.isclose(transform.b, height * sin, abs_tol=1e-9 * height)
-            and math.isclose(transform.e, -height * cos, abs_tol=1e-9 * height)):  # fmt: skip
-        return None
-    numbers = [f"{value:.15g}" for value in (1, 1, transform.c, transform.f, width, height)]
-    angle = math.degrees(math.atan2(sin, cos))
-    return numbers if abs(angle) < 1e-12 else [*numbers, f"rotation={angle:.12g}"]
-
-
-def _crs_title(crs: object) -> str:
-    text = str(crs.to_wkt())  # type: ignore[attr-defined]
-    return _plain(text.partition('"')[2].partition('"')[0]).replace(",", " ") or "Arbitrary"
 
 
 def _plain(text: str) -> str:

@@ -8,10 +8,13 @@ import pytest
 import rasterio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rasterio.crs import CRS
+from rasterio.warp import transform as to_crs
 from spectral.io import envi as spy_envi
 
 from lkca.data import CubeMeta, Window, open_cube, write_cube
-from lkca.data.readers.envi_header import DTYPES, parse_header, parse_layout, parse_map_info, parse_meta
+from lkca.data.envi_map import parse_map_info
+from lkca.data.readers.envi_header import DTYPES, parse_header, parse_layout, parse_meta
 from lkca.data.writers.envi import header_text
 from lkca.errors import InputError, LkcaError
 
@@ -107,8 +110,74 @@ def test_map_info_agrees_with_gdal(tmp_path: Path, map_info: str, epsg: int | No
         assert np.allclose(list(cube.meta.transform), list(dataset.transform), rtol=1e-12)
 
 
+ALBERS = "9, 6378137.0, 6356752.3, 23, -96, 0, 0, 29.5, 45.5, {}Albers, units=Meters"
+
+
+@pytest.mark.parametrize(
+    ("map_info", "projection", "name"),
+    [
+        ("UTM, 1, 1, 1640000, 13451443, 10, 10, 10, North, WGS-84, units=Feet", "", "EPSG:32610"),
+        ("UTM, 1, 1, 500, 4100, 0.01, 0.01, 10, North, WGS-84, units=Km", "", "EPSG:32610"),
+        ("Geographic Lat/Lon, 1, 1, -441000, 136440, 1, 1, WGS-84, units=Seconds", "", "EPSG:4326"),
+        ("Geographic Lat/Lon, 1, 1, -7350, 2274, 1, 1, North America 1983, units=Minutes", "", "EPSG:4269"),
+        ("State Plane (NAD 83), 1, 1, 600000, 200000, 2, 2, 3104, North America 1983, units=Meters", "", "EPSG:32118"),
+        ("State Plane (NAD 27), 1, 1, 2000000, 200000, 2, 2, 3104, units=Feet", "", "EPSG:4456"),
+        ("Albers Conical Equal Area, 1, 1, 1e5, 2e5, 30, 30, units=Meters", ALBERS.format("North America 1983, "), ""),
+        ("Albers Conical Equal Area, 1, 1, 1e5, 2e5, 30, 30", ALBERS.format(""), ""),
+        ("UTM, 1, 1, 500000, 5800000, 3.5, 3.5, 33, North, ETRS89, units=Meters", "", "EPSG:25833"),
+        ("UTM, 1, 1, 500000, 6000000, 3.5, 3.5, 55, South, Geocentric Datum of Australia 1994", "", "EPSG:28355"),
+    ],
+)  # fmt: skip
+def test_map_info_is_where_gdal_has_it(tmp_path: Path, map_info: str, projection: str, name: str) -> None:
+    """Whatever its units, of projections that only GDAL knows too."""
+    (tmp_path / "x.img").write_bytes(bytes(4 * 3 * 2 * 2))
+    (tmp_path / "x.hdr").write_text(
+        MINIMAL + f"map info = {{{map_info}}}\n" + f"projection info = {{{projection}}}\n" * bool(projection)
+    )
+    with open_cube(tmp_path / "x.img") as cube, rasterio.open(tmp_path / "x.img") as dataset:
+        assert not cube.warnings and (not name or cube.summary()["crs"] == name)
+        places = [
+            to_crs(crs, CRS.from_epsg(4326), *zip(*(transform @ corner for corner in ((0, 0), (4, 3))), strict=True))
+            for crs, transform in ((CRS.from_wkt(cube.meta.crs), cube.meta.transform), (dataset.crs, dataset.transform))
+        ]
+    # feet of NAD 27 are those of the US survey; ETRS89 is WGS 84 to GDAL
+    assert np.allclose(*places, rtol=0, atol=3e-5 if "(NAD 27)" in map_info else 1e-5 if "ETRS" in map_info else 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("map_info", "message"),
+    [
+        ("UTM, 1, 1, 500000, 5800000, 3, 3, 33, North", "not known; the cube has no CRS"),  # GDAL: NAD27
+        ("UTM, 1, 1, 500000, 5800000, 3, 3, 33, North, Mars 2000", "not known; the cube has no CRS"),  # GDAL: WGS 84
+        ("UTM, 1, 1, 500000, 5800000, 3, 3, 60, North, ETRS89", "not known; the cube has no CRS"),
+        ("Geographic Lat/Lon, 1, 1, 10, 50, 1, 1, units=Degrees", "not known; the cube has no CRS"),
+        ("Robinson, 1, 1, 10, 50, 1, 1, WGS-84", "not known; the cube has no CRS"),
+        ("UTM, 1, 1, 500000, 5800000, 3, 3, 33, North, WGS-84, units=Cubits", "units=cubits"),
+        ("UTM, 1, 1, 500000, 5800000, 3, 3, 33, North, WGS-84, units=Degrees", "units of one metre"),
+    ],
+)
+def test_what_map_info_does_not_tell_is_told(map_info: str, message: str) -> None:
+    _, meta, warnings = parse(MINIMAL + f"map info = {{{map_info}}}\n")
+    assert len(warnings) == 1 and message in warnings[0]
+    assert (meta.crs is None) == ("no CRS" in message) and meta.transform.a == float(map_info.split(",")[5])
+
+
+def test_map_info_converts_to_the_units_of_the_string() -> None:
+    wkt = CRS.from_epsg(2263).to_wkt(version="WKT1_ESRI")  # in US survey feet
+    system = f"coordinate system string = {{{wkt}}}\n"
+    for units, size in (("Feet", 2.0), ("Meters", 2 / 0.30480060960121924)):
+        _, meta, _ = parse(MINIMAL + f"map info = {{x, 1, 1, 900000, 200000, 2, 2, units={units}}}\n" + system)
+        assert math.isclose(meta.transform.a, size, rel_tol=1e-12) and CRS.from_wkt(meta.crs).to_epsg() == 2263
+
+
+@pytest.mark.parametrize("rotation", ["inf", "nan", "north"])
+def test_rotation_that_is_none(rotation: str) -> None:
+    with pytest.raises(InputError, match="expected rotation=DEGREES"):
+        parse_map_info(f"UTM, 1, 1, 0, 0, 1, 1, 10, North, WGS-84, rotation={rotation}", "x")
+
+
 def test_rotation_turns_the_grid_about_the_reference_pixel() -> None:
-    transform, _ = parse_map_info("UTM, 3, 2, 1000, 2000, 2, 5, 10, North, WGS-84, rotation=30", "x")
+    transform, _, _ = parse_map_info("UTM, 3, 2, 1000, 2000, 2, 5, 10, North, WGS-84, rotation=30", "x")
     assert np.allclose(transform @ (2, 1), (1000, 2000))  # the corner of the reference pixel
     along_row = np.subtract(transform @ (1, 0), transform @ (0, 0))
     down = np.subtract(transform @ (0, 1), transform @ (0, 0))
@@ -117,8 +186,6 @@ def test_rotation_turns_the_grid_about_the_reference_pixel() -> None:
 
 
 def test_esri_string_where_map_info_does_not_know_the_projection() -> None:
-    from rasterio.crs import CRS
-
     wkt = CRS.from_epsg(3035).to_wkt(version="WKT1_ESRI")
     _, meta, _ = parse(MINIMAL + f"map info = {{Europe, 1, 1, 0, 0, 10, 10}}\ncoordinate system string = {{{wkt}}}\n")
     assert CRS.from_wkt(meta.crs).to_epsg() == 3035

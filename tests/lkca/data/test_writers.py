@@ -132,7 +132,7 @@ def test_gdal_and_spy_read_long_lists(tmp_path: Path) -> None:
     assert image.metadata["band names"] == [*names] and np.allclose(image.bands.centers, meta.wavelengths)
 
 
-@pytest.mark.parametrize("epsg", [32633, 32733, 4326, 3035])
+@pytest.mark.parametrize("epsg", [32633, 32733, 26910, 25833, 4326, 4269, 3035, 2263])
 @pytest.mark.parametrize("angle", [0.0, 25.0])
 def test_envi_map_info_reads_back(tmp_path: Path, epsg: int, angle: float) -> None:
     transform = Affine.translation(500000, 40) @ Affine.rotation(angle) @ Affine.scale(0.25, -0.25)
@@ -143,7 +143,15 @@ def test_envi_map_info_reads_back(tmp_path: Path, epsg: int, angle: float) -> No
         assert np.allclose(list(dataset.transform), list(transform))
         assert CRS.from_wkt(cube.meta.crs).to_epsg() == epsg
         # GDAL reads geographic coordinates in the order longitude, latitude, which EPSG:4326 is not
-        assert dataset.crs.to_epsg() == epsg or (epsg == 4326 and dataset.crs.is_geographic)
+        assert dataset.crs.to_epsg() == epsg or (epsg in (4326, 4269) and dataset.crs.is_geographic)
+
+
+def test_envi_map_info_names_zone_and_datum(tmp_path: Path) -> None:
+    """As GDAL's driver does, so that readers that skip the coordinate system string find the CRS."""
+    transform = Affine(1.75, 0, 500000, 0, -1.75, 4100000)
+    write_cube(tmp_path / "x.img", PHYSICAL, CubeMeta(crs=CRS.from_epsg(26910).to_wkt(), transform=transform))
+    header = (tmp_path / "x.hdr").read_text()
+    assert "{UTM, 1, 1, 500000, 4100000, 1.75, 1.75, 10, North, North America 1983, units=Meters}" in header
 
 
 def test_containers_hold_what_they_say(tmp_path: Path) -> None:
