@@ -60,9 +60,9 @@ def _open(file: Path, source: str, variable: str | None, shape: tuple[int, int] 
     header = file if suffix == ".hdr" else find_header(file)
     if header is not None and suffix not in _CONTAINERS and (suffix == ".hdr" or is_header(header)):
         _no_array_options(variable, shape, axes, source, "ENVI")
-        data = file if header != file else find_data(header)
+        data, warnings = (file, []) if header != file else find_data(header)
         _check_file(data)
-        return open_envi(header, data, source)
+        return open_envi(header, data, source, warnings)
     with file.open("rb") as stream:
         magic = stream.read(520)
     if magic.startswith(b"\x89HDF\r\n\x1a\n"):

@@ -5,6 +5,7 @@ GDAL is not used here because its ENVI driver ignores the reflectance scale fact
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from lkca.data.readers.arrays import ArrayWindows
 from lkca.data.readers.envi_header import EnviLayout, parse_layout, parse_meta, read_header
 from lkca.errors import InputError
 
-__all__ = ["DATA_SUFFIXES", "find_data", "find_header", "is_header", "open_envi"]
+__all__ = ["DATA_SUFFIXES", "described", "find_data", "find_header", "is_header", "open_envi"]
 
 DATA_SUFFIXES = (".img", ".dat", ".raw", ".bsq", ".bil", ".bip", ".bin")
 _AXES = {"bsq": "brc", "bil": "rbc", "bip": "rcb"}
@@ -34,25 +35,47 @@ def find_header(data: Path) -> Path | None:
     return None
 
 
-def find_data(header: Path) -> Path:
-    """The data file of a header ``x.hdr``: ``x``, ``x.img``, ``x.dat``, ...; InputError where there is none.
+def find_data(header: Path) -> tuple[Path, list[str]]:
+    """The data file of a header ``x.hdr``: ``x``, ``x.img``, ``x.dat``, ...; a warning where others may be it too.
 
-    Of several candidates the first counts whose size the header claims, else the first.
+    The first of those that the header describes, else the first; InputError where there is none.
     """
+    names = _data_names(header)
+    if not names:
+        stem = header.with_suffix("").name
+        raise InputError(
+            f"{header}: its data file is missing: expected {stem} or {stem}{{{','.join(DATA_SUFFIXES)}}} beside "
+            "the header; put it there or name the data file itself"
+        )
+    data, *others = described(header) or names[:1]
+    listing = " or ".join(other.name for other in others)
+    return data, [f"{header}: {data.name} is taken for its data; name {listing} itself if it is that"] * bool(others)
+
+
+def described(header: Path) -> list[Path]:
+    """The files that may be the data of a header: without another header, of the size that it claims if it can be read.
+
+    A file that is named after the interleave comes first.
+    """
+    names = [name for name in _data_names(header) if find_header(name) == header]
+    try:
+        layout = parse_layout(read_header(header), str(header))
+    except InputError:
+        return names
+    names = [name for name in names if layout.nbytes <= name.stat().st_size < layout.nbytes + layout.row_nbytes]
+    return sorted(names, key=lambda name: name.suffix.lower() != f".{layout.interleave}")
+
+
+def _data_names(header: Path) -> list[Path]:
     stem = header.with_suffix("")
     names = [stem] + [
         stem.with_name(stem.name + variant) for suffix in DATA_SUFFIXES for variant in (suffix, suffix.upper())
     ]
-    found = [name for name in names if name.is_file()]
-    if len(found) > 1:
-        claimed = parse_layout(read_header(header), str(header)).nbytes
-        found = [name for name in found if name.stat().st_size == claimed] or found
-    if found:
-        return found[0]
-    raise InputError(
-        f"{header}: its data file is missing: expected {stem.name} or {stem.name}{{{','.join(DATA_SUFFIXES)}}} beside "
-        "the header; put it there or name the data file itself"
-    )
+    found: list[Path] = []
+    for name in names:  # two names may be one file
+        if name.is_file() and not any(name.samefile(other) for other in found):
+            found.append(name)
+    return found
 
 
 def is_header(file: Path) -> bool:
@@ -61,11 +84,11 @@ def is_header(file: Path) -> bool:
         return stream.read(16).lstrip(b"\xef\xbb\xbf \t").upper().startswith(b"ENVI")
 
 
-def open_envi(header: Path, data: Path, source: str) -> Cube:
-    """Open an ENVI cube from its two files."""
+def open_envi(header: Path, data: Path, source: str, warnings: Sequence[str] = ()) -> Cube:
+    """Open an ENVI cube from its two files; ``warnings``: of finding them."""
     fields = read_header(header)
     layout = parse_layout(fields, str(header))
-    meta, warnings = parse_meta(fields, layout, str(header))
+    meta, remarks = parse_meta(fields, layout, str(header))
     _check_size(layout, data, header)
     shape = {"bsq": (layout.bands, layout.rows, layout.cols), "bil": (layout.rows, layout.bands, layout.cols)}.get(
         layout.interleave, (layout.rows, layout.cols, layout.bands)
@@ -81,15 +104,14 @@ def open_envi(header: Path, data: Path, source: str) -> Cube:
         ArrayWindows(samples, _AXES[layout.interleave]),
         format="ENVI",
         files=(data, header),
-        warnings=warnings,
+        warnings=[*warnings, *remarks],
     )
 
 
 def _check_size(layout: EnviLayout, data: Path, header: Path) -> None:
     """The header's claim against the file, before any memory is asked for."""
     found, expected = data.stat().st_size, layout.nbytes
-    row = layout.cols * layout.bands * layout.dtype.itemsize
-    if expected <= found < expected + row:
+    if expected <= found < expected + layout.row_nbytes:
         return  # a few trailing bytes do no harm
     claim = (
         f"{layout.rows} lines x {layout.cols} samples x {layout.bands} bands of {layout.dtype.itemsize}-byte samples"

@@ -48,7 +48,12 @@ class EnviLayout:
     @property
     def nbytes(self) -> int:
         """Size of the data file in bytes, as the header claims it."""
-        return self.offset + self.rows * self.cols * self.bands * self.dtype.itemsize
+        return self.offset + self.rows * self.row_nbytes
+
+    @property
+    def row_nbytes(self) -> int:
+        """Bytes of one row of all bands."""
+        return self.cols * self.bands * self.dtype.itemsize
 
 
 def read_header(path: Path) -> dict[str, str]:

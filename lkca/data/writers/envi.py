@@ -13,7 +13,7 @@ from lkca.data.envi_control import geo_points_text, rpc_info_text
 from lkca.data.envi_map import map_info_fields
 from lkca.data.memory import copy_mapped, reserve
 from lkca.data.meta import CubeMeta
-from lkca.data.readers.envi import find_header
+from lkca.data.readers.envi import described, find_header
 from lkca.data.readers.envi_header import DTYPES
 from lkca.data.window import Window
 from lkca.data.writers.base import Backend, temporary_beside
@@ -37,11 +37,23 @@ def envi_paths(path: Path) -> tuple[Path, Path]:
     """(data file, header) for an output name: ``x.hdr`` -> x.img and x.hdr; ``x.img`` -> x.img and x.hdr.
 
     A header that stands there already under another name, such as ``x.img.hdr``, is the one to replace: readers would
-    go on taking it for that of the new data.
+    go on taking it for that of the new data. InputError where it is the header of another data file.
     """
     if path.suffix.lower() == ".hdr":
-        return path.with_suffix(".img"), path
-    return path, find_header(path) or path.with_suffix(".hdr")
+        data, header = path.with_suffix(".img"), path
+    else:
+        data, header = path, find_header(path) or path.with_suffix(".hdr")
+    others = [name for name in described(header) if name != data] if header.is_file() else []
+    if others:
+        raise InputError(
+            f"{path}: the header {header.name} is that of {others[0].name}, which would lose it; "
+            f"choose another name for the output or remove {others[0].name} first"
+        )
+    if find_header(data) not in (None, header):
+        raise InputError(
+            f"{path}: {data.name} has another header; name {data.name} to replace both, or choose a new name"
+        )
+    return data, header
 
 
 class EnviBackend(Backend):

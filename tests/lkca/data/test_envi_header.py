@@ -307,6 +307,23 @@ def test_of_several_data_files_the_one_that_fits(tmp_path: Path) -> None:
         assert cube.files[0].name == "x.bil"
 
 
+def test_of_several_data_files_that_fit_one_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.hdr").write_text(MINIMAL)
+    for name in ("x.img", "x.dat"):
+        (tmp_path / name).write_bytes(bytes(48))
+    with open_cube(tmp_path / "x.hdr") as cube:
+        assert cube.files[0].name == "x.img" and "x.img is taken" in cube.warnings[0] and "x.dat" in cube.warnings[0]
+    with open_cube(tmp_path / "x.dat") as cube:
+        assert cube.files[0].name == "x.dat" and not cube.warnings
+    (tmp_path / "x.bip").write_bytes(bytes(48))  # as the header's interleave
+    with open_cube(tmp_path / "x.hdr") as cube:
+        assert cube.files[0].name == "x.bip" and "x.img or x.dat" in cube.warnings[0]
+    for name in ("x.img", "x.dat"):
+        (tmp_path / f"{name}.hdr").write_text(MINIMAL)
+    with open_cube(tmp_path / "x.hdr") as cube:
+        assert cube.files[0].name == "x.bip" and not cube.warnings
+
+
 def test_a_list_may_open_on_the_next_line() -> None:
     fields = parse_header("ENVI\nwavelength = \r\n {400,\n 500}\nfwhm =\nbands = 2\n")
     assert [float(value) for value in fields["wavelength"].split(",")] == [400, 500]

@@ -179,8 +179,9 @@ def test_files_have_the_users_permissions(tmp_path: Path) -> None:
     previous = os.umask(0o022)
     try:
         for name in NAMES:
-            (tmp_path / name).unlink(missing_ok=True)
-            write_cube(tmp_path / name, CUBE, META, overwrite=True)
-            assert (tmp_path / name).stat().st_mode & 0o777 == 0o644
+            folder = tmp_path / Path(name).suffix
+            folder.mkdir()
+            write_cube(folder / name, CUBE, META)
+            assert (folder / name).stat().st_mode & 0o777 == 0o644
     finally:
         os.umask(previous)

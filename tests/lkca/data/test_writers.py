@@ -271,6 +271,23 @@ def test_missing_samples_need_a_nodata_value(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_the_header_of_another_cube_is_not_replaced(tmp_path: Path) -> None:
+    write_cube(tmp_path / "x.bsq", PHYSICAL, META)
+    for name in ("x.bip", "x.hdr", "x.dat"):
+        with pytest.raises(InputError, match=r"header x\.hdr is that of x\.bsq.*remove x\.bsq"):
+            write_cube(tmp_path / name, PHYSICAL[:, :8], META, overwrite=True)
+    with open_cube(tmp_path / "x.hdr") as cube:
+        assert np.array_equal(cube.read(), PHYSICAL, equal_nan=True) and not cube.warnings
+    write_cube(tmp_path / "x.bsq", PHYSICAL[:, :8], META, overwrite=True)
+    (tmp_path / "x.dat").write_bytes(b"of something else")
+    write_cube(tmp_path / "x.bsq", PHYSICAL, META, overwrite=True)
+    (tmp_path / "x.bsq").rename(tmp_path / "x.img")
+    (tmp_path / "x.hdr").rename(tmp_path / "x.img.hdr")
+    with pytest.raises(InputError, match=r"x\.img has another header"):
+        write_cube(tmp_path / "x.hdr", PHYSICAL, META, overwrite=True)
+    write_cube(tmp_path / "x.img", PHYSICAL, META, overwrite=True)
+
+
 def test_plain_cube_without_any_metadata(tmp_path: Path) -> None:
     for name in ("x.tif", "x.bsq", "x.npz", "x.mat"):
         with warnings.catch_warnings():
