@@ -28,7 +28,8 @@ class CubeMeta:
     """Spectral, radiometric and geographic description of a cube of ``bands`` bands.
 
     wavelengths, fwhm: (bands,) float64 in nm. good_bands: (bands,) bool, True = good (ENVI bbl 1).
-    nodata: in stored units. physical = stored * scale_factor + offset, scalars or (bands,) arrays.
+    nodata: in stored units; NaN beside an integer dtype where a mask says what is missing.
+    physical = stored * scale_factor + offset, scalars or (bands,) arrays.
     crs: WKT. transform: pixel corner (col, row) to CRS coordinates. gcps: ground control points in ``gcps_crs``
     (WKT), rpc: rational polynomial coefficients; beside or instead of a transform. interleave: "bsq", "bil" or
     "bip" where the file format has one. stored_dtype: dtype of the samples in the file. tags: everything else the

@@ -13,6 +13,7 @@ from affine import Affine
 from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 
+from lkca.data.codec import nodata_code
 from lkca.data.cube import Cube
 from lkca.data.gdal import bounded_cache, without_place
 from lkca.data.memory import check_memory
@@ -83,7 +84,11 @@ def open_raster(file: Path, source: str) -> Cube:
 
 
 class _RasterWindows:
-    """Reads blocks; where bands differ in their nodata values, or a mask says what is missing, that becomes NaN."""
+    """Reads blocks; where bands differ in their nodata values, or a mask says what is missing, that becomes NaN.
+
+    stored_dtype: of the file; ``dtype``: of the blocks, which is a float where integers are to hold NaN.
+    nodata: NaN where nothing but such NaN says what is missing.
+    """
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -93,9 +98,14 @@ class _RasterWindows:
         self.nodata = np.nan if self.mixed else None if first is None else float(first)
         flags = dataset.mask_flag_enums[0]
         self.masked = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
-        self.dtype = np.result_type(*dataset.dtypes)
-        if (self.masked or self.mixed) and self.dtype.kind != "f":
-            self.dtype = np.dtype(np.float32 if self.dtype.itemsize <= 2 else np.float64)
+        self.stored_dtype = self.dtype = np.result_type(*dataset.dtypes)
+        if self.dtype.kind != "f":
+            code = nodata_code(self.dtype, self.nodata)
+            if self.masked or self.mixed:
+                self.dtype = np.dtype(np.float32 if self.dtype.itemsize <= 2 else np.float64)
+                self.nodata = self.nodata if code is not None else np.nan
+            elif self.nodata is not None and np.isnan(self.nodata):
+                self.nodata = None  # no sample is
 
     def __call__(self, window: Window, bands: np.ndarray) -> np.ndarray:
         part = rasterio.windows.Window(window.col, window.row, window.width, window.height)
@@ -139,7 +149,7 @@ def _meta(dataset: Any, reader: _RasterWindows) -> CubeMeta:
         gcps_crs=gcps_crs.to_wkt() if gcps and gcps_crs else None,
         rpc=dataset.rpcs,
         interleave=interleave,
-        stored_dtype=reader.dtype,
+        stored_dtype=reader.stored_dtype,
         tags={key: value for key, value in dataset.tags().items() if key != "AREA_OR_POINT"},
     )
 

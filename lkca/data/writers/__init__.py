@@ -114,7 +114,8 @@ def output_meta(meta: CubeMeta, dtype: DTypeLike | None, source: str = "output")
     Without ``dtype`` the stored dtype, scale and nodata of the source are kept (float64 and half become
     float32; nothing known: float32). An integer source written as float holds physical values, its nodata as NaN. An
     integer output keeps scale and offset; where the source's nodata value does not fit (or a float source
-    may hold NaN), one code is set aside for missing samples: the lowest of a signed, the highest of an unsigned dtype.
+    may hold NaN, or NaN mark what is missing in an integer one: its nodata is NaN), one code is set aside for missing
+    samples: the lowest of a signed, the highest of an unsigned dtype.
     """
     stored = None if meta.stored_dtype is None else np.dtype(meta.stored_dtype).newbyteorder("=")
     try:
@@ -136,7 +137,7 @@ def output_meta(meta: CubeMeta, dtype: DTypeLike | None, source: str = "output")
         elif nodata is not None and abs(nodata) > float(np.finfo(target).max):
             nodata = float("nan")
     elif nodata_code(target, nodata) is None:
-        if target == stored:
+        if target == stored and not (nodata is not None and np.isnan(nodata)):
             nodata = None  # no sample of the source could equal it
         elif nodata is not None or stored is None or stored.kind == "f":
             info = np.iinfo(target)

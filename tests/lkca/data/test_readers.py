@@ -14,7 +14,7 @@ import rasterio
 import scipy.io
 from affine import Affine
 
-from lkca.data import Window, open_cube
+from lkca.data import Window, open_cube, write_cube
 from lkca.data.readers.arrays import guess_axes
 from lkca.errors import InputError
 
@@ -285,6 +285,16 @@ def test_geotiff_scales_mask_and_nodata_per_band(tmp_path: Path) -> None:
         dataset.write_mask(mask)
     with open_cube(tmp_path / "m.tif") as cube:
         assert np.argwhere(~cube.valid_mask()).tolist() == [[3, 4]]
+        assert cube.meta.stored_dtype == np.uint16
+        write_cube(tmp_path / "out.tif", cube.read(), cube.meta)
+        with rasterio.open(tmp_path / "out.tif") as dataset:
+            assert set(dataset.dtypes) == {"uint16"} and dataset.nodata == 65535
+            assert np.array_equal(dataset.read(), np.where(mask, CUBE, 65535))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), write_tiff(tmp_path / "m0.tif", CUBE, nodata=0) as dataset:
+        dataset.write(CUBE)
+        dataset.write_mask(mask)
+    with open_cube(tmp_path / "m0.tif") as cube:
+        assert cube.meta.nodata == 0 and np.argwhere(~cube.valid_mask()).tolist() == [[3, 4]]
 
 
 def test_bands_with_different_nodata_values(tmp_path: Path) -> None:
@@ -305,6 +315,7 @@ def test_bands_with_different_nodata_values(tmp_path: Path) -> None:
     with open_cube(vrt) as cube:
         np.testing.assert_array_equal(cube.read()[:, 0], expected)
         np.testing.assert_array_equal(cube.read(bands=[2, 0])[:, 0], [expected[2], expected[0]])
+        assert cube.meta.stored_dtype == np.int16 and np.isnan(cube.meta.nodata)
 
 
 def test_all_nodata_bands_are_bad(tmp_path: Path) -> None:

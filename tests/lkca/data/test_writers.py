@@ -246,6 +246,8 @@ def test_dtype_choices() -> None:
     assert output_meta(CubeMeta(stored_dtype=np.dtype(">i2")), None).stored_dtype == np.dtype("<i2")
     assert output_meta(CubeMeta(stored_dtype=np.dtype("f4")), "int16").nodata == -32768
     assert output_meta(CubeMeta(stored_dtype=np.dtype("u1")), None).nodata is None
+    assert output_meta(CubeMeta(stored_dtype=np.dtype("u1"), nodata=-9999.0), None).nodata is None
+    assert output_meta(CubeMeta(stored_dtype=np.dtype("u1"), nodata=np.nan), None).nodata == 255
     for wrong in ("complex64", "float16", "S3", "nonsense"):
         with pytest.raises(InputError, match="choose"):
             output_meta(META, wrong)
