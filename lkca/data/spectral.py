@@ -30,6 +30,12 @@ _NM_PER_UNIT = {
     "meters": 1e9,
     "m": 1e9,
 }
+_NM_TIMES_UNIT = {  # of wavenumbers, and of frequencies: the speed of light
+    **dict.fromkeys(("wavenumber", "wavenumbers", "cm-1", "1/cm", "cm^-1"), 1e7),
+    "ghz": 299792458.0,
+    "mhz": 299792458e3,
+    "thz": 299792.458,
+}
 
 
 def to_nanometers(
@@ -40,17 +46,18 @@ def to_nanometers(
     Units are those of ENVI headers and CF attributes, any case. Missing or contradicting units are
     decided by the values: a list whose largest value is below 100 is in micrometres, one that starts at
     100 or more is in nanometres (files labelled "Nanometers" with 0.4..2.5, and the reverse, exist).
-    Wavenumbers (1/cm) are converted; "Index" and other units that are no wavelength give (None, None).
+    Wavenumbers (1/cm) and frequencies (MHz, GHz, THz) are converted; "Index" and other units that are no wavelength
+    give (None, None).
     """
     wavelengths = np.asarray(wavelengths, dtype=np.float64)
     fwhm = None if fwhm is None else np.asarray(fwhm, dtype=np.float64)
     if wavelengths.size == 0 or not np.all(np.isfinite(wavelengths)) or wavelengths.max() <= 0:
         return None, None
     name = (units or "unknown").strip().lower()
-    if name in ("wavenumber", "wavenumbers", "cm-1", "1/cm", "cm^-1"):
+    if name in _NM_TIMES_UNIT:
         if wavelengths.min() <= 0:
             return None, None
-        nm = 1e7 / wavelengths
+        nm = _NM_TIMES_UNIT[name] / wavelengths
         return nm, None if fwhm is None else fwhm * nm / wavelengths
     factor = _NM_PER_UNIT.get(name)
     if name in ("unknown", "", "none"):

@@ -138,7 +138,10 @@ def parse_meta(fields: dict[str, str], layout: EnviLayout, source: str) -> tuple
     wavelengths = _numbers(fields, "wavelength", bands, source)
     fwhm = _numbers(fields, "fwhm", bands, source)
     if wavelengths is not None:
-        wavelengths, fwhm = to_nanometers(wavelengths, fwhm, fields.get("wavelength units"))
+        units = fields.get("wavelength units")
+        wavelengths, fwhm = to_nanometers(wavelengths, fwhm, units)
+        if wavelengths is None and (units or "").lower() != "index":
+            warnings.append(f"{source}: the wavelengths (units: {units}) are none that can be in nm; they are left out")
     bbl = _numbers(fields, "bbl", bands, source)
     scale, offset = _scaling(fields, bands, source)
     transform, crs, remarks = parse_map_info(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def _cube(
             companions["wavelength"], units = coordinate
     wavelengths, fwhm, good = spectral_lists(companions, windows.shape[2], units)
     scale, offset, nodata = _radiometry(dataset, named)
-    transform, crs = _georeference(h5, dataset, datasets, order, dims, named)
+    transform, crs, remarks = _georeference(h5, dataset, datasets, order, dims, named)
     meta = CubeMeta(
         wavelengths=wavelengths,
         fwhm=fwhm,
@@ -124,7 +125,7 @@ def _cube(
     netcdf = file.suffix.lower() in (".nc", ".nc4") or "_NCProperties" in h5.attrs
     return Cube(
         named, windows.shape, meta, windows, format="NetCDF4" if netcdf else "HDF5", files=(file,),
-        warnings=[warning] if warning else [], close=h5.close,
+        warnings=[*remarks, warning] if warning else remarks, close=h5.close,
     )  # fmt: skip
 
 
@@ -184,31 +185,46 @@ def _georeference(
     order: str,
     dims: list[str],
     source: str,
-) -> tuple[Affine | None, str | None]:
+) -> tuple[Affine | None, str | None, list[str]]:
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 
     transform: Affine | None = None
     crs: str | None = None
+    remarks: list[str] = []
     for path, candidate in datasets.items():
         key = path.rpartition("/")[2].lower().replace("_", " ")
         if key not in ("epsg code", "map info") or not is_small(candidate):
             continue
         text = _text(candidate[()])
         if key == "map info":
-            transform, by_name, _ = parse_map_info(text, f"{source} ({path})")
+            transform, by_name, remarks = parse_map_info(text, f"{source} ({path})")
             crs = crs or by_name
         elif text.isdigit():
             with contextlib.suppress(CRSError):
                 crs = str(CRS.from_epsg(int(text)).to_wkt())
     mapping = _text_attr(dataset, "grid_mapping")
-    if mapping and mapping in (dataset.parent or h5):
-        node = dataset.parent[mapping]
+    node = dataset.parent[mapping] if mapping and mapping in (dataset.parent or h5) else None
+    if node is not None:
         wkt = _text_attr(node, "crs_wkt", "spatial_ref")
         if wkt:
             with contextlib.suppress(CRSError):
                 crs = str(CRS.from_wkt(wkt).to_wkt())
-    return transform or _coordinate_transform(dataset, order), crs
+    by_axes = None if transform else _coordinate_transform(dataset, order)
+    if by_axes and crs is None and _is_wgs84(dataset, order, node):
+        crs = str(CRS.from_epsg(4326).to_wkt())
+    return transform or by_axes, crs, remarks if crs is None else []
+
+
+def _is_wgs84(dataset: h5py.Dataset, order: str, mapping: Any) -> bool:
+    """Whether coordinates are latitudes and longitudes (CF: by their units), and no grid mapping names another CRS."""
+    units = [_text_attr(dataset.dims[order.index(role)][0], "units") or "" for role in "rc"]
+    if not (re.fullmatch("degrees?_?N(orth)?", units[0], re.I) and re.fullmatch("degrees?_?E(ast)?", units[1], re.I)):
+        return False
+    return mapping is None or (
+        _text_attr(mapping, "grid_mapping_name") == "latitude_longitude"
+        and _number_attr(mapping, "semi_major_axis", "earth_radius") in (None, 6378137.0)
+    )
 
 
 def _coordinate_transform(dataset: h5py.Dataset, order: str) -> Affine | None:

@@ -48,7 +48,7 @@ def choose_cube(
         if name is None:
             kind = (others or {}).get(variable)
             fault = f"{variable!r} is a {kind}, not a numeric array" if kind else f"has no variable {variable!r}"
-            raise InputError(f"{source}: {fault}; its numeric arrays are: {listing}")
+            raise InputError(f"{source}: {fault}; its numeric arrays are: {listing}{_inside(others, variable)}")
         return name
     if preferred is not None and preferred in arrays:
         return preferred
@@ -65,8 +65,21 @@ def choose_cube(
         raise InputError(f"{source}: holds several arrays that may be the cube ({choices}); name one: FILE::NAME")
     raise InputError(
         f"{source}: holds no 3-D numeric array; its arrays are: {listing}; name a 2-D bands x pixels array with "
-        "FILE::NAME and give its picture size with --shape ROWS,COLS"
+        f"FILE::NAME and give its picture size with --shape ROWS,COLS{_inside(others, *others or ())}"
     )
+
+
+def _inside(others: Mapping[str, str] | None, *names: str) -> str:
+    """What to do about an array inside one of these MATLAB structs or cells; empty where none is one."""
+    for name in names:
+        if others and others.get(name) in ("struct", "cell"):
+            inner = "s.FIELD" if others[name] == "struct" else "c{1}"
+            inner = name + inner[1:]
+            return (
+                f"; the {others[name]} {name} is not looked into: save the array inside as a variable of its own "
+                f"(in MATLAB: cube = {inner}; save('NEW.mat', 'cube'))"
+            )
+    return ""
 
 
 def own_axes(axes: str | None, stated: str | None, name: str, shape: tuple[int, ...]) -> str | None:

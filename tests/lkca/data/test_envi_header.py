@@ -324,6 +324,15 @@ def test_of_several_data_files_that_fit_one_is_named(tmp_path: Path) -> None:
         assert cube.files[0].name == "x.bip" and not cube.warnings
 
 
+def test_wavelengths_in_other_units() -> None:
+    _, meta, warnings = parse(MINIMAL + "wavelength = {749481.145, 119916.9832}\nwavelength units = GHz\n")
+    assert np.allclose(meta.wavelengths, [400, 2500]) and not warnings
+    _, meta, warnings = parse(MINIMAL + "wavelength = {400, 500}\nwavelength units = Furlongs\n")
+    assert meta.wavelengths is None and "Furlongs" in warnings[0]
+    _, meta, warnings = parse(MINIMAL + "wavelength = {1, 2}\nwavelength units = Index\n")
+    assert meta.wavelengths is None and not warnings
+
+
 def test_a_list_may_open_on_the_next_line() -> None:
     fields = parse_header("ENVI\nwavelength = \r\n {400,\n 500}\nfwhm =\nbands = 2\n")
     assert [float(value) for value in fields["wavelength"].split(",")] == [400, 500]

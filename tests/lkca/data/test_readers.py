@@ -150,6 +150,10 @@ def test_matlab_objects_and_complex_are_refused(tmp_path: Path) -> None:
         open_cube(tmp_path / "x.mat", variable="cells")
     with pytest.raises(InputError, match="'z' is a complex double, not a numeric array"):
         open_cube(tmp_path / "x.mat", variable="z")
+    scipy.io.savemat(tmp_path / "s.mat", {"scene": {"data": RCB}})
+    for options in ({}, {"variable": "scene"}):
+        with pytest.raises(InputError, match=r"struct scene is not looked into: .*cube = scene\.FIELD; save"):
+            open_cube(tmp_path / "s.mat", **options)
 
 
 def test_matlab_samples_of_unknown_type_are_refused(tmp_path: Path) -> None:
@@ -207,6 +211,33 @@ def test_netcdf_conventions(tmp_path: Path) -> None:
         assert np.allclose(list(cube.meta.transform)[:6], [30, 0, 500000, 0, -30, 4000000])
         assert (cube.format, cube.summary()["crs"]) == ("NetCDF4", "EPSG:32610")
         assert cube.meta.tags["title"] == "a test" and not cube.warnings
+
+
+@pytest.mark.parametrize(
+    ("units", "mapping", "epsg"),
+    [
+        (("degrees_north", "degrees_east"), None, 4326),
+        (("degree_N", "degreesE"), {"grid_mapping_name": "latitude_longitude", "semi_major_axis": 6378137.0}, 4326),
+        (("degrees_north", "degrees_east"), {"grid_mapping_name": "latitude_longitude", "earth_radius": 6371e3}, None),
+        (("degrees_north", "degrees_east"), {"grid_mapping_name": "rotated_latitude_longitude"}, None),
+        (("degrees", "degrees"), None, None),
+        (("degrees_east", "degrees_north"), None, None),
+    ],
+)
+def test_netcdf_degrees(tmp_path: Path, units: tuple[str, str], mapping: dict | None, epsg: int | None) -> None:
+    with h5py.File(tmp_path / "x.nc", "w") as h5:
+        data = h5.create_dataset("reflectance", data=CUBE)
+        h5["band"], h5["lat"], h5["lon"] = NM, 50 - 0.1 * np.arange(12), 10 + 0.1 * np.arange(9)
+        for axis, name in enumerate(("band", "lat", "lon")):
+            h5[name].make_scale(name)
+            data.dims[axis].attach_scale(h5[name])
+        h5["lat"].attrs["units"], h5["lon"].attrs["units"] = units
+        if mapping is not None:
+            data.attrs["grid_mapping"], h5["crs"] = "crs", 0
+            h5["crs"].attrs.update(mapping)
+    with open_cube(tmp_path / "x.nc") as cube:
+        assert cube.summary()["crs"] == (None if epsg is None else f"EPSG:{epsg}")
+        assert np.allclose(list(cube.meta.transform)[:6], [0.1, 0, 9.95, 0, -0.1, 50.05])
 
 
 def test_emit_layout(tmp_path: Path) -> None:
