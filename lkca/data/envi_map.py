@@ -15,6 +15,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
 from rasterio.io import MemoryFile
 
+from lkca.data.gdal import without_place
 from lkca.errors import InputError
 
 __all__ = ["map_info_fields", "parse_map_info"]
@@ -148,10 +149,11 @@ def _gdal_crs(items: list[str], projection: str) -> CRS | None:
         with (
             MemoryFile(header.encode(), dirname=folder, filename="x.hdr"),
             MemoryFile(bytes(64), dirname=folder, filename="x.img") as file,
+            without_place(),
             file.open(driver="ENVI") as dataset,
         ):
             crs = dataset.crs
-    except RasterioError:
+    except (RasterioError, CRSError):
         return None
     if crs is None or not (crs.is_projected or crs.is_geographic):
         return None

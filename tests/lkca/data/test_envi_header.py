@@ -162,6 +162,14 @@ def test_what_map_info_does_not_tell_is_told(map_info: str, message: str) -> Non
     assert (meta.crs is None) == ("no CRS" in message) and meta.transform.a == float(map_info.split(",")[5])
 
 
+def test_a_projection_that_gdal_cannot_write_down() -> None:
+    lines = (
+        "map info = {TM, 1, 1, 0, 0, 1, 1}\nprojection info = {3, 6378137, 6356752.3, 0, 0, nan, 0, 0, 1, WGS-84, x}\n"
+    )
+    _, meta, warnings = parse(MINIMAL + lines)
+    assert meta.crs is None and "not known; the cube has no CRS" in warnings[0]
+
+
 def test_map_info_converts_to_the_units_of_the_string() -> None:
     wkt = CRS.from_epsg(2263).to_wkt(version="WKT1_ESRI")  # in US survey feet
     system = f"coordinate system string = {{{wkt}}}\n"
