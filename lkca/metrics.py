@@ -15,6 +15,8 @@ import numpy as np
 from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
+from lkca.data.codec import unmasked
+
 __all__ = ["PROTOCOL", "PSNR_LIMIT", "SSIM_WINDOW", "MetricAccumulator", "Metrics", "evaluate", "mpsnr"]
 
 PROTOCOL = "sspsr"
@@ -89,7 +91,8 @@ def evaluate(
 
     scale: the real factor between the coarse and the fine grid (for ERGAS). peak: the value that stands for 1; by
     default the largest valid reference value of the good bands. mask: (rows, cols) bool, True = evaluate.
-    good_bands: (bands,) bool, True = evaluate. Pixels with a value that is not finite in a good band are left out.
+    good_bands: (bands,) bool, True = evaluate. Pixels with a value that is not finite, or is masked (numpy.ma), in a
+    good band are left out.
 
     Returns :class:`Metrics`. ValueError where shapes do not fit, no pixel or band is left, or there is no peak.
     """
@@ -315,7 +318,7 @@ def _array(x: np.ndarray | Tensor) -> np.ndarray:
     if isinstance(x, Tensor):
         x = x.detach()
         return (x.float() if x.is_floating_point() and x.itemsize < 4 else x).cpu().numpy()
-    return np.asarray(x)
+    return np.asarray(unmasked(x))
 
 
 def _good_index(good_bands: np.ndarray | None, bands: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lkca.data.meta import CubeMeta
 
-__all__ = ["Encoder", "nodata_code", "to_physical"]
+__all__ = ["Encoder", "nodata_code", "to_physical", "unmasked"]
 
 _CACHED_SAMPLES = 2**18
 _ENCODED_SAMPLES = 2**16  # of a piece whose intermediates stay in the cache
@@ -60,6 +60,15 @@ def nodata_code(dtype: np.dtype, nodata: float | None) -> np.generic | None:
         return None
     info = np.iinfo(dtype)
     return dtype.type(int(nodata)) if info.min <= nodata <= info.max else None
+
+
+def unmasked(array: np.ndarray) -> np.ndarray:
+    """A numpy masked array of real numbers with NaN under its mask, in the float dtype that holds the others; else the
+    array itself."""
+    if not isinstance(array, np.ma.MaskedArray) or array.dtype.kind not in "biuf":
+        return array
+    filled: np.ndarray = np.ma.filled(array.astype(np.result_type(array.dtype, np.float32)), np.nan)
+    return filled
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from affine import Affine
 
-from lkca.data.codec import to_physical
+from lkca.data.codec import to_physical, unmasked
 from lkca.data.memory import check_memory
 from lkca.data.meta import CubeMeta, scalar_or_list
 from lkca.data.window import Window
@@ -63,11 +63,11 @@ class Cube:
 
     @classmethod
     def from_array(cls, array: np.ndarray, meta: CubeMeta | None = None, source: str = "array") -> Cube:
-        """A cube of *physical* values: (bands, rows, cols), real; NaN and inf are missing.
+        """A cube of *physical* values: (bands, rows, cols), real; NaN, inf and what a masked array masks are missing.
 
         ``meta`` scale, offset and nodata are kept for writing and not applied to ``array``.
         """
-        array = np.asarray(array)
+        array = np.asarray(unmasked(array))
         if array.ndim != 3 or array.dtype.kind not in "biuf":
             raise InputError(
                 f"{source}: expected a real array of shape (bands, rows, cols), found {array.dtype} {array.shape}"

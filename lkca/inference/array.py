@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lkca.data.codec import Encoder
+from lkca.data.codec import Encoder, unmasked
 from lkca.errors import InputError
 from lkca.inference.bands import BandUpsampler, band_slices, stores
 from lkca.inference.body import for_cpu, last_features
@@ -326,7 +326,7 @@ def upscale_array(
 ) -> np.ndarray:
     """Upscales a cube by the model in one piece.
 
-    cube: float32 (bands, rows, cols) in physical units, NaN where missing; bands as the model's files have them.
+    cube: float32 (bands, rows, cols) in physical units, NaN or masked where missing; bands as in the model's files.
     Returns float32 (bands, s·rows, s·cols) in physical units, NaN under missing samples. Raises InputError for another
     number of bands. See :class:`Upscaler`.
     """
@@ -334,7 +334,7 @@ def upscale_array(
         raise InputError(f"the array has {cube.shape[0]} bands, but the model was made for {model.config.bands.count}")
     good = np.ones(cube.shape[0], dtype=bool) if good_bands is None else good_bands
     upscaler = Upscaler(model, model.config.scale, good, device)
-    return upscaler(*upscaler.prepare(cube))
+    return upscaler(*upscaler.prepare(unmasked(cube)))
 
 
 def bicubic_array(cube: np.ndarray, scale: int) -> np.ndarray:

@@ -70,10 +70,10 @@ def upscale(
 ) -> Any:
     """Upscales a cube by a model; by the general model, which takes any cube, where none is given.
 
-    source: a file, a :class:`Cube`; or physical values, NaN where missing: a numpy array or tensor (bands, rows, cols),
-    or an xarray DataArray with dimensions named as bands, rows and columns usually are. model: a model directory, the
-    name of a shipped model, a loaded one, or ``"bicubic"`` for plain bicubic upsampling. options: the fields of
-    :class:`SceneOptions`, such as ``scale`` (which bicubic and the general model need), ``roi``, ``memory``,
+    source: a file, a :class:`Cube`; or physical values, NaN or masked where missing: a numpy array or tensor (bands,
+    rows, cols), or an xarray DataArray with dimensions named as bands, rows and columns usually are. model: a model
+    directory, the name of a shipped model, a loaded one, or ``"bicubic"`` for plain bicubic upsampling. options: the
+    fields of :class:`SceneOptions`, such as ``scale`` (which bicubic and the general model need), ``roi``, ``memory``,
     ``precision``, ``overwrite``.
 
     Without ``output`` the result is float32 (bands, s·rows, s·cols), in memory and of the source's kind: an array for

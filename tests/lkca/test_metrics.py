@@ -117,6 +117,15 @@ def test_masked_pixels_do_not_count_whatever_they_hold(pair: tuple[np.ndarray, n
     close(evaluate(reference, prediction, scale=4, peak=1.0), cropped)  # NaN in the reference is a mask too
 
 
+def test_what_masked_arrays_mask_does_not_count(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    reference, prediction = pair
+    broken = reference.copy()
+    broken[:, 4, 5] = 1e9
+    masked = np.ma.masked_greater(broken, 1e8)
+    expected = evaluate(np.where(masked.mask, np.nan, reference), prediction, scale=4)
+    close(evaluate(masked, prediction, scale=4), expected)
+
+
 def test_what_only_the_prediction_lacks_is_counted_as_missing(pair: tuple[np.ndarray, np.ndarray]) -> None:
     reference, prediction = (x.copy() for x in pair)
     prediction[2, 4, 5] = np.inf

@@ -16,7 +16,7 @@ from types import TracebackType
 
 import numpy as np
 
-from lkca.data.codec import Encoder
+from lkca.data.codec import Encoder, unmasked
 from lkca.data.meta import CubeMeta
 from lkca.data.window import Window
 from lkca.errors import LkcaError, OutputError
@@ -115,14 +115,14 @@ class CubeWriter:
         return tuple(temporary for temporary, _ in self._backend.pairs)
 
     def write(self, window: Window, array: np.ndarray) -> None:
-        """Write (bands, height, width) physical samples; NaN and inf become nodata.
+        """Write (bands, height, width) physical samples; NaN, inf and what a masked array masks become nodata.
 
         OutputError where the disk is full or the file cannot be written, and for missing samples in an
         integer file that has no nodata value; the writer is then aborted.
         """
         self._check(window, array)
         try:
-            stored = self._encoder.encode(array)
+            stored = self._encoder.encode(unmasked(array))
         except ValueError as error:
             self.abort()
             raise OutputError(

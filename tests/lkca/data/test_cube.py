@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from affine import Affine
 
-from lkca.data import Cube, CubeMeta, Window
+from lkca.data import Cube, CubeMeta, Window, open_cube, write_cube
 from lkca.data.spectral import to_nanometers
 from lkca.errors import InputError
 
@@ -153,3 +154,13 @@ def test_wavelength_units(values: list[float], units: str | None, expected: list
     assert found is None if expected is None else np.allclose(found, expected)
     if expected is not None and units not in ("Wavenumber", "GHz"):
         assert np.allclose(to_nanometers(np.array(values), np.array(values) / 100, units)[1], np.array(expected) / 100)
+
+
+def test_what_a_masked_array_masks_is_missing(tmp_path: Path) -> None:
+    array = np.ma.masked_equal(np.arange(2 * 6 * 5, dtype=np.int16).reshape(2, 6, 5), 7)
+    expected = np.where(array.mask, np.nan, array.data.astype(np.float32))
+    np.testing.assert_array_equal(Cube.from_array(array).read(), expected)
+    file = tmp_path / "x.npz"
+    write_cube(file, array, CubeMeta(stored_dtype=np.dtype(np.int16), nodata=-1))
+    with open_cube(file) as cube:
+        np.testing.assert_array_equal(cube.read(), expected)
