@@ -13,6 +13,7 @@ from lkca.cli.options import (
     Axes,
     BandShape,
     ModelScale,
+    Nodata,
     Overwrite,
     Threads,
     Variable,
@@ -58,6 +59,7 @@ def distill_command(
     variable: Variable = None,
     shape: BandShape = None,
     axes: Axes = None,
+    nodata: Nodata = None,
 ) -> None:
     """Factorises a model's upsampler and lets the model teach the smaller one, over scenes of its sensor.
 
@@ -86,7 +88,7 @@ def distill_command(
     settings = validated(DistillConfig, kept | changes, "command line")
     check_model_output(output, overwrite=overwrite)
     set_threads(settings.threads)
-    how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes}
+    how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes, "nodata": nodata}
     loaded = fitted_model(teacher, scale)
     console = progress_console()
     with training_bar(console, "gain", title="distil") as bar:

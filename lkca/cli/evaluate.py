@@ -19,6 +19,7 @@ from lkca.cli.options import (
     Force,
     Json,
     Memory,
+    Nodata,
     Overwrite,
     Region,
     Threads,
@@ -82,6 +83,7 @@ def evaluate_command(
     variable: Variable = None,
     shape: BandShape = None,
     axes: Axes = None,
+    nodata: Nodata = None,
 ) -> None:
     """Degrades cubes, restores them by the model and by bicubic, and compares both with the truth.
 
@@ -97,7 +99,7 @@ def evaluate_command(
     from lkca.report.build import report_of_files, report_of_model
     from lkca.report.page import MOST_PICTURED, write_report
 
-    how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes}
+    how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes, "nodata": nodata}
     set_threads(threads)
     if panel is not None:
         if not files or model is None:

@@ -13,6 +13,7 @@ from lkca.cli.options import (
     Axes,
     BandShape,
     ModelScale,
+    Nodata,
     Overwrite,
     Threads,
     Variable,
@@ -63,6 +64,7 @@ def factorize_command(
     variable: Variable = None,
     shape: BandShape = None,
     axes: Axes = None,
+    nodata: Nodata = None,
 ) -> None:
     """Lowers the rank of a model's upsampling layer as far as real scenes allow, and writes the smaller model.
 
@@ -80,7 +82,7 @@ def factorize_command(
         raise InputError(f"{options} exclude each other; give one of them")
     check_model_output(output, overwrite=overwrite)
     set_threads(threads)
-    how = {"variable": variable, "shape": parse_shape(shape), "axes": axes}
+    how = {"variable": variable, "shape": parse_shape(shape), "axes": axes, "nodata": nodata}
     loaded = fitted_model(model, scale)
     done = factorize_directory(loaded, calibration, how=how, **(given or {"max_psnr_drop": 0.05}))
     save_model(output, done.net, done.config, overwrite=overwrite)

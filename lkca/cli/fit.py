@@ -16,6 +16,7 @@ from lkca.cli.options import (
     BandShape,
     DegradationOption,
     InputFiles,
+    Nodata,
     Overwrite,
     Region,
     Threads,
@@ -84,6 +85,7 @@ def fit_command(
     variable: Variable = None,
     shape: BandShape = None,
     axes: Axes = None,
+    nodata: Nodata = None,
 ) -> None:
     """Trains a model on your own scenes: makes them coarser and learns to restore them.
 
@@ -112,7 +114,7 @@ def fit_command(
     if report is not None:
         check_report(report, overwrite=overwrite, inputs=files)
     set_threads(settings.threads)
-    how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes}
+    how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes, "nodata": nodata}
     with fit_progress() as callback:
         fitted = fit_scenes(files, settings, how=how, callback=callback, command=command_line())
     for remark in fitted.notes:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from lkca.cli.console import print_json, print_table
-from lkca.cli.options import Axes, BandShape, Json, Variable, examples, parse_shape
+from lkca.cli.options import Axes, BandShape, Json, Nodata, Variable, examples, parse_shape
 
 __all__ = ["EXAMPLES", "inspect_command"]
 
@@ -24,11 +24,12 @@ def inspect_command(
     variable: Variable = None,
     shape: BandShape = None,
     axes: Axes = None,
+    nodata: Nodata = None,
 ) -> None:
     """Shows size, bands, wavelengths, nodata, scaling and georeference of a cube, and its value range."""
     from lkca.data import open_cube
 
-    with open_cube(file, variable=variable, shape=parse_shape(shape), axes=axes) as cube:
+    with open_cube(file, variable=variable, shape=parse_shape(shape), axes=axes, nodata=nodata) as cube:
         facts = _facts(cube)
     if json:
         print_json(facts)

@@ -22,6 +22,7 @@ __all__ = [
     "Json",
     "Memory",
     "ModelScale",
+    "Nodata",
     "Overwrite",
     "Region",
     "Scale",
@@ -108,6 +109,15 @@ Axes = Annotated[
     str | None,
     typer.Option(
         "--axes", rich_help_panel=_PANEL, help="Order of the array's axes: a permutation of r, c, b, such as 'brc'."
+    ),
+]
+Nodata = Annotated[
+    float | None,
+    typer.Option(
+        "--nodata",
+        rich_help_panel=_PANEL,
+        help="Value that the file stores where samples are missing, such as -9999.",
+        show_default="what the file says",
     ),
 ]
 

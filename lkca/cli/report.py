@@ -17,6 +17,7 @@ from lkca.cli.options import (
     DegradationOption,
     Device,
     Force,
+    Nodata,
     Overwrite,
     Region,
     Threads,
@@ -77,6 +78,7 @@ def report_command(
     variable: Variable = None,
     shape: BandShape = None,
     axes: Axes = None,
+    nodata: Nodata = None,
 ) -> None:
     """Writes one HTML page: pictures, slider, error maps, spectra, PSNR by band, ranks, speed, and how it was made.
 
@@ -90,7 +92,7 @@ def report_command(
     from lkca.report.build import report_of_files, report_of_model
     from lkca.report.page import MOST_PICTURED, write_report
 
-    how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes}
+    how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes, "nodata": nodata}
     set_threads(threads)
     finished = [path for path in (prediction, source, reference) if path is not None]
     check_report(output, overwrite=overwrite, inputs=[*(files or []), *finished])

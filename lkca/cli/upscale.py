@@ -20,6 +20,7 @@ from lkca.cli.options import (
     Device,
     Force,
     Memory,
+    Nodata,
     Overwrite,
     Threads,
     Variable,
@@ -119,6 +120,7 @@ def upscale_command(
     variable: Variable = None,
     shape: BandShape = None,
     axes: Axes = None,
+    nodata: Nodata = None,
 ) -> None:
     """Makes a cube s times sharper and keeps its metadata.
 
@@ -160,7 +162,7 @@ def upscale_command(
     loaded = None if bicubic else find_model(model or DEFAULT, scale)
 
     def open_scene(scene: str) -> Cube:
-        cube = open_cube(scene, variable=variable, shape=parse_shape(shape), axes=axes)
+        cube = open_cube(scene, variable=variable, shape=parse_shape(shape), axes=axes, nodata=nodata)
         for warning in cube.warnings:
             note(warning)
         return cube

@@ -164,6 +164,7 @@ def fingerprint(cube: Cube, model: Model, options: SceneOptions) -> dict[str, An
             ],
             "shape": list(cube.shape),
             "source": cube.source.partition("::")[2],
+            "nodata": str(cube.meta.nodata),
             "sample": None if files else _sample(cube),
         },
         "region": str(parse_roi(options.roi, cube)),

@@ -9,6 +9,7 @@ from lkca.data.cube import Cube
 from lkca.data.readers.envi import find_data, find_header, is_header, open_envi
 from lkca.data.readers.hdf5 import open_hdf5
 from lkca.data.readers.matlab import open_matlab
+from lkca.data.readers.nodata import declare_nodata, warn_of_fill
 from lkca.data.readers.numpy import open_npy, open_npz
 from lkca.data.readers.raster import open_raster
 from lkca.errors import InputError, LkcaError
@@ -26,12 +27,14 @@ def open_cube(
     variable: str | None = None,
     shape: tuple[int, int] | None = None,
     axes: str | None = None,
+    nodata: float | None = None,
 ) -> Cube:
     """Open a cube for windowed reading; the format is told by content and name.
 
     path: a file; for ENVI the header or the data file; ``file.mat::name`` and ``file.h5::/path`` name a
     variable (as does ``variable``). shape: (rows, cols) of a 2-D bands x pixels array. axes: order of the
-    array's axes, a permutation of "rcb" (rows, columns, bands), where a format does not fix it.
+    array's axes, a permutation of "rcb" (rows, columns, bands), where a format does not fix it. nodata: what the file
+    stores where samples are missing, instead of what it says itself.
     Bands without any valid sample are counted as bad. Raises InputError, one sentence with the remedy.
     """
     file, variable = _split(path, variable)
@@ -47,6 +50,10 @@ def open_cube(
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{source}: cannot be read ({reason}); it may be truncated or damaged") from error
     try:
+        if nodata is not None:
+            declare_nodata(cube, nodata)
+        elif cube.meta.nodata is None:
+            warn_of_fill(cube)
         if cube.meta.nodata is not None or (cube.meta.stored_dtype is not None and cube.meta.stored_dtype.kind == "f"):
             cube.mark_empty_bands()
     except BaseException:

@@ -53,6 +53,20 @@ def test_region_and_preview(cli: Cli, scene_file: Path, model_dir: Path, tmp_pat
     assert matplotlib.image.imread(picture).shape[:2] == (60, 50)
 
 
+def test_a_nodata_value_that_the_file_does_not_name(cli: Cli, refuses: Refuses, tmp_path: Path) -> None:
+    stored = np.random.default_rng(0).random((20, 16, 4), dtype=np.float32)
+    stored[5:9, 5:9] = -9999
+    np.save(tmp_path / "x.npy", stored)
+    arguments = ("upscale", "-i", tmp_path / "x.npy", "--bicubic", "-s", 2, "-o", tmp_path / "o.tif")
+    result = cli(*arguments, "--dry-run")
+    assert "say so with --nodata -9999" in " ".join(result.stderr.split())
+    result = cli(*arguments, "--nodata", "-9999")
+    assert result.exit_code == 0 and "note" not in result.stderr, result.output
+    with open_cube(tmp_path / "o.tif") as cube:
+        assert cube.meta.nodata == -9999 and np.isnan(cube.read()).sum() == 4 * 64 and np.nanmin(cube.read()) > -1
+    assert json.loads(cli("inspect", tmp_path / "x.npy", "--nodata", "-9999", "--json").stdout)["minimum"] >= 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

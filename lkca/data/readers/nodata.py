@@ -1,0 +1,52 @@
+"""Nodata values that a file does not name: said by the user, or suspected."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lkca.data.codec import nodata_code
+from lkca.data.cube import Cube
+from lkca.data.window import Window
+
+__all__ = ["declare_nodata", "warn_of_fill"]
+
+_SIDE, _BANDS = 32, 8  # of the nine windows that are looked at
+_SHARE = 0.01  # of their pixels
+
+
+def declare_nodata(cube: Cube, value: float) -> None:
+    """Samples stored as ``value`` are missing, whatever the file says."""
+    cube.meta = cube.meta.replace(nodata=float(value))
+    dtype = cube.meta.stored_dtype
+    if dtype is not None and not math.isnan(value) and nodata_code(dtype, value) is None:
+        cube.warnings += (f"{cube.source}: no sample of {dtype} can be the nodata value {value:.17g}",)
+
+
+def warn_of_fill(cube: Cube) -> None:
+    """Adds a warning where whole pixels hold one value far from all others, as if it stood for missing samples.
+
+    Far: by more than half the range of the others (1st to 99th percentile). Shadow and saturation leave no such gap.
+    """
+    bands = np.unique(np.linspace(0, cube.bands - 1, _BANDS).astype(int))
+    height, width = min(cube.rows, _SIDE), min(cube.cols, _SIDE)
+    rows, cols = ({0, rest // 2, rest} for rest in (cube.rows - height, cube.cols - width))
+    try:
+        parts = [cube._read_stored(Window(row, col, height, width), bands) for row in rows for col in cols]
+    except (OSError, ValueError, RuntimeError, KeyError):
+        return  # who needs these samples will hear of it
+    pixels = np.concatenate([part.reshape(len(bands), -1) for part in parts], axis=1).astype(np.float64)
+    pixels = pixels[:, np.isfinite(pixels).all(axis=0)]
+    for value in (pixels.min(initial=np.inf), pixels.max(initial=-np.inf)):
+        filled = (pixels == value).all(axis=0)
+        others = pixels[pixels != value]
+        if not others.size or filled.mean() < _SHARE:
+            continue
+        low, high = np.percentile(others, (1, 99))
+        if low < high < low + 2 * np.abs(others - value).min():
+            cube.warnings += (
+                f"{cube.source}: {filled.mean():.0%} of the pixels looked at hold {value:.17g}, far from all others "
+                f"({others.min():g} to {others.max():g}), and the file names no nodata value; if they are missing, say "
+                f"so with --nodata {value:.17g}",
+            )
