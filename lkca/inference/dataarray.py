@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
 from lkca.data import Cube, CubeMeta
 from lkca.data.spectral import to_nanometers
@@ -22,10 +26,12 @@ _NAMES = {
 _WAVELENGTHS = ("wavelength", "wavelengths", "wl", "lambda")
 _MISSING = ("_FillValue", "missing_value", "nodata")
 _AFFINE = 6
+_ROUNDING = 0.1  # of a step between coordinates, which may be float32
 
 
 def as_cube(source: Any) -> Cube:
-    """The DataArray's values as a cube of physical values. Raises InputError where a dimension cannot be told."""
+    """The DataArray's values as a cube of physical values; wavelengths, nodata value, CRS and transform as its
+    coordinates and attributes have them. Raises InputError where a dimension cannot be told."""
     bands, rows, columns = _dims(source)
     values = np.asarray(source.transpose(bands, rows, columns).values)
     if values.dtype.kind not in "biuf":
@@ -34,7 +40,15 @@ def as_cube(source: Any) -> Cube:
     for name in _MISSING:
         if name in source.attrs:
             values[values == np.float32(source.attrs[name])] = np.nan
-    return Cube.from_array(values, CubeMeta(wavelengths=_wavelengths(source, bands)), source=_title(source))
+    missing = [where[name] for where in (source.attrs, source.encoding) for name in _MISSING if name in where]
+    crs, transform = _place(source, rows, columns)
+    meta = CubeMeta(
+        wavelengths=_wavelengths(source, bands),
+        nodata=float(missing[0]) if missing else None,
+        crs=crs,
+        transform=transform,
+    )
+    return Cube.from_array(values, meta, source=_title(source))
 
 
 def like_source(result: np.ndarray, source: Any, options: SceneOptions) -> Any:
@@ -55,12 +69,11 @@ def like_source(result: np.ndarray, source: Any, options: SceneOptions) -> Any:
         if finer is not None:
             coords[name] = finer
     for name, coord in source.coords.items():
-        if "GeoTransform" in coord.attrs:  # rioxarray's, as GDAL writes it
-            numbers = [float(number) for number in str(coord.attrs["GeoTransform"]).split()]
-            if len(numbers) == _AFFINE:
-                x, a, b, y, d, e = numbers
-                finer = [x, a / scale, b / scale, y, d / scale, e / scale]
-                coords[name] = coord.assign_attrs(GeoTransform=" ".join(f"{number:.17g}" for number in finer))
+        written = _geotransform(coord.attrs)
+        if written is not None:
+            x, a, b, y, d, e = written
+            finer = [x, a / scale, b / scale, y, d / scale, e / scale]
+            coords[name] = coord.assign_attrs(GeoTransform=" ".join(f"{number:.17g}" for number in finer))
     attrs = dict(source.attrs)
     if np.size(attrs.get("transform", ())) >= _AFFINE:  # xarray.open_rasterio's: a, b, c, d, e, f
         a, b, c, d, e, f = (float(number) for number in tuple(attrs["transform"])[:_AFFINE])
@@ -97,6 +110,47 @@ def _wavelengths(source: Any, bands: str) -> np.ndarray | None:
             unit = coord.attrs.get("units", coord.attrs.get("unit"))
             return to_nanometers(np.asarray(coord.values, dtype=np.float64), None, unit)[0]
     return None
+
+
+def _place(source: Any, rows: str, columns: str) -> tuple[str | None, Affine | None]:
+    """CRS (WKT) and transform: from the attributes of a grid mapping (rioxarray's ``spatial_ref``) or of the array
+    (xarray.open_rasterio's); but the coordinates count where they contradict, since a selection moves them alone."""
+    mappings = [coord.attrs for coord in source.coords.values()] + [source.attrs]
+    names = [attrs[key] for attrs in mappings for key in ("crs_wkt", "spatial_ref", "crs") if attrs.get(key)]
+    try:
+        crs = CRS.from_user_input(names[0]).to_wkt() if names else None
+    except CRSError:
+        crs = None
+    written = [Affine.from_gdal(*found) for attrs in mappings if (found := _geotransform(attrs)) is not None]
+    if np.size(source.attrs.get("transform", ())) >= _AFFINE:
+        written.append(Affine(*(float(number) for number in tuple(source.attrs["transform"])[:_AFFINE])))
+    transform = written[0] if written else None
+    x, y = _start_and_step(source, columns), _start_and_step(source, rows)
+    if x is not None and y is not None:
+        regular = Affine(x[1], 0.0, x[0], 0.0, y[1], y[0])
+        ends = (0.0, 0.0), (float(source.sizes[columns]), float(source.sizes[rows]))
+        if transform is None or any(np.abs(np.subtract(~regular @ (transform @ end), end)).max() > 0.5 for end in ends):
+            transform = regular
+    unplaced = (Affine.identity(), *([] if crs else [Affine.translation(-0.5, -0.5)]))  # the latter: numbers of pixels
+    return crs, None if transform in unplaced else transform
+
+
+def _start_and_step(source: Any, dim: str) -> tuple[float, float] | None:
+    """Where the first pixel begins, and how far apart they are; None without an even coordinate along ``dim``."""
+    coord = source.coords.get(dim)
+    if coord is None or coord.dtype.kind not in "iuf" or coord.size < 2:
+        return None
+    values = np.asarray(coord.values, dtype=np.float64)
+    step = float(values[-1] - values[0]) / (values.size - 1)
+    if not np.abs(values - (values[0] + step * np.arange(values.size))).max() < _ROUNDING * abs(step):
+        return None
+    return float(values[0]) - step / 2, step
+
+
+def _geotransform(attrs: Mapping[str, Any]) -> list[float] | None:
+    """rioxarray's, as GDAL writes it."""
+    numbers = [float(number) for number in str(attrs.get("GeoTransform", "")).split()]
+    return numbers if len(numbers) == _AFFINE else None
 
 
 def _finer(coord: Any, dim: str, scale: int) -> Any:

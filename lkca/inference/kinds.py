@@ -78,9 +78,9 @@ def upscale(
 
     Without ``output`` the result is float32 (bands, s·rows, s·cols), in memory and of the source's kind: an array for
     files, cubes and arrays, a tensor on its device, a DataArray with its coordinates and attributes on the finer grid.
-    With it, a file is written with the rescaled metadata, and the report returned (see :func:`upscale_scene`). Raises
-    InputError for input that does not suit the model and for options of a file where none is written, OutputError where
-    writing fails, TypeError for an unknown option.
+    With it, a file is written with the rescaled metadata (of a DataArray: wavelengths, nodata value, CRS, transform) and
+    the report returned (see :func:`upscale_scene`). Raises InputError for input that does not suit the model and for
+    options of a file where none is written, OutputError where writing fails, TypeError for an unknown option.
     """
     settings = SceneOptions(**options)
     loaded = _find(model, settings.scale)
@@ -94,6 +94,9 @@ def upscale(
     if isinstance(source, Tensor):
         result = _upscale_cube(Cube.from_array(_values(source), source="tensor"), loaded, output, settings)
         return torch.from_numpy(result).to(source.device) if isinstance(result, np.ndarray) else result
+    if hasattr(source, "data_vars"):
+        names = ", ".join(repr(name) for name in source.data_vars) or "none"
+        raise InputError(f"an xarray.Dataset holds several arrays; pick the cube with dataset[NAME], of {names}")
     if hasattr(source, "dims") and hasattr(source, "coords"):
         from lkca.inference.dataarray import as_cube, like_source
 

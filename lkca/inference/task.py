@@ -41,7 +41,8 @@ class SceneOptions:
     replaced, what is to go on. force: take a cube whose wavelengths or values are not like the model's. preview: a
     picture to write beside the output file. command: for the output's provenance.
 
-    Raises InputError for a scale that is no whole number from 2, a tile that is none from 1.
+    Raises InputError for a scale that is no whole number from 2, a tile that is none from 1, a roi or memory that is no
+    text.
     """
 
     scale: int | None = None
@@ -66,6 +67,12 @@ class SceneOptions:
             if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < least:
                 raise InputError(f"the {what} is {number!r}; expected a whole number from {least}")
             object.__setattr__(self, field, int(number))  # plain, for the journal
+        if self.dtype is not None and not isinstance(self.dtype, str):  # numpy's own are taken too
+            object.__setattr__(self, "dtype", np.dtype(self.dtype).name)
+        for field, example in (("roi", "0:200,100:400"), ("memory", "2G")):
+            text = getattr(self, field)
+            if text is not None and not isinstance(text, str):
+                raise InputError(f"the {field} is {text!r}; expected text such as '{example}'")
 
 
 @dataclass(frozen=True)

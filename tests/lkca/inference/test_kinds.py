@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from affine import Affine
+from rasterio.crs import CRS
 
 import lkca
 from lkca.data import Cube, CubeMeta
@@ -81,6 +83,28 @@ def test_wavelengths_of_data_arrays_are_compared(scene: np.ndarray, model_of: Ca
         lkca.upscale(source.assign_coords(wavelength=("band", np.linspace(550, 750, 5))), model_of())
 
 
+def test_a_file_of_a_data_array_lies_where_it_does(scene: np.ndarray, tmp_path: Path) -> None:
+    """CRS and transform as rioxarray writes them; after a selection its GeoTransform is still that of the whole."""
+    source = as_data_array(scene)
+    source.spatial_ref.attrs["crs_wkt"] = CRS.from_epsg(32610).to_wkt()
+    source.encoding["_FillValue"] = -1.0
+    selected = source.isel(x=slice(2, None), y=slice(3, None))
+    selected.encoding = source.encoding
+    for array, corner in ((source, (100, 5000)), (selected, (160, 4910))):
+        file = tmp_path / f"{array.sizes['x']}.tif"
+        lkca.upscale(array, "bicubic", scale=2, output=file)
+        with lkca.open_cube(file) as cube:
+            assert cube.summary()["crs"] == "EPSG:32610" and cube.meta.wavelengths is not None
+            assert cube.meta.transform == Affine(15, 0, corner[0], 0, -15, corner[1])
+            assert cube.meta.nodata == -1
+    plain = xarray.DataArray(scene, dims=("band", "y", "x"), coords={"y": np.arange(12), "x": np.arange(9)})
+    lkca.upscale(plain, "bicubic", scale=2, output=tmp_path / "plain.tif")
+    with lkca.open_cube(tmp_path / "plain.tif") as cube:
+        assert cube.meta.crs is None and cube.meta.transform is None
+    with pytest.raises(InputError, match=r"pick the cube with dataset\[NAME\], of 'reflectance'"):
+        lkca.upscale(source.to_dataset(), "bicubic", scale=2)  # type: ignore[call-overload]
+
+
 def test_dimensions_by_name(scene: np.ndarray) -> None:
     for dims in (("wavelength", "lat", "lon"), ("bands", "rows", "cols")):
         result = lkca.upscale(xarray.DataArray(scene, dims=dims), "bicubic", scale=3)
@@ -107,6 +131,8 @@ def test_other_kinds() -> None:
         ({"scale": True}, "the scale factor is True; expected"),
         ({"scale": 2, "tile": 0}, "the tile is 0; expected a whole number from 1"),
         ({"scale": 2, "tile": -3}, "the tile is -3; expected"),
+        ({"scale": 2, "roi": (0, 10, 0, 10)}, "the roi is (0, 10, 0, 10); expected text such as '0:200,100:400'"),
+        ({"scale": 2, "memory": 2e9}, "the memory is 2000000000.0; expected text such as '2G'"),
         ({"scale": 2, "dtype": "int16", "resume": True}, "resume, dtype: of no use without an output file"),
         ({"scale": 2, "preview": "a.png"}, "preview: of no use without an output file"),
     ],
@@ -121,6 +147,7 @@ def test_paths_may_be_strings(tmp_path: Path) -> None:
         np.ones((3, 5, 4), dtype=np.float32),
         "bicubic",
         scale=2,
+        dtype=np.float64,
         output=f"{tmp_path}/x.img",
         preview=f"{tmp_path}/x.png",
     )
