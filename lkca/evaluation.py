@@ -16,7 +16,7 @@ from lkca.data.memory import check_memory
 from lkca.data.window import pieces, row_strips
 from lkca.errors import InputError
 from lkca.inference.array import Upscaler
-from lkca.inference.checks import check_scale, suits
+from lkca.inference.checks import check_scale, contradictions, suits
 from lkca.inference.choose import model_for
 from lkca.inference.degrade import degraded
 from lkca.inference.plan import Budget, card_memory, size_text, tile_bytes
@@ -133,7 +133,8 @@ def evaluate_prediction(reference: Cube, prediction: Cube, scale: int, *, region
 
     region: the part of the reference to score. The prediction covers the whole reference, or exactly that part, or
     (without a region) the reference cut to a multiple of ``scale``, as ``lkca degrade`` cuts it. ``arrays`` stay empty.
-    Raises InputError where the sizes do not fit or nothing can be scored.
+    ``notes`` name what contradicts: place, wavelengths, range of values, a prediction that is the reference. Raises
+    InputError where the sizes do not fit or nothing can be scored.
     """
     notes = [*reference.warnings, *prediction.warnings]
     whole = Window.full(reference.rows, reference.cols)
@@ -151,6 +152,7 @@ def evaluate_prediction(reference: Cube, prediction: Cube, scale: int, *, region
             f"{expected}; give two cubes of one size, or the prediction's part of the reference as --region"
         )
     truth, guess = reference.region(window), prediction.region(window) if covers_all else prediction
+    notes += contradictions(truth, guess)
     strips = list(row_strips(window.height, window.width, 2 * reference.bands))
     good = reference.good_bands & prediction.good_bands
     peak, bands = _peak((truth.read(strip) for strip in strips), good, reference.source)
@@ -160,6 +162,8 @@ def evaluate_prediction(reference: Cube, prediction: Cube, scale: int, *, region
     for strip in strips:
         accumulator.update(truth.read(strip), guess.read(strip))
     metrics = _scores(accumulator, prediction.source)
+    if metrics.rmse == 0:
+        notes.append(f"{prediction.source} equals {reference.source} in every sample; is it the right file?")
     if metrics.missing:
         notes.append(f"{prediction.source} lacks {metrics.missing} pixels that the reference has; they are not scored")
     return Evaluation(

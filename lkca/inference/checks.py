@@ -1,18 +1,23 @@
-"""Does a file suit a model: scale, band count, wavelengths?"""
+"""Does a file suit a model, or a prediction its reference: scale, band count, wavelengths, place, values?"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
 from lkca.data import Cube, Window
 from lkca.errors import InputError
 from lkca.models.config import ModelConfig
 from lkca.models.directory import LoadedModel
 
-__all__ = ["check_scale", "match_bands", "match_range", "suits", "wavelength_gap"]
+__all__ = ["check_scale", "contradictions", "match_bands", "match_range", "suits", "wavelength_gap"]
 
 _SILENT, _REFUSED = 0.1, 0.5  # in units of the model's band spacing
 _OTHER_UNITS = 30.0
+_SHIFTED = 0.5  # pixels
 _SAMPLE = 128  # pixels per side
 
 
@@ -72,12 +77,8 @@ def match_range(cube: Cube, config: ModelConfig, *, force: bool = False) -> list
     Reflectances and the counts that stand for them differ by a factor of thousands, ground by a factor of ten: beyond
     thirty the units are others, refused unless ``force``.
     """
-    values = cube.read(Window.centre(cube.rows, cube.cols, _SAMPLE, _SAMPLE), config.bands.used)
-    values = values[np.isfinite(values)]
-    if values.size == 0:
-        return []
-    top, peak = float(np.percentile(values, 99.9)), config.normalisation.peak
-    if peak / _OTHER_UNITS <= top <= peak * _OTHER_UNITS:
+    top, peak = _top(cube, config.bands.used), config.normalisation.peak
+    if top is None or peak / _OTHER_UNITS <= top <= peak * _OTHER_UNITS:
         return []
     what = f"{cube.source}: the values reach {top:.4g}, those that the model learned from {peak:.4g}"
     if not force:
@@ -85,6 +86,30 @@ def match_range(cube: Cube, config: ModelConfig, *, force: bool = False) -> list
             f"{what}; give a cube in the same units (see its scale factor with 'lkca inspect'), or --force"
         )
     return [f"{what}; used all the same because of --force"]
+
+
+def contradictions(reference: Cube, prediction: Cube) -> list[str]:
+    """Remarks on why two cubes of one size may not show the same: place, wavelengths, units of the values."""
+    notes, where = [], f"{prediction.source} against {reference.source}"
+    ours, theirs = reference.meta, prediction.meta
+    if _differ(ours.crs, theirs.crs):
+        notes.append(f"{where}: their CRSs differ, so they may show different ground")
+    elif ours.transform is not None and theirs.transform is not None:
+        ends = np.array([(0.0, 0.0), (reference.cols, reference.rows)])
+        placed = np.array([~ours.transform @ (theirs.transform @ tuple(end)) for end in ends])
+        shift = np.abs(placed - ends).max()
+        if shift > _SHIFTED:
+            notes.append(f"{where}: their geotransforms lie up to {shift:.1f} pixels apart; they show different ground")
+    if ours.wavelengths is not None and theirs.wavelengths is not None:
+        expected, found = (np.asarray(meta.wavelengths, dtype=float) for meta in (ours, theirs))
+        gap, worst = wavelength_gap(expected, found)
+        if gap > _REFUSED:
+            notes.append(f"{where}: band {worst} lies at {found[worst]:.1f} nm, not at {expected[worst]:.1f} nm")
+    good = np.flatnonzero(reference.good_bands & prediction.good_bands)
+    tops = [top for cube in (reference, prediction) if good.size and (top := _top(cube, good)) is not None]
+    if len(tops) > 1 and max(tops) > _OTHER_UNITS * max(min(tops), 0.0):
+        notes.append(f"{where}: the values reach {tops[1]:.4g}, not {tops[0]:.4g}; their units or scale factors differ")
+    return notes
 
 
 def wavelength_gap(expected: np.ndarray, found: np.ndarray, used: np.ndarray | None = None) -> tuple[float, int]:
@@ -108,6 +133,25 @@ def _spacing(wavelengths: np.ndarray) -> np.ndarray:
     spacing[order] = nearest
     result: np.ndarray = spacing
     return result
+
+
+def _differ(ours: str | None, theirs: str | None) -> bool:
+    """Whether two CRSs (WKT) are others; those that cannot be read are taken to be the same."""
+    if ours is None or theirs is None or ours == theirs:
+        return False
+    try:
+        one, other = CRS.from_wkt(ours), CRS.from_wkt(theirs)
+    except CRSError:
+        return False
+    return one != other and (one.to_epsg() is None or one.to_epsg() != other.to_epsg())
+
+
+def _top(cube: Cube, bands: Sequence[int] | np.ndarray) -> float | None:
+    """What the values in the middle of the cube reach, a few glints aside; None where all are missing."""
+    height, width = min(cube.rows, _SAMPLE), min(cube.cols, _SAMPLE)
+    values = cube.read(Window((cube.rows - height) // 2, (cube.cols - width) // 2, height, width), bands)
+    values = values[np.isfinite(values)]
+    return float(np.percentile(values, 99.9)) if values.size else None
 
 
 def _span(wavelengths: list[float] | None) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from affine import Affine
+from rasterio.crs import CRS
 
 from lkca import evaluation
 from lkca.data import Cube, CubeMeta, Window
 from lkca.data.degradation import Degradation, DegradationMethod
 from lkca.errors import InputError
-from lkca.evaluation import evaluate_model
+from lkca.evaluation import evaluate_model, evaluate_prediction
 from lkca.inference.adapt import adapt
 from lkca.inference.array import bicubic_array, upscale_array
 from lkca.inference.degrade import degrade_array
@@ -91,3 +93,24 @@ def test_the_general_model_and_every_degradation(
 def test_memory_that_does_not_suffice(holed_scene: np.ndarray) -> None:
     with pytest.raises(InputError, match=r"8 × 8 coarse pixels needs .* allowed; give more with --memory"):
         evaluate_model(Cube.from_array(holed_scene), None, 2, memory="100M", arrays=False)
+
+
+def test_contradictions_are_told(holed_scene: np.ndarray) -> None:
+    utm = CRS.from_epsg(32610).to_wkt()
+    wavelengths, transform = np.linspace(400, 470, 5), Affine(5, 0, 5e5, 0, -5, 4e6)
+    reference = Cube.from_array(holed_scene, CubeMeta(wavelengths=wavelengths, crs=utm, transform=transform), "truth")
+    other = holed_scene * np.float32(1.01)
+
+    def notes(array: np.ndarray = other, region: str | None = None, **changes: Any) -> str:
+        prediction = Cube.from_array(array, reference.meta.replace(**changes), "guess")
+        return "; ".join(evaluate_prediction(reference, prediction, 2, region=region).notes)
+
+    assert notes() == "" and notes(transform=None, crs=None, wavelengths=None) == ""
+    assert "55400.0 pixels apart" in notes(transform=Affine(5, 0, 5e5 + 277e3, 0, -5, 4e6))
+    assert "their CRSs differ" in notes(crs=CRS.from_epsg(32611).to_wkt())
+    assert "band 0 lies at 1400.0 nm, not at 400.0 nm" in notes(wavelengths=wavelengths + 1000)
+    assert "their units or scale factors differ" in notes(holed_scene * 1e4)
+    assert "guess equals truth in every sample" in notes(holed_scene)
+    part = other[:, 8:48, 4:44]
+    assert "pixels apart" in notes(part, "8:48,4:44")
+    assert notes(part, "8:48,4:44", transform=transform @ Affine.translation(4, 8)) == ""
