@@ -27,14 +27,14 @@ from lkca.models.prior import Prior
 from lkca.training.subspace import SpectralSubspace
 from lkca_kernels import bicubic_upsample
 
-__all__ = ["COMPONENTS", "adapt"]
+__all__ = ["COMPONENTS", "PIXELS", "adapt", "sample_windows"]
 
 COMPONENTS = 8  # more change nothing, fewer lose some (docs/models.md)
 _ENERGY = 0.99  # of the prior's upsampling kernel
 _STEP = 2  # how much coarser the cube is made to see what it loses
 _SIDE = 64  # pixels of a window
 _GRID = 20  # windows along a side of the scene, at most
-_PIXELS = 100_000  # that suffice
+PIXELS = 100_000  # that suffice to know a scene
 _QUANTILE = 0.999
 _NEGLIGIBLE = 3e-3  # of a band's lost detail: what is below 0 no more than this is the ringing of a filter
 
@@ -95,9 +95,9 @@ def adapt(cube: Cube, prior: Prior, scale: int, *, components: int = COMPONENTS)
     good = np.flatnonzero(cube.good_bands)
     check_memory(3 * 8 * good.size**2, f"{cube.source}: the covariance of {good.size} bands", "select fewer bands")
     found = _Statistics(good.size)
-    for window in _windows(cube) if good.size else ():
+    for window in sample_windows(cube) if good.size else ():
         found.add(cube.read(window, good))
-        if found.count.max() >= _PIXELS:
+        if found.count.max() >= PIXELS:
             break
     region = str(Window.full(cube.rows, cube.cols))
     alive = found.count > 0
@@ -138,7 +138,7 @@ def adapt(cube: Cube, prior: Prior, scale: int, *, components: int = COMPONENTS)
     return LoadedModel(net.eval(), config, Path("general"), adapted=True)
 
 
-def _windows(cube: Cube) -> Iterator[Window]:
+def sample_windows(cube: Cube) -> Iterator[Window]:
     """Windows that cover the scene, or, where it is larger, lie evenly over it; in a fixed random order."""
     rows, height = _cuts(cube.rows)
     cols, width = _cuts(cube.cols)

@@ -148,8 +148,7 @@ def _differ(ours: str | None, theirs: str | None) -> bool:
 
 def _top(cube: Cube, bands: Sequence[int] | np.ndarray) -> float | None:
     """What the values in the middle of the cube reach, a few glints aside; None where all are missing."""
-    height, width = min(cube.rows, _SAMPLE), min(cube.cols, _SAMPLE)
-    values = cube.read(Window((cube.rows - height) // 2, (cube.cols - width) // 2, height, width), bands)
+    values = cube.read(Window.centre(cube.rows, cube.cols, _SAMPLE, _SAMPLE), bands)
     values = values[np.isfinite(values)]
     return float(np.percentile(values, 99.9)) if values.size else None
 

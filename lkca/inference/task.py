@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import zlib
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 import lkca
 from lkca.data import Cube, CubeMeta, CubeWriter, Window, create_writer
 from lkca.errors import InputError
+from lkca.inference.adapt import PIXELS, sample_windows
 from lkca.inference.array import Upscaler, resolve_device
 from lkca.inference.checks import check_scale, suits
 from lkca.inference.choose import model_for
@@ -105,6 +107,9 @@ class Task:
             scale = options.scale
         upscaler = Upscaler(chosen, scale, cube.good_bands, resolve_device(options.device), options.precision)
         meta = cube.meta.window(area).upsampled(scale)
+        if options.dtype is not None and (stored := _stored_scale(cube, options.dtype)) != 1.0:
+            meta = meta.replace(scale_factor=stored)
+            notes.append(f"{cube.source}: float values are stored as {options.dtype} with the scale factor {stored:g}")
         provenance = {
             "LKCA_MODEL": _name(model),
             "LKCA_VERSION": lkca.__version__,
@@ -182,6 +187,33 @@ def fingerprint(cube: Cube, model: Model, options: SceneOptions) -> dict[str, An
         "device": resolve_device(options.device).type,
         "version": lkca.__version__,
     }
+
+
+def _stored_scale(cube: Cube, dtype: str) -> float:
+    """1, or the power of ten below it by which integers of ``dtype`` hold the float values of a cube without a scale.
+
+    1 for whole numbers: counts stored as floats. From a sample of windows: the largest 99.9 % quantile takes
+    at most half the range, of 16 bits at most, as in the reflectance products of sensors (10 000 for 1).
+    """
+    meta = cube.meta
+    try:
+        target = np.dtype(dtype)
+    except TypeError:
+        return 1.0  # the writer refuses it
+    floats = meta.stored_dtype is None or meta.stored_dtype.kind == "f"
+    if target.kind not in "iu" or not floats or np.any(meta.scale_factor != 1.0) or np.any(meta.offset != 0.0):
+        return 1.0
+    top, seen, whole = 0.0, 0, True
+    for window in sample_windows(cube):
+        values = np.abs(cube.read(window, cube.good_bands))
+        values = values[np.isfinite(values)]
+        if values.size:
+            top, seen = max(top, float(np.quantile(values, 0.999))), seen + window.height * window.width
+            whole = whole and bool((values == np.rint(values)).all())
+        if seen >= PIXELS:
+            break
+    room = min(np.iinfo(target).max, np.iinfo(np.uint16).max) / 2
+    return 1.0 if whole or top == 0 else 10.0 ** min(0, -math.floor(math.log10(room / top)))
 
 
 def _sample(cube: Cube) -> int:

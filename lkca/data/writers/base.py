@@ -262,7 +262,7 @@ class CubeWriter:
         if encoder.high - encoder.low < _FEW_LEVELS and encoder.high >= encoder.low:
             remarks.append(
                 f"{self.path}: the samples fill only {int(encoder.high - encoder.low) + 1} levels of {dtype}; "
-                "use a smaller scale factor or a float dtype"
+                "write a float dtype, or give the metadata a smaller scale factor"
             )
         return remarks
 

@@ -130,6 +130,6 @@ def test_nan_becomes_nodata_and_never_a_number(tmp_path: Path, dtype: str) -> No
     upscale(tmp_path / "x.npy", tmp_path / "x.tif", None, "--dtype", dtype)
     with rasterio.open(tmp_path / "x.tif") as dataset:
         assert dataset.nodata == {"int16": -32768, "uint8": 255}[dtype]
-        masked = dataset.read(masked=True)
+        masked = dataset.read(masked=True) * dataset.scales[0]
     assert np.array_equal(masked.mask, np.broadcast_to(HOLE.repeat(SCALE, 0).repeat(SCALE, 1), masked.shape))
     assert masked.min() > 20 and masked.max() < 140
