@@ -58,6 +58,8 @@ class ErrorGroup(TyperGroup):
                 traceback.print_exc()
             if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
                 complain("not enough memory; use a smaller --region or input, or close other programs")
+            elif isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of what the library writes: OutputError
+                complain("the output could not be written (no space left); free some space or send it elsewhere")
             else:
                 detail = str(error).strip().splitlines()
                 complain(

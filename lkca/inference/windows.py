@@ -25,7 +25,9 @@ def parse_roi(text: str | None, cube: Cube) -> Window:
     if ":" in text:
         return Window.parse(text, (cube.rows, cube.cols))
     try:
-        west, south, east, north = (float(part) for part in text.split(","))
+        west, south, east, north = ends = [float(part) for part in text.split(",")]
+        if not np.isfinite(ends).all():
+            raise ValueError
     except ValueError:
         raise InputError(
             f"the region '{text}' is not understood; give pixels as 0:100,50:150 (rows, columns) or map coordinates as "

@@ -348,3 +348,11 @@ def test_a_closed_pipe_is_no_failure_worth_a_traceback(scene_file: Path) -> None
     os.close(write)
     _, errors = run.communicate(timeout=60)
     assert b"Traceback" not in errors
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_behind_the_output(scene_file: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "lkca", "inspect", str(scene_file)]
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert run.returncode == 1 and run.stderr.startswith("error: the output could not be written (no space left)")
