@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import rasterio
 
-from lkca.data import Cube, CubeMeta, Window
+from lkca.data import Cube, CubeMeta, Window, open_cube
 from lkca.data.codec import Encoder
 from lkca.data.writers import output_meta
 from lkca.data.writers.base import check_disk_space, leftovers
-from lkca.errors import LkcaError, OutputError
+from lkca.errors import InputError, LkcaError, OutputError
 from lkca.inference.finish import Finisher
 from lkca.inference.journal import Journal, Record, differences
 from lkca.inference.plan import Budget, TilePlan
@@ -29,7 +29,8 @@ from lkca.inference.ranks import Heartbeat, Ranks
 from lkca.inference.samples import Samples, checksum
 from lkca.inference.stream import stream
 from lkca.inference.strips import Piece
-from lkca.inference.task import Model, SceneOptions, Task, fingerprint
+from lkca.inference.task import Model, SceneOptions, Task, fingerprint, model_name
+from lkca.inference.windows import parse_roi
 from lkca.models.directory import LoadedModel, load_model, save_model
 
 __all__ = ["SceneOptions", "ScenePlan", "UpscaleReport", "plan_scene", "upscale_scene"]
@@ -151,7 +152,7 @@ class _Job:
         identity = fingerprint(self.cube, self.model, options)
         interrupted = journal.folder.exists()
         if options.resume and not options.overwrite and not interrupted and self.output.exists():
-            return self._nothing_to_do()
+            return self._nothing_to_do(identity["scale"])
         earlier = journal.check(identity, resume=options.resume, overwrite=options.overwrite)
         task = Task.of(self.cube, self.model, options, made=None if earlier is None else self._kept(journal))
         # An earlier run was allowed to write this output; what may stand there now is its own.
@@ -236,8 +237,23 @@ class _Job:
         folder = journal.folder / "model"
         return replace(load_model(folder), path=Path("general"), adapted=True) if folder.exists() else None
 
-    def _nothing_to_do(self) -> UpscaleReport:
+    def _nothing_to_do(self, scale: int | None) -> UpscaleReport:
+        """InputError where the finished output is of another size, or was made by another model, than is asked for."""
         rows, cols, bands = self.cube.shape
+        area, wanted = parse_roi(self.options.roi, self.cube), model_name(self.model)
+        with open_cube(self.output) as done:
+            made = {key.upper(): text for key, text in done.meta.tags.items()}.get("LKCA_MODEL", wanted)  # ENVI: lower
+            differing = []
+            if scale is not None and done.shape != (area.height * scale, area.width * scale, bands):
+                asked = f"{area.height * scale} × {area.width * scale} pixels, {bands} bands"
+                differing.append(f"it has {done.rows} × {done.cols} pixels, {done.bands} bands, asked for are {asked}")
+            if Path(made).name != Path(wanted).name:
+                differing.append(f"it was made by {made}, asked for is {wanted}")
+        if differing:
+            raise InputError(
+                f"{self.output}: is finished, but not what is asked for: {'; '.join(differing)}; give --overwrite "
+                "to make it anew, or another name"
+            )
         note = f"{self.output}: is there, and no unfinished run of it: nothing to resume (--overwrite makes it anew)"
         return UpscaleReport(self.output, rows, cols, bands, 0, 0.0, (note,))
 

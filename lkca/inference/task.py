@@ -25,7 +25,7 @@ from lkca.models.directory import LoadedModel
 from lkca.models.prior import Prior
 from lkca.output import check_output
 
-__all__ = ["Model", "SceneOptions", "Task", "fingerprint"]
+__all__ = ["Model", "SceneOptions", "Task", "fingerprint", "model_name"]
 
 Model = LoadedModel | Prior | None
 
@@ -111,7 +111,7 @@ class Task:
             meta = meta.replace(scale_factor=stored)
             notes.append(f"{cube.source}: float values are stored as {options.dtype} with the scale factor {stored:g}")
         provenance = {
-            "LKCA_MODEL": _name(model),
+            "LKCA_MODEL": model_name(model),
             "LKCA_VERSION": lkca.__version__,
             "LKCA_COMMAND": options.command or f"lkca.upscale of {cube.source}",
         }
@@ -180,7 +180,7 @@ def fingerprint(cube: Cube, model: Model, options: SceneOptions) -> dict[str, An
             "sample": None if files else _sample(cube),
         },
         "region": str(parse_roi(options.roi, cube)),
-        "model": {"name": _name(model), "digest": _digest(model)},
+        "model": {"name": model_name(model), "digest": _digest(model)},
         "scale": options.scale if not isinstance(model, LoadedModel) else model.config.scale,
         "dtype": options.dtype,
         "precision": options.precision,
@@ -222,7 +222,8 @@ def _sample(cube: Cube) -> int:
     return zlib.crc32(np.ascontiguousarray(middle).data)
 
 
-def _name(model: Model) -> str:
+def model_name(model: Model) -> str:
+    """What the output's tag LKCA_MODEL says."""
     return "bicubic" if model is None else "general" if isinstance(model, Prior) else str(model.path)
 
 

@@ -165,6 +165,13 @@ def test_nothing_to_resume(stopped: Any) -> None:
     written = os.stat(output).st_mtime_ns
     report = upscale_scene(cube, output, model, SceneOptions(resume=True))
     assert "nothing to resume" in report.notes[0] and os.stat(output).st_mtime_ns == written
+    for other, options, says in (
+        (None, {"scale": 2}, "it was made by .*model, asked for is bicubic"),
+        (None, {"scale": 4}, r"has 122 × 106 pixels, 5 bands, asked for are 244 × 212 pixels, 5 bands; it was made"),
+        (model, {"roi": "0:9,:"}, "asked for are 18 × 106 pixels"),
+    ):
+        with pytest.raises(InputError, match=f"is finished, but not what is asked for: .*{says}"):
+            upscale_scene(cube, output, other, SceneOptions(resume=True, **options))
 
 
 def test_full_disk(
