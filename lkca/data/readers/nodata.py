@@ -9,6 +9,7 @@ import numpy as np
 from lkca.data.codec import nodata_code
 from lkca.data.cube import Cube
 from lkca.data.window import Window
+from lkca.errors import LkcaError
 
 __all__ = ["declare_nodata", "warn_of_fill"]
 
@@ -34,7 +35,7 @@ def warn_of_fill(cube: Cube) -> None:
     rows, cols = ({0, rest // 2, rest} for rest in (cube.rows - height, cube.cols - width))
     try:
         parts = [cube._read_stored(Window(row, col, height, width), bands) for row in rows for col in cols]
-    except (OSError, ValueError, RuntimeError, KeyError):
+    except (LkcaError, OSError, ValueError, RuntimeError, KeyError):
         return  # who needs these samples will hear of it
     pixels = np.concatenate([part.reshape(len(bands), -1) for part in parts], axis=1).astype(np.float64)
     pixels = pixels[:, np.isfinite(pixels).all(axis=0)]
