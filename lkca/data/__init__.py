@@ -1,6 +1,6 @@
 """Hyperspectral cubes: reading, writing, degrading and describing them.
 
-``degrade`` and ``synthetic_scene`` are loaded on first use: reading a cube does not need torch.
+``Degradation``, ``degrade`` and ``synthetic_scene`` are loaded on first use: reading a cube does not need torch.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from lkca.data.window import Window
 from lkca.data.writers import CubeWriter, WriteReport, create_writer, write_cube
 
 if TYPE_CHECKING:
-    from lkca.data.degradation import degrade
+    from lkca.data.degradation import Degradation, degrade
     from lkca.data.synthetic import synthetic_scene
 
 __all__ = [
     "Cube",
     "CubeMeta",
     "CubeWriter",
+    "Degradation",
     "Window",
     "WriteReport",
     "create_writer",
@@ -31,7 +32,11 @@ __all__ = [
     "write_cube",
 ]
 
-_LAZY = {"degrade": "lkca.data.degradation", "synthetic_scene": "lkca.data.synthetic"}
+_LAZY = {
+    "Degradation": "lkca.data.degradation",
+    "degrade": "lkca.data.degradation",
+    "synthetic_scene": "lkca.data.synthetic",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,27 +9,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lkca.inference.array import upscale_array
+    from lkca.inference.array import tile_margin, upscale_array
     from lkca.inference.degrade import degrade_scene
     from lkca.inference.kinds import upscale
-    from lkca.inference.scene import UpscaleReport, plan_scene, upscale_scene
+    from lkca.inference.ranks import Ranks
+    from lkca.inference.scene import ScenePlan, UpscaleReport, plan_scene, upscale_scene
     from lkca.inference.task import SceneOptions
 
 _HOME = {
+    "Ranks": "ranks",
     "SceneOptions": "task",
+    "ScenePlan": "scene",
     "UpscaleReport": "scene",
     "degrade_scene": "degrade",
     "plan_scene": "scene",
+    "tile_margin": "array",
     "upscale": "kinds",
     "upscale_array": "array",
     "upscale_scene": "scene",
 }
 
 __all__ = [
+    "Ranks",
     "SceneOptions",
+    "ScenePlan",
     "UpscaleReport",
     "degrade_scene",
     "plan_scene",
+    "tile_margin",
     "upscale",
     "upscale_array",
     "upscale_scene",

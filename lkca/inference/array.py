@@ -20,7 +20,7 @@ from lkca.inference.strips import EDGE, Part, Piece, Strip, all_of, widened
 from lkca.models.directory import LoadedModel
 from lkca_kernels.reference.bicubic import bicubic_upsample
 
-__all__ = ["PRECISIONS", "Upscaler", "bicubic_array", "resolve_device", "upscale_array"]
+__all__ = ["PRECISIONS", "Upscaler", "bicubic_array", "resolve_device", "tile_margin", "upscale_array"]
 
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -82,7 +82,7 @@ class Upscaler:
         self.bands = good_bands.size
         self.device = device or torch.device("cpu")
         self.precision = precision
-        self.halo = EDGE
+        self.halo, self.reach = _margins(model)
         self.features = 0
         self.by_network = np.zeros(good_bands.shape, dtype=bool)
         self._net = None
@@ -108,8 +108,6 @@ class Upscaler:
             # residuals, result, hidden channels before and after the activation.
             kept = net.groups * net.width if net.rank is None else net.rank
             self.features = 2 * kept + net.width * (4 + 2 * net.expansion)
-            self.halo = max(model.net.halo, EDGE)
-        self.reach = math.ceil(1.5 * self.halo)
 
     def store_as(self, encoder: Encoder) -> None:
         """From now on pieces come as ``encoder`` stores them, where that can be had in one pass.
@@ -319,6 +317,17 @@ class Upscaler:
     def _autocast(self) -> AbstractContextManager[object]:
         dtype = PRECISIONS[self.precision]
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
+
+def _margins(model: LoadedModel | None) -> tuple[int, int]:
+    """halo and reach of :class:`Upscaler`."""
+    halo = EDGE if model is None else max(model.net.halo, EDGE)
+    return halo, math.ceil(1.5 * halo)
+
+
+def tile_margin(model: LoadedModel | None) -> int:
+    """Coarse pixels that must be read around a tile, so that it comes out as of the whole scene; None: bicubic."""
+    return sum(_margins(model))
 
 
 def upscale_array(

@@ -121,7 +121,7 @@ class PixelShuffleUpsample(nn.Module):
         self.conv.reset_parameters()
 
     def forward(
-        self, x: Tensor, skip: Tensor | None = None, gate: Tensor | None = None, out: Tensor | None = None
+        self, x: Tensor, *, gate: Tensor | None = None, skip: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
         y = in_turn(self.conv, x, self.shared_groups)
         return pixel_shuffle_epilogue(y, gate, skip, upscale_factor=self.upscale_factor, out=out)
@@ -261,7 +261,7 @@ class LowRankUpsample(_LowRank):
         self.shuffle_apart = False  # as in PixelShuffleUpsample
 
     def forward(
-        self, x: Tensor, skip: Tensor | None = None, gate: Tensor | None = None, out: Tensor | None = None
+        self, x: Tensor, *, gate: Tensor | None = None, skip: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
         z = in_turn(self.reduce, x, self.shared_groups)
         return lowrank_pixel_shuffle(z, self.weight, self.bias, gate, skip, upscale_factor=self.upscale_factor, out=out)

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 import lkca_kernels
 from lkca.cli.app import app
 from lkca.errors import InputError, OutputError
-from lkca.export import check_sizes, export_model, formats
+from lkca.export import export_model, formats
+from lkca.export.check import check_sizes
 from lkca.inference.array import upscale_array
 from lkca.models.directory import LoadedModel
 
