@@ -98,12 +98,12 @@ def _time(seconds: float) -> str:
 
 def _print(result: TrainResult, config: TrainConfig) -> None:
     from lkca.metrics import PROTOCOL
-    from lkca.report.tables import SCORES
+    from lkca.report.tables import SCORE_COLUMNS
 
     for remark in result.notes:
         note(remark)
     if result.metrics:
-        known = [row for row in SCORES if row[0] in next(iter(result.metrics.values()))]
+        known = [row for row in SCORE_COLUMNS if row[0] in next(iter(result.metrics.values()))]
         rows = [
             [name, *(f"{scores[key]:.{digits}f}" for key, _, digits, _ in known)]
             for name, scores in result.metrics.items()

@@ -27,7 +27,7 @@ from lkca.models.config import ModelConfig, ValidationRecord
 from lkca.models.directory import LoadedModel, describe_architecture
 from lkca.training.validation import mean_scores
 
-__all__ = ["FactorizedModel", "Point", "factorize_directory", "latencies", "load_any"]
+__all__ = ["FactorizedModel", "MeasuredRank", "factorize_directory", "latencies", "load_any"]
 
 _CALIBRATION_SHARE = 0.75
 _LEAST_COARSE_ROWS = 4
@@ -35,7 +35,7 @@ _PROBE = 32  # coarse pixels per side of the image that latency is measured on
 
 
 @dataclass(frozen=True)
-class Point:
+class MeasuredRank:
     """One rank that was measured. mpsnr: dB on the validation rows. seconds: latency, 32 × 32 coarse pixels."""
 
     rank: int | None
@@ -54,7 +54,7 @@ class FactorizedModel:
     factorization: Factorization
     before: tuple[Evaluation, ...]
     after: tuple[Evaluation, ...]
-    points: tuple[Point, ...]
+    points: tuple[MeasuredRank, ...]
 
 
 def load_any(model: str, scale: int | None = None) -> nn.Module:
@@ -145,7 +145,7 @@ def factorize_directory(
     order = sorted(tried, key=lambda rank: (rank != first, -(rank or 0)))
     seconds = latencies([tried[rank][0] for rank in order])
     points = tuple(
-        Point(rank, tried[rank][1], sum(p.numel() for p in tried[rank][0].upsample.parameters()), spent)
+        MeasuredRank(rank, tried[rank][1], sum(p.numel() for p in tried[rank][0].upsample.parameters()), spent)
         for rank, spent in zip(order, seconds, strict=True)
     )
     return FactorizedModel(net, config, done, tuple(references), tuple(after), points)

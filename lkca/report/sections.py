@@ -12,7 +12,7 @@ from lkca.evaluation import Evaluation
 from lkca.lowrank import Analysis
 from lkca.report.charts import Chart, Series, line_chart
 from lkca.report.pictures import Picture, choose_crops, colour_bar, encode, paint, round_limit
-from lkca.report.tables import SCORES, Table, rank_table, score_table
+from lkca.report.tables import SCORE_COLUMNS, Table, rank_table, score_table
 from lkca.report.view import SceneView
 from lkca.training.progress import Progress
 from lkca.visual import Composite, choose_pixels, error_map, runs, spectral_angle_map, value_name
@@ -295,7 +295,7 @@ def _headlines(result: Evaluation) -> tuple[Headline, ...]:
         return ()
     ours, base = result.scores[name], result.scores.get("bicubic")
     found = []
-    for key, heading, digits, more in SCORES:
+    for key, heading, digits, more in SCORE_COLUMNS:
         if key not in ("mpsnr", "sam", "ergas"):
             continue
         value = getattr(ours, key)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lkca.report.speed import Speed
 
 __all__ = [
-    "SCORES",
+    "SCORE_COLUMNS",
     "Table",
     "fit_table",
     "rank_table",
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 # name, heading, digits, whether more is better
-SCORES = (
+SCORE_COLUMNS = (
     ("mpsnr", "MPSNR dB", 2, True),
     ("mssim", "MSSIM", 4, True),
     ("sam", "SAM °", 3, False),
@@ -46,17 +46,17 @@ class Table:
 def score_table(result: Evaluation) -> Table:
     """Scores of one scene, a row per prediction, and what the model gained over bicubic."""
     rows = [
-        (name, *(f"{getattr(metrics, key):.{digits}f}" for key, _, digits, _ in SCORES))
+        (name, *(f"{getattr(metrics, key):.{digits}f}" for key, _, digits, _ in SCORE_COLUMNS))
         for name, metrics in result.scores.items()
     ]
     if {"bicubic", "model"} <= result.scores.keys():
         ours, base = result.scores["model"], result.scores["bicubic"]
-        gains = (f"{getattr(ours, key) - getattr(base, key):+.{digits}f}" for key, _, digits, _ in SCORES)
+        gains = (f"{getattr(ours, key) - getattr(base, key):+.{digits}f}" for key, _, digits, _ in SCORE_COLUMNS)
         rows.append(("difference", *gains))
     blur = "" if result.degradation is None else f"degradation {result.degradation.method}, "
     return Table(
         f"{result.source}  ×{result.scale}  region {result.window}",
-        ("", *(heading for _, heading, _, _ in SCORES)),
+        ("", *(heading for _, heading, _, _ in SCORE_COLUMNS)),
         tuple(rows),
         f"protocol {result.protocol}; {blur}peak {result.peak:.6g} (largest valid sample of the reference), "
         f"{result.bands.size} bands scored; more is better for MPSNR, MSSIM, CC",
@@ -139,7 +139,9 @@ def speed_table(speed: Speed) -> Table:
 
 def _recorded(scores: dict[str, dict[str, float]]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Columns and rows of those scores that are there."""
-    shown = [(key, heading, digits) for key, heading, digits, _ in SCORES if any(key in s for s in scores.values())]
+    shown = [
+        (key, heading, digits) for key, heading, digits, _ in SCORE_COLUMNS if any(key in s for s in scores.values())
+    ]
     rows = tuple(
         (name, *(f"{values[key]:.{digits}f}" if key in values else "–" for key, _, digits in shown))
         for name, values in scores.items()
