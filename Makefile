@@ -38,7 +38,8 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/lkca doctor
 	$(VENV)/bin/lkca demo --minutes $(DEMO_MINUTES) -o $(DEMO_OUT) --overwrite
 
-# Each family in its own process: Triton decides at import whether it interprets.
+# Each family in its own process: Triton decides at import whether it interprets. Passive: workers share the cores.
+test: export OMP_WAIT_POLICY = passive
 test: $(VENV)/.tested-with
 	$(PY) -m pytest -n 2
 	TRITON_INTERPRET=1 $(PY) -m pytest tests/lkca_kernels -k triton -n 2

@@ -25,9 +25,9 @@ CHECKS = (
     "enum,bool"
 )
 FLAGS = ["-O1", "-g1", "-std=c++20", "-fPIC", "-fno-omit-frame-pointer", f"-fsanitize={CHECKS}"]
-FILES = ("stored", "cpu_bounds", "cpu_backend", "checks", "arithmetic")
-TESTS = [f"tests/lkca_kernels/test_{name}.py" for name in FILES]
-TESTS[-1] += "::test_any_sizes"  # cpu_bounds has every other case of that file, on every instruction set
+# Two processes at once, of about the same time; cpu_bounds has every other case of test_arithmetic.py, on every
+# instruction set.
+FILES = (("cpu_bounds.py",), ("stored.py", "cpu_backend.py", "checks.py", "arithmetic.py::test_any_sizes"))
 # Memory is another under a sanitizer; the others run in a process that has no sanitizer or on another backend.
 DESELECT = "not triton and not cuda_ and not huge_pages and not peak_memory and not environment and not pages_around"
 FAULT = """
@@ -85,15 +85,19 @@ def environment() -> dict[str, str]:
     ]
     return {
         **os.environ,
+        "OMP_WAIT_POLICY": "passive",  # two processes share the cores
         "LD_PRELOAD": " ".join(found.stdout.strip() for found in runtimes),
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     }
 
 
-def python(code: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """Run ``code`` under the sanitizers, its output shown."""
-    return subprocess.run([sys.executable, "-c", code, *arguments], env=environment(), cwd=ROOT)
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``code`` under the sanitizers; its output is kept."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment(), cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )  # fmt: skip
 
 
 def self_test(folder: Path) -> None:
@@ -126,8 +130,16 @@ def main() -> None:
         "reason = native.load('cpu'); assert reason is None, reason\n"
         "sys.exit(pytest.main(sys.argv[2:]))"
     )
-    chosen = pytest_arguments or [*TESTS, "-q", "-x", "-p", "no:cacheprovider", "-k", DESELECT]
-    sys.exit(python(code, str(library.parent), *chosen).returncode)
+    always = ["-q", "-x", "-p", "no:cacheprovider", "-k", DESELECT]
+    groups = [[f"tests/lkca_kernels/test_{name}" for name in names] + always for names in FILES]
+    if pytest_arguments:
+        groups = [pytest_arguments]
+    failed = 0
+    with ThreadPoolExecutor() as pool:
+        for run in pool.map(lambda chosen: python(code, str(library.parent), *chosen), groups):
+            print(run.stdout, flush=True)
+            failed = failed or run.returncode
+    sys.exit(failed)
 
 
 if __name__ == "__main__":
