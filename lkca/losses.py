@@ -45,8 +45,10 @@ def l1_loss(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def l2_loss(prediction: Tensor, target: Tensor, *, unit: Tensor | None = None) -> Tensor:
-    """Mean squared difference; unit: (C,), by which each band's difference is divided first."""
+    """Mean squared difference; unit: (C,), by which each band's difference is divided first, ValueError for others."""
     x, y = _pair(prediction, target)
+    if unit is not None and unit.shape != x.shape[1:2]:
+        raise ValueError(f"unit: expected ({x.shape[1]},), one per band, got {tuple(unit.shape)}")
     by_band = (x - y).square().mean((0, 2, 3))
     return (by_band if unit is None else by_band / unit.square()).mean()
 

@@ -86,14 +86,23 @@ def singular_values(matrix: Tensor, moments: Moments | None = None, *, centred: 
     return result
 
 
+def _check_any(values: Tensor) -> None:
+    if values.ndim != 1 or not values.numel():
+        raise ValueError(f"values: expected singular values (n,), n of at least 1, got shape {tuple(values.shape)}")
+
+
 def energy_curve(values: Tensor) -> Tensor:
-    """Share of the squared norm that the first 1, 2, … n singular values hold; (n,) -> (n,). 1 for a zero kernel."""
+    """Share of the squared norm that the first 1, 2, … n singular values hold; (n,) -> (n,). 1 for a zero kernel.
+
+    Raises ValueError for none.
+    """
+    _check_any(values)
     energy = values.double().square().cumsum(0)
     return energy / energy[-1] if energy[-1] > 0 else torch.ones_like(energy)
 
 
 def rank_for_energy(values: Tensor, energy: float) -> int:
-    """Smallest rank that holds at least the share ``energy`` (0 < energy <= 1)."""
+    """Smallest rank that holds at least the share ``energy``, 0 < energy <= 1 (else ValueError), of (n,) values."""
     if not 0 < energy <= 1:
         raise ValueError(f"energy: expected a share in (0, 1], got {energy}")
     curve = energy_curve(values)
@@ -101,7 +110,11 @@ def rank_for_energy(values: Tensor, energy: float) -> int:
 
 
 def stable_rank(values: Tensor) -> float:
-    """‖W‖_F² / ‖W‖₂² (Rudelson and Vershynin 2007); 0 for a zero kernel."""
+    """‖W‖_F² / ‖W‖₂² (Rudelson and Vershynin 2007) of (n,) singular values; 0 for a zero kernel.
+
+    Raises ValueError for none.
+    """
+    _check_any(values)
     squares = values.double().square()
     return float(squares.sum() / squares[0]) if squares[0] > 0 else 0.0
 
@@ -116,7 +129,12 @@ def effective_rank(values: Tensor) -> float:
 
 
 def break_even_rank(rows: int, columns: int) -> int:
-    """Largest rank whose factors cost less than the whole kernel: r (in·k² + out) < in·k² · out."""
+    """Largest rank whose factors cost less than the whole kernel: r (in·k² + out) < in·k² · out.
+
+    Raises ValueError for a kernel without rows or columns.
+    """
+    if rows < 1 or columns < 1:
+        raise ValueError(f"rows, columns: expected at least 1 of each, got {rows} and {columns}")
     return (rows * columns - 1) // (rows + columns)
 
 

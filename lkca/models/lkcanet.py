@@ -55,9 +55,11 @@ class LKCANetConfig:
         for name in ("components", "rank"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
-        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+        _at_least("kernel_size", self.kernel_size, 1)
+        _at_least("window", self.window, 0)
+        if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size: expected an odd number, got {self.kernel_size}")
-        if self.window < 0 or (self.window and self.window % 2 == 0):
+        if self.window and self.window % 2 == 0:
             raise ValueError(f"window: expected 0 or an odd number, got {self.window}")
         if self.attended is not None:
             _at_least("attended", self.attended, 0)

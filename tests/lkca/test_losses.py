@@ -59,6 +59,8 @@ def test_squared_error_in_units_of_each_band() -> None:
     unit = torch.tensor([1.0, 4.0, 2.0])
     assert float(l2_loss(x, y, unit=unit)) == pytest.approx((1 + 1 / 4 + 9 / 4) / 3)
     assert float(WeightedLoss({"l2": 2.0, "l1": 1.0}, unit)(x, y)) == pytest.approx(7 / 3 + 2)
+    with pytest.raises(ValueError, match="one per band"):
+        l2_loss(x, y, unit=unit[:2])
 
 
 def test_gradient_magnitude_by_hand() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lkca.lowrank import energy_curve, factorize, rank_for_energy, spectrum
+from lkca.lowrank import break_even_rank, energy_curve, factorize, rank_for_energy, spectrum, stable_rank
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.lkcanet import lift
 
@@ -43,8 +43,19 @@ def test_energy_chooses_the_smallest_rank() -> None:
     torch.testing.assert_close(energy_curve(values), torch.tensor([9.0, 13.0, 14.0, 14.0]).double() / 14)
     assert [rank_for_energy(values, e) for e in (0.5, 9 / 14, 0.9, 13 / 14, 0.95, 1.0)] == [1, 1, 2, 2, 3, 3]
     assert rank_for_energy(torch.zeros(3), 0.9) == 1
+    for call in (energy_curve, stable_rank, lambda none: rank_for_energy(none, 0.9)):
+        with pytest.raises(ValueError, match="values: expected singular values"):
+            call(torch.empty(0))
     with pytest.raises(ValueError, match="energy"):
         rank_for_energy(values, 0.0)
+
+
+def test_the_rank_that_pays() -> None:
+    for rows, columns in ((12, 9), (5, 1), (64, 576)):
+        rank = break_even_rank(rows, columns)
+        assert rank * (rows + columns) < rows * columns <= (rank + 1) * (rows + columns)
+    with pytest.raises(ValueError, match="rows, columns: expected at least 1"):
+        break_even_rank(0, 3)
 
 
 def test_refusals() -> None:

@@ -96,6 +96,9 @@ def test_configuration_round_trip_and_refusals() -> None:
     for name, value in {"bands": 0, "scale": 1, "kernel_size": 4, "rank": 0, "window": 2, "attended": -1}.items():
         with pytest.raises(ValueError, match=name):
             LKCANetConfig(**{"bands": 2, "scale": 2, name: value})
+    for name, value in {"kernel_size": "7", "window": 9.0}.items():
+        with pytest.raises(ValueError, match=f"{name}: expected an integer"):
+            LKCANetConfig(**{"bands": 2, "scale": 2, name: value})
     with pytest.raises(ValueError, match="multiple of its 2 groups"):
         LKCANetConfig(bands=2, scale=2, shared=True, rank=3)
     with pytest.raises(ValueError, match="up to 8, got 10"):
