@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from lkca.cli.console import print_json, print_line, print_table
-from lkca.cli.options import Json, Overwrite, examples
+from lkca.cli.console import note, print_json, print_line, print_table
+from lkca.cli.options import Axes, BandShape, Json, Nodata, Overwrite, Variable, examples, parse_shape
 from lkca.errors import InputError
 
 __all__ = ["EXAMPLES", "models_command"]
@@ -36,6 +36,10 @@ def models_command(
     ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
+    variable: Variable = None,
+    shape: BandShape = None,
+    axes: Axes = None,
+    nodata: Nodata = None,
 ) -> None:
     """Lists the models that come with lkca, or shows the card of one.
 
@@ -45,7 +49,8 @@ def models_command(
     from lkca.models.shipped import DEFAULT, SHIPPED, ShippedModel
 
     if output is not None:
-        _write(name or DEFAULT, output, scale, cube, overwrite=overwrite)
+        how = {"variable": variable, "shape": parse_shape(shape), "axes": axes, "nodata": nodata}
+        _write(name or DEFAULT, output, scale, cube, how, overwrite=overwrite)
         return
     if scale is not None or cube is not None:
         raise InputError("-s and --for say what to write; give the directory with -o")
@@ -88,7 +93,9 @@ def models_command(
     )
 
 
-def _write(name: str, output: Path, scale: int | None, file: str | None, *, overwrite: bool) -> None:
+def _write(
+    name: str, output: Path, scale: int | None, file: str | None, how: dict[str, Any], *, overwrite: bool
+) -> None:
     from lkca.data import open_cube
     from lkca.inference.choose import model_for
     from lkca.models.directory import check_model_output, save_model
@@ -100,7 +107,9 @@ def _write(name: str, output: Path, scale: int | None, file: str | None, *, over
     if isinstance(model, Prior):
         if file is None:
             raise InputError("the general model becomes a directory for one sensor; give a cube of it with --for")
-        with open_cube(file) as cube:
+        with open_cube(file, **how) as cube:
+            for warning in cube.warnings:
+                note(warning)
             loaded = model_for(cube, model, scale)
     elif file is not None:
         raise InputError(f"the model '{name}' has its own bands; leave out --for")

@@ -80,6 +80,11 @@ def parse_map_info(
         transform = transform if factor == 1 else Affine.scale(factor) @ transform
         if remark:
             remarks.append(f"{source}: {remark}")
+        if transform.a < 0 and transform.e > 0 and abs(transform.b) < _SAME_UNIT * abs(transform.a):
+            remarks.append(
+                f"{source}: map info turns the grid by 180 degrees, as ENVI has it; GDAL writes so what is mirrored "
+                "from south to north"
+            )
     return transform, None if crs is None else str(crs.to_wkt()), remarks
 
 
@@ -155,8 +160,8 @@ def _gdal_crs(items: list[str], projection: str) -> CRS | None:
             crs = dataset.crs
     except (RasterioError, CRSError):
         return None
-    if crs is None or not (crs.is_projected or crs.is_geographic):
-        return None
+    if crs is None or not (crs.is_projected or (crs.is_geographic and items[0].lower() != "utm")):
+        return None  # of a zone that is none GDAL keeps the datum alone
     defaulted = "WGS_1984" in crs.to_wkt() and not any(_datum(item) is _DATUMS[0] for part in named for item in part)
     return None if defaulted else crs
 

@@ -143,7 +143,8 @@ def _differ(ours: str | None, theirs: str | None) -> bool:
         one, other = CRS.from_wkt(ours), CRS.from_wkt(theirs)
     except CRSError:
         return False
-    return one != other and (one.to_epsg() is None or one.to_epsg() != other.to_epsg())
+    # A WKT that went through another dialect may be unequal, and have no code, while its parameters are the same.
+    return bool(one != other and one.to_dict() != other.to_dict())
 
 
 def _top(cube: Cube, bands: Sequence[int] | np.ndarray) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,9 +39,10 @@ def as_cube(source: Any) -> Cube:
         raise InputError(f"the DataArray holds {values.dtype}; expected real numbers")
     values = values.astype(np.float32)
     for name in _MISSING:
-        if name in source.attrs:
+        if source.attrs.get(name) is not None:
             values[values == np.float32(source.attrs[name])] = np.nan
-    missing = [where[name] for where in (source.attrs, source.encoding) for name in _MISSING if name in where]
+    found = [where.get(name) for where in (source.attrs, source.encoding) for name in _MISSING]
+    missing = [value for value in found if value is not None]
     crs, transform = _place(source, rows, columns)
     meta = CubeMeta(
         wavelengths=_wavelengths(source, bands),
@@ -69,19 +71,16 @@ def like_source(result: np.ndarray, source: Any, options: SceneOptions) -> Any:
         if finer is not None:
             coords[name] = finer
     for name, coord in source.coords.items():
-        written = _geotransform(coord.attrs)
-        if written is not None:
-            x, a, b, y, d, e = written
-            finer = [x, a / scale, b / scale, y, d / scale, e / scale]
-            coords[name] = coord.assign_attrs(GeoTransform=" ".join(f"{number:.17g}" for number in finer))
-    attrs = dict(source.attrs)
+        if _geotransform(coord.attrs) is not None:
+            coords[name] = coord.assign_attrs(_finer_geotransform(coord.attrs, scale))
+    attrs = {**source.attrs, **_finer_geotransform(source.attrs, scale)}
     if np.size(attrs.get("transform", ())) >= _AFFINE:  # xarray.open_rasterio's: a, b, c, d, e, f
         a, b, c, d, e, f = (float(number) for number in tuple(attrs["transform"])[:_AFFINE])
         attrs["transform"] = (a / scale, b / scale, c, d / scale, e / scale, f)
     if "res" in attrs:
         attrs["res"] = tuple(float(size) / scale for size in np.atleast_1d(attrs["res"]))
     for name in _MISSING:
-        if name in attrs:
+        if attrs.get(name) is not None:
             result[np.isnan(result)] = attrs[name]
             break
     finer_array = xarray.DataArray(result, dims=dims, coords=coords, name=source.name, attrs=attrs)
@@ -116,7 +115,8 @@ def _place(source: Any, rows: str, columns: str) -> tuple[str | None, Affine | N
     """CRS (WKT) and transform: from the attributes of a grid mapping (rioxarray's ``spatial_ref``) or of the array
     (xarray.open_rasterio's); but the coordinates count where they contradict, since a selection moves them alone."""
     mappings = [coord.attrs for coord in source.coords.values()] + [source.attrs]
-    names = [attrs[key] for attrs in mappings for key in ("crs_wkt", "spatial_ref", "crs") if attrs.get(key)]
+    names = [attrs[key] for attrs in mappings for key in ("crs_wkt", "spatial_ref", "crs") if key in attrs]
+    names = [name for name in names if isinstance(name, (str, int, dict, CRS)) and name]
     try:
         crs = CRS.from_user_input(names[0]).to_wkt() if names else None
     except CRSError:
@@ -125,7 +125,9 @@ def _place(source: Any, rows: str, columns: str) -> tuple[str | None, Affine | N
     if np.size(source.attrs.get("transform", ())) >= _AFFINE:
         written.append(Affine(*(float(number) for number in tuple(source.attrs["transform"])[:_AFFINE])))
     transform = written[0] if written else None
-    x, y = _start_and_step(source, columns), _start_and_step(source, rows)
+    straight = transform is not None and transform.b == transform.d == 0
+    x = _start_and_step(source, columns, transform.a if transform and straight else None)
+    y = _start_and_step(source, rows, transform.e if transform and straight else None)
     if x is not None and y is not None:
         regular = Affine(x[1], 0.0, x[0], 0.0, y[1], y[0])
         ends = (0.0, 0.0), (float(source.sizes[columns]), float(source.sizes[rows]))
@@ -135,12 +137,15 @@ def _place(source: Any, rows: str, columns: str) -> tuple[str | None, Affine | N
     return crs, None if transform in unplaced else transform
 
 
-def _start_and_step(source: Any, dim: str) -> tuple[float, float] | None:
-    """Where the first pixel begins, and how far apart they are; None without an even coordinate along ``dim``."""
+def _start_and_step(source: Any, dim: str, known: float | None) -> tuple[float, float] | None:
+    """Where the first pixel begins, and how far apart they are (known: of a single one); None without an even
+    coordinate along ``dim``."""
     coord = source.coords.get(dim)
-    if coord is None or coord.dtype.kind not in "iuf" or coord.size < 2:
+    if coord is None or coord.dtype.kind not in "iuf" or coord.ndim != 1 or not coord.size:
         return None
     values = np.asarray(coord.values, dtype=np.float64)
+    if values.size == 1:
+        return None if known is None else (float(values[0]) - known / 2, known)
     step = float(values[-1] - values[0]) / (values.size - 1)
     if not np.abs(values - (values[0] + step * np.arange(values.size))).max() < _ROUNDING * abs(step):
         return None
@@ -148,9 +153,21 @@ def _start_and_step(source: Any, dim: str) -> tuple[float, float] | None:
 
 
 def _geotransform(attrs: Mapping[str, Any]) -> list[float] | None:
-    """rioxarray's, as GDAL writes it."""
-    numbers = [float(number) for number in str(attrs.get("GeoTransform", "")).split()]
+    """rioxarray's, as GDAL writes it; None where there is none that can be read."""
+    try:
+        numbers = [float(number) for number in re.split(r"[\s,()\[\]]+", str(attrs.get("GeoTransform", ""))) if number]
+    except ValueError:
+        return None
     return numbers if len(numbers) == _AFFINE else None
+
+
+def _finer_geotransform(attrs: Mapping[str, Any], scale: int) -> dict[str, str]:
+    written = _geotransform(attrs)
+    if written is None:
+        return {}
+    x, a, b, y, d, e = written
+    finer = [x, a / scale, b / scale, y, d / scale, e / scale]
+    return {"GeoTransform": " ".join(f"{number:.17g}" for number in finer)}
 
 
 def _finer(coord: Any, dim: str, scale: int) -> Any:

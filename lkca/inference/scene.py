@@ -242,7 +242,7 @@ class _Job:
         rows, cols, bands = self.cube.shape
         area, wanted = parse_roi(self.options.roi, self.cube), model_name(self.model)
         with open_cube(self.output) as done:
-            made = {key.upper(): text for key, text in done.meta.tags.items()}.get("LKCA_MODEL", wanted)  # ENVI: lower
+            made = done.meta.tags.get("LKCA_MODEL", wanted)
             differing = []
             if scale is not None and done.shape != (area.height * scale, area.width * scale, bands):
                 asked = f"{area.height * scale} × {area.width * scale} pixels, {bands} bands"

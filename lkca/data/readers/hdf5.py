@@ -199,6 +199,8 @@ def _georeference(
         text = _text(candidate[()])
         if key == "map info":
             transform, by_name, remarks = parse_map_info(text, f"{source} ({path})")
+            if by_name is None and crs is not None:  # what cannot be told here another variable tells
+                remarks = []
             crs = crs or by_name
         elif text.isdigit():
             with contextlib.suppress(CRSError):
@@ -213,7 +215,7 @@ def _georeference(
     by_axes = None if transform else _coordinate_transform(dataset, order)
     if by_axes and crs is None and _is_wgs84(dataset, order, node):
         crs = str(CRS.from_epsg(4326).to_wkt())
-    return transform or by_axes, crs, remarks if crs is None else []
+    return transform or by_axes, crs, remarks
 
 
 def _is_wgs84(dataset: h5py.Dataset, order: str, mapping: Any) -> bool:

@@ -18,26 +18,40 @@ _SHARE = 0.01  # of their pixels
 
 
 def declare_nodata(cube: Cube, value: float) -> None:
-    """Samples stored as ``value`` are missing, whatever the file says."""
-    cube.meta = cube.meta.replace(nodata=float(value))
+    """Samples stored as ``value`` are missing, whatever the file says; a mask beside them stays."""
     dtype = cube.meta.stored_dtype
     if dtype is not None and not math.isnan(value) and nodata_code(dtype, value) is None:
         cube.warnings += (f"{cube.source}: no sample of {dtype} can be the nodata value {value:.17g}",)
+        if cube.meta.nodata is not None and math.isnan(cube.meta.nodata):
+            return
+    cube.meta = cube.meta.replace(nodata=float(value))
 
 
 def warn_of_fill(cube: Cube) -> None:
     """Adds a warning where whole pixels hold one value far from all others, as if it stood for missing samples.
 
-    Far: by more than half the range of the others (1st to 99th percentile). Shadow and saturation leave no such gap.
+    Far: by more than half the range of the others (1st to 99th percentile), as shadow hardly ever lies. A cube of one
+    band may be a map of classes, and is not looked at. One band is read first: most cubes need no more.
     """
+    if cube.bands == 1:
+        return
     bands = np.unique(np.linspace(0, cube.bands - 1, _BANDS).astype(int))
     height, width = min(cube.rows, _SIDE), min(cube.cols, _SIDE)
     rows, cols = ({0, rest // 2, rest} for rest in (cube.rows - height, cube.cols - width))
+
+    def sample(chosen: np.ndarray) -> np.ndarray:
+        """(bands, pixels) of the nine windows."""
+        parts = [cube._read_stored(Window(row, col, height, width), chosen) for row in rows for col in cols]
+        return np.concatenate([part.reshape(len(chosen), -1) for part in parts], axis=1).astype(np.float64)
+
     try:
-        parts = [cube._read_stored(Window(row, col, height, width), bands) for row in rows for col in cols]
+        first = sample(bands[:1])
+        first = first[np.isfinite(first)]
+        if not first.size or max((first == first.min()).mean(), (first == first.max()).mean()) < _SHARE:
+            return
+        pixels = sample(bands)
     except (LkcaError, OSError, ValueError, RuntimeError, KeyError):
         return  # who needs these samples will hear of it
-    pixels = np.concatenate([part.reshape(len(bands), -1) for part in parts], axis=1).astype(np.float64)
     pixels = pixels[:, np.isfinite(pixels).all(axis=0)]
     for value in (pixels.min(initial=np.inf), pixels.max(initial=-np.inf)):
         filled = (pixels == value).all(axis=0)
@@ -51,3 +65,4 @@ def warn_of_fill(cube: Cube) -> None:
                 f"({others.min():g} to {others.max():g}), and the file names no nodata value; if they are missing, say "
                 f"so with --nodata {value:.17g}",
             )
+            return

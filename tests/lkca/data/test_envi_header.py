@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
@@ -150,6 +151,8 @@ def test_map_info_is_where_gdal_has_it(tmp_path: Path, map_info: str, projection
         ("UTM, 1, 1, 500000, 5800000, 3, 3, 33, North", "not known; the cube has no CRS"),  # GDAL: NAD27
         ("UTM, 1, 1, 500000, 5800000, 3, 3, 33, North, Mars 2000", "not known; the cube has no CRS"),  # GDAL: WGS 84
         ("UTM, 1, 1, 500000, 5800000, 3, 3, 60, North, ETRS89", "not known; the cube has no CRS"),
+        ("UTM, 1, 1, 500000, 5800000, 3, 3, -33, North, WGS-84", "not known; the cube has no CRS"),  # GDAL: EPSG:4326
+        ("UTM, 1, 1, 500000, 5800000, 3, 3, 61, North, WGS-84", "not known; the cube has no CRS"),
         ("Geographic Lat/Lon, 1, 1, 10, 50, 1, 1, units=Degrees", "not known; the cube has no CRS"),
         ("Robinson, 1, 1, 10, 50, 1, 1, WGS-84", "not known; the cube has no CRS"),
         ("UTM, 1, 1, 500000, 5800000, 3, 3, 33, North, WGS-84, units=Cubits", "units=cubits"),
@@ -182,6 +185,11 @@ def test_map_info_converts_to_the_units_of_the_string() -> None:
 def test_rotation_that_is_none(rotation: str) -> None:
     with pytest.raises(InputError, match="expected rotation=DEGREES"):
         parse_map_info(f"UTM, 1, 1, 0, 0, 1, 1, 10, North, WGS-84, rotation={rotation}", "x")
+
+
+def test_half_a_turn_is_told() -> None:
+    transform, _, remarks = parse_map_info("UTM, 1, 1, 0, 0, 2, 2, 10, North, WGS-84, rotation=180", "x")
+    assert np.allclose(list(transform), list(Affine(-2, 0, 0, 0, 2, 0))) and "by 180 degrees" in remarks[0]
 
 
 def test_rotation_turns_the_grid_about_the_reference_pixel() -> None:

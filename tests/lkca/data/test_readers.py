@@ -385,3 +385,6 @@ def test_nodata_said_goes_before_the_files_own(tmp_path: Path) -> None:
         assert np.array_equal(np.isnan(cube.read()), CUBE[0, 0, 0] == CUBE)
     with open_cube(file, nodata=-9999) as cube:
         assert "no sample of uint16 can be the nodata value -9999" in cube.warnings[0]
+    np.save(tmp_path / "classes.npy", np.arange(12 * 9).reshape(12, 9, 1) % 3)
+    with open_cube(tmp_path / "classes.npy", axes="rcb") as cube:
+        assert not any("far from all others" in words for words in cube.warnings)

@@ -89,9 +89,10 @@ def test_a_file_of_a_data_array_lies_where_it_does(scene: np.ndarray, tmp_path: 
     source.spatial_ref.attrs["crs_wkt"] = CRS.from_epsg(32610).to_wkt()
     source.encoding["_FillValue"] = -1.0
     selected = source.isel(x=slice(2, None), y=slice(3, None))
-    selected.encoding = source.encoding
-    for array, corner in ((source, (100, 5000)), (selected, (160, 4910))):
-        file = tmp_path / f"{array.sizes['x']}.tif"
+    row = source.isel(y=slice(3, 4))
+    for array, corner in ((source, (100, 5000)), (selected, (160, 4910)), (row, (100, 4910))):
+        array.encoding = source.encoding
+        file = tmp_path / f"{array.sizes['x']}_{array.sizes['y']}.tif"
         lkca.upscale(array, "bicubic", scale=2, output=file)
         with lkca.open_cube(file) as cube:
             assert cube.summary()["crs"] == "EPSG:32610" and cube.meta.wavelengths is not None
@@ -101,6 +102,12 @@ def test_a_file_of_a_data_array_lies_where_it_does(scene: np.ndarray, tmp_path: 
     lkca.upscale(plain, "bicubic", scale=2, output=tmp_path / "plain.tif")
     with lkca.open_cube(tmp_path / "plain.tif") as cube:
         assert cube.meta.crs is None and cube.meta.transform is None
+    bare = source.drop_vars(["x", "y", "spatial_ref"])
+    bare.attrs |= {"GeoTransform": "(100, 30, 0, 5000, 0, -30)", "crs": np.arange(3), "nodata": None}
+    bare.encoding["_FillValue"] = None
+    assert lkca.upscale(bare, "bicubic", scale=2).attrs["GeoTransform"] == "100 15 0 5000 0 -15"
+    bare.attrs["GeoTransform"] = "of no numbers"
+    assert lkca.upscale(bare, "bicubic", scale=2).attrs["GeoTransform"] == "of no numbers"
     with pytest.raises(InputError, match=r"pick the cube with dataset\[NAME\], of 'reflectance'"):
         lkca.upscale(source.to_dataset(), "bicubic", scale=2)  # type: ignore[call-overload]
 
