@@ -335,6 +335,8 @@ def _good_index(good_bands: np.ndarray | None, bands: int) -> np.ndarray:
 def _valid(array: np.ndarray, mask: np.ndarray | Tensor | None, good: np.ndarray) -> np.ndarray:
     """(rows, cols) bool: inside the mask, and finite in every good band."""
     shape = array.shape[1:]
+    if isinstance(mask, np.ma.MaskedArray):
+        mask = mask.filled(False)
     valid = np.ones(shape, dtype=bool) if mask is None else np.array(_array(mask))
     if valid.shape != shape or valid.dtype != bool:
         raise ValueError(f"metrics: mask must be a bool array of shape {shape}, found {valid.dtype} {valid.shape}")

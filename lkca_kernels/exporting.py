@@ -73,13 +73,16 @@ def call_cpp_operators(program: torch.export.ExportedProgram) -> int:
     in float64; the program then stays as it was.
     """
     operators = _cpp_operators()
-    nodes = [node for node in program.graph_module.graph.nodes if node.op == "call_function"]
+    graphs = [part for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
+    nodes = [node for part in graphs for node in part.graph.nodes if node.op == "call_function"]
     for node in nodes:
         if getattr(node.target, "namespace", "") == "lkca_kernels" and node.target not in operators:
             raise BackendError(f"the C++ CPU library has no {node.target}, which the program calls")
         if node.target in operators:
             first = node.args[0].meta["val"]
-            reason = can_run(node.target.name(), first.device, first.dtype, 1)
+            names = [argument.name for argument in node.target._schema.arguments]
+            scale = node.args[names.index("upscale_factor")] if "upscale_factor" in names else 1
+            reason = can_run(node.target.name(), first.device, first.dtype, scale)
             if reason is not None:
                 raise BackendError(f"the C++ CPU library, whose {node.target} the program would call, {reason}")
     replaced = 0
@@ -89,5 +92,6 @@ def call_cpp_operators(program: torch.export.ExportedProgram) -> int:
             node.args = tuple(CONVENTIONS[a] if isinstance(a, str) else a for a in arguments)
             node.target = operators[node.target]
             replaced += 1
-    program.graph_module.recompile()
+    for part in graphs:
+        part.recompile()
     return replaced

@@ -17,5 +17,5 @@ def memory_format_of(x: Tensor) -> torch.memory_format:
 
 def has_memory(tensor: Tensor) -> bool:
     """Whether it has an address: no meta tensor, nor fake, nor one that a transform or another tensor stands behind."""
-    plain = type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
+    plain = type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__ and not torch._is_functional_tensor(tensor)
     return plain and torch._C._has_storage(tensor) and tensor.device.type != "meta"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lkca.nn.parts import is_plain, keeps_size
 from lkca_kernels import channel_attention, local_channel_attention
+from lkca_kernels.autocasting import autocast
 from lkca_kernels.reference import surroundings
 
 __all__ = ["ChannelAttention", "LocalChannelAttention"]
@@ -62,7 +63,6 @@ class ChannelAttention(nn.Module):
     ) -> None:
         super().__init__()
         hidden = _hidden(channels, reduction) if hidden_channels is None else hidden_channels
-        self.channels = channels
         self.fc1 = nn.Conv2d(channels, hidden, 1, bias=bias, device=device, dtype=dtype)
         self.fc2 = nn.Conv2d(hidden, channels, 1, bias=bias, device=device, dtype=dtype)
 
@@ -73,6 +73,7 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if not _as_made(self.fc1, self.fc2):
+            x, residual = autocast(x, residual)
             gate = torch.sigmoid(self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)))))
             return x * gate if residual is None else residual + x * gate
         w1, w2 = self.fc1.weight.flatten(1), self.fc2.weight.flatten(1)
@@ -90,7 +91,7 @@ class ChannelAttention(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
-        return f"channels={self.channels}"
+        return f"channels={self.fc2.out_channels}" if isinstance(self.fc2, nn.Conv2d) else ""
 
 
 class LocalChannelAttention(nn.Module):
@@ -115,7 +116,6 @@ class LocalChannelAttention(nn.Module):
         super().__init__()
         if window < 1 or window % 2 == 0:
             raise ValueError(f"window: expected an odd number, got {window}")
-        self.channels = channels
         self.window = window
         hidden = _hidden(channels, reduction)
         self.fc1 = nn.Conv2d(channels, hidden, 1, bias=False, device=device, dtype=dtype)
@@ -134,6 +134,9 @@ class LocalChannelAttention(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if not (_as_made(self.fc1, self.fc2) and self.fc1.bias is self.fc2.bias is None):
+            x, residual = autocast(x, residual)
+            if not x.numel():  # convolutions refuse an image without pixels
+                return x if residual is None else residual + x
             ratio = surroundings(x, self.window).to(x.dtype)
             gate = 2 * torch.sigmoid(self.fc2(F.relu(self.fc1(ratio))))
             return x * gate if residual is None else residual + x * gate
@@ -141,4 +144,5 @@ class LocalChannelAttention(nn.Module):
         return local_channel_attention(x, w1, w2, residual, window=self.window)
 
     def extra_repr(self) -> str:
-        return f"channels={self.channels}, window={self.window}"
+        channels = f"channels={self.fc2.out_channels}, " if isinstance(self.fc2, nn.Conv2d) else ""
+        return f"{channels}window={self.window}"

@@ -39,7 +39,6 @@ class LargeKernelBlock(nn.Module):
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size: expected an odd number, got {kernel_size}")
         hidden = expansion * channels
-        self.channels = channels
         kind: dict[str, Any] = {"device": device, "dtype": dtype}
         self.depthwise = nn.Conv2d(
             channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=False, **kind
@@ -98,4 +97,4 @@ class LargeKernelBlock(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        return f"channels={self.channels}"
+        return f"channels={self.depthwise.in_channels}" if isinstance(self.depthwise, nn.Conv2d) else ""

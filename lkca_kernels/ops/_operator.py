@@ -177,6 +177,7 @@ class Operator:
 
     def _forward_out(self, *arguments: Any, out: Tensor) -> None:
         tensors, options, (backend,) = self._split(arguments)
+        backend = self._resolve(backend, arguments[0], options)
         if _empty(tensors) or backend == "reference":
             with torch.no_grad():
                 out.copy_(self._plain(tensors, options))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lkca_kernels import reference
+from lkca_kernels.arguments import integer
 from lkca_kernels.autocasting import autocast
 from lkca_kernels.ops import _checks
 from lkca_kernels.ops._operator import Operator
@@ -100,11 +101,12 @@ def lowrank_pixel_shuffle(
 def _pair(name: str, value: object, least: int) -> tuple[int, int]:
     """One for rows and one for columns, of an integer or two."""
     pair = value if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or not all(isinstance(one, int) and not isinstance(one, bool) for one in pair):
+    if len(pair) != 2:
         raise TypeError(f"{name}: expected an integer or two, got {value!r}")
-    if min(pair) < least:
+    rows, columns = (integer(name, one) for one in pair)
+    if rows < least or columns < least:
         raise ValueError(f"{name}: expected at least {least}, got {value}")
-    return pair[0], pair[1]
+    return rows, columns
 
 
 def lowrank_upsample(

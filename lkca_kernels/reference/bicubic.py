@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lkca_kernels.arguments import integer
 from lkca_kernels.autocasting import unautocast
 from lkca_kernels.memory_format import has_memory
 from lkca_kernels.reference.precision import widen
@@ -64,8 +65,7 @@ def bicubic_upsample(x: Tensor, scale: int, convention: Convention = "matlab") -
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"x: expected a floating tensor, got {x.dtype if isinstance(x, Tensor) else type(x).__name__}")
-    if not isinstance(scale, (int, torch.SymInt)) or isinstance(scale, bool):
-        raise TypeError(f"scale: expected an integer, got {type(scale).__name__}")
+    scale = integer("scale", scale)
     if x.ndim != 4:
         raise ValueError(f"x: expected (B, C, h, w), got {x.ndim} dimensions")
     if convention not in KEYS_A:
@@ -85,7 +85,9 @@ def _way(x: Tensor) -> Callable[[Tensor, int, str], Tensor]:
         return _by_taps  # products may be tf32 there, and a look at the samples would wait for the device
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return _by_convolution
-    return _by_banded_product if not has_memory(x) or x.detach().sum().isfinite() else _by_taps
+    if torch._C._len_torch_dispatch_stack() or not has_memory(x):  # a look at the samples would be traced, or cannot be
+        return _by_banded_product
+    return _by_banded_product if x.detach().sum(dtype=torch.float64).isfinite() else _by_taps
 
 
 def _padded(x: Tensor, rows: int, cols: int, convention: str) -> Tensor:
@@ -103,8 +105,8 @@ def _taps(samples: int, scale: int, convention: str, like: Tensor) -> Tensor:
 def _by_taps(x: Tensor, scale: int, convention: str) -> Tensor:
     # Each sample of a phase from its own four neighbours and no other.
     a, (h, w) = KEYS_A[convention], x.shape[2:]
-    x = _padded(x, h, w, convention)
     for dim, size in ((2, h), (3, w)):
+        x = x.index_select(dim, _border_index(size, size, convention, x.device))
         phases = []
         for phase in range(scale):
             at = (phase + 0.5) / scale - 0.5

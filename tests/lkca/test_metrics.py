@@ -107,6 +107,16 @@ def test_chunks_of_bands_do_not_matter(pair: tuple[np.ndarray, np.ndarray], monk
     close(evaluate(*pair, scale=4), whole, 1e-12)
 
 
+def test_a_mask_may_be_masked_itself(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    """As comparisons of masked arrays are: what is masked is not compared."""
+    reference, prediction = pair
+    mask = np.ma.masked_less(reference[0], 0.2) > 0.5
+    close(
+        evaluate(reference, prediction, scale=4, peak=1.0, mask=mask),
+        evaluate(reference, prediction, scale=4, peak=1.0, mask=reference[0] > 0.5),
+    )
+
+
 def test_masked_pixels_do_not_count_whatever_they_hold(pair: tuple[np.ndarray, np.ndarray]) -> None:
     reference, prediction = (x.copy() for x in pair)
     cropped = evaluate(reference[:, :20], prediction[:, :20], scale=4, peak=1.0)

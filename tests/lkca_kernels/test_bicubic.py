@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from lkca_kernels.reference import bicubic
 from lkca_kernels.reference.bicubic import bicubic_upsample
@@ -99,6 +100,35 @@ def test_autocast_leaves_it_alone() -> None:
     expected = bicubic_upsample(x, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(bicubic_upsample(x, 4), expected)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])  # off the CPU it is computed in another way
+def test_exported_with_named_sizes(device: str) -> None:
+    class Module(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return bicubic_upsample(x, 3)
+
+    sizes = {"x": {2: torch.export.Dim("h"), 3: torch.export.Dim("w")}}
+    x = torch.randn(1, 2, 6, 7, device=device)
+    program = torch.export.export(Module(), (x,), dynamic_shapes=sizes, strict=False)
+    assert program.module()(torch.randn(1, 2, 9, 5, device=device)).shape == (1, 2, 27, 15)
+
+
+def test_tracers_and_numbers_of_numpy() -> None:
+    x, fine = torch.randn(1, 2, 6, 7), torch.empty(1, 2, 12, 14)
+    expected = bicubic_upsample(x, 2)
+    assert torch.equal(bicubic_upsample(x, np.int64(2)), expected)
+    assert torch.equal(make_fx(lambda a: bicubic_upsample(a, 2))(x)(x), expected)
+    traced = torch.jit.trace(lambda a, b: bicubic_upsample(a, b.shape[2] // a.shape[2]), (x, fine))
+    torch.testing.assert_close(traced(x, fine), expected)
+
+
+def test_half_sums_do_not_overflow() -> None:
+    """16-bit images take the fast way, whatever they sum to."""
+    x = torch.full((1, 1, 300, 300), 1000.0, dtype=torch.float16)
+    assert bicubic._way(x) is bicubic._by_banded_product
+    x[0, 0, 3, 3] = torch.inf
+    assert bicubic._way(x) is bicubic._by_taps
 
 
 def test_wrong_arguments() -> None:

@@ -95,6 +95,30 @@ class Plain(torch.nn.Module):
         return lkca_kernels.pixel_shuffle_epilogue(y, upscale_factor=2)
 
 
+def test_out_in_a_program_that_keeps_its_operators() -> None:
+    y = torch.randn(2, 12, 3, 4)
+    with lkca_kernels.keep_operators():
+        program = torch.export.export(Into(), (y,), strict=False)
+    torch.testing.assert_close(program.module()(y), Plain()(y))
+
+
+class Nested(torch.nn.Module):
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():  # a graph of its own
+            y = lkca_kernels.pixel_shuffle_epilogue(y, upscale_factor=2)
+        return y + 1
+
+
+def test_calls_within_graphs_of_their_own_are_replaced() -> None:
+    if lkca_kernels.backends.unavailable("cpu"):
+        pytest.skip("the C++ library was not built")
+    y = torch.randn(2, 12, 3, 4)
+    with lkca_kernels.keep_operators():
+        program = torch.export.export(Nested(), (y.clone().requires_grad_(),), strict=False)
+    assert call_cpp_operators(program) == 1
+    torch.testing.assert_close(program.module()(y), Plain()(y) + 1)
+
+
 @pytest.mark.parametrize(
     ("module", "dtype", "words"),
     [(Into(), torch.float32, "has no .*_out"), (Plain(), torch.float64, "serves float32, bfloat16 and float16")],

@@ -102,6 +102,8 @@ def test_attention_takes_its_layers_as_they_are(kind: type[torch.nn.Module]) -> 
     with attention.fc1.register_forward_hook(lambda module, inputs, output: seen.append(output)):
         torch.testing.assert_close(attention(x, residual=x), expected)
     assert len(seen) == 1
+    with torch.autocast("cpu", dtype=torch.bfloat16), attention.fc1.register_forward_hook(lambda *_: None):
+        assert attention(x).dtype == torch.bfloat16 and attention(x[:0]).shape == (0, 8, 6, 7)
     wrapped = copy.deepcopy(attention)
     wrapped.fc1 = Doubled(wrapped.fc1)
     plain = copy.deepcopy(attention)
