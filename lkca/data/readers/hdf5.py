@@ -191,6 +191,7 @@ def _georeference(
 
     transform: Affine | None = None
     crs: str | None = None
+    by_name: str | None = None
     remarks: list[str] = []
     for path, candidate in datasets.items():
         key = path.rpartition("/")[2].lower().replace("_", " ")
@@ -199,8 +200,6 @@ def _georeference(
         text = _text(candidate[()])
         if key == "map info":
             transform, by_name, remarks = parse_map_info(text, f"{source} ({path})")
-            if by_name is None and crs is not None:  # what cannot be told here another variable tells
-                remarks = []
             crs = crs or by_name
         elif text.isdigit():
             with contextlib.suppress(CRSError):
@@ -215,6 +214,8 @@ def _georeference(
     by_axes = None if transform else _coordinate_transform(dataset, order)
     if by_axes and crs is None and _is_wgs84(dataset, order, node):
         crs = str(CRS.from_epsg(4326).to_wkt())
+    if by_name is None and crs is not None:  # what the map info does not tell another variable does
+        remarks = []
     return transform or by_axes, crs, remarks
 
 

@@ -240,6 +240,22 @@ def test_netcdf_degrees(tmp_path: Path, units: tuple[str, str], mapping: dict | 
         assert np.allclose(list(cube.meta.transform)[:6], [0.1, 0, 9.95, 0, -0.1, 50.05])
 
 
+def test_a_map_info_that_is_not_known_matters_only_without_another_crs(tmp_path: Path) -> None:
+    from rasterio.crs import CRS
+
+    for wkt in (None, CRS.from_epsg(32610).to_wkt()):
+        with h5py.File(tmp_path / "x.h5", "w") as h5:
+            data = h5.create_dataset("reflectance", data=CUBE)
+            data.dims[0].label, data.dims[1].label, data.dims[2].label = "band", "y", "x"
+            h5["Map_Info"] = "Robinson, 1, 1, 10, 50, 30, 30, WGS-84"
+            if wkt is not None:
+                data.attrs["grid_mapping"], h5["crs"] = "crs", 0
+                h5["crs"].attrs["crs_wkt"] = wkt
+        with open_cube(tmp_path / "x.h5", axes="brc") as cube:
+            assert any("the cube has no CRS" in words for words in cube.warnings) == (wkt is None)
+            assert (cube.meta.crs is None) == (wkt is None) and cube.meta.transform.a == 30
+
+
 def test_emit_layout(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "x.nc", "w") as h5:
         h5["reflectance"] = RCB.astype(np.float32)
