@@ -9,7 +9,7 @@ import typer
 
 from lkca.choices import DegradationMethod
 from lkca.cli.console import note, print_line
-from lkca.cli.options import Axes, BandShape, Nodata, Overwrite, Scale, Variable, examples, parse_shape
+from lkca.cli.options import Axes, BandShape, Nodata, Overwrite, Scale, Variable, examples, reading
 
 __all__ = ["EXAMPLES", "degrade_command"]
 
@@ -40,7 +40,7 @@ def degrade_command(
     from lkca.data.degradation import Degradation
     from lkca.inference.degrade import degrade_scene
 
-    with open_cube(source, variable=variable, shape=parse_shape(shape), axes=axes, nodata=nodata) as cube:
+    with open_cube(source, **reading(variable, shape, axes, nodata)) as cube:
         report = degrade_scene(cube, output, Degradation(method=method, scale=scale), overwrite=overwrite)
         for remark in (*cube.warnings, *report.warnings):
             note(remark)

@@ -18,7 +18,7 @@ from lkca.cli.options import (
     Threads,
     Variable,
     examples,
-    parse_shape,
+    reading,
     set_threads,
 )
 
@@ -88,7 +88,7 @@ def distill_command(
     settings = validated(DistillConfig, kept | changes, "command line")
     check_model_output(output, overwrite=overwrite)
     set_threads(settings.threads)
-    how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes, "nodata": nodata}
+    how = reading(variable, shape, axes, nodata)
     loaded = fitted_model(teacher, scale)
     console = progress_console()
     with training_bar(console, "gain", title="distil") as bar:

@@ -25,7 +25,7 @@ from lkca.cli.options import (
     Threads,
     Variable,
     examples,
-    parse_shape,
+    reading,
     set_threads,
 )
 from lkca.cli.report import ReportOption, check_report
@@ -99,7 +99,7 @@ def evaluate_command(
     from lkca.report.build import report_of_files, report_of_model
     from lkca.report.page import MOST_PICTURED, write_report
 
-    how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes, "nodata": nodata}
+    how = reading(variable, shape, axes, nodata)
     set_threads(threads)
     if panel is not None:
         if not files or model is None:

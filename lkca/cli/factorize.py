@@ -18,7 +18,7 @@ from lkca.cli.options import (
     Threads,
     Variable,
     examples,
-    parse_shape,
+    reading,
     set_threads,
 )
 from lkca.errors import InputError
@@ -82,7 +82,7 @@ def factorize_command(
         raise InputError(f"{options} exclude each other; give one of them")
     check_model_output(output, overwrite=overwrite)
     set_threads(threads)
-    how = {"variable": variable, "shape": parse_shape(shape), "axes": axes, "nodata": nodata}
+    how = reading(variable, shape, axes, nodata)
     loaded = fitted_model(model, scale)
     done = factorize_directory(loaded, calibration, how=how, **(given or {"max_psnr_drop": 0.05}))
     save_model(output, done.net, done.config, overwrite=overwrite)

@@ -22,7 +22,7 @@ from lkca.cli.options import (
     Threads,
     Variable,
     examples,
-    parse_shape,
+    reading,
     set_threads,
 )
 from lkca.cli.report import ReportOption, check_report
@@ -114,7 +114,7 @@ def fit_command(
     if report is not None:
         check_report(report, overwrite=overwrite, inputs=files)
     set_threads(settings.threads)
-    how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes, "nodata": nodata}
+    how = reading(variable, shape, axes, nodata)
     with fit_progress() as callback:
         fitted = fit_scenes(files, settings, how=how, callback=callback, command=command_line())
     for remark in fitted.notes:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from lkca.cli.console import print_json, print_table
-from lkca.cli.options import Axes, BandShape, Json, Nodata, Variable, examples, parse_shape
+from lkca.cli.options import Axes, BandShape, Json, Nodata, Variable, examples, reading
 
 __all__ = ["EXAMPLES", "inspect_command"]
 
@@ -29,7 +29,7 @@ def inspect_command(
     """Shows size, bands, wavelengths, nodata, scaling and georeference of a cube, and its value range."""
     from lkca.data import open_cube
 
-    with open_cube(file, variable=variable, shape=parse_shape(shape), axes=axes, nodata=nodata) as cube:
+    with open_cube(file, **reading(variable, shape, axes, nodata)) as cube:
         facts = _facts(cube)
     if json:
         print_json(facts)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from lkca.cli.console import note, print_json, print_line, print_table
-from lkca.cli.options import Axes, BandShape, Json, Nodata, Overwrite, Variable, examples, parse_shape
+from lkca.cli.options import Axes, BandShape, Json, Nodata, Overwrite, Variable, examples, reading
 from lkca.errors import InputError
 
 __all__ = ["EXAMPLES", "models_command"]
@@ -49,7 +49,7 @@ def models_command(
     from lkca.models.shipped import DEFAULT, SHIPPED, ShippedModel
 
     if output is not None:
-        how = {"variable": variable, "shape": parse_shape(shape), "axes": axes, "nodata": nodata}
+        how = reading(variable, shape, axes, nodata)
         _write(name or DEFAULT, output, scale, cube, how, overwrite=overwrite)
         return
     if scale is not None or cube is not None:

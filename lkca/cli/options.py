@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,6 +30,7 @@ __all__ = [
     "Variable",
     "examples",
     "parse_shape",
+    "reading",
     "set_threads",
 ]
 
@@ -135,6 +136,11 @@ def parse_shape(text: str | None) -> tuple[int, int] | None:
     if not separator or not rows.strip().isdigit() or not cols.strip().isdigit() or int(rows) * int(cols) == 0:
         raise InputError(f"--shape is '{text}'; give rows and columns as 100x80")
     return int(rows), int(cols)
+
+
+def reading(variable: str | None, shape: str | None, axes: str | None, nodata: float | None) -> dict[str, Any]:
+    """What :func:`lkca.data.open_cube` is to be told, of these options as they were given."""
+    return {"variable": variable, "shape": parse_shape(shape), "axes": axes, "nodata": nodata}
 
 
 def set_threads(threads: int | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -23,7 +23,7 @@ from lkca.cli.options import (
     Threads,
     Variable,
     examples,
-    parse_shape,
+    reading,
     set_threads,
 )
 from lkca.errors import InputError
@@ -92,7 +92,7 @@ def report_command(
     from lkca.report.build import report_of_files, report_of_model
     from lkca.report.page import MOST_PICTURED, write_report
 
-    how: dict[str, Any] = {"variable": variable, "shape": parse_shape(shape), "axes": axes, "nodata": nodata}
+    how = reading(variable, shape, axes, nodata)
     set_threads(threads)
     finished = [path for path in (prediction, source, reference) if path is not None]
     check_report(output, overwrite=overwrite, inputs=[*(files or []), *finished])

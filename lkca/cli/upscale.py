@@ -25,7 +25,7 @@ from lkca.cli.options import (
     Threads,
     Variable,
     examples,
-    parse_shape,
+    reading,
     set_threads,
 )
 from lkca.cli.report import ReportOption, check_report
@@ -162,7 +162,7 @@ def upscale_command(
     loaded = None if bicubic else find_model(model or DEFAULT, scale)
 
     def open_scene(scene: str) -> Cube:
-        cube = open_cube(scene, variable=variable, shape=parse_shape(shape), axes=axes, nodata=nodata)
+        cube = open_cube(scene, **reading(variable, shape, axes, nodata))
         for warning in cube.warnings:
             note(warning)
         return cube

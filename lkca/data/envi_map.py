@@ -75,12 +75,13 @@ def parse_map_info(
         remarks[-1] += "; the cube has no CRS"
     transform = None
     if items:
-        transform = _transform(items, options.get("rotation"), f"{source}: map info {text!r}")
+        rotation = options.get("rotation")
+        transform = _transform(items, rotation, f"{source}: map info {text!r}")
         factor, remark = _unit_factor(options.get("units"), crs)
         transform = transform if factor == 1 else Affine.scale(factor) @ transform
         if remark:
             remarks.append(f"{source}: {remark}")
-        if transform.a < 0 and transform.e > 0 and abs(transform.b) < _SAME_UNIT * abs(transform.a):
+        if float(rotation or 0) % 360 == 180:
             remarks.append(
                 f"{source}: map info turns the grid by 180 degrees, as ENVI has it; GDAL writes so what is mirrored "
                 "from south to north"

@@ -125,9 +125,8 @@ def _place(source: Any, rows: str, columns: str) -> tuple[str | None, Affine | N
     if np.size(source.attrs.get("transform", ())) >= _AFFINE:
         written.append(Affine(*(float(number) for number in tuple(source.attrs["transform"])[:_AFFINE])))
     transform = written[0] if written else None
-    straight = transform is not None and transform.b == transform.d == 0
-    x = _start_and_step(source, columns, transform.a if transform and straight else None)
-    y = _start_and_step(source, rows, transform.e if transform and straight else None)
+    steps = (None, None) if transform is None or transform.b or transform.d else (transform.a, transform.e)
+    x, y = (_start_and_step(source, dim, step) for dim, step in zip((columns, rows), steps, strict=True))
     if x is not None and y is not None:
         regular = Affine(x[1], 0.0, x[0], 0.0, y[1], y[0])
         ends = (0.0, 0.0), (float(source.sizes[columns]), float(source.sizes[rows]))

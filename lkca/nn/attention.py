@@ -36,7 +36,11 @@ def _hidden(channels: int, reduction: int) -> int:
 
 
 def _as_made(*layers: nn.Module) -> bool:
-    return all(is_plain(fc, nn.Conv2d) and isinstance(fc, nn.Conv2d) and keeps_size(fc, (1, 1)) for fc in layers)
+    return all(is_plain(fc, nn.Conv2d) and keeps_size(fc, (1, 1)) for fc in layers)
+
+
+def _gated(x: Tensor, gate: Tensor, residual: Tensor | None) -> Tensor:
+    return x * gate if residual is None else residual + x * gate
 
 
 class ChannelAttention(nn.Module):
@@ -75,7 +79,7 @@ class ChannelAttention(nn.Module):
         if not _as_made(self.fc1, self.fc2):
             x, residual = autocast(x, residual)
             gate = torch.sigmoid(self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)))))
-            return x * gate if residual is None else residual + x * gate
+            return _gated(x, gate, residual)
         w1, w2 = self.fc1.weight.flatten(1), self.fc2.weight.flatten(1)
         b1 = w1.new_zeros(w1.shape[0]) if self.fc1.bias is None else self.fc1.bias
         b2 = w2.new_zeros(w2.shape[0]) if self.fc2.bias is None else self.fc2.bias
@@ -139,7 +143,7 @@ class LocalChannelAttention(nn.Module):
                 return x if residual is None else residual + x
             ratio = surroundings(x, self.window).to(x.dtype)
             gate = 2 * torch.sigmoid(self.fc2(F.relu(self.fc1(ratio))))
-            return x * gate if residual is None else residual + x * gate
+            return _gated(x, gate, residual)
         w1, w2 = self.fc1.weight.flatten(1), self.fc2.weight.flatten(1)
         return local_channel_attention(x, w1, w2, residual, window=self.window)
 

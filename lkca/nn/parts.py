@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard, TypeVar
+
 from torch import nn
 
 __all__ = ["is_plain", "keeps_size"]
 
+M = TypeVar("M", bound=nn.Module)
 
-def is_plain(part: nn.Module, kind: type[nn.Module]) -> bool:
+
+def is_plain(part: nn.Module, kind: type[M]) -> TypeGuard[M]:
     """Whether a call does what ``kind`` does and nothing else: no other class, hook or forward has taken its place."""
     hooks = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
     return type(part) is kind and not hooks and "forward" not in part.__dict__
