@@ -2,7 +2,8 @@
 
 Conventions read: NEON AOP reflectance (Scale_Factor divides, Data_Ignore_Value, EPSG Code and Map_Info
 datasets), CF (scale_factor multiplies, add_offset, _FillValue, missing_value, grid_mapping, coordinate
-variables), EMIT (sensor_band_parameters/wavelengths, fwhm, good_wavelengths).
+variables), EMIT (sensor_band_parameters/wavelengths, fwhm, good_wavelengths), Planet Tanager (the same lists as
+attributes of the cube), PACE OCI (wavelength_3d).
 """
 
 from __future__ import annotations
@@ -37,10 +38,14 @@ from lkca.errors import InputError
 __all__ = ["open_hdf5"]
 
 _DIM_NAMES = {
-    "r": {"y", "lat", "latitude", "northing", "row", "rows", "line", "lines", "downtrack", "along_track"},
-    "c": {"x", "lon", "longitude", "easting", "col", "cols", "column", "columns", "sample", "samples", "crosstrack"},
-    "b": {"band", "bands", "wavelength", "wavelengths", "channel", "channels", "spectral"},
+    "r": {"y", "lat", "latitude", "northing", "row", "rows", "line", "lines", "downtrack", "along_track",
+          "number_of_lines"},
+    "c": {"x", "lon", "longitude", "easting", "col", "cols", "column", "columns", "sample", "samples", "crosstrack",
+          "pixels_per_line"},
+    "b": {"band", "bands", "wavelength", "wavelengths", "channel", "channels", "spectral", "wavelength_3d"},
 }  # fmt: skip
+_SPECTRAL_NAMES = WAVELENGTH_NAMES + FWHM_NAMES + GOOD_NAMES
+_BARE_DIMENSION = "This is a netCDF dimension but not a netCDF variable"  # zeros that the netCDF library leaves
 
 
 def open_hdf5(file: Path, source: str, variable: str | None, shape: tuple[int, int] | None, axes: str | None) -> Cube:
@@ -89,7 +94,7 @@ def _cube(
     dataset = datasets[name]
     named = f"{file}::{name}"
     check_storage(dataset, file, named)
-    companions, units = _companions(name, datasets)
+    companions, units = _companions(dataset, datasets)
     counts = {value.size for key, value in companions.items() if key in WAVELENGTH_NAMES}
     dims = [_dimension_name(dataset, axis) for axis in range(dataset.ndim)]
     by_name = "".join(next((role for role, names in _DIM_NAMES.items() if dim in names), "?") for dim in dims)
@@ -129,23 +134,33 @@ def _cube(
     )  # fmt: skip
 
 
-def _companions(name: str, datasets: dict[str, h5py.Dataset]) -> tuple[dict[str, np.ndarray], str | None]:
-    """Spectral vectors by lower-case name, the ones nearest to the cube in the tree, and the wavelengths' units."""
+def _companions(cube: h5py.Dataset, datasets: dict[str, h5py.Dataset]) -> tuple[dict[str, np.ndarray], str | None]:
+    """Spectral vectors by lower-case name, and the wavelengths' units.
+
+    Those among the cube's attributes, else the datasets nearest to it in the tree.
+    """
     vectors: dict[str, np.ndarray] = {}
     depth: dict[str, int] = {}
     units = None
-    home = name.split("/")[:-1]
+    home = cube.name.split("/")[:-1]
     for path, dataset in datasets.items():
         key = path.rpartition("/")[2].lower()
-        if key not in WAVELENGTH_NAMES + FWHM_NAMES + GOOD_NAMES or dataset.dtype.kind not in "biuf":
+        if key not in _SPECTRAL_NAMES or dataset.dtype.kind not in "biuf":
             continue
-        if not is_small(dataset):
+        if not is_small(dataset) or (_text_attr(dataset, "NAME") or "").startswith(_BARE_DIMENSION):
             continue
         shared = sum(1 for a, b in zip(home, path.split("/"), strict=False) if a == b)
         if shared > depth.get(key, -1):
             vectors[key], depth[key] = dataset[()].ravel(), shared
             if key in WAVELENGTH_NAMES:
                 units = _text_attr(dataset, "units", "Units", "unit")
+    for name in cube.attrs:
+        key = name.lower()
+        values = np.ravel(cube.attrs[name]) if key in _SPECTRAL_NAMES else np.empty(0)
+        if values.size in cube.shape and values.dtype.kind in "biuf":
+            vectors[key] = values
+            if key in WAVELENGTH_NAMES:
+                units = None
     return vectors, units
 
 
@@ -264,7 +279,8 @@ def _tags(h5: h5py.File, dataset: h5py.Dataset) -> dict[str, str]:
             if key.isupper() or key.startswith("_") or key in _HANDLED_ATTRS:
                 continue
             try:
-                text = _text(node.attrs[key])
+                value = node.attrs[key]
+                text = _text(value) if np.size(value) <= _MAX_ITEMS else ""
             except (OSError, TypeError, ValueError):
                 continue
             if text and len(text) < 1000:
@@ -273,6 +289,7 @@ def _tags(h5: h5py.File, dataset: h5py.Dataset) -> dict[str, str]:
 
 
 _HANDLED_ATTRS = {"scale_factor", "add_offset", "Scale_Factor", "Data_Ignore_Value", "missing_value", "grid_mapping"}
+_MAX_ITEMS = 64  # of an attribute that is read as text
 
 
 def _number_attr(node: Any, *names: str) -> float | None:
@@ -296,5 +313,7 @@ def _text(value: Any) -> str:
     array = np.asarray(value)
     if array.dtype.kind not in "OSUbiuf" or array.size == 0:
         return ""
-    items = [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in array.ravel()[:64]]
+    items = [
+        item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in array.ravel()[:_MAX_ITEMS]
+    ]
     return ", ".join(items).strip()

@@ -17,7 +17,7 @@ OWN_CUBE = "cube"  # the name under which lkca writes
 
 WAVELENGTH_NAMES = (
     "wavelength", "wavelengths", "wavelengths_nm", "wavelength_nm", "wavelength_um", "center_wavelength",
-    "center_wavelengths", "central_wavelength", "lambda", "wl", "wvl", "waves", "bands_nm",
+    "center_wavelengths", "central_wavelength", "lambda", "wl", "wvl", "waves", "bands_nm", "wavelength_3d",
 )  # fmt: skip
 FWHM_NAMES = ("fwhm", "fwhm_nm", "bandwidth")
 GOOD_NAMES = ("bbl", "good_bands", "good_wavelengths")

@@ -261,12 +261,43 @@ def test_emit_layout(tmp_path: Path) -> None:
         h5["reflectance"] = RCB.astype(np.float32)
         h5["sensor_band_parameters/wavelengths"] = NM
         h5["sensor_band_parameters/fwhm"] = np.full(5, 8.5)
+        h5["reflectance"].attrs["fwhm"] = 9.0  # no list
         h5["sensor_band_parameters/good_wavelengths"] = np.array([1, 1, 1, 0, 1.0])
         h5["location/glt_x"] = np.zeros((12, 9))
     with open_cube(tmp_path / "x.nc") as cube:
         assert np.array_equal(cube.meta.wavelengths, NM) and cube.meta.fwhm[0] == 8.5
         assert np.flatnonzero(~cube.good_bands).tolist() == [3]
         assert np.array_equal(cube.read(), CUBE)
+
+
+def test_tanager_layout(tmp_path: Path) -> None:
+    """The spectral lists are attributes of the cube, whose first axis holds the bands."""
+    with h5py.File(tmp_path / "x.h5", "w") as h5:
+        cube = h5.create_dataset("HDFEOS/SWATHS/HYP/Data Fields/surface_reflectance", data=CUBE)
+        cube.attrs["wavelengths"], cube.attrs["fwhm"] = NM, np.full(5, 5.5)
+        cube.attrs["good_wavelengths"], cube.attrs["_FillValue"] = np.array([1, 1, 1, 0, 1]), np.uint16(0)
+        cube.attrs["applied_radiometric_coefficients"] = np.ones(65)
+        h5["HDFEOS/SWATHS/HYP/Geolocation Fields/Latitude"] = np.zeros((12, 9))
+    with open_cube(tmp_path / "x.h5") as opened:
+        assert opened.shape == (12, 9, 5) and not opened.warnings
+        assert np.array_equal(opened.meta.wavelengths, NM) and opened.meta.fwhm[0] == 5.5
+        assert np.flatnonzero(~opened.good_bands).tolist() == [3]
+        assert "applied_radiometric_coefficients" not in opened.meta.tags  # no part of a long list
+
+
+def test_pace_layout(tmp_path: Path) -> None:
+    """Its dimensions are the root's, without values; the wavelengths' values stand in a group under the same name."""
+    with h5py.File(tmp_path / "x.nc", "w") as h5:
+        cube = h5.create_dataset("geophysical_data/rhos", data=RCB)
+        for axis, (name, size) in enumerate((("number_of_lines", 12), ("pixels_per_line", 9), ("wavelength_3d", 5))):
+            h5.create_dataset(name, (size,), ">f4").make_scale(
+                f"This is a netCDF dimension but not a netCDF variable.{size:10d}"
+            )
+            cube.dims[axis].attach_scale(h5[name])
+        h5["zzz_band_parameters/wavelength_3d"], h5["zzz_band_parameters/wavelength"] = NM, np.arange(7.0)
+    with open_cube(tmp_path / "x.nc") as opened:
+        assert opened.shape == (12, 9, 5) and not opened.warnings
+        assert np.array_equal(opened.meta.wavelengths, NM)
 
 
 def write_tiff(file: Path, array: np.ndarray, **options) -> rasterio.io.DatasetWriter:
