@@ -9,6 +9,7 @@ attributes of the cube), PACE OCI (wavelength_3d).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import re
 from pathlib import Path
@@ -114,7 +115,7 @@ def _cube(
             companions["wavelength"], units = coordinate
     wavelengths, fwhm, good = spectral_lists(companions, windows.shape[2], units)
     scale, offset, nodata = _radiometry(dataset, named)
-    transform, crs, remarks = _georeference(h5, dataset, datasets, order, dims, named)
+    transform, crs, remarks = _georeference(dataset, datasets, order, dims, named)
     meta = CubeMeta(
         wavelengths=wavelengths,
         fwhm=fwhm,
@@ -194,7 +195,6 @@ def _radiometry(dataset: h5py.Dataset, source: str) -> tuple[float, float, float
 
 
 def _georeference(
-    h5: h5py.File,
     dataset: h5py.Dataset,
     datasets: dict[str, h5py.Dataset],
     order: str,
@@ -220,7 +220,7 @@ def _georeference(
             with contextlib.suppress(CRSError):
                 crs = str(CRS.from_epsg(int(text)).to_wkt())
     mapping = _text_attr(dataset, "grid_mapping")
-    node = dataset.parent[mapping] if mapping and mapping in (dataset.parent or h5) else None
+    node = _nearest(mapping, dataset.name, datasets) if mapping else None
     if node is not None:
         wkt = _text_attr(node, "crs_wkt", "spatial_ref")
         if wkt:
@@ -232,6 +232,12 @@ def _georeference(
     if by_name is None and crs is not None:  # what the map info does not tell another variable does
         remarks = []
     return transform or by_axes, crs, remarks
+
+
+def _nearest(name: str, cube: str, datasets: dict[str, h5py.Dataset]) -> h5py.Dataset | None:
+    """The dataset of this name in the nearest group around the cube: there CF looks for variables."""
+    groups = itertools.accumulate(cube.split("/")[:-1], "{}/{}".format)
+    return next((datasets[path] for group in reversed(list(groups)) if (path := f"{group}/{name}") in datasets), None)
 
 
 def _is_wgs84(dataset: h5py.Dataset, order: str, mapping: Any) -> bool:

@@ -285,6 +285,24 @@ def test_tanager_layout(tmp_path: Path) -> None:
         assert "applied_radiometric_coefficients" not in opened.meta.tags  # no part of a long list
 
 
+def test_aviris3_layout(tmp_path: Path) -> None:
+    """The cube stands in a group, its grid mapping and its map coordinates in the root."""
+    from rasterio.crs import CRS
+
+    with h5py.File(tmp_path / "x.nc", "w") as h5:
+        cube = h5.create_dataset("reflectance/reflectance", data=CUBE)
+        h5["reflectance/wavelength"] = NM
+        h5["northing"], h5["easting"] = 4000000 - 5 * (np.arange(12) + 0.5), 500000 + 5 * (np.arange(9) + 0.5)
+        for axis, name in enumerate(("reflectance/wavelength", "northing", "easting")):
+            h5[name].make_scale(name)
+            cube.dims[axis].attach_scale(h5[name])
+        cube.attrs["grid_mapping"], h5["transverse_mercator"] = "transverse_mercator", 0
+        h5["transverse_mercator"].attrs["spatial_ref"] = CRS.from_epsg(32611).to_wkt()
+    with open_cube(tmp_path / "x.nc") as opened:
+        assert opened.summary()["crs"] == "EPSG:32611" and not opened.warnings
+        assert np.allclose(list(opened.meta.transform)[:6], [5, 0, 500000, 0, -5, 4000000])
+
+
 def test_pace_layout(tmp_path: Path) -> None:
     """Its dimensions are the root's, without values; the wavelengths' values stand in a group under the same name."""
     with h5py.File(tmp_path / "x.nc", "w") as h5:
