@@ -3,7 +3,7 @@
 Conventions read: NEON AOP reflectance (Scale_Factor divides, Data_Ignore_Value, EPSG Code and Map_Info
 datasets), CF (scale_factor multiplies, add_offset, _FillValue, missing_value, grid_mapping, coordinate
 variables), EMIT (sensor_band_parameters/wavelengths, fwhm, good_wavelengths), Planet Tanager (the same lists as
-attributes of the cube), PACE OCI (wavelength_3d).
+attributes of the cube), PACE OCI (wavelength_3d), PRISMA (``prisma.py``).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from lkca.data.memory import check_memory
 from lkca.data.meta import CubeMeta
 from lkca.data.readers.arrays import ArrayWindows
 from lkca.data.readers.matlab import open_matlab73
+from lkca.data.readers.prisma import read_prisma
 from lkca.data.readers.storage import check_storage, is_small
 from lkca.data.readers.variables import (
     FWHM_NAMES,
@@ -95,7 +96,10 @@ def _cube(
     dataset = datasets[name]
     named = f"{file}::{name}"
     check_storage(dataset, file, named)
+    prisma = read_prisma(h5.attrs, name)
     companions, units = _companions(dataset, datasets)
+    if prisma is not None:
+        companions, units = {"wavelength": prisma.wavelengths, "fwhm": prisma.fwhm}, "nm"
     counts = {value.size for key, value in companions.items() if key in WAVELENGTH_NAMES}
     dims = [_dimension_name(dataset, axis) for axis in range(dataset.ndim)]
     by_name = "".join(next((role for role, names in _DIM_NAMES.items() if dim in names), "?") for dim in dims)
@@ -114,8 +118,12 @@ def _cube(
         if coordinate is not None:
             companions["wavelength"], units = coordinate
     wavelengths, fwhm, good = spectral_lists(companions, windows.shape[2], units)
-    scale, offset, nodata = _radiometry(dataset, named)
-    transform, crs, remarks = _georeference(dataset, datasets, order, dims, named)
+    if prisma is not None:
+        scale, offset, nodata = prisma.scale, prisma.offset, prisma.nodata
+        transform, crs, remarks = prisma.place(*windows.shape[:2], named)
+    else:
+        scale, offset, nodata = _radiometry(dataset, named)
+        transform, crs, remarks = _georeference(dataset, datasets, order, named)
     meta = CubeMeta(
         wavelengths=wavelengths,
         fwhm=fwhm,
@@ -129,10 +137,11 @@ def _cube(
         tags=_tags(h5, dataset),
     )
     netcdf = file.suffix.lower() in (".nc", ".nc4") or "_NCProperties" in h5.attrs
-    return Cube(
+    cube = Cube(
         named, windows.shape, meta, windows, format="NetCDF4" if netcdf else "HDF5", files=(file,),
         warnings=[*remarks, warning] if warning else remarks, close=h5.close,
     )  # fmt: skip
+    return cube if prisma is None or wavelengths is None else cube.select(prisma.measured)
 
 
 def _companions(cube: h5py.Dataset, datasets: dict[str, h5py.Dataset]) -> tuple[dict[str, np.ndarray], str | None]:
@@ -198,7 +207,6 @@ def _georeference(
     dataset: h5py.Dataset,
     datasets: dict[str, h5py.Dataset],
     order: str,
-    dims: list[str],
     source: str,
 ) -> tuple[Affine | None, str | None, list[str]]:
     from rasterio.crs import CRS

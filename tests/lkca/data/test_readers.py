@@ -303,6 +303,35 @@ def test_aviris3_layout(tmp_path: Path) -> None:
         assert np.allclose(list(opened.meta.transform)[:6], [5, 0, 500000, 0, -5, 4000000])
 
 
+@pytest.mark.parametrize("corners", ["centres", "edges", "other", None])
+def test_prisma_layout(tmp_path: Path, corners: str | None) -> None:
+    """Rows, bands, columns; two bands not measured; level 2 has a range and, as 2D, a place; level 1 a radiance."""
+    name, nm = "HDFEOS/SWATHS/PRS_HCO/Data Fields/VNIR_Cube", np.array([0, 0, *NM[2::-1]])
+    with h5py.File(tmp_path / "x.he5", "w") as h5:
+        h5[name] = CUBE.transpose(1, 0, 2)
+        h5[name.replace("VNIR", "SWIR")] = CUBE
+        h5.attrs["List_Cw_Vnir"], h5.attrs["List_Fwhm_Vnir"] = nm.astype(np.float32), np.where(nm > 0, 9.5, 0)
+        if corners is None:
+            h5.attrs["ScaleFactor_Vnir"], h5.attrs["Offset_Vnir"] = 100.0, 2.0
+        else:
+            h5.attrs["L2ScaleVnirMin"], h5.attrs["L2ScaleVnirMax"] = np.float32(0.25), np.float32(0.75)
+            cols, rows = {"centres": (8, 11), "edges": (9, 12), "other": (9, 13)}[corners]
+            h5.attrs["Epsg_Code"] = np.uint32(32633)
+            h5.attrs["Product_ULcorner_easting"], h5.attrs["Product_ULcorner_northing"] = 300000.0, 5000000.0
+            h5.attrs["Product_LRcorner_easting"] = 300000.0 + 30 * cols
+            h5.attrs["Product_LRcorner_northing"] = 5000000.0 - 30 * rows
+    with open_cube(f"{tmp_path / 'x.he5'}::{name}") as cube:
+        assert cube.shape == (12, 9, 3) and np.allclose(cube.meta.wavelengths, NM[2::-1]) and cube.meta.fwhm[0] == 9.5
+        scale, offset = (0.01, -2.0) if corners is None else (0.5 / 65535, 0.25)
+        assert np.allclose(cube.read(), CUBE[2:] * scale + offset)
+        assert cube.meta.nodata == (None if corners is None else 0)
+        assert bool(cube.warnings) == (corners == "other")
+        assert cube.summary()["crs"] == ("EPSG:32633" if corners in ("centres", "edges") else None)
+        if cube.meta.transform is not None:
+            half = 15 if corners == "centres" else 0
+            assert list(cube.meta.transform)[:6] == [30, 0, 300000 - half, 0, -30, 5000000 + half]
+
+
 def test_pace_layout(tmp_path: Path) -> None:
     """Its dimensions are the root's, without values; the wavelengths' values stand in a group under the same name."""
     with h5py.File(tmp_path / "x.nc", "w") as h5:
