@@ -53,6 +53,12 @@ def open_raster(file: Path, source: str) -> Cube:
         if dataset.count == 0:
             names = ", ".join(dataset.subdatasets[:8]) or "none"
             raise InputError(f"{source}: is a container without bands of its own; its parts are: {names}; extract one")
+        pages = len(dataset.subdatasets)
+        if pages > 1 and dataset.count == 1:
+            raise InputError(
+                f"{source}: holds {pages} pages of one band; the bands of one page make a cube: stack them "
+                f"(gdalbuildvrt -separate CUBE.vrt GTIFF_DIR:1:{file.name} GTIFF_DIR:2:{file.name} ...)"
+            )
         dtypes = set(dataset.dtypes)
         if any(np.dtype(dtype).kind not in "biuf" for dtype in dtypes):
             raise InputError(f"{source}: holds {', '.join(sorted(dtypes))} samples; expected real numbers")
@@ -76,6 +82,7 @@ def open_raster(file: Path, source: str) -> Cube:
             reader,
             format="GeoTIFF" if dataset.driver == "GTiff" else dataset.driver,
             files=(file,),
+            warnings=[f"{source}: holds {pages} pages; the first is read"] if pages > 1 else (),
             close=dataset.close,
         )
     except BaseException:

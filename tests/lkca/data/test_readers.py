@@ -354,6 +354,22 @@ def write_tiff(file: Path, array: np.ndarray, **options) -> rasterio.io.DatasetW
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("bands", [1, 2])
+def test_tiff_pages_beyond_the_first_are_told(tmp_path: Path, bands: int) -> None:
+    """Bands as pages, which GDAL reads one by one, were a cube of one band; a second picture was left out unsaid."""
+    file = tmp_path / "x.tif"
+    for first in range(0, 4, bands):
+        page = CUBE[first : first + bands]
+        with write_tiff(file, page, APPEND_SUBDATASET="YES" if first else "NO") as dataset:
+            dataset.write(page)
+    if bands == 1:
+        with pytest.raises(InputError, match=r"holds 4 pages of one band.*stack them"):
+            open_cube(file)
+    else:
+        with open_cube(file) as cube:
+            assert np.array_equal(cube.read(), CUBE[:2]) and "2 pages; the first is read" in cube.warnings[0]
+
+
 @pytest.mark.parametrize("units", ["nm", "um", "1", None])
 def test_netcdf_band_coordinate(tmp_path: Path, units: str | None) -> None:
     values = NM / 1000 if units == "um" else NM
