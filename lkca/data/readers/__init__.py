@@ -122,6 +122,10 @@ def _no_array_options(
 
 def _check_file(file: Path) -> None:
     try:
+        str(file).encode()
+    except UnicodeEncodeError as error:  # GDAL and the metadata of results hold nothing else
+        raise InputError(f"{file}: its name is not UTF-8; rename it") from error
+    try:
         if file.is_dir():
             raise InputError(f"{file}: is a directory; name the cube file inside it")
         if not file.exists():

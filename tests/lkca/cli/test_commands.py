@@ -350,6 +350,15 @@ def test_a_closed_pipe_is_no_failure_worth_a_traceback(scene_file: Path) -> None
     assert b"Traceback" not in errors
 
 
+def test_an_output_whose_encoding_lacks_a_character(scene_file: Path) -> None:
+    """A result line with a multiplication sign ended a finished run as a failure."""
+    run = subprocess.run(
+        [sys.executable, "-m", "lkca", "inspect", str(scene_file)],
+        capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert run.returncode == 0 and "\\u2013" in run.stdout, run.stderr
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_behind_the_output(scene_file: Path) -> None:
     with open("/dev/full", "w") as full:

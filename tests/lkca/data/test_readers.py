@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -352,6 +353,13 @@ def write_tiff(file: Path, array: np.ndarray, **options) -> rasterio.io.DatasetW
         file, "w", driver="GTiff", count=array.shape[0], height=array.shape[1], width=array.shape[2],
         dtype=array.dtype, transform=Affine(2, 0, 100, 0, -2, 200), **options,
     )  # fmt: skip
+
+
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"M\xfcnchen.npy")
+    file.write_bytes(b"x")
+    with pytest.raises(InputError, match="not UTF-8; rename it"):
+        open_cube(file)
 
 
 @pytest.mark.parametrize("bands", [1, 2])
