@@ -3,7 +3,7 @@
 Conventions read: NEON AOP reflectance (Scale_Factor divides, Data_Ignore_Value, EPSG Code and Map_Info
 datasets), CF (scale_factor multiplies, add_offset, _FillValue, missing_value, grid_mapping, coordinate
 variables), EMIT (sensor_band_parameters/wavelengths, fwhm, good_wavelengths), Planet Tanager (the same lists as
-attributes of the cube), PACE OCI (wavelength_3d), PRISMA (``prisma.py``).
+attributes of the cube), PACE OCI (wavelength_3d), PRISMA (``prisma.py``), HDF-EOS5 grids (``hdfeos.py``).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from lkca.data.envi_map import parse_map_info
 from lkca.data.memory import check_memory
 from lkca.data.meta import CubeMeta
 from lkca.data.readers.arrays import ArrayWindows
+from lkca.data.readers.hdfeos import grid_place
 from lkca.data.readers.matlab import open_matlab73
 from lkca.data.readers.prisma import read_prisma
 from lkca.data.readers.storage import check_storage, is_small
@@ -123,7 +124,7 @@ def _cube(
         transform, crs, remarks = prisma.place(*windows.shape[:2], named)
     else:
         scale, offset, nodata = _radiometry(dataset, named)
-        transform, crs, remarks = _georeference(dataset, datasets, order, named)
+        transform, crs, remarks = _georeference(dataset, datasets, order, windows.shape[:2], named)
     meta = CubeMeta(
         wavelengths=wavelengths,
         fwhm=fwhm,
@@ -207,6 +208,7 @@ def _georeference(
     dataset: h5py.Dataset,
     datasets: dict[str, h5py.Dataset],
     order: str,
+    pixels: tuple[int, int],
     source: str,
 ) -> tuple[Affine | None, str | None, list[str]]:
     from rasterio.crs import CRS
@@ -227,6 +229,9 @@ def _georeference(
         elif text.isdigit():
             with contextlib.suppress(CRSError):
                 crs = str(CRS.from_epsg(int(text)).to_wkt())
+    structure = datasets.get("/HDFEOS INFORMATION/StructMetadata.0")
+    if transform is None and structure is not None and is_small(structure):
+        transform, crs = grid_place(_text(structure[()]), dataset.name, *pixels)
     mapping = _text_attr(dataset, "grid_mapping")
     node = _nearest(mapping, dataset.name, datasets) if mapping else None
     if node is not None:

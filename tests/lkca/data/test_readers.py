@@ -286,6 +286,41 @@ def test_tanager_layout(tmp_path: Path) -> None:
         assert "applied_radiometric_coefficients" not in opened.meta.tags  # no part of a long list
 
 
+@pytest.mark.parametrize(
+    ("zone", "change", "epsg"),
+    [
+        ("13", {}, 32613),
+        ("-56", {}, 32756),
+        ("13", {"SphereCode=12": "SphereCode=0"}, None),
+        ("13", {"HE5_GCTP_UTM": "HE5_GCTP_GEO"}, None),
+        ("13", {"XDim=9": "XDim=8"}, None),
+        ("61", {}, None),
+        ("13", {'"HYP"': '"OTHER"'}, None),
+        ("13", {"(500010.00,": "(,"}, None),
+    ],
+)
+def test_place_of_an_hdfeos_grid(tmp_path: Path, zone: str, change: dict[str, str], epsg: int | None) -> None:
+    lines = [
+        "GROUP=GridStructure", "GROUP=GRID_1", 'GridName="B"', "XDim=9", "END_GROUP=GRID_1", "GROUP=GRID_2",
+        'GridName="HYP"', "XDim=9", "YDim=12", "UpperLeftPointMtrs=(500010.00,4000020.00)",
+        "LowerRightMtrs=(500280.00,3999660.00)", "Projection=HE5_GCTP_UTM", f"ZoneCode={zone}", "SphereCode=12",
+        "END_GROUP=GRID_2", "END_GROUP=GridStructure",
+    ]  # fmt: skip
+    text = "\n\t".join(lines)
+    for old, new in change.items():
+        text = text.replace(old, new)
+    with h5py.File(tmp_path / "x.h5", "w") as h5:
+        cube = h5.create_dataset("HDFEOS/GRIDS/HYP/Data Fields/surface_reflectance", data=CUBE)
+        cube.attrs["wavelengths"] = NM
+        h5["HDFEOS INFORMATION/StructMetadata.0"] = np.bytes_(text)
+    with open_cube(tmp_path / "x.h5") as opened:
+        if epsg is None:
+            assert opened.meta.transform is None and opened.meta.crs is None
+        else:
+            assert list(opened.meta.transform)[:6] == [30, 0, 500010, 0, -30, 4000020]
+            assert opened.summary()["crs"] == f"EPSG:{epsg}"
+
+
 def test_aviris3_layout(tmp_path: Path) -> None:
     """The cube stands in a group, its grid mapping and its map coordinates in the root."""
     from rasterio.crs import CRS
