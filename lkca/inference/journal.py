@@ -98,6 +98,11 @@ class Journal:
         except (OSError, ValueError, TypeError):
             return None
 
+    def belongs_to(self, run: str) -> bool:
+        """Whether the folder is still this run's; one that was begun since has put its own record there."""
+        record = self.read()
+        return record is not None and record.run == run
+
     def check(self, fingerprint: Mapping[str, Any], *, resume: bool, overwrite: bool) -> Record | None:
         """The record to go on with, None where there is none; empties a folder that is not wanted (``overwrite``).
 

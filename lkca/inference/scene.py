@@ -158,6 +158,7 @@ class _Job:
         # An earlier run was allowed to write this output; what may stand there now is its own.
         writer = task.writer(self.output, options, overwrite=options.overwrite or earlier is not None)
         tiles = -1
+        record: Record | None = None
         try:
             if interrupted:
                 _sweep(writer.files, writer.temporaries)
@@ -184,10 +185,14 @@ class _Job:
             report = writer.close()
         except BaseException as error:
             writer.abort()
-            if tiles >= 0:
+            if record is not None and not journal.belongs_to(record.run):  # what is there now is not ours to remove
+                if isinstance(error, Exception):
+                    raise OutputError(f"{self.output}: another run took its folder over; this one has ended") from error
+            elif tiles >= 0:
                 _tell_what_is_kept(error, journal, tiles, alone=self.ranks.world == 1)
             raise
-        journal.remove()
+        if journal.belongs_to(record.run):
+            journal.remove()
         if preview is not None:
             preview.write()
         assert report is not None

@@ -113,6 +113,36 @@ def test_an_earlier_run_is_not_trodden_on(stopped: Any) -> None:
     assert report.computed == TILES and not part_folder(output).exists()
 
 
+@pytest.mark.parametrize("end", [KeyboardInterrupt, InputError, None])
+def test_a_folder_that_another_run_took_over_stays(
+    tmp_path: Path,
+    meta: CubeMeta,
+    holed_scene: np.ndarray,
+    model_of: Callable[..., LoadedModel],
+    end: type[BaseException] | None,
+) -> None:
+    """A job that is stopped while the one that replaces it has begun removed the folder of that one."""
+    cube, output = Cube.from_array(holed_scene, meta), tmp_path / "o.tif"
+    whole, plan = cube.read, part_folder(output) / "plan.json"
+
+    def read(*args: Any) -> np.ndarray:
+        if plan.exists():
+            plan.write_text(json.dumps(json.loads(plan.read_text()) | {"run": "another"}))
+            if end is not None:
+                for tile in plan.parent.glob("tile-*"):
+                    tile.unlink()
+                raise end("enough")
+        return whole(*args)
+
+    cube.read = read  # type: ignore[method-assign]
+    if end is None:
+        upscale_scene(cube, output, model_of(), SceneOptions(tile=13))
+    else:
+        with pytest.raises(OutputError if end is InputError else end, match=r"took its folder over|enough"):
+            upscale_scene(cube, output, model_of(), SceneOptions(tile=13))
+    assert json.loads(plan.read_text())["run"] == "another" and output.exists() == (end is None)
+
+
 def test_another_task_does_not_go_on(stopped: Any, model_of: Callable[..., LoadedModel]) -> None:
     cube, output, model = stopped
     for other, options, says in (
