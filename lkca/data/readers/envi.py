@@ -17,7 +17,7 @@ from lkca.errors import InputError
 
 __all__ = ["DATA_SUFFIXES", "described", "find_data", "find_header", "is_header", "open_envi"]
 
-DATA_SUFFIXES = (".img", ".dat", ".raw", ".bsq", ".bil", ".bip", ".bin")
+DATA_SUFFIXES = (".img", ".dat", ".raw", ".bsq", ".bil", ".bip", ".bin", ".hyspex")
 _AXES = {"bsq": "brc", "bil": "rbc", "bip": "rcb"}
 
 

@@ -303,7 +303,7 @@ def test_every_layout(tmp_path: Path, code: int, order: int, interleave: str) ->
     ("data", "header"),
     [
         ("x.img", "x.hdr"), ("x.img", "x.img.hdr"), ("x", "x.hdr"), ("x.dat", "x.HDR"), ("x.bsq", "x.hdr"),
-        ("x.y.raw", "x.y.hdr"), ("x.IMG", "x.hdr"), ("x_unknown.ext", "x_unknown.ext.hdr"),
+        ("x.y.raw", "x.y.hdr"), ("x.IMG", "x.hdr"), ("x.hyspex", "x.hdr"), ("x_unknown.ext", "x_unknown.ext.hdr"),
     ],
 )  # fmt: skip
 def test_header_names(tmp_path: Path, data: str, header: str) -> None:
