@@ -64,11 +64,12 @@ def operators(groups: dict[str, dict[str, dict[str, Any]]], limits: dict[str, di
 
 def scenes(groups: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
     """Shares of the network's own rate, of the tile where it is fastest, that whole scenes reach."""
-    lines = ["", "| scene of Msamples | network, s | .img int16 | .img float32 | .tif int16 |", "|---|---|---|---|---|"]
+    outputs = (".img int16", ".img float32", ".tif int16", ".img int16 in tiles of 192")
+    lines = ["", f"| scene of Msamples | network, s | {' | '.join(outputs)} |", "|---" * (2 + len(outputs)) + "|"]
     for name, group in groups.items():
         best = min(facts["median"] for contender, facts in group.items() if contender.startswith("network"))
         cells = [f"{name.removeprefix('scene, ')}, {next(iter(group.values()))['samples'] / 1e6:.0f}", f"{best:.2f}"]
-        for output in (".img int16", ".img float32", ".tif int16"):
+        for output in outputs:
             facts = group.get(f"scene {output}")
             cells.append(f"{facts['median']:.2f} s, {100 * best / facts['median']:.0f} %" if facts else "")
         lines.append("| " + " | ".join(cells) + " |")

@@ -3,10 +3,10 @@
 Contenders of a group make the same pixels on the same cores: as many as there are threads (LKCA_BENCH_THREADS), for
 everything that the process does. "network N" calls the network on a ready tile of side N in memory, group by group
 as scenes do, with one buffer for all results, which are thrown away. "scene" is what lkca upscale does: read, fill
-gaps, halo, network, encode, write, and see that the disk has it; to a new file, since to delete an old one of 600 MB
-takes a tenth of a second. The general model is made to fit the scene before,
-which takes about half a second whatever the scene's size. bench/table.py gives the share of the network's rate, of the
-side where it is fastest.
+gaps, halo, network, encode, write, and see that the disk has it; as one tile, or in tiles narrower than the scene. It
+goes to a new file, since to delete an old one of 600 MB takes a tenth of a second. The general model is made to fit the
+scene before, which takes about half a second whatever the scene's size. bench/table.py gives the share of the network's
+rate, of the side where it is fastest.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BANDS, SCALE = 128, 4
 SIDE = int(os.environ.get("LKCA_BENCH_SIDE", 384))  # of the scene, a multiple of 192
 SIDES = (64, 192)  # of 32 to 384, the network is fastest at one of these
 KINDS = ("base", "large", "general")
-OUTPUTS = ((".img", "int16"), (".img", "float32"), (".tif", "int16"))
+OUTPUTS = ((".img", "int16", None), (".img", "float32", None), (".tif", "int16", None), (".img", "int16", 192))
 SAMPLES = BANDS * SIDE**2 * SCALE**2
 ROUNDS = 5
 Measure = Callable[..., None]
@@ -95,10 +95,13 @@ def test_network(measure: Measure, scene: Path, kind: str, side: int) -> None:
     measure(run, f"scene, {kind}", f"network {side}", rounds=ROUNDS, samples=SAMPLES)
 
 
-@pytest.mark.parametrize(("suffix", "dtype"), OUTPUTS)
+@pytest.mark.parametrize(("suffix", "dtype", "tile"), OUTPUTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_scene(measure: Measure, scene: Path, tmp_path: Path, kind: str, suffix: str, dtype: str) -> None:
-    loaded, options, output = model(kind, scene), SceneOptions(overwrite=True, dtype=dtype), tmp_path / f"out{suffix}"
+def test_scene(
+    measure: Measure, scene: Path, tmp_path: Path, kind: str, suffix: str, dtype: str, tile: int | None
+) -> None:
+    loaded, options = model(kind, scene), SceneOptions(overwrite=True, dtype=dtype, tile=tile)
+    output = tmp_path / f"out{suffix}"
 
     def run() -> None:
         with open_cube(scene) as cube:
@@ -107,4 +110,5 @@ def test_scene(measure: Measure, scene: Path, tmp_path: Path, kind: str, suffix:
     def fresh() -> None:
         output.unlink(missing_ok=True)
 
-    measure(run, f"scene, {kind}", f"scene {suffix} {dtype}", rounds=ROUNDS, setup=fresh, samples=SAMPLES)
+    name = f"scene {suffix} {dtype}" + (f" in tiles of {tile}" if tile else "")
+    measure(run, f"scene, {kind}", name, rounds=ROUNDS, setup=fresh, samples=SAMPLES)

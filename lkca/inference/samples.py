@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -25,6 +27,7 @@ class Samples:
 
     shape: (rows, cols, bands). flush: they go to the disk as they come, and from the system's cache: where the file is
     to be the output, which must be on the disk before it has its name. New pages for a cache cost more than the disk.
+    Not where tiles are narrower than the scene: pages that hold rows of two tiles would be read back for the second.
     """
 
     def __init__(self, path: Path, shape: tuple[int, int, int], meta: CubeMeta, *, flush: bool = False) -> None:
@@ -64,7 +67,7 @@ class Samples:
                 _write_at(self._file, row, start)
                 start += cols * self.dtype.itemsize
         self._kept += stored.nbytes
-        if self._flush and self._kept >= _FLUSHED_BYTES:
+        if self._flush and whole_rows and self._kept >= _FLUSHED_BYTES:
             self.settle()
             self._flushed = self._flusher.submit(_flush, self._file)
             self._kept = 0
@@ -120,7 +123,15 @@ def _flush(file: int) -> None:
 
 
 def _write_at(file: int, samples: np.ndarray, start: int) -> None:
-    rest = samples.data.cast("B")
+    """samples: contiguous; a row of a narrow tile, half a million of them in a gigabyte, or the rows of a wide one."""
+    done = _put(file, samples, start)
+    while done < samples.nbytes:  # one call writes 2 GiB at most, and less on a disk that fills up
+        done += _put(file, samples.data.cast("B")[done:], start + done)
+
+
+def _seek_and_write(file: int, samples: Any, start: int) -> int:
     os.lseek(file, start, os.SEEK_SET)
-    while rest:  # one call writes 2 GiB at most, and less on a disk that fills up
-        rest = rest[os.write(file, rest) :]
+    return os.write(file, samples)
+
+
+_put: Callable[[int, Any, int], int] = getattr(os, "pwrite", _seek_and_write)  # Windows has no pwrite

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 from collections.abc import Callable, Iterator
@@ -123,11 +124,12 @@ def test_a_flush_that_fails_is_told_and_nothing_is_lost(
     """It happens in a thread of its own; the tile that it belongs to does not count as written."""
     model = model_of()
     scene = Cube.from_array(holed_scene, meta.replace(**{**PLAIN, "stored_dtype": np.dtype(np.int16)}))
-    unbroken, _ = _upscaled(tmp_path, scene, model, tile=16)
+    strips = SceneOptions(tile=8, roi="0:30,4:12")  # as wide as the output
+    unbroken, _ = _upscaled(tmp_path, scene, model, tile=strips.tile, roi=strips.roi)
     for file in tmp_path.iterdir():
         file.unlink()
     monkeypatch.setattr("lkca.inference.samples._FLUSHED_BYTES", 2000)
-    flush, left = samples._flush, [12]
+    flush, left = samples._flush, [3]
 
     def failing(file: int) -> None:
         left[0] -= 1
@@ -137,10 +139,25 @@ def test_a_flush_that_fails_is_told_and_nothing_is_lost(
 
     monkeypatch.setattr("lkca.inference.samples._flush", failing)
     with pytest.raises(OutputError, match=r"Input/output error.*tiles are kept"):
-        upscale_scene(scene, tmp_path / "out.img", model, SceneOptions(tile=16))
+        upscale_scene(scene, tmp_path / "out.img", model, strips)
     assert left[0] <= 0 and not (tmp_path / "out.img").exists()
-    upscale_scene(scene, tmp_path / "out.img", model, SceneOptions(tile=16, resume=True))
+    upscale_scene(scene, tmp_path / "out.img", model, dataclasses.replace(strips, resume=True))
     assert (tmp_path / "out.img").read_bytes() == unbroken
+
+
+def test_tiles_narrower_than_the_scene_stay_in_the_cache(
+    tmp_path: Path, model_of: Models, meta: CubeMeta, holed_scene: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else pages that hold rows of two tiles are read back from the disk, one by one: four times the time."""
+    flushes = []
+    monkeypatch.setattr("lkca.inference.samples._FLUSHED_BYTES", 2000)
+    monkeypatch.setattr("lkca.inference.samples._flush", flushes.append)
+    scene = Cube.from_array(holed_scene, meta.replace(**{**PLAIN, "stored_dtype": np.dtype(np.int16)}))
+    _upscaled(tmp_path, scene, model_of(), tile=16, roi="0:30,4:20")
+    assert flushes
+    flushes.clear()
+    _upscaled(tmp_path, scene, model_of(), tile=16, roi="0:30,4:21")
+    assert not flushes
 
 
 def test_who_helps_holds_no_result(meta: CubeMeta) -> None:
