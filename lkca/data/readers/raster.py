@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lkca.data.cube import Cube
 from lkca.data.gdal import bounded_cache, without_place
 from lkca.data.memory import check_memory
 from lkca.data.meta import CubeMeta
+from lkca.data.readers.dlr import Product, find_metadata, read_metadata
 from lkca.data.readers.storage import MAX_RATIO
 from lkca.data.spectral import good_band_mask, to_nanometers
 from lkca.data.window import Window
@@ -40,7 +42,8 @@ def open_raster(file: Path, source: str) -> Cube:
     """A cube of all bands of a raster.
 
     Wavelengths, fwhm and bad bands come from band tags (``wavelength``, ``wavelength_units``, ``fwhm``,
-    ``bbl``), else GDAL's IMAGERY domain (µm), else the dataset's ENVI domain, else the band descriptions.
+    ``bbl``), else GDAL's IMAGERY domain (µm), else the dataset's ENVI domain, else the band descriptions, else the
+    metadata file of an EnMAP or DESIS product (``dlr.py``), which also gives scale and nodata that the raster lacks.
     """
     try:
         with without_place():
@@ -75,14 +78,23 @@ def open_raster(file: Path, source: str) -> Cube:
             block *= dataset.count
         check_memory(block, f"{source}: each of its blocks ({height} x {width} pixels)", "store it in smaller tiles")
         reader = _RasterWindows(dataset)
+        meta, files = _meta(dataset, reader), [file]
+        warnings = [f"{source}: holds {pages} pages; the first is read"] if pages > 1 else []
+        metadata = find_metadata(file)
+        if metadata is not None:
+            try:
+                meta = _completed(meta, read_metadata(metadata, dataset.count))
+                files.append(metadata)
+            except ValueError as error:
+                warnings.append(f"{source}: {metadata.name} {error}; no wavelengths or scale are taken from it")
         return Cube(
             source,
             (dataset.height, dataset.width, dataset.count),
-            _meta(dataset, reader),
+            meta,
             reader,
             format="GeoTIFF" if dataset.driver == "GTiff" else dataset.driver,
-            files=(file,),
-            warnings=[f"{source}: holds {pages} pages; the first is read"] if pages > 1 else (),
+            files=files,
+            warnings=warnings,
             close=dataset.close,
         )
     except BaseException:
@@ -161,6 +173,17 @@ def _meta(dataset: Any, reader: _RasterWindows) -> CubeMeta:
     )
 
 
+def _completed(meta: CubeMeta, product: Product) -> CubeMeta:
+    """What the raster does not say itself its product does; a scale for counts only, as floats may be scaled ones."""
+    if meta.wavelengths is None:
+        meta = meta.replace(wavelengths=product.wavelengths, fwhm=product.fwhm)
+    if meta.stored_dtype is None or meta.stored_dtype.kind not in "iu":
+        return meta
+    if np.all(meta.scale_factor == 1.0) and np.all(meta.offset == 0.0):
+        meta = meta.replace(scale_factor=_uniform(product.gains, 1.0), offset=_uniform(product.offsets, 0.0))
+    return meta if meta.nodata is not None else meta.replace(nodata=product.nodata)
+
+
 def _wavelengths(dataset: Any, tags: list[dict[str, str]]) -> tuple[np.ndarray | None, np.ndarray | None]:
     lower = [{key.lower(): value for key, value in band.items()} for band in tags]
     centres = _floats([band.get("wavelength", band.get("wavelengths")) for band in lower])
@@ -201,7 +224,7 @@ def _float_list(text: str | None, count: int) -> np.ndarray | None:
     return values if values is not None and len(values) == count else None
 
 
-def _uniform(values: tuple[float, ...], default: float) -> float | np.ndarray:
+def _uniform(values: Sequence[float] | np.ndarray, default: float) -> float | np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0:
         return default
