@@ -119,12 +119,12 @@ def _cube(
         if coordinate is not None:
             companions["wavelength"], units = coordinate
     wavelengths, fwhm, good = spectral_lists(companions, windows.shape[2], units)
-    if prisma is not None:
+    if prisma is None:
+        scale, offset, nodata = _radiometry(dataset, windows.shape[2], named)
+        transform, crs, remarks = _georeference(dataset, datasets, order, windows.shape[:2], named)
+    else:
         scale, offset, nodata = prisma.scale, prisma.offset, prisma.nodata
         transform, crs, remarks = prisma.place(*windows.shape[:2], named)
-    else:
-        scale, offset, nodata = _radiometry(dataset, named)
-        transform, crs, remarks = _georeference(dataset, datasets, order, windows.shape[:2], named)
     meta = CubeMeta(
         wavelengths=wavelengths,
         fwhm=fwhm,
@@ -193,15 +193,28 @@ def _dimension_name(dataset: h5py.Dataset, axis: int) -> str:
     return str(path or "").rpartition("/")[2].lower()
 
 
-def _radiometry(dataset: h5py.Dataset, source: str) -> tuple[float, float, float | None]:
-    scale, offset = _number_attr(dataset, "scale_factor"), _number_attr(dataset, "add_offset")
-    divisor = _number_attr(dataset, "Scale_Factor", "Scale Factor")
+def _radiometry(
+    dataset: h5py.Dataset, bands: int, source: str
+) -> tuple[float | np.ndarray, float | np.ndarray, float | None]:
+    scale, offset = (_by_band(dataset, bands, source, name) for name in ("scale_factor", "add_offset"))
+    divisor = _by_band(dataset, bands, source, "Scale_Factor", "Scale Factor")
     if scale is None and divisor is not None:
-        if divisor == 0:
+        if np.any(divisor == 0):
             raise InputError(f"{source}: Scale_Factor is 0; expected another number")
         scale = 1.0 / divisor
     nodata = _number_attr(dataset, "_FillValue", "missing_value", "Data_Ignore_Value", "Data Ignore Value", "nodata")
-    return 1.0 if scale is None else scale, offset or 0.0, nodata
+    return 1.0 if scale is None else scale, 0.0 if offset is None else offset, nodata
+
+
+def _by_band(dataset: h5py.Dataset, bands: int, source: str, *names: str) -> float | np.ndarray | None:
+    """The number of an attribute; (bands,) where it lists one for each band."""
+    name = next((name for name in names if name in dataset.attrs), None)
+    values = np.empty(0) if name is None else np.ravel(dataset.attrs[name])
+    if values.dtype.kind not in "iuf" or values.size < 2 or np.all(values == values[0]):
+        return _number_attr(dataset, *names)
+    if values.size != bands:
+        raise InputError(f"{source}: {name} lists {values.size} numbers for {bands} bands; expected one or {bands}")
+    return values.astype(np.float64)
 
 
 def _georeference(

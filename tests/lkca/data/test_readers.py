@@ -368,6 +368,28 @@ def test_prisma_layout(tmp_path: Path, corners: str | None) -> None:
             assert list(cube.meta.transform)[:6] == [30, 0, 300000 - half, 0, -30, 5000000 + half]
 
 
+@pytest.mark.parametrize("name", ["scale_factor", "Scale_Factor"])
+def test_hdf5_scales_by_band(tmp_path: Path, name: str) -> None:
+    """The first number of a list was the scale of all bands, without a word."""
+    scale, offset = np.array([0.5, 1, 2, 4, 8]), np.arange(5.0)
+    with h5py.File(tmp_path / "x.h5", "w") as h5:
+        cube = h5.create_dataset("cube", data=CUBE)
+        cube.attrs[name], cube.attrs["add_offset"] = scale, offset
+    factor = 1 / scale if name == "Scale_Factor" else scale
+    with open_cube(tmp_path / "x.h5", axes="brc") as opened:
+        expected = CUBE * factor[:, None, None] + offset[:, None, None]
+        assert np.allclose(opened.read(), expected) and np.array_equal(opened.meta.scale_factor, factor)
+    for values in ([3.0, 3.0], scale[:4]):
+        with h5py.File(tmp_path / "x.h5", "a") as h5:
+            h5["cube"].attrs[name], h5["cube"].attrs["add_offset"] = values, 0.0
+        if len(values) == 2:  # all the same: as good as one
+            with open_cube(tmp_path / "x.h5", axes="brc") as opened:
+                assert opened.meta.scale_factor == (3.0 if name == "scale_factor" else 1 / 3.0)
+        else:
+            with pytest.raises(InputError, match=f"{name} lists 4 numbers for 5 bands; expected one or 5"):
+                open_cube(tmp_path / "x.h5", axes="brc")
+
+
 def test_pace_layout(tmp_path: Path) -> None:
     """Its dimensions are the root's, without values; the wavelengths' values stand in a group under the same name."""
     with h5py.File(tmp_path / "x.nc", "w") as h5:
