@@ -21,6 +21,7 @@ from lkca.cli.options import (
     reading,
     set_threads,
 )
+from lkca.cli.stopping import terminate_as_interrupt
 
 if TYPE_CHECKING:
     from lkca.fitting.distill import DistilledModel
@@ -64,7 +65,7 @@ def distill_command(
     """Factorises a model's upsampler and lets the model teach the smaller one, over scenes of its sensor.
 
     The student learns from the scenes, made coarser, and from what the teacher makes of them, whose weight decays;
-    their features are compared too. Ctrl-C keeps the best student so far.
+    their features are compared too. Ctrl-C or SIGTERM keeps the best student so far.
     """
     from lkca.config import read_yaml, validated
     from lkca.fitting.config import DistillConfig
@@ -91,7 +92,7 @@ def distill_command(
     how = reading(variable, shape, axes, nodata)
     loaded = fitted_model(teacher, scale)
     console = progress_console()
-    with training_bar(console, "gain", title="distil") as bar:
+    with terminate_as_interrupt(), training_bar(console, "gain", title="distil") as bar:
         task = bar.add_task("distil", total=1.0, gain="")
 
         def report(done: float, loss: float | None, gain: float | None) -> None:

@@ -26,6 +26,7 @@ from lkca.cli.options import (
     set_threads,
 )
 from lkca.cli.report import ReportOption, check_report
+from lkca.cli.stopping import terminate_as_interrupt
 
 if TYPE_CHECKING:
     from lkca.fitting import FittedModel
@@ -90,7 +91,7 @@ def fit_command(
     """Trains a model on your own scenes: makes them coarser and learns to restore them.
 
     A full-rank teacher is trained, its upsampler factorised, and the low-rank student distilled from it, all within
-    the time budget. Ctrl-C ends the fit early and keeps the best model so far.
+    the time budget. Ctrl-C or SIGTERM ends the fit early and keeps the best model so far.
     """
     from lkca.config import read_yaml, validated
     from lkca.fitting import FitConfig, fit_scenes
@@ -115,7 +116,7 @@ def fit_command(
         check_report(report, overwrite=overwrite, inputs=files)
     set_threads(settings.threads)
     how = reading(variable, shape, axes, nodata)
-    with fit_progress() as callback:
+    with terminate_as_interrupt(), fit_progress() as callback:
         fitted = fit_scenes(files, settings, how=how, callback=callback, command=command_line())
     for remark in fitted.notes:
         note(remark)

@@ -365,7 +365,8 @@ def test_full_disk_for_a_model(refuses: Refuses, full_disk: FullDisk, model_dir:
     assert names() == {"m", "c.npy", "fit.yaml", *(str(p) for p in before)}
 
 
-def test_ctrl_c_leaves_a_usable_model(cli: Cli) -> None:
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_fit_leaves_a_usable_model(cli: Cli, kind: signal.Signals) -> None:
     save("c.npy", cube())
     Path("fit.yaml").write_text("recipe: {prior: false, width: 4, blocks: 1}\n")
     run = subprocess.Popen(
@@ -379,7 +380,7 @@ def test_ctrl_c_leaves_a_usable_model(cli: Cli) -> None:
         if "teacher" in line:
             break
     time.sleep(0.5)
-    run.send_signal(signal.SIGINT)
+    run.send_signal(kind)
     out, errors = run.communicate(timeout=60)
     assert run.returncode == 0 and "Traceback" not in errors, errors
     assert "stopped early" in out

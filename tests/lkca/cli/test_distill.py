@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +55,34 @@ def test_a_fitted_model_of_low_rank(
     result = cli(*map(str, arguments), "--max-steps", "3")
     assert result.exit_code == 0, result.stderr
     assert load_model(out).net.config.rank == groups < before.rank
+
+
+def test_sigterm_keeps_the_best_so_far(
+    full_rank: Path, scene_file: Path, cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def stopping(*_: object) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return 1.0
+
+    def missed(*_: object) -> None:
+        pytest.fail("SIGTERM came through")
+
+    monkeypatch.setattr("lkca.training.supervised.rate_factor", stopping)
+    out = tmp_path / "small"
+    before = signal.signal(signal.SIGTERM, missed)
+    try:
+        command = ("distill", "--teacher", full_rank, "--rank", "3", "-o", out, "--data", scene_file)
+        result = cli(*command, "--max-steps", "50")
+        assert signal.getsignal(signal.SIGTERM) is missed  # again
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert result.exit_code == 0, result.stderr
+    assert "rank 3, 2 steps" in result.stdout and load_model(out).config.training.interrupted
 
 
 def test_what_it_refuses(full_rank: Path, scene_file: Path, refuses: Callable[..., str], tmp_path: Path) -> None:
