@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +13,7 @@ __all__ = [
     "CompositeKind",
     "choose_pixels",
     "error_map",
+    "pixel_bands",
     "runs",
     "spectral_angle_map",
     "value_name",
@@ -24,6 +26,7 @@ _COLOURS: dict[str, tuple[float, float, float]] = {"true": (640, 550, 460), "cir
 _TOO_FAR = 60.0  # nm; a band further away does not stand for a colour
 _REFLECTANCE = 2.0  # no reflectance is larger, glints included; no count or radiance scene stays below
 _GAMMA = np.float32(0.7)  # a display shows linear values too dark
+_SMOOTHED = 1 << 18  # samples whose means are made at a time
 _MISSING = 0.85  # grey of pixels without data
 
 
@@ -104,30 +107,50 @@ def choose_pixels(truth: np.ndarray, good_bands: np.ndarray | None = None, count
     The first is of median brightness; each next one is the furthest in angle from those before, and not beside them.
     Spectra are means over 3 x 3 pixels, so that noise does not choose. Borders and missing data are out.
     """
-    good = np.arange(len(truth)) if good_bands is None else np.flatnonzero(good_bands)
     _, rows, cols = truth.shape
-    bands = good[np.linspace(0, len(good) - 1, min(len(good), 32)).astype(int)]
-    padded = np.pad(truth[bands].astype(np.float64), ((0, 0), (1, 1), (1, 1)), mode="edge")
-    mean = np.mean([padded[:, i : i + rows, j : j + cols] for i in range(3) for j in range(3)], axis=0)
+    bands = pixel_bands(len(truth), good_bands)
     margin = 2 if min(rows, cols) > 8 else 0
     inside = np.zeros((rows, cols), dtype=bool)
     inside[margin : rows - margin, margin : cols - margin] = True
-    inside &= np.isfinite(mean).all(axis=0)
-    where = np.argwhere(inside)
-    if not len(where):
+
+    def smooth(top: int, bottom: int) -> np.ndarray:
+        near = np.clip(np.arange(top - 1, bottom + 1), 0, rows - 1)
+        padded = np.pad(truth[np.ix_(bands, near)].astype(np.float64), ((0, 0), (0, 0), (1, 1)), mode="edge")
+        parts = [padded[:, i : i + bottom - top, j : j + cols] for i in range(3) for j in range(3)]
+        mean: np.ndarray = np.mean(parts, axis=0)
+        return mean
+
+    def spectra() -> Iterator[np.ndarray]:
+        """(bands, pixels) inside, some rows at a time; made anew for each choice, since all at once take gigabytes."""
+        step = max(1, _SMOOTHED // (len(bands) * cols))
+        for top in range(0, rows, step):
+            mean, part = smooth(top, min(top + step, rows)), inside[top : top + step]
+            part &= np.isfinite(mean).all(axis=0)
+            yield mean[:, part]
+
+    norm = np.concatenate([np.linalg.norm(some, axis=0) for some in spectra()])
+    if not norm.size:
         return []
-    spectra = mean[:, inside]
-    norm = np.linalg.norm(spectra, axis=0)
-    units = spectra / np.maximum(norm, 1e-12)
-    usable = norm > 0.02 * np.median(norm)  # the angle of a very dark pixel is noise
+    down, across = np.nonzero(inside)
+    free = norm > 0.02 * np.median(norm)  # the angle of a very dark pixel is noise
+    likeness = np.full(norm.size, -np.inf)
     picked = [int(np.abs(norm - np.median(norm)).argmin())]
     while len(picked) < count:
-        gaps = np.abs(where[:, None] - where[picked]).max(axis=2).min(axis=1)
-        likeness = np.where(usable & (gaps > min(rows, cols) / 10), (units[:, picked].T @ units).max(axis=0), np.inf)
-        if not np.isfinite(likeness.min()):
+        row, col = down[picked[-1]], across[picked[-1]]
+        free &= np.maximum(np.abs(down - row), np.abs(across - col)) > min(rows, cols) / 10
+        if not free.any():
             break
-        picked.append(int(likeness.argmin()))
-    return [(int(where[i, 0]), int(where[i, 1])) for i in picked]
+        like = np.concatenate([smooth(row, row + 1)[:, 0, col] @ some for some in spectra()])
+        likeness = np.maximum(likeness, like / np.maximum(norm * norm[picked[-1]], 1e-24))
+        picked.append(int(np.where(free, likeness, np.inf).argmin()))
+    return [(int(down[i]), int(across[i])) for i in picked]
+
+
+def pixel_bands(bands: int, good_bands: np.ndarray | None = None) -> np.ndarray:
+    """Indices of up to 32 of the good bands, evenly spread: those whose spectra :func:`choose_pixels` compares."""
+    good = np.arange(bands) if good_bands is None else np.flatnonzero(good_bands)
+    spread: np.ndarray = good[np.linspace(0, len(good) - 1, min(len(good), 32)).astype(int)]
+    return spread
 
 
 def value_name(peak: float) -> str:

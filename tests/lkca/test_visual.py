@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -89,6 +91,16 @@ def test_pixels_are_unlike_and_apart() -> None:
     assert len(choose_pixels(truth, count=300)) < 300  # apart, so not that many fit
     assert choose_pixels(np.full((3, 9, 9), np.nan)) == []
     assert len(choose_pixels(np.ones((3, 2, 2)))) >= 1
+
+
+def test_choosing_takes_no_more_memory_than_the_cube_twice() -> None:
+    truth = np.random.default_rng(0).random((40, 500, 400), dtype=np.float32)
+    tracemalloc.start()
+    try:
+        assert len(choose_pixels(truth)) == 4
+        assert tracemalloc.get_traced_memory()[1] < 2 * truth.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 def test_bad_arguments_are_told() -> None:
