@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ import torch
 
 from lkca.data import Cube, Window
 from lkca.data.degradation import Degradation
-from lkca.data.memory import check_memory
 from lkca.data.window import pieces, row_strips
 from lkca.errors import InputError
 from lkca.inference.array import Upscaler
@@ -26,6 +26,7 @@ from lkca.inference.windows import whole_pixels
 from lkca.metrics import PROTOCOL, SSIM_WINDOW, MetricAccumulator, Metrics
 from lkca.models.directory import LoadedModel
 from lkca.models.prior import Prior
+from lkca.views import Middle, Overview
 
 __all__ = ["Evaluation", "evaluate_model", "evaluate_prediction"]
 
@@ -34,16 +35,18 @@ _HELD_BYTES = 16  # of a sample of it: result, truth, as read
 _SCORING_BYTES = 384 << 20  # what scoring and degrading take beside it
 _LEAST = 8  # coarse pixels
 
+_Watch = Callable[[Window, np.ndarray, np.ndarray], None]  # a tile of the truth, and both cubes there
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one scene, and the arrays they come from.
+    """Scores of one scene, and what is shown of it.
 
     window: the part of the scene, a multiple of ``scale`` in size. peak: physical value that the metrics take as 1,
     the largest valid sample of the reference's scored bands; the same for all predictions. bands: indices of the
     scored bands. wavelengths: of all bands of the file, nm. scores: {"bicubic": Metrics, "model": Metrics}, or
-    {"prediction": Metrics}. arrays: float32 (bands, rows, cols) in physical units, all bands of the file, under
-    "low", "truth" and the names of ``scores``; none for a finished prediction, or where they were not kept.
+    {"prediction": Metrics}. middle, overview: what is shown of it, with results by the names of ``scores``, where that
+    was asked for.
     """
 
     source: str
@@ -54,12 +57,13 @@ class Evaluation:
     wavelengths: np.ndarray | None
     degradation: Degradation | None
     scores: dict[str, Metrics]
-    arrays: dict[str, np.ndarray]
     notes: tuple[str, ...]
+    middle: Middle | None = None
+    overview: Overview | None = None
     protocol: str = PROTOCOL
 
     def summary(self) -> dict[str, Any]:
-        """JSON-able: everything but the arrays."""
+        """JSON-able: everything but the pictures."""
         return {
             "source": self.source,
             "region": str(self.window),
@@ -83,16 +87,17 @@ def evaluate_model(
     device: torch.device | None = None,
     force: bool = False,
     memory: str | None = None,
-    arrays: bool = True,
+    middle: bool = False,
+    overview: bool = False,
 ) -> Evaluation:
     """Degrades ``cube`` by ``scale``, restores it by bicubic and by ``model`` (None: bicubic alone), and scores both.
 
     model: a prior, the general model, is adapted to the degraded cube; it never sees the truth. region: 'ROWS,COLS' as
     Python slices; cut to a multiple of ``scale``, said in ``notes``. degradation: the model's own by default. Bad and
-    empty bands are neither scored nor shown to the network. arrays: whether they are kept, which takes the memory that
-    they take; else the scene is done tile by tile, within ``memory`` (such as "2G"; half of what is free). Raises
-    InputError where the model was made for other bands or another scale, the region is smaller than ``scale`` or
-    without valid samples, or the memory does not suffice.
+    empty bands are neither scored nor shown to the network. memory: that the process may take, such as "2G" (half of
+    what is free); the scene is done tile by tile. middle, overview: whether what a report and what the panel shows is
+    gathered on the way. Raises InputError where the model was made for other bands or another scale, the region is
+    smaller than ``scale`` or without valid samples, or the memory does not suffice.
     """
     notes: list[str] = list(cube.warnings)
     if isinstance(model, LoadedModel):
@@ -102,39 +107,37 @@ def evaluate_model(
         degradation = model.config.degradation if isinstance(model, LoadedModel) else Degradation(scale=scale)
     window, cut = whole_pixels(cube, region, scale)
     notes += cut
-    truth, kept = cube.region(window), {}
-    if arrays:
-        results = 2 if model is None else 3
-        what = f"{cube.source}: evaluating {window.height} x {window.width} pixels with its pictures"
-        check_memory(4 * results * math.prod(truth.shape), what, "give a smaller --region")
-        kept["truth"] = truth.read()
-        truth = Cube.from_array(kept["truth"], truth.meta, cube.source)
+    truth = cube.region(window)
     peak, bands = _peak((truth.read(strip) for strip in row_strips(*truth.shape)), cube.good_bands, cube.source)
+    scored = np.zeros(cube.bands, dtype=bool)
+    scored[bands] = True
     low = degraded(truth, degradation)
-    if arrays:
-        kept["low"] = low.read()
-        low = Cube.from_array(kept["low"], low.meta, cube.source)
     chosen = model_for(low, model, scale)
     upscalers = {"bicubic": Upscaler(None, scale, np.ones(cube.bands, dtype=bool))}
     if chosen is not None:
         upscalers["model"] = Upscaler(chosen, scale, cube.good_bands, device)
-    scores = {}
-    for name, upscaler in upscalers.items():
-        if arrays:
-            kept[name] = np.empty(kept["truth"].shape, dtype=np.float32)
-        scores[name] = _restored(truth, low, upscaler, peak, bands, Budget.of(memory), kept.get(name))
+    overall = Overview(truth, low, scored, upscalers) if overview else None
+    inner = Middle(truth, low, upscalers) if middle else None
+    shown = [view for view in (overall, inner) if view is not None]
+    budget = Budget.of(memory)  # measured once: what the first pass frees, the allocator keeps for the second
+    tiles = {name: _tiles(low, upscaler, budget) for name, upscaler in upscalers.items()}
+    scores = {
+        name: _restored(truth, low, upscaler, tiles[name], peak, scored, [partial(view.add, name) for view in shown])
+        for name, upscaler in upscalers.items()
+    }
     return Evaluation(
-        cube.source, window, scale, peak, bands, cube.meta.wavelengths, degradation, scores, kept, tuple(notes)
-    )
+        cube.source, window, scale, peak, bands, cube.meta.wavelengths, degradation, scores, tuple(notes), inner,
+        overall,
+    )  # fmt: skip
 
 
 def evaluate_prediction(reference: Cube, prediction: Cube, scale: int, *, region: str | None = None) -> Evaluation:
     """Scores a finished prediction against its reference, strip by strip: neither is held in memory.
 
     region: the part of the reference to score. The prediction covers the whole reference, or exactly that part, or
-    (without a region) the reference cut to a multiple of ``scale``, as ``lkca degrade`` cuts it. ``arrays`` stay empty.
-    ``notes`` name what contradicts: place, wavelengths, range of values, a prediction that is the reference. Raises
-    InputError where the sizes do not fit or nothing can be scored.
+    (without a region) the reference cut to a multiple of ``scale``, as ``lkca degrade`` cuts it. ``notes`` name what
+    contradicts: place, wavelengths, range of values, a prediction that is the reference. Raises InputError where the
+    sizes do not fit or nothing can be scored.
     """
     notes = [*reference.warnings, *prediction.warnings]
     whole = Window.full(reference.rows, reference.cols)
@@ -167,7 +170,7 @@ def evaluate_prediction(reference: Cube, prediction: Cube, scale: int, *, region
     if metrics.missing:
         notes.append(f"{prediction.source} lacks {metrics.missing} pixels that the reference has; they are not scored")
     return Evaluation(
-        prediction.source, window, scale, peak, bands, reference.meta.wavelengths, None, {"prediction": metrics}, {},
+        prediction.source, window, scale, peak, bands, reference.meta.wavelengths, None, {"prediction": metrics},
         tuple(notes),
     )  # fmt: skip
 
@@ -189,20 +192,21 @@ def _peak(blocks: Iterable[np.ndarray], good: np.ndarray, source: str) -> tuple[
 
 
 def _restored(
-    truth: Cube, low: Cube, upscaler: Upscaler, peak: float, bands: np.ndarray, budget: Budget, whole: np.ndarray | None
-) -> Metrics:
-    """Scores of ``low`` restored, tile by tile; ``whole`` is filled with the result."""
-    scale, scored = upscaler.scale, np.zeros(truth.bands, dtype=bool)
-    scored[bands] = True
+    truth: Cube, low: Cube, upscaler: Upscaler, tiles: Sequence[Window], peak: float, scored: np.ndarray,
+    watched: Sequence[_Watch],
+) -> Metrics:  # fmt: skip
+    """Scores of ``low`` restored, tile by tile, each of which is shown to those who watch."""
+    scale, beyond = upscaler.scale, _beyond(upscaler)
     accumulator = MetricAccumulator(truth.bands, scale, peak, good_bands=scored)
-    beyond = math.ceil((SSIM_WINDOW - 1) / scale)
-    for tile in _tiles(low, upscaler, beyond, budget):
+    for tile in tiles:
         height, width = min(tile.height + beyond, low.rows - tile.row), min(tile.width + beyond, low.cols - tile.col)
         near = Window(tile.row, tile.col, height, width)
         fine, own = _upscaled(low, upscaler, near), tile.scaled(scale)
-        accumulator.update_part(truth.read(near.scaled(scale)), fine, own.height, own.width)
-        if whole is not None:
-            whole[(slice(None), *own.slices)] = fine[:, : own.height, : own.width]
+        sharp = truth.read(near.scaled(scale))
+        accumulator.update_part(sharp, fine, own.height, own.width)
+        for watch in watched:
+            watch(own, sharp, fine)
+        del sharp
     return _scores(accumulator, truth.source)
 
 
@@ -216,9 +220,14 @@ def _upscaled(low: Cube, upscaler: Upscaler, window: Window) -> np.ndarray:
     return fine
 
 
-def _tiles(low: Cube, upscaler: Upscaler, beyond: int, budget: Budget) -> list[Window]:
-    """The largest tiles for which the budget has room, with ``beyond`` pixels after each; no more than are useful."""
-    area, device, scale = Window.full(low.rows, low.cols), upscaler.device, upscaler.scale
+def _beyond(upscaler: Upscaler) -> int:
+    """Coarse pixels after a tile that the windows of MSSIM which begin in it reach."""
+    return math.ceil((SSIM_WINDOW - 1) / upscaler.scale)
+
+
+def _tiles(low: Cube, upscaler: Upscaler, budget: Budget) -> list[Window]:
+    """The largest tiles for which, with what is beyond them, the budget has room; no more than are useful."""
+    area, device, scale, beyond = Window.full(low.rows, low.cols), upscaler.device, upscaler.scale, _beyond(upscaler)
     side = max(min(max(area.height, area.width), math.isqrt(min(_TILE_SAMPLES // low.bands, _TILE_PIXELS)) // scale), 1)
     while True:
         height, width = min(side + beyond, area.height), min(side + beyond, area.width)

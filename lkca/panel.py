@@ -15,7 +15,8 @@ import numpy as np
 from lkca.errors import InputError
 from lkca.metrics import Metrics
 from lkca.output import written_aside
-from lkca.visual import Composite, CompositeKind, choose_pixels, error_map, runs, spectral_angle_map
+from lkca.views import Overview
+from lkca.visual import runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,67 +31,59 @@ _PIXEL_COLOURS = ("#e41a1c", "#ff9f00", "#00b7ff", "#f032e6", "#ffffff", "#7fff0
 
 def comparison_panel(
     path: str | os.PathLike[str],
-    lr: np.ndarray,
-    bicubic: np.ndarray,
-    ours: np.ndarray,
-    truth: np.ndarray,
-    wavelengths: np.ndarray | None = None,
-    good_bands: np.ndarray | None = None,
+    overview: Overview,
     *,
-    pixels: Sequence[tuple[int, int]] | None = None,
     metrics: Mapping[str, Metrics] | None = None,
     title: str | None = None,
     label: str = "LKCA-Net",
     units: str = "reflectance",
-    kind: CompositeKind = "true",
 ) -> None:
     """Draw and save the comparison of a restored scene: pictures, error maps and spectra.
 
-    lr: (bands, rows/s, cols/s); bicubic, ours, truth: (bands, rows, cols), physical values of ``units``. Row one: the
-    four cubes in the colours and the stretch of the truth. Row two: mean absolute error over the good bands, and
-    spectral angle, of bicubic and ours, each kind within the same limits (0 to the 98th percentile of bicubic's).
-    Row three: spectra at ``pixels``, (row, col) of the truth, default :func:`choose_pixels`; bad bands are shaded.
-    metrics: of "bicubic" and "ours", for captions. label: the name of ours. path: its suffix is the format (png, pdf,
-    svg). ValueError for shapes that do not fit; InputError for an unknown suffix; OutputError where the file cannot
-    be written; nothing partial stands under ``path``.
+    overview: with the results "bicubic" and "model", physical values of ``units``. Row one: low resolution, both
+    results and the truth, in the colours and the stretch of the truth. Row two: mean absolute error over the good
+    bands, and spectral angle, of bicubic and the model, each kind within the same limits (0 to the 98th percentile of
+    bicubic's). Row three: spectra at the overview's pixels; bad bands are shaded. metrics: by result, for captions.
+    label: the name of the model. path: its suffix is the format (png, pdf, svg). InputError for an unknown suffix;
+    OutputError where the file cannot be written; nothing partial stands under ``path``.
     """
     from matplotlib.figure import Figure
 
-    _check_panel(lr, bicubic, ours, truth)
-    good = np.ones(len(truth), dtype=bool) if good_bands is None else np.asarray(good_bands, dtype=bool)
-    composite = Composite.of(truth, wavelengths, good, kind=kind)
-    pixels = choose_pixels(truth, good) if pixels is None else list(pixels)
+    bicubic, ours = overview.result("bicubic"), overview.result("model")
     metrics = metrics or {}
 
     figure = Figure(figsize=(15, 12.2), layout="constrained")
     parts: np.ndarray = figure.subfigures(3, 1, height_ratios=(1.08, 1, 0.86))  # type: ignore[assignment]
-    scale = truth.shape[1] // lr.shape[1]
-    extent = (-0.5, truth.shape[2] - 0.5, truth.shape[1] - 0.5, -0.5)
-
     pictures = parts[0].subplots(1, 4)
-    ours_name, bicubic_name = _caption(label, metrics.get("ours")), _caption("bicubic", metrics.get("bicubic"))
-    names = (f"LR (1/{scale})", bicubic_name, ours_name, "truth")
-    for axes, cube, name in zip(pictures, (lr, bicubic, ours, truth), names, strict=True):
-        axes.imshow(composite.render(cube), extent=extent, interpolation="nearest")
+    shown = (
+        (overview.low, overview.low_step * overview.scale, f"LR (1/{overview.scale})"),
+        (bicubic.picture, overview.step, _caption("bicubic", metrics.get("bicubic"))),
+        (ours.picture, overview.step, _caption(label, metrics.get("model"))),
+        (overview.truth, overview.step, "truth"),
+    )
+    for axes, (planes, size, name) in zip(pictures, shown, strict=True):
+        _, rows, cols = planes.shape
+        extent = (-0.5, cols * size - 0.5, rows * size - 0.5, -0.5)
+        axes.imshow(overview.colours.render(planes), extent=extent, interpolation="nearest")
         axes.set_title(name, fontsize=11)
         _bare(axes)
-    pictures[0].set_xlabel(f"R, G, B: {composite.name}", fontsize=8.5)
-    _mark(pictures[3], pixels)
+    thinned = f"\none pixel of {overview.step} × {overview.step} is shown" if overview.step > 1 else ""
+    pictures[0].set_xlabel(f"R, G, B: {overview.colours.name}{thinned}", fontsize=8.5)
+    _mark(pictures[3], overview.pixels)
 
     maps = parts[1].subplots(1, 4)
-    errors = [error_map(truth, cube, good) for cube in (bicubic, ours)]
-    angles = [spectral_angle_map(truth, cube, good) for cube in (bicubic, ours)]
-    _draw_maps(parts[1], maps[:2], errors, label, "mean |error|", units)
-    _draw_maps(parts[1], maps[2:], angles, label, "spectral angle", "degrees")
+    _draw_maps(parts[1], maps[:2], (bicubic.error, ours.error), label, "mean |error|", units)
+    _draw_maps(parts[1], maps[2:], (bicubic.angle, ours.angle), label, "spectral angle", "degrees")
 
     curves = (
-        (truth, "truth", "#000000", 2.0, "-"),
-        (bicubic, "bicubic", "#2b7bba", 1.3, "--"),
-        (ours, label, "#d1321c", 1.3, "-"),
+        (overview.spectra, "truth", "#000000", 2.0, "-"),
+        (bicubic.spectra, "bicubic", "#2b7bba", 1.3, "--"),
+        (ours.spectra, label, "#d1321c", 1.3, "-"),
     )
+    pixels = overview.pixels
     plots = parts[2].subplots(1, len(pixels), squeeze=False)[0] if pixels else ()
     for number, (axes, pixel) in enumerate(zip(plots, pixels, strict=True)):
-        _draw_spectra(axes, curves, pixel, wavelengths, good)
+        _draw_spectra(axes, curves, number, overview.wavelengths, overview.good)
         colour = _PIXEL_COLOURS[number % len(_PIXEL_COLOURS)]
         axes.set_title(f"pixel {number + 1} (row {pixel[0]}, column {pixel[1]})", fontsize=10)
         axes.plot(0.03, 0.94, marker="s", color=colour, markeredgecolor="black", transform=axes.transAxes, ms=8)
@@ -120,18 +113,6 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 120)
         raise InputError(f"{path}: {suffix or 'no suffix'} is no picture format; choose one of {', '.join(formats)}")
     with written_aside(path) as aside:
         figure.savefig(aside, format=suffix, dpi=dpi)
-
-
-def _check_panel(lr: np.ndarray, bicubic: np.ndarray, ours: np.ndarray, truth: np.ndarray) -> None:
-    if truth.ndim != 3 or bicubic.shape != truth.shape or ours.shape != truth.shape:
-        raise ValueError(
-            f"comparison_panel: bicubic {bicubic.shape}, ours {ours.shape} and truth {truth.shape} must be one "
-            "(bands, rows, cols)"
-        )
-    bands, rows, cols = truth.shape
-    whole = lr.ndim == 3 and lr.shape[0] == bands and rows % lr.shape[1] == 0
-    if not whole or rows // lr.shape[1] * lr.shape[2] != cols:
-        raise ValueError(f"comparison_panel: lr {lr.shape} is not {truth.shape} with rows and columns over one integer")
 
 
 def _caption(name: str, metrics: Metrics | None) -> str:
@@ -176,15 +157,15 @@ def _draw_maps(
 def _draw_spectra(
     axes: Axes,
     curves: Sequence[tuple[np.ndarray, str, str, float, str]],
-    pixel: tuple[int, int],
+    number: int,
     wavelengths: np.ndarray | None,
     good: np.ndarray,
 ) -> None:
     at = np.arange(1, len(good) + 1, dtype=float) if wavelengths is None else np.asarray(wavelengths, dtype=float)
     order = np.argsort(at, kind="stable")
     at, shown = at[order], good[order]
-    for cube, name, colour, width, style in curves:
-        spectrum = np.where(shown, cube[order, pixel[0], pixel[1]].astype(np.float64), np.nan)
+    for spectra, name, colour, width, style in curves:
+        spectrum = np.where(shown, spectra[order, number].astype(np.float64), np.nan)
         axes.plot(at, spectrum, style, color=colour, lw=width, label=name)
     low, high = axes.get_ylim()
     axes.set_ylim(min(0.0, low), high)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -39,10 +39,10 @@ class Composite:
     """
 
     bands: tuple[int, int, int]
-    low: np.ndarray
-    high: np.ndarray
     name: str
     by_wavelength: bool
+    low: np.ndarray
+    high: np.ndarray
 
     @classmethod
     def of(
@@ -62,12 +62,29 @@ class Composite:
         false colour, which have none, are stretched one by one.
         ValueError for an array that is no cube, lists of another length, or no good band.
         """
-        bands, name, by_wavelength = _pick_bands(cube, wavelengths, good_bands, kind)
-        limits = np.array([_percentiles(cube[band], percent) for band in bands], dtype=np.float32)
-        if by_wavelength:
+        if cube.ndim != 3:
+            raise ValueError(f"rgb: expected (bands, rows, cols), found {cube.shape}")
+        return cls.choose(len(cube), wavelengths, good_bands, kind=kind).stretched(cube, percent)
+
+    @classmethod
+    def choose(
+        cls,
+        bands: int,
+        wavelengths: np.ndarray | None,
+        good_bands: np.ndarray | None = None,
+        *,
+        kind: CompositeKind = "true",
+    ) -> Composite:
+        """The colours of :meth:`of` for a cube of so many ``bands``, not stretched yet: black is 0, white 1."""
+        return cls(*_pick_bands(bands, wavelengths, good_bands, kind), np.zeros(3, np.float32), np.ones(3, np.float32))
+
+    def stretched(self, cube: np.ndarray, percent: tuple[float, float] = (2, 98)) -> Composite:
+        """The same colours between the percentiles of ``cube``, as :meth:`of` says."""
+        limits = np.array([_percentiles(cube[band], percent) for band in self.bands], dtype=np.float32)
+        if self.by_wavelength:
             limits[:] = limits.min(), limits.max()
         low, high = limits.T
-        return cls(bands, low, np.where(high > low, high, low + 1), name, by_wavelength)
+        return replace(self, low=low, high=np.where(high > low, high, low + 1))
 
     def render(self, cube: np.ndarray) -> np.ndarray:
         """(bands, rows, cols) -> float32 (rows, cols, 3) in 0..1; pixels that are not finite are light grey."""
@@ -165,17 +182,15 @@ def runs(mask: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _pick_bands(
-    cube: np.ndarray, wavelengths: np.ndarray | None, good_bands: np.ndarray | None, kind: str
+    bands: int, wavelengths: np.ndarray | None, good_bands: np.ndarray | None, kind: str
 ) -> tuple[tuple[int, int, int], str, bool]:
     """Bands, their name, and whether they are chosen by wavelength."""
-    if cube.ndim != 3:
-        raise ValueError(f"rgb: expected (bands, rows, cols), found {cube.shape}")
     if kind not in _COLOURS:
         raise ValueError(f"rgb: kind must be one of {', '.join(_COLOURS)}, found {kind!r}")
     for name, values in (("wavelengths", wavelengths), ("good_bands", good_bands)):
-        if values is not None and len(values) != len(cube):
-            raise ValueError(f"rgb: {len(values)} {name} for {len(cube)} bands")
-    good = np.arange(len(cube)) if good_bands is None else np.flatnonzero(good_bands)
+        if values is not None and len(values) != bands:
+            raise ValueError(f"rgb: {len(values)} {name} for {bands} bands")
+    good = np.arange(bands) if good_bands is None else np.flatnonzero(good_bands)
     if not len(good):
         raise ValueError("rgb: every band is marked bad; there is nothing to show")
     if wavelengths is not None:

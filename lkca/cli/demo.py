@@ -83,7 +83,7 @@ def demo_command(
 
     model = load_model(folder)
     with open_cube(source) as cube:
-        result = evaluate_model(cube, model, scale, region=test, device=where)
+        result = evaluate_model(cube, model, scale, region=test, device=where, overview=True)
         _write_cubes(output, cube, result, model, overwrite, device)
     print_evaluation(result)
     with written_aside(output / "scores.json") as aside:
@@ -116,11 +116,12 @@ def _write_cubes(
 ) -> None:
     """The coarse test part as a file, and what ``lkca upscale`` makes of that file."""
     from lkca.data import open_cube, write_cube
+    from lkca.inference.degrade import degraded
     from lkca.inference.scene import SceneOptions, upscale_scene
 
     coarse = output / "coarse.tif"
-    meta = cube.meta.window(result.window).degraded(result.scale)
-    write_cube(coarse, result.arrays["low"], meta, overwrite=overwrite)
+    made = degraded(cube.region(result.window), model.config.degradation)
+    write_cube(coarse, made.read(), made.meta, overwrite=overwrite)
     with open_cube(coarse) as low:
         upscale_scene(low, output / "sharp.tif", model, SceneOptions(overwrite=overwrite, device=device))
 

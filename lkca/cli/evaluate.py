@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,15 +90,15 @@ def evaluate_command(
 
     Or scores a finished prediction against its reference. Metrics follow the SSPSR family's protocol, with the
     largest valid sample of the reference as peak; bad bands are not scored. Scenes of any size are done in bounded
-    memory, but for those that --panel and --report show.
+    memory.
     """
     from lkca.data import open_cube
     from lkca.evaluation import evaluate_prediction
     from lkca.inference.array import resolve_device
     from lkca.models.shipped import find_model
     from lkca.panel import check_picture
-    from lkca.report.build import report_of_files, report_of_model
-    from lkca.report.page import MOST_PICTURED, write_report
+    from lkca.report.build import MOST_PICTURED, report_of_files, report_of_model
+    from lkca.report.page import write_report
 
     how = reading(variable, shape, axes, nodata)
     set_threads(threads)
@@ -124,13 +125,20 @@ def evaluate_command(
             raise InputError("give cubes to degrade and restore, or --reference and --prediction")
         loaded = None if model is None else find_model(model, scale)
         where = resolve_device(device)
-        keep = MOST_PICTURED if report is not None else 1 if panel is not None else 0
-        results = evaluate_files(
-            files, loaded, scale, how=how, region=region, degradation=degradation, device=where, force=force, keep=keep,
-            memory=memory,
+        evaluated = evaluate_files(
+            files, loaded, scale, how=how, region=region, degradation=degradation, device=where, force=force,
+            memory=memory, pictured=0 if report is None else MOST_PICTURED, overview=panel is not None,
         )  # fmt: skip
-        if report is not None:
-            page = report_of_model(results, loaded, model or "", device=where, command=command_line())
+        if report is None:
+            results = list(evaluated)
+        else:
+            results = []
+
+            def seen(result: Evaluation) -> Evaluation:
+                results.append(replace(result, middle=None))
+                return result
+
+            page = report_of_model(map(seen, evaluated), loaded, model or "", device=where, command=command_line())
     for result in results:
         for remark in result.notes:
             note(remark)
@@ -157,10 +165,11 @@ def evaluate_files(
     degradation: DegradationMethod | None,
     device: torch.device,
     force: bool,
-    keep: int,
     memory: str | None = None,
-) -> list[Evaluation]:
-    """Each file degraded, restored and scored; only the first ``keep`` results have their arrays."""
+    pictured: int = 0,
+    overview: bool = False,
+) -> Iterator[Evaluation]:
+    """Each file degraded, restored and scored; with the middle of the first ``pictured``, the overview of the first."""
     from lkca.data import open_cube
     from lkca.data.degradation import Degradation
     from lkca.evaluation import evaluate_model
@@ -170,16 +179,12 @@ def evaluate_files(
     if factor is None:
         raise InputError("give the scale factor with -s, for example -s 4; only a model directory has its own")
     blur = None if degradation is None else Degradation(method=degradation, scale=factor)
-    results: list[Evaluation] = []
-    for file in files:
+    for number, file in enumerate(files):
         with open_cube(file, **how) as cube:
-            results.append(
-                evaluate_model(
-                    cube, loaded, factor, region=region, degradation=blur, device=device, force=force, memory=memory,
-                    arrays=len(results) < keep,
-                )
+            yield evaluate_model(
+                cube, loaded, factor, region=region, degradation=blur, device=device, force=force, memory=memory,
+                middle=number < pictured, overview=overview and number == 0,
             )  # fmt: skip
-    return results
 
 
 def print_evaluation(result: Evaluation) -> None:
@@ -192,23 +197,10 @@ def print_evaluation(result: Evaluation) -> None:
 
 
 def write_panel(path: Path, result: Evaluation) -> None:
-    """The picture that compares low resolution, bicubic, model and truth."""
-    import numpy as np
-
+    """The picture that compares low resolution, bicubic, model and truth; ``result`` has its overview."""
     from lkca.panel import comparison_panel
     from lkca.visual import value_name
 
-    scored = np.zeros(result.arrays["truth"].shape[0], dtype=bool)
-    scored[result.bands] = True
-    comparison_panel(
-        path,
-        result.arrays["low"],
-        result.arrays["bicubic"],
-        result.arrays["model"],
-        result.arrays["truth"],
-        result.wavelengths,
-        scored,
-        metrics={"bicubic": result.scores["bicubic"], "ours": result.scores["model"]},
-        title=f"{Path(result.source).name}, region {result.window}, ×{result.scale}",
-        units=value_name(result.peak),
-    )
+    assert result.overview is not None
+    title = f"{Path(result.source).name}, region {result.window}, ×{result.scale}"
+    comparison_panel(path, result.overview, metrics=result.scores, title=title, units=value_name(result.peak))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +28,9 @@ from lkca.cli.options import (
 )
 from lkca.errors import InputError
 from lkca.output import check_output
+
+if TYPE_CHECKING:
+    from lkca.evaluation import Evaluation
 
 __all__ = ["EXAMPLES", "ReportOption", "check_report", "report_command"]
 
@@ -89,8 +92,8 @@ def report_command(
     from lkca.data import open_cube
     from lkca.inference.array import resolve_device
     from lkca.models.shipped import find_model
-    from lkca.report.build import report_of_files, report_of_model
-    from lkca.report.page import MOST_PICTURED, write_report
+    from lkca.report.build import MOST_PICTURED, report_of_files, report_of_model
+    from lkca.report.page import write_report
 
     how = reading(variable, shape, axes, nodata)
     set_threads(threads)
@@ -116,17 +119,14 @@ def report_command(
             raise InputError("give a model with -m, cubes to evaluate it on, or a finished --prediction")
         where = resolve_device(device)
         loaded = None if model is None else find_model(model, scale)
-        results = []
+        results: Iterable[Evaluation] = ()
         if files:
             results = evaluate_files(
                 files, loaded, scale, how=how, region=region, degradation=degradation, device=where, force=force,
-                keep=MOST_PICTURED,
+                pictured=MOST_PICTURED,
             )  # fmt: skip
         report = report_of_model(results, loaded, model or "", device=where, command=command_line())
-    for result in report.evaluations:
-        for remark in result.notes:
-            note(remark)
-    for remark in report.notes:
+    for remark in (*(remark for scene in report.scenes for remark in scene.notes), *report.notes):
         note(remark)
     write_report(output, report)
     print_line(f"{output}: {output.stat().st_size / 1e6:.1f} MB, one file")

@@ -56,15 +56,24 @@ class Window:
         """The same ground on a grid ``scale`` times finer."""
         return Window(self.row * scale, self.col * scale, self.height * scale, self.width * scale)
 
+    def coarse(self, scale: int) -> Window:
+        """The same ground on a grid ``scale`` times coarser, of which each side is a multiple."""
+        return Window(self.row // scale, self.col // scale, self.height // scale, self.width // scale)
+
     def shifted(self, rows: int, cols: int) -> Window:
         """The window moved down by ``rows`` and right by ``cols``."""
         return Window(self.row + rows, self.col + cols, self.height, self.width)
 
     def widened(self, margin: int, rows: int, cols: int) -> Window:
         """The window with ``margin`` pixels more on each side, as far as a scene of ``rows`` x ``cols`` has them."""
-        top, left = max(0, self.row - margin), max(0, self.col - margin)
-        bottom, right = min(rows, self.row + self.height + margin), min(cols, self.col + self.width + margin)
-        return Window(top, left, bottom - top, right - left)
+        size = self.height + 2 * margin, self.width + 2 * margin
+        return Window(self.row - margin, self.col - margin, *size).overlap(Window.full(rows, cols))
+
+    def overlap(self, other: Window) -> Window:
+        """The pixels in both; a window of no height or width where there are none."""
+        top, left = max(self.row, other.row), max(self.col, other.col)
+        bottom, right = (min(a.stop, b.stop) for a, b in zip(self.slices, other.slices, strict=True))
+        return Window(top, left, max(0, bottom - top), max(0, right - left))
 
     def check(self, rows: int, cols: int, source: str) -> None:
         """Raise InputError unless the window holds pixels and lies inside a scene of ``rows`` x ``cols``."""

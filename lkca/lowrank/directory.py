@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from lkca.data import open_cube
+from lkca.data import Window, open_cube
 from lkca.errors import InputError
 from lkca.evaluation import Evaluation, evaluate_model
 from lkca.inference.array import upscale_array
 from lkca.inference.choose import fitted_model
+from lkca.inference.degrade import degrade_array, degraded
 from lkca.lowrank.factorize import Factorization, factorize_reported
 from lkca.metrics import PROTOCOL, mpsnr
 from lkca.models import LKCANet
@@ -99,16 +100,20 @@ def factorize_directory(
     the rest validates. PSNR is that of lkca's protocol (mean over bands) with each scene's peak. ``how``: keyword
     arguments for :func:`lkca.data.open_cube`. Raises InputError for scenes that do not fit the model.
     """
-    scale = model.config.scale
-    scenes, references = [], []
+    scale, degradation = model.config.scale, model.config.degradation
+    scenes, references, held_out = [], [], []
     for source in sources:
         with open_cube(source, **(how or {})) as cube:
             edge = int(cube.rows * _CALIBRATION_SHARE) // scale * scale
             if edge == 0 or cube.rows - edge < _LEAST_COARSE_ROWS * scale:
                 raise InputError(f"{source}: has {cube.rows} rows, too few to calibrate on some and validate on others")
-            references.append(evaluate_model(cube, model, scale, region=f"{edge}:,:"))
-            known = evaluate_model(cube, None, scale, region=f"0:{edge},:", degradation=model.config.degradation)
-            scenes.append((known.arrays["low"], cube.good_bands))
+            reference = evaluate_model(cube, model, scale, region=f"{edge}:,:")
+            truth = cube.read(reference.window)
+            known = degraded(cube.region(Window(0, 0, edge, reference.window.width)), degradation)
+            known.check_usable()
+            references.append(reference)
+            held_out.append((truth, degrade_array(truth, degradation)))
+            scenes.append((known.read(), cube.good_bands))
 
     def as_model(net: nn.Module) -> LoadedModel:
         assert isinstance(net, LKCANet)
@@ -122,8 +127,11 @@ def factorize_directory(
 
     def psnr(net: nn.Module) -> float:
         assert isinstance(net, LKCANet)
-        pairs = zip(references, scenes, strict=True)
-        value = float(np.mean([_mpsnr(reference, as_model(net), good) for reference, (_, good) in pairs]))
+        found = []
+        for reference, (truth, low), (_, good) in zip(references, held_out, scenes, strict=True):
+            guess = upscale_array(low, as_model(net), good_bands=good)
+            found.append(mpsnr(truth, guess, reference.peak, np.isin(np.arange(len(truth)), reference.bands)))
+        value = float(np.mean(found))
         tried[net.config.rank] = net, value
         return value
 
@@ -149,12 +157,6 @@ def factorize_directory(
         for rank, spent in zip(order, seconds, strict=True)
     )
     return FactorizedModel(net, config, done, tuple(references), tuple(after), points)
-
-
-def _mpsnr(scene: Evaluation, model: LoadedModel, good: np.ndarray) -> float:
-    truth = scene.arrays["truth"]
-    guess = upscale_array(scene.arrays["low"], model, good_bands=good)
-    return mpsnr(truth, guess, scene.peak, np.isin(np.arange(len(truth)), scene.bands))
 
 
 def latencies(nets: Sequence[LKCANet], side: int = _PROBE, rounds: int = 9) -> list[float]:

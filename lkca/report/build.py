@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,15 @@ from lkca.lowrank import analyze
 from lkca.models.directory import LoadedModel
 from lkca.models.prior import Prior
 from lkca.report.page import Report
+from lkca.report.sections import Scene, scene
 from lkca.report.speed import measure_speed
 from lkca.report.tables import fit_table
-from lkca.report.view import central_window, view_of_files
+from lkca.report.view import view_of_evaluation, view_of_files
+from lkca.views import central_window
 
-__all__ = ["report_of_files", "report_of_fit", "report_of_model"]
+__all__ = ["MOST_PICTURED", "report_of_files", "report_of_fit", "report_of_model"]
+
+MOST_PICTURED = 4  # scenes with pictures; the others are scored only, or the page would grow without bound
 
 _SEEN = (
     "The scene below was fitted to: its pictures and scores are no test of the model. The scores on what the fit held "
@@ -29,16 +34,20 @@ _SEEN = (
 
 
 def report_of_model(
-    results: Sequence[Evaluation],
+    results: Iterable[Evaluation],
     model: LoadedModel | Prior | None,
     name: str = "",
     *,
     device: torch.device | None = None,
     command: str = "",
 ) -> Report:
-    """Evaluated scenes, and of the model its ranks, its record and its speed on ``device``. name: of the model."""
+    """Evaluated scenes, and of the model its ranks, its record and its speed on ``device``. name: of the model.
+
+    results: the first four are pictured, where their middle is there; none is held longer than that takes.
+    """
     device = device or torch.device("cpu")
-    report = Report(title=_title(name, [r.source for r in results]), evaluations=results, command=command)
+    scenes = list(map(_pictured, count(), results))
+    report = Report(title=_title(name, [s.source for s in scenes]), scenes=scenes, command=command)
     report.facts = _facts(device)
     if isinstance(model, LoadedModel):
         report.model, report.model_name = model.config, name
@@ -62,7 +71,7 @@ def report_of_fit(
         trained = Window.parse(fitted.config.training.data[0].region, (cube.rows, cube.cols))
         scale = fitted.config.scale
         part = central_window(trained.height, trained.width, scale).shifted(trained.row, trained.col)
-        shown = evaluate_model(cube, model, scale, region=str(part), device=device)
+        shown = evaluate_model(cube, model, scale, region=str(part), device=device, middle=True)
     report = report_of_model([shown], model, name, device=device, command=command)
     report.fit, report.history = fit_table(fitted, name), fitted.result.history
     report.notes = (*fitted.notes, _SEEN)
@@ -93,7 +102,7 @@ def report_of_files(
         raise InputError("give the scale factor with -s, for example -s 4")
     result = None if reference is None else evaluate_prediction(reference, prediction, scale, region=region)
     view = view_of_files(prediction, scale, low=low, reference=reference, result=result)
-    report = Report(title=_title("", [prediction.source]), pairs=[(result, view)], command=command)
+    report = Report(title=_title("", [prediction.source]), scenes=[scene(result, view)], command=command)
     for what, cube in (("prediction", prediction), ("input", low), ("reference", reference)):
         if cube is not None:
             rows, cols, bands = cube.shape
@@ -101,6 +110,10 @@ def report_of_files(
     if result is None:
         report.notes = tuple(dict.fromkeys([*(low.warnings if low is not None else ()), *prediction.warnings]))
     return report
+
+
+def _pictured(number: int, result: Evaluation) -> Scene:
+    return scene(result, view_of_evaluation(result) if number < MOST_PICTURED else None)
 
 
 def _scale(low: Cube, prediction: Cube) -> int:

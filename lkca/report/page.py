@@ -11,20 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lkca.environment import environment
-from lkca.evaluation import Evaluation
 from lkca.lowrank import Analysis
 from lkca.models.config import ModelConfig
 from lkca.output import written_aside
 from lkca.report.charts import Chart
-from lkca.report.sections import Scene, layers, scene, training_charts
+from lkca.report.sections import Scene, layers, training_charts
 from lkca.report.speed import Speed
 from lkca.report.tables import Table, speed_table, validation_table
-from lkca.report.view import SceneView, view_of_evaluation
 from lkca.training.progress import Progress
 
-__all__ = ["MOST_PICTURED", "Report", "render", "write_report"]
+__all__ = ["Report", "render", "write_report"]
 
-MOST_PICTURED = 4  # scenes with pictures; the others are scored only, or the page would grow without bound
 _HERE = Path(__file__).parent
 
 
@@ -32,15 +29,14 @@ _HERE = Path(__file__).parent
 class Report:
     """What a report is made of; whatever is empty or None is left out of the page.
 
-    evaluations: scored scenes; those whose arrays are there are pictured, the first four. pairs: views of finished
-    files, each with its scores (or None). model, model_name: configuration and where it lies. analysis: of its
-    upsampling layers. history, fit: of the fit, its course and its scores. speed: of the upsampling, measured. facts:
-    lines for the end of the page, such as the device. notes: remarks. command: as it was given.
+    scenes: scored, pictured or both; :func:`lkca.report.sections.scene` makes them. model, model_name: configuration
+    and where it lies. analysis: of its upsampling layers. history, fit: of the fit, its course and its scores. speed:
+    of the upsampling, measured. facts: lines for the end of the page, such as the device. notes: remarks. command: as
+    it was given.
     """
 
     title: str
-    evaluations: Sequence[Evaluation] = ()
-    pairs: Sequence[tuple[Evaluation | None, SceneView]] = ()
+    scenes: Sequence[Scene] = ()
     model: ModelConfig | None = None
     model_name: str = ""
     analysis: Analysis | None = None
@@ -60,13 +56,11 @@ def render(report: Report) -> str:
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    scenes, unseen = _scenes(report)
     found: tuple[Chart, ...] = training_charts(report.history)
     model = report.model
     return templates.get_template("page.html.j2").render(
         report=report,
-        scenes=scenes,
-        unseen=unseen,
+        unseen=sum(scene.window is None for scene in report.scenes),
         layers=() if report.analysis is None else layers(report.analysis),
         training=found,
         recorded=None if model is None or model.validation is None else validation_table(model.validation),
@@ -87,15 +81,6 @@ def write_report(path: str | os.PathLike[str], report: Report) -> Path:
     with written_aside(path) as aside:
         aside.write_text(page, encoding="utf-8")
     return path
-
-
-def _scenes(report: Report) -> tuple[list[Scene], int]:
-    """The scenes, and how many of them are scored only."""
-    scenes: list[Scene] = [scene(result, view) for result, view in report.pairs]
-    for result in report.evaluations:
-        pictured = bool(result.arrays) and len(scenes) < MOST_PICTURED
-        scenes.append(scene(result, view_of_evaluation(result) if pictured else None))
-    return scenes, sum(s.view is None for s in scenes)
 
 
 def _hash(text: str) -> str:

@@ -90,11 +90,11 @@ class Headline:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything about one scene. pixels: (number, row, col in the view)."""
+    """Everything about one scene. window: what is pictured, None where nothing is. pixels: (number, row, col in it)."""
 
     source: str
-    about: str
-    view: SceneView | None
+    about: str = ""
+    window: Window | None = None
     headlines: tuple[Headline, ...] = ()
     scores: Table | None = None
     colours: tuple[Colours, ...] = ()
@@ -129,13 +129,13 @@ def scene(result: Evaluation | None, view: SceneView | None) -> Scene:
         "notes": () if result is None else result.notes,
     }
     if view is None:
-        return Scene(source=source, about="", view=None, **common)  # type: ignore[arg-type]
+        return Scene(source=source, **common)  # type: ignore[arg-type]
     composites = _composites(view)
     pixels = choose_pixels(view.base, view.good)
     return Scene(
         source=source,
         about=_about(view),
-        view=view,
+        window=view.window,
         colours=tuple(_colours(view, key, composite) for key, composite in composites.items()),
         crops=_crops(view, next(iter(composites.values()))),
         maps=_maps(view),
@@ -309,7 +309,7 @@ def _headlines(result: Evaluation) -> tuple[Headline, ...]:
 
 def _psnr(result: Evaluation) -> tuple[Chart, ...]:
     """Of every prediction, and what the model gains."""
-    bands = len(result.arrays["truth"]) if result.arrays else _band_count(result)
+    bands = _band_count(result) if result.middle is None else len(result.middle.truth)
     at, x_label = _axis(result.wavelengths, bands)
     good = np.zeros(bands, dtype=bool)
     good[result.bands] = True

@@ -11,10 +11,10 @@ from lkca.data import Cube, Window
 from lkca.errors import InputError
 from lkca.evaluation import Evaluation
 from lkca.inference.array import bicubic_array
+from lkca.views import central_window
 
-__all__ = ["SIDE", "SceneView", "central_window", "view_of_evaluation", "view_of_files"]
+__all__ = ["SceneView", "view_of_evaluation", "view_of_files"]
 
-SIDE = 384  # fine pixels per side that are shown at most: a page of a few MB whatever the scene
 _MARGIN = 3  # coarse pixels; bicubic reaches 2
 
 
@@ -48,30 +48,19 @@ class SceneView:
         return (self.window.height, self.window.width) == self.shape
 
 
-def central_window(rows: int, cols: int, scale: int, side: int = SIDE) -> Window:
-    """At most ``side`` × ``side`` pixels in the middle, on a grid of ``scale``."""
-    most = max(side // scale, 1) * scale
-    height, width = min(rows, most), min(cols, most)
-    return Window((rows - height) // 2 // scale * scale, (cols - width) // 2 // scale * scale, height, width)
-
-
-def view_of_evaluation(result: Evaluation) -> SceneView:
-    """The middle of an evaluated region; nothing is computed again. ``result.arrays`` must be there."""
-    arrays, scale = result.arrays, result.scale
-    shape = (result.window.height, result.window.width)
-    part = central_window(*shape, scale)
-    coarse = Window(part.row // scale, part.col // scale, part.height // scale, part.width // scale)
-    names = [*result.scores, "truth"]
-    good = np.zeros(len(arrays["truth"]), dtype=bool)
-    good[result.bands] = True
+def view_of_evaluation(result: Evaluation) -> SceneView | None:
+    """The middle of an evaluated region; None where it was not kept."""
+    middle = result.middle
+    if middle is None:
+        return None
     return SceneView(
         source=result.source,
-        scale=scale,
-        window=part.shifted(result.window.row, result.window.col),
-        shape=shape,
-        low=arrays["low"][(slice(None), *coarse.slices)],
-        images={name: arrays[name][(slice(None), *part.slices)] for name in names},
-        good=good,
+        scale=result.scale,
+        window=middle.part.shifted(result.window.row, result.window.col),
+        shape=(result.window.height, result.window.width),
+        low=middle.low,
+        images=middle.results | {"truth": middle.truth},
+        good=np.isin(np.arange(len(middle.truth)), result.bands),
         wavelengths=result.wavelengths,
         peak=result.peak,
     )
@@ -142,7 +131,7 @@ def _check_pair(low: Cube, prediction: Cube, scale: int) -> None:
 
 def _coarse_and_bicubic(low: Cube, fine: Window, scale: int) -> tuple[np.ndarray, np.ndarray]:
     """The coarse samples under a fine window, and their bicubic upsampling as that of the whole scene."""
-    part = Window(fine.row // scale, fine.col // scale, fine.height // scale, fine.width // scale)
+    part = fine.coarse(scale)
     wide = part.widened(_MARGIN, low.rows, low.cols)
     around = low.read(wide)
     inner = part.shifted(-wide.row, -wide.col)

@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lkca.data import Cube, CubeMeta, Window
 from lkca.data.degradation import degrade
 from lkca.data.synthetic import synthesize
+from lkca.data.window import pieces
 from lkca.errors import InputError, OutputError
 from lkca.metrics import evaluate
 from lkca.panel import comparison_panel
+from lkca.views import Overview
+from lkca.visual import Composite, error_map, spectral_angle_map
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +26,19 @@ def scene() -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     truth, wavelengths, good = synthesize(40, 48, 43)
     low = degrade(torch.from_numpy(truth), 4)
     bicubic = low.repeat_interleave(4, 1).repeat_interleave(4, 2).numpy()
-    ours = 0.5 * (bicubic + truth)
-    return {"lr": low.numpy(), "bicubic": bicubic, "ours": ours, "truth": truth}, wavelengths, good
+    model = 0.5 * (bicubic + truth)
+    return {"low": low.numpy(), "bicubic": bicubic, "model": model, "truth": truth}, wavelengths, good
+
+
+def overview(
+    cubes: dict[str, np.ndarray], wavelengths: np.ndarray | None = None, good: np.ndarray | None = None
+) -> Overview:
+    truth = Cube.from_array(cubes["truth"], CubeMeta(wavelengths=wavelengths, good_bands=good))
+    found = Overview(truth, Cube.from_array(cubes["low"]), truth.good_bands, ("bicubic", "model"))
+    for name in ("bicubic", "model"):
+        for part in pieces(Window.full(truth.rows, truth.cols), 17, 1000):
+            found.add(name, part, truth.read(part), cubes[name][(slice(None), *part.slices)])
+    return found
 
 
 def test_the_panel_is_a_picture_that_shows_the_difference(
@@ -32,15 +47,15 @@ def test_the_panel_is_a_picture_that_shows_the_difference(
     from matplotlib.image import imread
 
     cubes, wavelengths, good = scene
-    scores = {name: evaluate(cubes["truth"], cubes[name], scale=4, good_bands=good) for name in ("bicubic", "ours")}
+    scores = {name: evaluate(cubes["truth"], cubes[name], scale=4, good_bands=good) for name in ("bicubic", "model")}
     path = tmp_path / "panel.png"
     had_pyplot = "matplotlib.pyplot" in sys.modules
-    comparison_panel(path, **cubes, wavelengths=wavelengths, good_bands=good, metrics=scores, title="a scene")
+    comparison_panel(path, overview(cubes, wavelengths, good), metrics=scores, title="a scene")
     picture = imread(path)
     assert picture.shape[0] > 1000 and picture.shape[1] > 1500
     assert 0.2 < picture[..., :3].mean() < 0.95 and picture[..., :3].std() > 0.1
     assert list(tmp_path.iterdir()) == [path]
-    comparison_panel(tmp_path / "other.png", **(cubes | {"ours": cubes["bicubic"]}), wavelengths=wavelengths)
+    comparison_panel(tmp_path / "other.png", overview(cubes | {"model": cubes["bicubic"]}, wavelengths, good))
     assert np.abs(imread(tmp_path / "other.png") - picture).max() > 0.1
     assert ("matplotlib.pyplot" in sys.modules) == had_pyplot
 
@@ -51,9 +66,35 @@ def test_the_panel_needs_no_metadata_and_bears_missing_pixels(
     holed = {name: cube[:5].copy() for name, cube in scene[0].items()}
     for cube in holed.values():
         cube[:, 0, 0] = np.nan
-    comparison_panel(tmp_path / "panel.svg", **holed, pixels=[(5, 5)])
+    comparison_panel(tmp_path / "panel.svg", overview(holed))
+    empty = {name: np.full_like(cube, np.nan) for name, cube in holed.items()}
+    comparison_panel(tmp_path / "empty.svg", overview(empty))  # without pixels and spectra
     text = (tmp_path / "panel.svg").read_text()
     assert text.startswith("<?xml") and text.rstrip().endswith("</svg>")
+
+
+def test_an_overview_is_every_kth_pixel_of_what_is_shown_of_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random((7, 12, 2600), dtype=np.float32)
+    truth[:, 5, 70:90] = np.nan
+    low, bicubic, model = truth[:, ::2, ::2], truth * np.float32(0.9), truth + np.float32(0.01)
+    good = np.array([True, True, False, True, True, True, True])
+    wavelengths = np.linspace(400, 700, 7)
+    found = overview({"truth": truth, "low": low, "bicubic": bicubic, "model": model}, wavelengths, good)
+    assert (found.step, found.low_step, found.scale) == (3, 2, 2)
+    colours = Composite.of(truth[:, ::3, ::3], wavelengths, good)
+    assert found.colours.name == colours.name
+    np.testing.assert_array_equal(found.colours.render(found.truth), colours.render(truth[:, ::3, ::3]))
+    np.testing.assert_array_equal(found.low, low[list(colours.bands), ::2, ::2])
+    assert len(found.pixels) == 4 and all(row % 3 == col % 3 == 0 for row, col in found.pixels)
+    at = tuple(np.transpose(found.pixels))
+    np.testing.assert_array_equal(found.spectra, truth[:, *at])
+    for name, cube in (("bicubic", bicubic), ("model", model)):
+        shown = found.result(name)
+        np.testing.assert_array_equal(shown.picture, cube[list(colours.bands), ::3, ::3])
+        np.testing.assert_array_equal(shown.error, error_map(truth, cube, good)[::3, ::3])
+        np.testing.assert_array_equal(shown.angle, spectral_angle_map(truth, cube, good)[::3, ::3])
+        np.testing.assert_array_equal(shown.spectra, cube[:, *at])
 
 
 def test_nothing_partial_is_left(
@@ -67,15 +108,12 @@ def test_nothing_partial_is_left(
 
     monkeypatch.setattr(Figure, "savefig", full_disk)
     with pytest.raises(OutputError, match="No space left"):
-        comparison_panel(tmp_path / "panel.png", **scene[0], pixels=[])
+        comparison_panel(tmp_path / "panel.png", overview(scene[0]))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_arguments_are_told(scene: tuple[dict[str, np.ndarray], np.ndarray, np.ndarray], tmp_path: Path) -> None:
-    cubes = scene[0]
+def test_an_unknown_kind_of_picture_is_told(
+    scene: tuple[dict[str, np.ndarray], np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match="no picture format"):
-        comparison_panel(tmp_path / "panel.xyz", **cubes, pixels=[])
-    with pytest.raises(ValueError, match="over one integer"):
-        comparison_panel(tmp_path / "panel.png", **(cubes | {"lr": cubes["lr"][:, :7]}))
-    with pytest.raises(ValueError, match="must be one"):
-        comparison_panel(tmp_path / "panel.png", **(cubes | {"ours": cubes["lr"]}))
+        comparison_panel(tmp_path / "panel.xyz", overview(scene[0]))

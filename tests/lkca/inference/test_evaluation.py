@@ -63,16 +63,27 @@ def test_tiles_do_not_matter(
     cube = Cube.from_array(holed_scene, CubeMeta(good_bands=good))
     monkeypatch.setattr(evaluation, "_TILE_PIXELS", (side * scale) ** 2)
     model, window = model_of("low rank", scale), Window(2, 3, 57 // scale * scale, 50 // scale * scale)
-    result = evaluate_model(cube, model, scale, region="2:59,3:53", force=True, arrays=False)
-    assert not result.arrays and result.window == window and result.bands.tolist() == [0, 1, 3, 4]
+    result = evaluate_model(cube, model, scale, region="2:59,3:53", force=True)
+    assert (
+        result.middle is None
+        and result.overview is None
+        and result.window == window
+        and result.bands.tolist() == [0, 1, 3, 4]
+    )
     expected = at_once(cube, model, scale, window, Degradation(scale=scale), [0, 1, 3, 4])
     assert result.scores.keys() == expected.keys()
     for name, metrics in expected.items():
         close(result.scores[name], metrics)
-    kept = evaluate_model(cube, model, scale, region="2:59,3:53", force=True)
-    assert kept.scores == result.scores
-    np.testing.assert_array_equal(kept.arrays["truth"], cube.read(window))
-    np.testing.assert_array_equal(kept.arrays["bicubic"], bicubic_array(kept.arrays["low"], scale))
+    shown = evaluate_model(cube, model, scale, region="2:59,3:53", force=True, middle=True, overview=True)
+    assert shown.scores == result.scores and shown.middle is not None and shown.overview is not None
+    truth = cube.read(window)
+    low = degrade_array(truth, Degradation(scale=scale))
+    np.testing.assert_array_equal(shown.middle.truth, truth)
+    np.testing.assert_array_equal(shown.middle.low, low)
+    np.testing.assert_array_equal(shown.middle.results["bicubic"], bicubic_array(low, scale))
+    for name, whole in shown.middle.results.items():
+        part = shown.overview.result(name)
+        np.testing.assert_array_equal(part.picture, whole[[3, 3, 1]])
 
 
 @pytest.mark.parametrize("method", get_args(DegradationMethod))
@@ -85,14 +96,14 @@ def test_the_general_model_and_every_degradation(
         find_model("general", 2),
         Degradation(scale=2, method=method),
     )
-    result = evaluate_model(cube, prior, 2, degradation=degradation, arrays=False)
+    result = evaluate_model(cube, prior, 2, degradation=degradation)
     for name, metrics in at_once(cube, prior, 2, Window(0, 0, 60, 52), degradation, list(range(5))).items():
         close(result.scores[name], metrics)
 
 
 def test_memory_that_does_not_suffice(holed_scene: np.ndarray) -> None:
     with pytest.raises(InputError, match=r"8 × 8 coarse pixels needs .* allowed; give more with --memory"):
-        evaluate_model(Cube.from_array(holed_scene), None, 2, memory="100M", arrays=False)
+        evaluate_model(Cube.from_array(holed_scene), None, 2, memory="100M")
 
 
 def test_contradictions_are_told(holed_scene: np.ndarray) -> None:

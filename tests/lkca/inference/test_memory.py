@@ -41,6 +41,14 @@ def test_degrading(tmp_path: Path) -> None:
     assert 4 * result["samples"] > 890 << 20
 
 
+def test_evaluating_with_panel_and_report(tmp_path: Path) -> None:
+    """Truth and both results would not fit beside the program and what scoring takes."""
+    result = upscale("1250M", 2000, 1200, 24, "evaluate", tmp_path / "o.png")
+    assert result["peak"] <= 1250 << 20
+    assert 3 * 4 * result["samples"] > 650 << 20
+    assert {path.suffix for path in tmp_path.iterdir()} == {".png", ".html"}
+
+
 @pytest.mark.skipif(os.environ.get("LKCA_SLOW_TESTS") != "1", reason="takes 9 GB of disk; LKCA_SLOW_TESTS=1 runs it")
 @pytest.mark.parametrize(("kind", "suffix"), [("bicubic", ".tif"), ("low rank", ".img")])
 def test_four_gigabytes(tmp_path: Path, kind: str, suffix: str) -> None:

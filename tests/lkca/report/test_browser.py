@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from PIL import Image
 
 from lkca.data import Cube, CubeMeta
 from lkca.data.synthetic import synthesize
-from lkca.evaluation import Evaluation, evaluate_model
+from lkca.evaluation import evaluate_model
 from lkca.lowrank import analyze
 from lkca.metrics import evaluate
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.report.page import Report, write_report
+from lkca.report.sections import scene
+from lkca.report.view import view_of_evaluation
 from lkca.training.progress import Progress
 
 HOSTILE = "a_very_long_name_" * 12 + "<script>document.title='owned'</script>.tif"
@@ -27,14 +30,20 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with every section, of a synthetic scene; the "model" lies halfway between bicubic and truth."""
     truth, wavelengths, good = synthesize(64, 72, 60)
     cube = Cube.from_array(truth, CubeMeta(wavelengths=wavelengths, good_bands=good), HOSTILE)
-    found = evaluate_model(cube, None, 4)
-    halfway = 0.5 * (found.arrays["bicubic"] + truth)
+    found = evaluate_model(cube, None, 4, middle=True)
+    assert found.middle is not None
+    halfway = 0.5 * (found.middle.results["bicubic"] + truth)
     scores = {**found.scores, "model": evaluate(truth, halfway, scale=4, peak=found.peak, good_bands=good)}
-    result = Evaluation(**{**vars(found), "scores": scores, "arrays": {**found.arrays, "model": halfway}})
+    found.middle.results["model"] = halfway
+    result = replace(found, scores=scores)
     net = LKCANet(LKCANetConfig(bands=6, scale=2, width=8, blocks=1, rank=4)).eval()
     history = [Progress("teacher", i, 1.0, 0.1, 1 / i, 0.1 * i) for i in range(1, 9)]
     report = Report(
-        title=HOSTILE, evaluations=[result], analysis=analyze(net), history=history, command=f"lkca {HOSTILE}"
+        title=HOSTILE,
+        scenes=[scene(result, view_of_evaluation(result))],
+        analysis=analyze(net),
+        history=history,
+        command=f"lkca {HOSTILE}",
     )
     return write_report(tmp_path_factory.mktemp("report") / "page.html", report)
 

@@ -15,9 +15,10 @@ from lkca.errors import OutputError
 from lkca.evaluation import evaluate_model
 from lkca.lowrank import analyze
 from lkca.models import LKCANet, LKCANetConfig
+from lkca.report.build import report_of_model
 from lkca.report.page import Report, render, write_report
 from lkca.report.speed import measure_speed
-from lkca.report.tables import rank_table, score_table, speed_table
+from lkca.report.tables import rank_table, speed_table
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>.tif"
 
@@ -35,7 +36,7 @@ class Tags(HTMLParser):
 def report(name: str = "scene.tif") -> Report:
     values = np.random.default_rng(0).random((6, 24, 24), dtype=np.float32) + 0.1
     scene = Cube.from_array(values, CubeMeta(wavelengths=np.linspace(450, 950, 6)), name)
-    return Report(title=name, evaluations=[evaluate_model(scene, None, 2)], command=f"lkca report {name}")
+    return report_of_model([evaluate_model(scene, None, 2, middle=True)], None, command=f"lkca report {name}")
 
 
 def full(name: str = "scene.tif") -> Report:
@@ -79,7 +80,9 @@ def test_numbers_are_those_of_the_tables() -> None:
     made = full()
     page = render(made)
     assert made.analysis is not None and made.speed is not None
-    tables = [score_table(made.evaluations[0]), rank_table(made.analysis.layers[0], made.analysis.parameters)]
+    scores = made.scenes[0].scores
+    assert scores is not None
+    tables = [scores, rank_table(made.analysis.layers[0], made.analysis.parameters)]
     for table in [*tables, speed_table(made.speed)]:
         for row in table.rows:
             cells = "".join(f"<td>{cell}</td>" for cell in row[1:])

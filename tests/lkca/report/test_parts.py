@@ -12,15 +12,17 @@ from PIL import Image
 
 from lkca.data import Cube, CubeMeta, Window
 from lkca.errors import InputError
-from lkca.evaluation import evaluate_model, evaluate_prediction
+from lkca.evaluation import Evaluation, evaluate_model, evaluate_prediction
 from lkca.inference.array import bicubic_array
+from lkca.report.build import report_of_model
 from lkca.report.charts import Series, line_chart
-from lkca.report.page import Report, render
+from lkca.report.page import render
 from lkca.report.pictures import choose_crops, colour_bar, encode, paint, round_limit
 from lkca.report.sections import scene, training_charts
 from lkca.report.tables import score_table
-from lkca.report.view import SIDE, central_window, view_of_evaluation, view_of_files
+from lkca.report.view import SceneView, view_of_evaluation, view_of_files
 from lkca.training.progress import Progress
+from lkca.views import SIDE, central_window
 
 NM = np.linspace(450.0, 950.0, 6)
 
@@ -28,6 +30,13 @@ NM = np.linspace(450.0, 950.0, 6)
 def cube(rows: int, cols: int, *, seed: int = 0, meta: CubeMeta | None = None, name: str = "scene") -> Cube:
     values = np.random.default_rng(seed).random((6, rows, cols), dtype=np.float32) + 0.1
     return Cube.from_array(values, meta or CubeMeta(wavelengths=NM), name)
+
+
+def viewed(sharp: Cube) -> tuple[Evaluation, SceneView]:
+    result = evaluate_model(sharp, None, 2, middle=True)
+    view = view_of_evaluation(result)
+    assert view is not None
+    return result, view
 
 
 def opened(uri: str) -> np.ndarray:
@@ -105,10 +114,10 @@ def test_large_scenes_are_cut_to_their_middle() -> None:
     window = central_window(5000, 20, 3)
     assert window.height == SIDE // 3 * 3 and window.width == 20 and window.row % 3 == 0
     assert abs(window.row + window.height / 2 - 2500) < 3
-    result = evaluate_model(cube(2 * SIDE, 24), None, 2)
-    view = view_of_evaluation(result)
+    scene_of = cube(2 * SIDE, 24)
+    result, view = viewed(scene_of)
     assert view.window == Window(SIDE // 2, 0, SIDE, 24) and not view.whole
-    np.testing.assert_array_equal(view.images["truth"], result.arrays["truth"][:, SIDE // 2 : SIDE // 2 + SIDE])
+    np.testing.assert_array_equal(view.images["truth"], scene_of.read()[:, SIDE // 2 : SIDE // 2 + SIDE])
     assert view.low is not None and view.low.shape == (6, SIDE // 2, 12)
     assert "in the middle" in scene(result, view).about
 
@@ -136,24 +145,20 @@ def test_a_prediction_of_a_region_lies_on_its_truth() -> None:
 
 def test_bad_bands_are_shaded_and_not_drawn() -> None:
     good = np.array([True, True, False, False, True, True])
-    result = evaluate_model(cube(24, 24, meta=CubeMeta(wavelengths=NM, good_bands=good)), None, 2)
-    page = scene(result, view_of_evaluation(result))
+    page = scene(*viewed(cube(24, 24, meta=CubeMeta(wavelengths=NM, good_bands=good))))
     assert all(len(chart.shades) == 1 and chart.lines[0].path.count("M") == 2 for chart in page.spectra)
     assert page.psnr[0].shades and page.psnr_table is not None and len(page.psnr_table.rows) == 4
     assert page.psnr[0].x_label == "wavelength, nm"
 
 
 def test_without_wavelengths_bands_are_counted_and_colours_are_false() -> None:
-    result = evaluate_model(cube(24, 24, meta=CubeMeta()), None, 2)
-    page = scene(result, view_of_evaluation(result))
+    page = scene(*viewed(cube(24, 24, meta=CubeMeta())))
     assert [c.title for c in page.colours] == ["False colour"] and page.spectra[0].x_label == "band"
-    visible = evaluate_model(cube(24, 24), None, 2)
-    assert [c.key for c in scene(visible, view_of_evaluation(visible)).colours] == ["true", "cir"]
+    assert [c.key for c in scene(*viewed(cube(24, 24))).colours] == ["true", "cir"]
 
 
 def test_the_stretch_is_one_and_printed() -> None:
-    result = evaluate_model(cube(24, 24), None, 2)
-    view = view_of_evaluation(result)
+    result, view = viewed(cube(24, 24))
     colours = scene(result, view).colours[0]
     low, high = (float(v) for v in colours.stretch.split(" to "))
     bands = view.base[[2, 1, 0]]  # 650, 550, 450 nm
@@ -173,8 +178,8 @@ def test_training_curves_need_a_history() -> None:
 
 
 def test_scenes_beyond_the_first_four_are_scored_only() -> None:
-    results = [evaluate_model(cube(12, 12, seed=i, name=f"s{i}"), None, 2) for i in range(6)]
-    page = render(Report(title="many", evaluations=results))
+    results = [evaluate_model(cube(12, 12, seed=i, name=f"s{i}"), None, 2, middle=True) for i in range(6)]
+    page = render(report_of_model(results, None))
     assert page.count("data-compare>") == 4 and "2 more are scored only" in page
     for result in results:
         for row in score_table(result).rows:
