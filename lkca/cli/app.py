@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -37,36 +39,47 @@ __all__ = ["app"]
 _NO_MEMORY = ("can't allocate memory", "out of memory")  # torch's allocators raise plain RuntimeErrors
 
 
-class ErrorGroup(TyperGroup):
+@contextmanager
+def _told() -> Iterator[None]:
     """Turns exceptions into one sentence on stderr and the exit code that goes with it."""
+    try:
+        yield
+    except LkcaError as error:
+        complain(str(error))
+        raise typer.Exit(error.exit_code) from error
+    except Exception as error:
+        usage_error = hasattr(error, "format_message")  # typer's own, whichever click it is built on
+        broken_pipe = isinstance(error, OSError) and error.errno == errno.EPIPE
+        if usage_error or broken_pipe or isinstance(error, (typer.Exit, typer.Abort)):
+            raise
+        if type(error).__name__ == "BackendError":  # by name: importing it would import torch for every command
+            complain(f"{error}; 'lkca doctor' tells which backends are here")
+            raise typer.Exit(2) from error
+        if os.environ.get("LKCA_DEBUG") == "1":
+            traceback.print_exc()
+        if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+            complain("not enough memory; use a smaller --region or input, or close other programs")
+        elif isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of what the library writes: OutputError
+            complain("the output could not be written (no space left); free some space or send it elsewhere")
+        else:
+            detail = str(error).strip().splitlines()
+            complain(
+                f"unexpected failure ({type(error).__name__}: {detail[0] if detail else 'no message'}); "
+                "set LKCA_DEBUG=1 for the traceback"
+            )
+        raise typer.Exit(1) from error
+
+
+class ErrorGroup(TyperGroup):
+    """The commands, whose errors are told in one sentence."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with _told():  # --version and --help print here
+            return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _told():
             return super().invoke(ctx)
-        except LkcaError as error:
-            complain(str(error))
-            raise typer.Exit(error.exit_code) from error
-        except Exception as error:
-            usage_error = hasattr(error, "format_message")  # typer's own, whichever click it is built on
-            broken_pipe = isinstance(error, OSError) and error.errno == errno.EPIPE
-            if usage_error or broken_pipe or isinstance(error, (typer.Exit, typer.Abort)):
-                raise
-            if type(error).__name__ == "BackendError":  # by name: importing it would import torch for every command
-                complain(f"{error}; 'lkca doctor' tells which backends are here")
-                raise typer.Exit(2) from error
-            if os.environ.get("LKCA_DEBUG") == "1":
-                traceback.print_exc()
-            if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
-                complain("not enough memory; use a smaller --region or input, or close other programs")
-            elif isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of what the library writes: OutputError
-                complain("the output could not be written (no space left); free some space or send it elsewhere")
-            else:
-                detail = str(error).strip().splitlines()
-                complain(
-                    f"unexpected failure ({type(error).__name__}: {detail[0] if detail else 'no message'}); "
-                    "set LKCA_DEBUG=1 for the traceback"
-                )
-            raise typer.Exit(1) from error
 
 
 app = typer.Typer(

@@ -360,8 +360,9 @@ def test_an_output_whose_encoding_lacks_a_character(scene_file: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_behind_the_output(scene_file: Path) -> None:
+@pytest.mark.parametrize("what", ["inspect", "--version", "--help"])
+def test_a_full_disk_behind_the_output(scene_file: Path, what: str) -> None:
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "lkca", "inspect", str(scene_file)]
+        command = [sys.executable, "-m", "lkca", what, *([str(scene_file)] if what == "inspect" else [])]
         run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert run.returncode == 1 and run.stderr.startswith("error: the output could not be written (no space left)")
