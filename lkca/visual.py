@@ -1,4 +1,7 @@
-"""What a cube looks like: colours by wavelength, maps of error and spectral angle, pixels worth a look."""
+"""What a cube looks like: colours by wavelength, maps of error and spectral angle, pixels worth a look.
+
+A sample is missing where it is not finite, or is masked (numpy.ma).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+
+from lkca.data.codec import unmasked
 
 __all__ = [
     "Composite",
@@ -80,7 +85,7 @@ class Composite:
 
     def stretched(self, cube: np.ndarray, percent: tuple[float, float] = (2, 98)) -> Composite:
         """The same colours between the percentiles of ``cube``, as :meth:`of` says."""
-        limits = np.array([_percentiles(cube[band], percent) for band in self.bands], dtype=np.float32)
+        limits = np.array([_percentiles(unmasked(cube[band]), percent) for band in self.bands], dtype=np.float32)
         if self.by_wavelength:
             limits[:] = limits.min(), limits.max()
         low, high = limits.T
@@ -88,7 +93,7 @@ class Composite:
 
     def render(self, cube: np.ndarray) -> np.ndarray:
         """(bands, rows, cols) -> float32 (rows, cols, 3) in 0..1; pixels that are not finite are light grey."""
-        values = np.stack([cube[band] for band in self.bands], axis=-1).astype(np.float32)
+        values = np.stack([unmasked(cube[band]) for band in self.bands], axis=-1).astype(np.float32)
         valid = np.isfinite(values).all(axis=-1, keepdims=True)
         picture = np.clip((np.where(valid, values, 0) - self.low) / (self.high - self.low), 0, 1) ** _GAMMA
         return np.where(valid, picture, np.float32(_MISSING))
@@ -99,7 +104,7 @@ def error_map(reference: np.ndarray, prediction: np.ndarray, good_bands: np.ndar
     good = np.arange(len(reference)) if good_bands is None else np.flatnonzero(good_bands)
     total = np.zeros(reference.shape[1:])
     for band in good:
-        total += np.abs(reference[band].astype(np.float64) - prediction[band])
+        total += np.abs(_double(reference[band]) - _double(prediction[band]))
     return (total / max(len(good), 1)).astype(np.float32)
 
 
@@ -110,7 +115,7 @@ def spectral_angle_map(
     good = np.arange(len(reference)) if good_bands is None else np.flatnonzero(good_bands)
     products = np.zeros((3, *reference.shape[1:]))
     for band in good:
-        r, p = reference[band].astype(np.float64), prediction[band].astype(np.float64)
+        r, p = _double(reference[band]), _double(prediction[band])
         products += np.stack((r * p, r * r, p * p))
     norms = np.sqrt(products[1] * products[2])
     cosine = np.divide(products[0], norms, out=np.full_like(norms, np.nan), where=norms > 0)
@@ -124,6 +129,7 @@ def choose_pixels(truth: np.ndarray, good_bands: np.ndarray | None = None, count
     The first is of median brightness; each next one is the furthest in angle from those before, and not beside them.
     Spectra are means over 3 x 3 pixels, so that noise does not choose. Borders and missing data are out.
     """
+    truth = unmasked(truth)
     _, rows, cols = truth.shape
     bands = pixel_bands(len(truth), good_bands)
     margin = 2 if min(rows, cols) > 8 else 0
@@ -200,6 +206,11 @@ def _pick_bands(
             return (r, g, b), ", ".join(f"{wavelengths[band]:.0f}" for band in (r, g, b)) + " nm", True
     r, g, b = (int(good[round(share * (len(good) - 1))]) for share in (0.75, 0.5, 0.25))
     return (r, g, b), f"bands {r + 1}, {g + 1}, {b + 1} (false colour)", False
+
+
+def _double(plane: np.ndarray) -> np.ndarray:
+    """float64, NaN where masked."""
+    return unmasked(plane).astype(np.float64)
 
 
 def _percentiles(band: np.ndarray, percent: tuple[float, float]) -> tuple[float, float]:

@@ -82,6 +82,23 @@ def test_the_maps_average_to_the_metrics() -> None:
     assert np.isnan(error_map(dark, blurred, good)[5, 6])
 
 
+def test_masked_samples_are_missing() -> None:
+    rng = np.random.default_rng(0)
+    truth, guess = rng.random((2, 5, 40, 40), dtype=np.float32)
+    mask = np.zeros(truth.shape, dtype=bool)
+    mask[:, 10:14, 10:14] = mask[2, 30] = True
+    masked = [np.ma.array(np.where(mask, -9999, cube), mask=mask) for cube in (truth, guess)]
+    holed = [np.where(mask, np.nan, cube) for cube in (truth, guess)]
+    for bands in (np.linspace(450, 650, 5), None):
+        pictures = [Composite.of(cube, bands).render(cube) for cube in (masked[0], holed[0])]
+        np.testing.assert_array_equal(*pictures)
+    for measure in (error_map, spectral_angle_map):
+        found = measure(*masked)
+        assert not isinstance(found, np.ma.MaskedArray)
+        np.testing.assert_array_equal(found, measure(*holed))
+    assert choose_pixels(masked[0]) == choose_pixels(holed[0])
+
+
 def test_pixels_are_unlike_and_apart() -> None:
     truth = np.zeros((3, 40, 60))
     truth[0, :, :20], truth[1, :, 20:40], truth[2, :, 40:] = 1.0, 1.0, 1.0
