@@ -57,6 +57,13 @@ def test_widened_stops_at_the_scene() -> None:
     assert Window(4, 26, 1, 4).widened(9, 20, 30) == Window(0, 17, 14, 13)
 
 
+def test_overlap_and_coarse() -> None:
+    assert Window(2, 3, 10, 4).overlap(Window(5, 0, 20, 5)) == Window(5, 3, 7, 2)
+    apart = Window(0, 0, 2, 9).overlap(Window(4, 1, 3, 2))
+    assert apart.height == 0 and apart.width == 2
+    assert Window(8, 4, 12, 16).coarse(4) == Window(2, 1, 3, 4)
+
+
 def test_centre() -> None:
     assert Window.centre(80, 91, 8, 256) == Window(36, 0, 8, 91)
     assert Window.centre(5, 6, 2, 3) == Window(1, 1, 2, 3)
