@@ -174,7 +174,8 @@ def analyze(
     wanted = None if ranks is None else sorted(set(ranks))
     if wanted and wanted[0] < 1:
         raise LowRankError(f"ranks: expected positive integers, got {wanted[0]}")
-    shape = None if found.example is None else tuple(found.example.shape)
+    first = found.example[0] if found.example else None
+    shape = tuple(first.shape) if isinstance(first, Tensor) else None
     both = zip(found.layers, data, strict=True)
     layers = tuple(_analysis(layer, values, wanted, parameters, found.macs) for layer, values in both)
     unrun = found.unrun if found.macs is None else None

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 import lkca_kernels  # noqa: F401  (registers the operators that are named below)
 from lkca.nn.mode import evaluating
 
-__all__ = ["ConvCall", "Dataflow", "ShuffleCall", "observe"]
+__all__ = ["ConvCall", "Dataflow", "ShuffleCall", "copied", "observe"]
 
 _CONVOLUTIONS = {"convolution", "_convolution", "conv2d", "mkldnn_convolution", "cudnn_convolution"}
 _PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "linear", "matmul", "einsum", "embedding"}
@@ -85,10 +86,15 @@ class _Tag:
 def observe(model: nn.Module, *inputs: Any) -> Dataflow:
     """Run ``model(*inputs)`` once, in eval mode and without gradients; the model is left as it was."""
     recorder = _Recorder()
-    copies = [x.clone() if isinstance(x, Tensor) else x for x in inputs]  # some write into their input
     with evaluating(model), torch.no_grad(), recorder.watch(model), recorder:
-        model(*copies)
+        model(*copied(inputs))
     return recorder.flow
+
+
+def copied(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of a call with tensors of their own: some models write into their input."""
+    result: tuple[Any, ...] = tree_map_only(Tensor, torch.clone, inputs)
+    return result
 
 
 class _Recorder(TorchDispatchMode):

@@ -212,7 +212,7 @@ def _apply(
     layers: Sequence[Layer],
     factorisers: Sequence[Factoriser],
     ranks: Sequence[int],
-    example: Tensor | None,
+    example: tuple[Any, ...] | None,
 ) -> list[bool]:
     parts = [f.at(r // layer.groups) for layer, f, r in zip(layers, factorisers, ranks, strict=True)]
     return put_low_rank(model, layers, parts, example)

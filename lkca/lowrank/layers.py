@@ -134,13 +134,13 @@ class Layer:
 
 @dataclass
 class Survey:
-    """layers: that can be factorised. skipped: name -> why not. macs: of the whole model on ``example``, None where the
-    model was not run, ``unrun`` then says why."""
+    """layers: that can be factorised. skipped: name -> why not. macs: of the whole model on ``example``, the arguments
+    of its run; both None where the model was not run, ``unrun`` then says why."""
 
     layers: list[Layer] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     macs: int | None = None
-    example: Tensor | None = None
+    example: tuple[Any, ...] | None = None
     unrun: str | None = None
 
 
@@ -251,7 +251,7 @@ def _run(model: nn.Module, example: Any) -> tuple[Dataflow | None, Survey]:
     if example is not None:
         inputs = example if isinstance(example, tuple) else (example,)
         flow = observe(model, *inputs)
-        return flow, Survey(macs=flow.macs, example=inputs[0] if isinstance(inputs[0], Tensor) else None)
+        return flow, Survey(macs=flow.macs, example=inputs)
     failure = "it has no parameters"
     for guess in _guesses(model):
         try:
@@ -259,7 +259,7 @@ def _run(model: nn.Module, example: Any) -> tuple[Dataflow | None, Survey]:
         except Exception as error:  # whatever a foreign model raises at an input it was not made for
             failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
             continue
-        return flow, Survey(macs=flow.macs, example=guess)
+        return flow, Survey(macs=flow.macs, example=(guess,))
     return None, Survey(unrun=f"no guessed input fits ({failure}); give example=")
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lkca.lowrank.dataflow import copied
 from lkca.lowrank.layers import Layer, LowRankError, plain_model
 from lkca.models import LKCANet
 from lkca.nn import FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
@@ -100,11 +101,11 @@ def _low_rank(layer: Layer, parts: Parts, fused: bool) -> LowRankConv2d | LowRan
 
 @torch.no_grad()
 def put_low_rank(
-    model: nn.Module, layers: Sequence[Layer], parts: Sequence[Parts], example: Tensor | None = None
+    model: nn.Module, layers: Sequence[Layer], parts: Sequence[Parts], example: tuple[Any, ...] | None = None
 ) -> list[bool]:
     """Replace ``layers`` of ``model`` in place by factors ``parts``; True for each whose shuffle went into it.
 
-    Where shuffles go into their layers, the model is run on ``example`` with and without: should it look at the layers
+    Where shuffles go into their layers, ``model(*example)`` is run with and without: should it look at the layers
     in a way that the run before did not show (attributes, shapes), the outputs differ, and they stay separate.
     """
     replaced = {id(layer.module) for layer in layers if layer.shuffle is not None}
@@ -151,12 +152,13 @@ def _tell_parent(model: nn.Module, new: nn.Module) -> None:
             module.config = dataclasses.replace(module.config, rank=getattr(new, "rank", None))
 
 
-def output(model: nn.Module, example: Tensor | None) -> Any:
+def output(model: nn.Module, example: tuple[Any, ...] | None) -> Any:
+    """``model(*example)`` in eval mode, or what it raises; None without an example."""
     if example is None:
         return None
     with evaluating(model):
         try:
-            return model(example.clone())  # some write into their input
+            return model(*copied(example))
         except Exception as error:  # a foreign model that met a shape it did not expect
             return error
 

@@ -4,6 +4,7 @@ import copy
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,16 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lkca.lowrank import LowRankError, analyze, factorize, factorize_reported, load_lowrank, merge, ranks_of
+from lkca.lowrank import (
+    LowRankError,
+    analyze,
+    factorize,
+    factorize_reported,
+    load_lowrank,
+    merge,
+    ranks_of,
+    replace_modules,
+)
 from lkca.nn import LowRankConv2d, LowRankUpsample
 
 _spec = importlib.util.spec_from_file_location("layouts", Path(__file__).parent / "layouts.py")
@@ -201,6 +211,35 @@ def test_a_forward_that_looks_at_its_layers_keeps_them_apart() -> None:
     result = factorize_reported(model, rank=12, example=x)
     assert [layer.fused for layer in result.layers] == [False]
     torch.testing.assert_close(result.model(x), model(x), atol=1e-5, rtol=0)
+
+
+class TakesMore(nn.Module):
+    """A dict and a tensor, in either order; ``reads``: its forward looks at the layer's class."""
+
+    def __init__(self, reads: bool) -> None:
+        super().__init__()
+        self.up = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
+        self.reads = reads
+
+    def forward(self, *given: Any) -> Tensor:
+        batch, noise = given if isinstance(given[0], dict) else given[::-1]
+        y: Tensor = self.up(batch["image"].add_(noise))
+        return y if not self.reads or isinstance(self.up[1], nn.PixelShuffle) else -y
+
+
+@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.parametrize("first", ["dict", "tensor"])
+def test_what_is_swapped_is_tried_with_all_arguments(first: str, reads: bool) -> None:
+    model, image, noise = TakesMore(reads), torch.rand(1, 3, 6, 6), torch.rand(1, 3, 6, 6)
+    expected = model({"image": image.clone()}, noise)
+    batch = {"image": image.clone()}
+    example = (batch, noise) if first == "dict" else (noise, batch)
+    low = factorize_reported(model, rank=12, example=example)
+    assert [layer.fused for layer in low.layers] == [not reads]
+    assert list(replace_modules(model, example).swapped) == ([] if reads else ["up.0"])
+    assert torch.equal(batch["image"], image)
+    for net in (low.model, model):
+        torch.testing.assert_close(net({"image": image.clone()}, noise), expected, atol=1e-5, rtol=0)
 
 
 def test_half_a_shared_shuffle_stays_a_shuffle() -> None:
