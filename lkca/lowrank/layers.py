@@ -17,7 +17,7 @@ from lkca.lowrank.dataflow import ConvCall, Dataflow, ShuffleCall, observe
 from lkca.models import LKCANet
 from lkca.nn import LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 
-__all__ = ["Layer", "LowRankError", "Shuffle", "Survey", "plain_model", "survey"]
+__all__ = ["Layer", "LowRankError", "Shuffle", "Survey", "plain_model", "survey", "uses"]
 
 _SIDES = (16, 24, 32, 48, 64, 96, 128)  # windowed attention wants multiples of its window
 _OWN = (PixelShuffleUpsample, LowRankUpsample, LowRankConv2d)
@@ -172,7 +172,7 @@ def survey(model: nn.Module, example: Any = None, *, run: bool = True) -> Survey
     names: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(id(module), []).append(name)
-    ties = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
+    ties = uses(model)
     own = {id(inner) for m in model.modules() if isinstance(m, _OWN) for inner in m.modules()}
     calls = Counter(id(c.module) for c in flow.convolutions) if flow is not None else Counter()
     sources = list(_from_patterns(model, names))
@@ -193,6 +193,11 @@ def survey(model: nn.Module, example: Any = None, *, run: bool = True) -> Survey
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
     result.layers.sort(key=lambda layer: order.get(layer.name, 0))
     return result
+
+
+def uses(model: nn.Module) -> Counter[int]:
+    """How many modules hold a parameter, by its id: more than one where it is tied."""
+    return Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
 
 
 def _single(conv: nn.Conv2d, result: Survey) -> Survey:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lkca.lowrank.layers import Layer, plain_model, survey
+from lkca.lowrank.layers import Layer, plain_model, survey, uses
 from lkca.lowrank.surgery import agree, carry_over, conv_arguments, output, replace_module
 from lkca.nn import ChannelAttention, FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 
@@ -57,6 +58,7 @@ def replace_modules(model: nn.Module, example: Any = None) -> Replacements:
 
 def _swap_attention(model: nn.Module, result: Replacements) -> None:
     done: tuple[nn.Module, ...] = ()
+    ties = uses(model)
     for name, module in list(model.named_modules()):
         if module is model or any(module is inner for inner in done):
             continue
@@ -65,7 +67,8 @@ def _swap_attention(model: nn.Module, result: Replacements) -> None:
             continue
         done += tuple(module.modules())
         new = _attention(*ends)
-        reason = _differs(module, new, ends[0])
+        tied = any(ties[id(p)] > 1 for p in module.parameters())
+        reason = "its weights are tied to another layer's" if tied else _differs(module, new, ends[0])
         if reason is not None:
             result.kept[name] = reason
             continue
@@ -120,9 +123,13 @@ def _differs(module: nn.Module, new: ChannelAttention, squeeze: nn.Module) -> st
     for m in module.modules():
         if isinstance(m, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
             return f"it holds a {type(m).__name__}"
+        if others := m._parameters.keys() - {"weight", "bias"}:
+            return f"its {type(m).__name__} holds parameters of its own ({', '.join(sorted(others))})"
+    if len(inspect.signature(module.forward).parameters) != 1:
+        return "its forward takes more than an image"
     weight: Any = squeeze.weight
     channels = weight.shape[1]
-    old, fused = copy.deepcopy(module).eval(), copy.deepcopy(new).eval()
+    old, fused = copy.deepcopy(module), copy.deepcopy(new)
     for hooks in ("_forward_hooks", "_forward_pre_hooks"):
         getattr(old, hooks).clear()
     if weight.device.type != "mps":
@@ -133,14 +140,16 @@ def _differs(module: nn.Module, new: ChannelAttention, squeeze: nn.Module) -> st
         x = (x + size * torch.rand(1, channels, 1, 1, generator=generator, dtype=torch.float64)).to(weight.device)
         x = x.to(next(old.parameters()).dtype)
         expected = fused(x)
-        try:
-            found = old(x.clone())
-        except Exception as error:  # a foreign module that wants something else than an image
-            return f"it does not take an image alone ({type(error).__name__})"
-        if not isinstance(found, Tensor) or found.shape != expected.shape:
-            return "its result has another shape than its input (a gate alone, or another layer)"
-        if float((found - expected).abs().max()) > _TOLERANCE * float(expected.abs().max()):
-            return "it computes something else than x · sigmoid(W2 relu(W1 mean(x) + b1) + b2)"
+        for training in (False, True):
+            try:
+                found = old.train(training)(x.clone())
+            except Exception as error:  # a foreign module that wants something else than an image
+                return f"it does not take an image alone ({type(error).__name__})"
+            if not isinstance(found, Tensor) or found.shape != expected.shape:
+                return "its result has another shape than its input (a gate alone, or another layer)"
+            if float((found - expected).abs().max()) > _TOLERANCE * float(expected.abs().max()):
+                when = ", in training" if training else ""
+                return f"it computes something else than x · sigmoid(W2 relu(W1 mean(x) + b1) + b2){when}"
     return None
 
 

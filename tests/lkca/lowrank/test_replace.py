@@ -45,6 +45,27 @@ class MaxPooled(RcanLike):
         return x * self.conv_du(F.adaptive_max_pool2d(x, 1))
 
 
+class Crossed(RcanLike):
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return x * self.conv_du(self.avg_pool(x if context is None else context))
+
+
+class Dropping(RcanLike):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * F.dropout(self.conv_du(self.avg_pool(x)), 0.5, self.training)
+
+
+class Adapted(nn.Conv2d):
+    """A low-rank adapter, which starts as nothing."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.down, self.up = nn.Parameter(torch.rand(1, sizes[0])), nn.Parameter(torch.zeros(sizes[1], 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + F.conv2d(x, (self.up @ self.down)[:, :, None, None])
+
+
 class Net(nn.Module):
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -97,6 +118,24 @@ def test_what_computes_something_else_stays_with_a_reason() -> None:
         assert list(report.swapped) == ["up.0"], name
         assert ("hooks" if name == "hooked" else "something else") in report.kept["block"], name
         torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=0)
+
+
+def test_what_a_swap_would_lose_stays_with_a_reason() -> None:
+    """Blocks that compute the same on an image in eval mode, as they are."""
+    adapted = RcanLike()
+    adapted.conv_du[0] = Adapted(8, 2, 1)
+    first, second = RcanLike(), RcanLike()
+    second.conv_du[2].weight = first.conv_du[2].weight
+    for block, reason in (
+        (Crossed(), "more than an image"),
+        (Dropping(), "something else than x · sigmoid(W2 relu(W1 mean(x) + b1) + b2), in training"),
+        (adapted, r"its Adapted holds parameters of its own (down, up)"),
+    ):
+        report = lkca.replace_modules(Net(block))
+        assert list(report.swapped) == ["up.0"] and reason in report.kept["block"]
+    report = lkca.replace_modules(Net(nn.Sequential(first, second)))
+    assert list(report.swapped) == ["up.0"]
+    assert "tied" in report.kept["block.0"] and "tied" in report.kept["block.1"]
 
 
 def test_an_upsampler_with_something_in_between_stays() -> None:
