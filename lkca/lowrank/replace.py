@@ -44,7 +44,9 @@ def replace_modules(model: nn.Module, example: Any = None) -> Replacements:
     - A convolution with its ``nn.PixelShuffle`` right behind it becomes :class:`~lkca.nn.PixelShuffleUpsample`.
 
     example: an input (or tuple of arguments) for the run that finds the upsamplers, by default a random image. Hooks,
-    device, dtype, train/eval mode and requires_grad stay. Raises LowRankError for a model that is not made of modules.
+    device, dtype, train/eval mode and requires_grad stay. So do the parameters, which an optimiser may know already,
+    but for the weights of linear layers: those become convolutions'. Raises LowRankError for a model that is not made
+    of modules.
     """
     plain_model(model)
     result = Replacements(model)
@@ -105,14 +107,15 @@ def _attention(squeeze: nn.Module, expand: nn.Module) -> ChannelAttention:
     new.to_empty(device=weight.device)
     for ours, theirs in ((new.fc1, squeeze), (new.fc2, expand)):
         source: Any = theirs
-        ours.weight.copy_(source.weight.reshape(ours.weight.shape))
-        ours.weight.requires_grad_(source.weight.requires_grad)
-        if ours.bias is not None:
-            if source.bias is None:
-                ours.bias.zero_()
-            else:
-                ours.bias.copy_(source.bias)
-            ours.bias.requires_grad_(source.bias is not None and source.bias.requires_grad)
+        if isinstance(theirs, nn.Conv2d):
+            ours.weight = source.weight
+        else:
+            ours.weight.copy_(source.weight.reshape(ours.weight.shape))
+            ours.weight.requires_grad_(source.weight.requires_grad)
+        if source.bias is not None:
+            ours.bias = source.bias
+        elif ours.bias is not None:
+            ours.bias.zero_().requires_grad_(False)
     return new
 
 
@@ -178,7 +181,8 @@ def _swap_upsamplers(model: nn.Module, example: Any, result: Replacements) -> No
     shuffles = {id(la.shuffle.module): la.shuffle.module for la in layers if la.shuffle is not None}
     swaps += [(shuffle, FusedShuffle(shuffle.upscale_factor)) for shuffle in shuffles.values()]
     for old, new in swaps:
-        carry_over(old, new)
+        if isinstance(new, FusedShuffle):
+            carry_over(old, new)  # a convolution that is swapped has no hooks, and stays itself within the new module
         replace_module(model, old, new)
     if found.example is not None and not agree(expected, output(model, found.example)):
         for old, new in swaps:
@@ -199,5 +203,5 @@ def _upsampler(layer: Layer) -> PixelShuffleUpsample:
         **conv_arguments(conv),
     )
     new.shuffle_apart = True
-    new.conv = copy.deepcopy(conv)
-    return new
+    new.conv = conv
+    return new.train(conv.training)

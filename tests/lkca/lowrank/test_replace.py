@@ -154,3 +154,18 @@ def test_gradients_go_on() -> None:
     model(x).square().sum().backward()
     found = [p.grad.norm() for n, p in model.named_parameters() if "weight" in n]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [TorchvisionLike, SenetLike])
+def test_an_optimiser_made_before_goes_on(kind: type[nn.Module]) -> None:
+    model, x = Net(kind()), torch.rand(1, 3, 6, 5)
+    model(x).sum().backward()
+    before = list(model.parameters())
+    lkca.replace_modules(model)
+    linear = 2 * (kind is SenetLike)  # two weights, of other shapes now
+    assert sum(all(p is not q for q in before) for p in model.parameters()) == linear
+    assert sum(p.grad is None for p in model.parameters()) == linear
+    calls: list[str] = []
+    model.up[0].register_forward_hook(lambda m, i, o: calls.append("once"))
+    model(x)
+    assert calls == ["once"]
