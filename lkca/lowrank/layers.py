@@ -16,6 +16,7 @@ from lkca.errors import InputError
 from lkca.lowrank.dataflow import ConvCall, Dataflow, ShuffleCall, observe
 from lkca.models import LKCANet
 from lkca.nn import LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
+from lkca.nn.parts import is_plain
 
 __all__ = ["Layer", "LowRankError", "Shuffle", "Survey", "plain_model", "survey", "uses"]
 
@@ -235,6 +236,8 @@ def _refusal(conv: nn.Conv2d) -> str | None:
     kind = type(conv)
     if kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward:
         return f"a {kind.__name__}, which computes something else than nn.Conv2d"
+    if "forward" in conv.__dict__:
+        return "its forward has been replaced (hooks of accelerate do so); remove that first"
     if not conv.weight.is_floating_point():
         return f"its weight is {conv.weight.dtype}, not floating"
     if isinstance(conv.weight, nn.parameter.UninitializedParameter):
@@ -323,7 +326,7 @@ def _fusable(flow: Dataflow) -> dict[ConvCall, Shuffle]:
     result: dict[ConvCall, Shuffle] = {}
     for calls in by_module.values():
         module = calls[0].module
-        if type(module) is not nn.PixelShuffle or _hooks(module):
+        if module is None or not is_plain(module, nn.PixelShuffle):
             continue
         direct = [call.direct for call in calls]
         if all(c is not None and c.readers == ["pixel_shuffle"] and c.module is not None for c in direct):
@@ -341,5 +344,5 @@ def _from_patterns(model: nn.Module, names: dict[int, list[str]]) -> Iterable[tu
             continue
         for before, after in itertools.pairwise(list(module)):
             if isinstance(before, nn.Conv2d) and isinstance(after, nn.PixelShuffle):
-                alone = len(names[id(after)]) == 1 and not _hooks(before) and not _hooks(after)
+                alone = len(names[id(after)]) == 1 and not _hooks(before) and is_plain(after, nn.PixelShuffle)
                 yield before, after.upscale_factor, Shuffle(after, (before,)) if alone else None

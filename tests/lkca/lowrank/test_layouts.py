@@ -143,6 +143,13 @@ def conv() -> nn.Conv2d:
     return nn.Conv2d(3, 12, 3, padding=1)
 
 
+def doubled(module: nn.Module) -> nn.Module:
+    """Its forward replaced, as accelerate's hooks do it."""
+    old = module.forward
+    module.forward = lambda x: 2 * old(x)
+    return module
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "relu": (lambda: Between(conv(), nn.ReLU()), "relu between"),
     "in-place": (lambda: Between(conv(), nn.LeakyReLU(0.1, inplace=True)), "leaky_relu between"),
@@ -156,6 +163,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "shared": (TwoNames, "registered as a and b"),
     "tied": (Tied, "tied"),
     "grouped": (lambda: Between(nn.Conv2d(3, 12, 3, padding=1, groups=3), nn.Identity()), "grouped"),
+    "replaced forward": (lambda: Between(doubled(conv()), nn.Identity()), "forward has been replaced"),
     "weight norm": (lambda: Between(nn.utils.parametrizations.weight_norm(conv()), nn.Identity()), "norm"),
     "old weight norm": (lambda: Between(nn.utils.weight_norm(conv()), nn.Identity()), "norm"),
     "functional": (Raw, "functional or transposed"),
@@ -193,6 +201,12 @@ def test_a_model_that_nothing_can_be_guessed_for_is_told_by_pattern() -> None:
     assert found.unrun is not None and "give example" in found.unrun
     assert analyze(model, inputs).macs == 12 * 27 * 25
     torch.testing.assert_close(factorize(model, rank=12)(*inputs), model(*inputs), atol=1e-5, rtol=0)
+
+
+def test_a_pixel_shuffle_that_does_more_stays() -> None:
+    model, x = nn.Sequential(nn.LazyLinear(2), conv(), doubled(nn.PixelShuffle(2))), torch.rand(1, 3, 6, 6)
+    low = factorize(model, rank=12)[1:]  # the lazy layer takes no guess
+    torch.testing.assert_close(low(x), model[1:](x), atol=1e-5, rtol=0)
 
 
 def test_a_forward_that_looks_at_its_layers_keeps_them_apart() -> None:
