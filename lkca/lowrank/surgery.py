@@ -93,10 +93,17 @@ def _low_rank(layer: Layer, parts: Parts, fused: bool) -> LowRankConv2d | LowRan
     if bias is not None:
         assert new.bias is not None
         new.bias.copy_(bias.double() + layer.bias_correction(correction).to(bias.device))
-    for parameter in new.parameters():
-        parameter.requires_grad_(conv.weight.requires_grad)
+    _learn_like(new, conv.weight, getattr(old, "bias", None) if conv.bias is None else conv.bias)
     carry_over(old, new)
     return new
+
+
+def _learn_like(new: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
+    """requires_grad of the old ``weight`` and ``bias`` to the parameters that stand for them."""
+    for name, parameter in new.named_parameters():
+        like = bias if name.endswith("bias") else weight
+        assert like is not None
+        parameter.requires_grad_(like.requires_grad)
 
 
 @torch.no_grad()
@@ -235,8 +242,7 @@ def _merged(old: LowRankConv2d | LowRankUpsample) -> nn.Module:
     if old.bias is not None:
         assert conv.bias is not None
         conv.bias.copy_(old.bias)
-    for parameter in new.parameters():
-        parameter.requires_grad_(old.weight.requires_grad)
+    _learn_like(new, old.weight, old.bias)
     return new
 
 

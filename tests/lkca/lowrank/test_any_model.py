@@ -63,6 +63,9 @@ def test_keeps_mode_dtype_gradients_and_hooks() -> None:
     assert not low[2][0].weight.requires_grad and low[3][0].weight.requires_grad
     low(x).sum().backward()
     assert low[3][0].reduce.weight.grad is not None and low[2][0].weight.grad is None
+    assert low[2][0].bias.requires_grad
+    merged = merge(low)  # that model's bias learns on, its weight does not
+    assert merged[2][0].bias.requires_grad and not merged[2][0].weight.requires_grad
     assert factorize(model, rank=2) is not model and ranks_of(model) == {}
     assert factorize(model, rank=2, inplace=True) is model and ranks_of(model) == {"2.0": 2, "3.0": 2}
 
