@@ -287,7 +287,8 @@ def _guesses(model: nn.Module) -> Iterator[Tensor]:
     counts += [3, 1]
     for side in _SIDES:
         for count in dict.fromkeys(counts):
-            image = torch.rand(1, count, side, side, generator=torch.Generator().manual_seed(0))
+            generator = torch.Generator().manual_seed(0)
+            image = torch.rand(1, count, side, side, generator=generator, device=generator.device)
             yield image.to(like.device, like.dtype)
 
 

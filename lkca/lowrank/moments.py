@@ -118,9 +118,9 @@ def _patches(conv: nn.Conv2d, x: Tensor, generator: torch.Generator) -> Tensor:
         x = x.unfold(2 + axis, reach, conv.stride[axis])[..., :: conv.dilation[axis]]
     batch, _, rows, cols = x.shape[:4]  # (B, in, H', W', kh, kw), a view
     count = batch * rows * cols
-    chosen = torch.arange(count)
+    chosen = torch.arange(count, device=x.device)
     if count > _PATCHES_PER_CALL:
-        chosen = torch.randperm(count, generator=generator)[:_PATCHES_PER_CALL]
-    chosen = chosen.to(x.device)
+        drawn = torch.randperm(count, generator=generator, device=generator.device)
+        chosen = drawn[:_PATCHES_PER_CALL].to(x.device)
     b, y, z = chosen // (rows * cols), chosen // cols % rows, chosen % cols
     return x[b, :, y, z].flatten(1)

@@ -138,10 +138,10 @@ def _differs(module: nn.Module, new: ChannelAttention, squeeze: nn.Module) -> st
     if weight.device.type != "mps":
         old, fused = old.double(), fused.double()
     generator = torch.Generator().manual_seed(0)
+    drawn: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": torch.float64}
     for rows, cols, size in ((7, 5, 1.0), (4, 4, 30.0), (1, 3, 0.01), (6, 2, -10.0)):  # also where sigmoids saturate
-        x = torch.randn(2, channels, rows, cols, generator=generator, dtype=torch.float64) * abs(size)
-        x = (x + size * torch.rand(1, channels, 1, 1, generator=generator, dtype=torch.float64)).to(weight.device)
-        x = x.to(next(old.parameters()).dtype)
+        x = torch.randn(2, channels, rows, cols, **drawn) * abs(size)
+        x = (x + size * torch.rand(1, channels, 1, 1, **drawn)).to(next(old.parameters()))
         expected = fused(x)
         for training in (False, True):
             try:

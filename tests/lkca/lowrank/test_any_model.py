@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import lkca
 from lkca.data.degradation import Degradation
 from lkca.lowrank import (
     Factoriser,
@@ -240,6 +242,16 @@ def test_the_first_calibration_image_is_the_example() -> None:
         assert found.example_shape == (1, 3, 20, 20) and found.layers[0].data_singular_values is not None
     assert list(ranks_of(factorize(model, rank=2, calibration=x))) == ["net.2.0", "net.3.0"]
     assert analyze(model).macs is None  # no guess fits
+
+
+def test_the_default_device_plays_no_part() -> None:
+    model, x = small(), images(20)  # more patches than are taken of a call
+    with torch.device("meta"):
+        low = factorize(model, rank=32, calibration=x)
+        found = analyze(model)
+        replaced = lkca.replace_modules(copy.deepcopy(model))
+    torch.testing.assert_close(low(x), model(x), atol=1e-5, rtol=0)
+    assert [layer.name for layer in found.layers] == list(replaced.swapped) == ["2.0", "3.0"]
 
 
 def test_bad_arguments() -> None:

@@ -169,3 +169,9 @@ def test_an_optimiser_made_before_goes_on(kind: type[nn.Module]) -> None:
     model.up[0].register_forward_hook(lambda m, i, o: calls.append("once"))
     model(x)
     assert calls == ["once"]
+
+
+def test_the_default_device_plays_no_part() -> None:
+    model = Net(RcanLike())
+    with torch.device("meta"):
+        assert list(lkca.replace_modules(model).swapped) == ["block", "up.0"]
