@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lkca_kernels.memory_format import memory_format_of
+from lkca_kernels.memory_format import laid_out_like
 from lkca_kernels.reference.precision import widen
 
 __all__ = ["channel_attention", "channel_gate", "channel_mean"]
@@ -33,4 +33,4 @@ def channel_attention(
     """``x * gate + residual`` in the memory format of ``x``; 16-bit inputs in float32, rounded once."""
     gate = _gate(channel_mean(x), w1, b1, w2, b2)[:, :, None, None]
     out = widen(x) * gate if residual is None else widen(residual).addcmul(widen(x), gate)
-    return out.to(x.dtype).contiguous(memory_format=memory_format_of(x))
+    return laid_out_like(x, out.to(x.dtype))

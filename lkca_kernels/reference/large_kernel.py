@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from lkca_kernels.memory_format import memory_format_of
+from lkca_kernels.memory_format import laid_out_like
 from lkca_kernels.reference.precision import widen
 
 __all__ = ["large_kernel_branch"]
@@ -25,4 +25,4 @@ def large_kernel_branch(
     y = F.conv2d(widen(x), widen(depthwise), padding=(kh // 2, kw // 2), groups=x.shape[1])
     y = F.conv2d(F.relu(F.conv2d(y, widen(expand)[:, :, None, None])), widen(contract)[:, :, None, None])
     out = y if residual is None else widen(residual) + y
-    return out.to(x.dtype).contiguous(memory_format=memory_format_of(x))
+    return laid_out_like(x, out.to(x.dtype))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lkca_kernels.memory_format import memory_format_of
+from lkca_kernels.memory_format import laid_out_like
 from lkca_kernels.reference.precision import widen
 
 __all__ = ["local_channel_attention", "surroundings"]
@@ -52,4 +52,4 @@ def local_channel_attention(
     hidden = F.relu(pooled[:, :-1] / (pooled[:, -1:] + _epsilon(wide.dtype)))
     gate = 2 * torch.sigmoid(_mix(widen(w2), hidden))
     out = wide * gate if residual is None else widen(residual).addcmul(wide, gate)
-    return out.to(x.dtype).contiguous(memory_format=memory_format_of(x))
+    return laid_out_like(x, out.to(x.dtype))

@@ -197,10 +197,14 @@ def test_autograd_hears_of_a_result_that_was_overwritten(typical: Any, backend: 
         loss.backward()
 
 
-def test_vmap_takes_the_reference(typical: Any, backend: Any) -> None:
+@pytest.mark.parametrize("order", ["vbchw", "vbhwc", "bchwv"])
+def test_vmap_takes_the_reference(typical: Any, backend: Any, order: str) -> None:
+    """order: of an image's axes in memory, v being the one that is mapped."""
+    places = ["vbchw".index(axis) for axis in order]
     stacks = [typical.make(torch.float32, backend.device, seed=seed) for seed in range(3)]
     given = [i for i, t in enumerate(stacks[0]) if t is not None]
     batched = [torch.stack([tensors[i] for tensors in stacks]) for i in given]
+    batched = [t.permute(places).contiguous().movedim([0, 1, 2, 3, 4], places) if t.ndim == 5 else t for t in batched]
 
     def call(*tensors: Tensor, name: str | None = None) -> Tensor:
         every: list[Tensor | None] = [None] * len(stacks[0])
