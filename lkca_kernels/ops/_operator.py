@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.autograd.forward_ad as _forward_ad
 from torch import Tensor
 
 from lkca_kernels import backends, reference
@@ -252,7 +253,7 @@ class Operator:
         needs = list(ctx.needs_input_grad[: self.count])
         rest = (None,) * (len(self.option_names) + 1)
         again = torch.is_grad_enabled()  # create_graph=True: the reference can be differentiated again
-        if again or _mapped(grad):
+        if again or _mapped(grad) or _forward_ad._current_level >= 0:  # backends know no tangents
             return (*self._reference_graph(grad, tensors, ctx.options, needs, create_graph=again), *rest)
         passed = self.passes
         skip = tensors[passed] if passed is not None else None

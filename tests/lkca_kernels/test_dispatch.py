@@ -242,6 +242,19 @@ def test_dual_tensors_in_float32(typical: Any) -> None:
         assert torch.autograd.forward_ad.unpack_dual(result).tangent is not None
 
 
+def test_dual_gradients(typical: Any, backend: Any) -> None:
+    """Forward mode over a backward whose forward ran before: the tangent is the gradient of the tangent."""
+    first, *others = typical.make(torch.float32, backend.device)
+    first.requires_grad_()
+    result = typical.call([first, *others], backend=backend.backend)
+    grad, tangent = torch.randn_like(result), torch.randn_like(result)
+    (expected,) = torch.autograd.grad(result, first, tangent, retain_graph=True)
+    with torch.autograd.forward_ad.dual_level():
+        (found,) = torch.autograd.grad(result, first, torch.autograd.forward_ad.make_dual(grad, tangent))
+        found = torch.autograd.forward_ad.unpack_dual(found).tangent
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_export_holds_plain_operations_only(backend: Any) -> None:
     """Whatever backend would serve, an exported program runs without this package, with sizes as symbols."""
 
