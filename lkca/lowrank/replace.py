@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lkca.lowrank.layers import Layer, plain_model, survey, uses
-from lkca.lowrank.surgery import agree, carry_over, conv_arguments, output, replace_module
+from lkca.lowrank.surgery import agree, carry_over, conv_arguments, output, replace_module, same_draws
 from lkca.nn import ChannelAttention, FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 
 __all__ = ["Replacements", "replace_modules"]
@@ -145,7 +145,8 @@ def _differs(module: nn.Module, new: ChannelAttention, squeeze: nn.Module) -> st
         expected = fused(x)
         for training in (False, True):
             try:
-                found = old.train(training)(x.clone())
+                with same_draws(old):
+                    found = old.train(training)(x.clone())
             except Exception as error:  # a foreign module that wants something else than an image
                 return f"it does not take an image alone ({type(error).__name__})"
             if not isinstance(found, Tensor) or found.shape != expected.shape:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -16,7 +17,7 @@ from lkca.models import LKCANet
 from lkca.nn import FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 from lkca.nn.mode import evaluating
 
-__all__ = ["agree", "carry_over", "conv_arguments", "merge", "output", "put_low_rank", "replace_module"]
+__all__ = ["agree", "carry_over", "conv_arguments", "merge", "output", "put_low_rank", "replace_module", "same_draws"]
 
 Model = TypeVar("Model", bound=nn.Module)
 Parts = tuple[Tensor, Tensor, Tensor]
@@ -163,11 +164,22 @@ def output(model: nn.Module, example: tuple[Any, ...] | None) -> Any:
     """``model(*example)`` in eval mode, or what it raises; None without an example."""
     if example is None:
         return None
-    with evaluating(model):
+    with evaluating(model), same_draws(model):
         try:
             return model(*copied(example))
         except Exception as error:  # a foreign model that met a shape it did not expect
             return error
+
+
+@contextmanager
+def same_draws(model: nn.Module) -> Iterator[None]:
+    """What ``model`` draws at random inside (a generator's noise) is the same each time, and not missed outside."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    cards = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(cards):
+        for generator in (torch.default_generator, *(torch.cuda.default_generators[card.index] for card in cards)):
+            generator.manual_seed(0)
+        yield
 
 
 def agree(expected: Any, found: Any) -> bool:

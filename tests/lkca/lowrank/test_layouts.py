@@ -22,6 +22,7 @@ from lkca.lowrank import (
     ranks_of,
     replace_modules,
 )
+from lkca.lowrank.surgery import output
 from lkca.nn import LowRankConv2d, LowRankUpsample
 
 _spec = importlib.util.spec_from_file_location("layouts", Path(__file__).parent / "layouts.py")
@@ -283,6 +284,25 @@ def test_a_branch_that_did_not_run_is_told_by_pattern() -> None:
     for head in ("x2", "x4", "a", "b"):
         model.head = result.model.head = head
         torch.testing.assert_close(result.model(x), model(x), atol=1e-5, rtol=0)
+
+
+def test_a_model_may_draw_at_random() -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.up(x + torch.randn_like(x))
+
+    model, x = Noisy(), torch.rand(1, 3, 6, 6)
+    assert factorize_reported(model, rank=12, example=x).layers[0].fused
+    assert list(replace_modules(model, x).swapped) == ["up.0"]
+    torch.manual_seed(0)
+    noise = torch.randn(8)
+    torch.manual_seed(0)
+    output(model, (x,))
+    assert torch.equal(torch.randn(8), noise)
 
 
 def test_a_model_may_write_into_its_input() -> None:
