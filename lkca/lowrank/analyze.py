@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lkca.lowrank.layers import Layer, LowRankError, plain_model, survey
+from lkca.lowrank.layers import Layer, LowRankError, loaded_model, survey
 from lkca.lowrank.moments import Calibration, collect_moments, prepared
 from lkca.lowrank.spectrum import (
     break_even_rank,
@@ -161,7 +161,7 @@ def analyze(
 
     Raises LowRankError for a calibration that reaches no layer or a model that is not made of modules.
     """
-    calibration, example = prepared(calibration, example, plain_model(model))
+    calibration, example = prepared(calibration, example, loaded_model(model))
     found = survey(model, example)
     data: list[Tensor | None] = [None] * len(found.layers)
     if calibration is not None:

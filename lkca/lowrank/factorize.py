@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lkca.lowrank.layers import Layer, LowRankError, Survey, plain_model, survey
+from lkca.lowrank.layers import Layer, LowRankError, Survey, loaded_model, survey
 from lkca.lowrank.moments import Calibration, collect_moments, prepared
 from lkca.lowrank.search import Validation, for_budget, for_psnr_drop, psnr_function
 from lkca.lowrank.spectrum import Factoriser, Moments, rank_for_energy
@@ -115,7 +115,7 @@ def factorize_reported(
     inplace: bool = False,
 ) -> Factorization:
     """As :func:`factorize`, and says what it did."""
-    plain_model(model)
+    loaded_model(model)
     asked = {"rank": rank, "energy": energy, "max_psnr_drop": max_psnr_drop, "budget": budget}
     if sum(value is not None for value in asked.values()) != 1:
         raise LowRankError(f"give either rank or energy, or max_psnr_drop or budget: one of {', '.join(asked)}")

@@ -18,7 +18,7 @@ from lkca.models import LKCANet
 from lkca.nn import LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 from lkca.nn.parts import is_plain
 
-__all__ = ["Layer", "LowRankError", "Shuffle", "Survey", "plain_model", "survey", "uses"]
+__all__ = ["Layer", "LowRankError", "Shuffle", "Survey", "loaded_model", "plain_model", "survey", "uses"]
 
 _SIDES = (16, 24, 32, 48, 64, 96, 128)  # windowed attention wants multiples of its window
 _OWN = (PixelShuffleUpsample, LowRankUpsample, LowRankConv2d)
@@ -153,6 +153,13 @@ def plain_model(model: nn.Module) -> nn.Module:
         raise LowRankError("model: is TorchScript, whose layers cannot be replaced; give the Python model")
     if hasattr(model, "_orig_mod"):
         raise LowRankError("model: is the result of torch.compile; give the model before that, and compile afterwards")
+    return model
+
+
+def loaded_model(model: nn.Module) -> nn.Module:
+    """``model`` itself, plain and with values in its parameters; else LowRankError."""
+    if name := next((name for name, p in plain_model(model).named_parameters() if p.is_meta), None):
+        raise LowRankError(f"model: its parameter {name} is on the meta device and has no values; load them first")
     return model
 
 

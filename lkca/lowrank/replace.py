@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lkca.lowrank.layers import Layer, plain_model, survey, uses
+from lkca.lowrank.layers import Layer, loaded_model, survey, uses
 from lkca.lowrank.surgery import agree, carry_over, conv_arguments, output, replace_module, same_draws
 from lkca.nn import ChannelAttention, FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 
@@ -46,9 +46,9 @@ def replace_modules(model: nn.Module, example: Any = None) -> Replacements:
     example: an input (or tuple of arguments) for the run that finds the upsamplers, by default a random image. Hooks,
     device, dtype, train/eval mode and requires_grad stay. So do the parameters, which an optimiser may know already,
     but for the weights of linear layers: those become convolutions'. Raises LowRankError for a model that is not made
-    of modules.
+    of modules or has no values yet (on the meta device).
     """
-    plain_model(model)
+    loaded_model(model)
     result = Replacements(model)
     _swap_attention(model, result)
     _swap_upsamplers(model, example, result)

@@ -254,6 +254,14 @@ def test_the_default_device_plays_no_part() -> None:
     assert [layer.name for layer in found.layers] == list(replaced.swapped) == ["2.0", "3.0"]
 
 
+def test_a_model_without_values_is_named() -> None:
+    with torch.device("meta"):
+        model = small()
+    for call in (analyze, lkca.replace_modules, lambda net: factorize(net, rank=2)):
+        with pytest.raises(LowRankError, match=r"its parameter 0\.weight is on the meta device"):
+            call(model)
+
+
 def test_bad_arguments() -> None:
     model = small()
     for arguments, says in (
