@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -34,7 +35,7 @@ def _share(channels: int, groups: int, name: str) -> int:
 
 
 def _check_sizes(upscale_factor: int, **sizes: int) -> None:
-    if isinstance(upscale_factor, bool) or not isinstance(upscale_factor, int) or upscale_factor < 2:
+    if isinstance(upscale_factor, bool) or not isinstance(upscale_factor, Integral) or upscale_factor < 2:
         raise ValueError(f"upscale_factor: expected an integer of at least 2, got {upscale_factor!r}")
     for name, value in sizes.items():
         if value < 1:
@@ -100,7 +101,7 @@ class PixelShuffleUpsample(nn.Module):
         _check_sizes(upscale_factor, in_channels=in_channels, out_channels=out_channels)
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.upscale_factor = upscale_factor
+        self.upscale_factor = int(upscale_factor)
         self.shared_groups = shared_groups
         self.shuffle_apart = False  # whether lkca.lowrank.merge gives back a convolution and a shuffle of their own
         self.conv = nn.Conv2d(
@@ -256,7 +257,7 @@ class LowRankUpsample(_LowRank):
         super().__init__(reduce, out_channels * upscale_factor**2, rank, bias)
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.upscale_factor = upscale_factor
+        self.upscale_factor = int(upscale_factor)
         self.shared_groups = shared_groups
         self.shuffle_apart = False  # as in PixelShuffleUpsample
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lkca_kernels.arguments import integer
 from lkca_kernels.memory_format import has_memory
 from lkca_kernels.reference.bicubic import KEYS_A
 
@@ -52,18 +54,18 @@ def check_shape(name: str, tensor: Tensor, meaning: str, expected: tuple[int, ..
         raise ValueError(f"{name}: expected {meaning} = {expected}, got {tuple(tensor.shape)}")
 
 
-def check_factor(upscale_factor: object) -> None:
+def check_factor(upscale_factor: Any) -> None:
     """The scale factor is an integer of at least 2."""
     if not isinstance(upscale_factor, (int, torch.SymInt)) or isinstance(upscale_factor, bool):
-        raise TypeError(f"upscale_factor: expected an integer, got {type(upscale_factor).__name__}")
+        upscale_factor = integer("upscale_factor", upscale_factor)
     if upscale_factor < 2:
         raise ValueError(f"upscale_factor: expected at least 2, got {upscale_factor}")
 
 
-def check_window(window: object) -> None:
+def check_window(window: Any) -> None:
     """The side of a window is an odd integer of at least 1, below 2**20."""
     if not isinstance(window, (int, torch.SymInt)) or isinstance(window, bool):
-        raise TypeError(f"window: expected an integer, got {type(window).__name__}")
+        window = integer("window", window)
     if window < 1 or window >= 2**20 or window % 2 == 0:
         raise ValueError(f"window: expected an odd number from 1 to {2**20 - 1}, got {window}")
 

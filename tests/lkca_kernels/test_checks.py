@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -187,6 +188,19 @@ def test_raw_operators_survive_wrong_arguments(typical: Any, backend: Any) -> No
             assert "INTERNAL ASSERT" not in str(error), error
         except (AssertionError, KeyError, AttributeError):
             pass  # refused in Python, before any native code
+
+
+def test_numbers_of_numpy_are_integers() -> None:
+    x, w1, w2, weight = torch.rand(1, 4, 5, 5), torch.rand(2, 4), torch.rand(4, 2), torch.rand(8, 4)
+
+    def calls(two: Any, three: Any) -> list[torch.Tensor]:
+        return [
+            k.pixel_shuffle_epilogue(x, upscale_factor=two),
+            k.lowrank_pixel_shuffle(x, weight, skip=x[:, :2], upscale_factor=two),
+            k.local_channel_attention(x, w1, w2, window=three),
+        ]
+
+    torch.testing.assert_close(calls(np.int64(2), np.int32(3)), calls(2, 3))
 
 
 def test_a_factor_without_end_is_refused() -> None:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -134,6 +135,7 @@ def test_upsamplers_take_the_arguments_of_a_convolution() -> None:
         low.bias.copy_(conv.bias)
     torch.testing.assert_close(low(image()), expected)
     torch.testing.assert_close(low.merged_weight(), conv.weight)
+    assert type(PixelShuffleUpsample(6, 4, np.int64(2)).upscale_factor) is int
     for wrong in ({"upscale_factor": 1}, {"out_channels": 0}, {"rank": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             LowRankUpsample(**{"in_channels": 6, "out_channels": 4, "upscale_factor": 2, "rank": 3, **wrong})
