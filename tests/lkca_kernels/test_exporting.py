@@ -72,6 +72,7 @@ def test_the_backend_is_chosen_where_the_program_runs(strict: bool) -> None:
 
 
 def test_a_loaded_program_is_differentiable() -> None:
+    torch.manual_seed(0)  # where sums cancel, or a relu turns, rounding alone is more than the tolerance: 1 of 60 draws
     program = exported()
     z, low = (t.requires_grad_() for t in inputs())
     found = torch.autograd.grad(program.module()(z, low).square().sum(), (z, low))
