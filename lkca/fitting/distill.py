@@ -188,7 +188,7 @@ def _scenes(
             held.append(Scene(image[:, edge : scale * rows], valid[edge : scale * rows]))
     if not any(scene.valid.any() for scene in train):
         raise InputError("no pixel of the scenes has a valid sample in every band of the model; nothing to learn from")
-    held = [scene for scene in held if scene.valid.any()]
+    train, held = ([scene for scene in scenes if scene.valid.any()] for scenes in (train, held))
     split = f"last {config.holdout:.0%} of the rows of {len(held)} of {len(sources)} scenes" if held else ""
     return _Data(train, held, about, split), notes
 

@@ -76,9 +76,10 @@ def _prepared(dataset: PreparedDataset, scale: int) -> TrainingSet:
         reader = _H5Scene(dataset.path, entry.path, np.float32(dataset.peak), keep=keep)
         return SourceScene(entry.name, entry.shape, reader)
 
+    held, notes = _scorable([_cropped(scene(entry, keep=False), scale) for entry in validation])
     return TrainingSet(
         train=[scene(entry, keep=in_memory) for entry in train],
-        validation=[_cropped(scene(entry, keep=False), scale) for entry in validation],
+        validation=held,
         bands=BandSet(
             count=dataset.bands,
             used=list(range(dataset.bands)),
@@ -88,8 +89,8 @@ def _prepared(dataset: PreparedDataset, scale: int) -> TrainingSet:
         data=[
             TrainingData(name=s.name, rows=s.shape[1], cols=s.shape[2], region=s.region) for s in (*train, *validation)
         ],
-        split=f"{len(validation)} validation scenes of the data set {dataset.name}" if validation else "",
-        notes=[],
+        split=f"{len(held)} validation scenes of the data set {dataset.name}" if held else "",
+        notes=notes,
     )
 
 
@@ -105,6 +106,7 @@ def _files(files: Sequence[str], holdout: float, scale: int) -> TrainingSet:
         for part, into in ((cube[:, :edge], train), (cube[:, edge : coarse * scale], validation)):
             if part.shape[1]:
                 into.append(SourceScene(about.name, part.shape, _ArrayScene(part)))
+    validation, notes = _scorable(validation)
     return TrainingSet(
         train=train,
         validation=validation,
@@ -112,8 +114,19 @@ def _files(files: Sequence[str], holdout: float, scale: int) -> TrainingSet:
         normalisation=scenes.normalisation,
         data=scenes.data,
         split=f"last {holdout:.0%} of the rows of {len(validation)} of {len(train)} scenes" if validation else "",
-        notes=scenes.notes,
+        notes=scenes.notes + notes,
     )
+
+
+def _scorable(scenes: list[SourceScene]) -> tuple[list[SourceScene], list[str]]:
+    """The validation scenes that hold a pixel valid in every band, and remarks on the others."""
+    held, notes = [], []
+    for scene in scenes:
+        if scene.whole().isfinite().all(0).any():
+            held.append(scene)
+        else:
+            notes.append(f"{scene.name}: no held-out pixel is valid in every band, so it does not validate")
+    return held, notes
 
 
 class _ArrayScene:

@@ -359,7 +359,9 @@ def _checked(cubes: Sequence[Tensor], scale: int) -> list[_Cube]:
         if valid.any():
             result.append(_Cube(sharp.contiguous(), valid))
     if not result:
-        raise InputError("cubes: no pixel has a finite value in every band that has any; nothing to learn from")
+        raise InputError(
+            "cubes: no pixel has a finite value in every band; leave out the bands that hold none, or give other scenes"
+        )
     return result
 
 

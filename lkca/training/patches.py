@@ -22,14 +22,12 @@ class Scene:
 def fill_invalid(cube: Tensor) -> tuple[Tensor, Tensor]:
     """Replace what is not finite in (bands, H, W) by the band's mean; also (H, W) bool: every band was finite there.
 
-    A band without any finite sample becomes 0 and does not count in the mask.
+    A band without any finite sample becomes 0, and no pixel is valid: of a cut it may lack what the scene has.
     """
     finite = cube.isfinite()
-    alive = finite.flatten(1).any(1)
     count = finite.flatten(1).sum(1).clamp_min(1)
     mean = torch.where(finite, cube, 0).flatten(1).double().sum(1).div(count).to(cube.dtype)
-    filled = torch.where(finite, cube, mean[:, None, None])
-    return filled, finite[alive].all(0) if alive.any() else torch.zeros_like(finite[0])
+    return torch.where(finite, cube, mean[:, None, None]), finite.all(0)
 
 
 def dihedral(image: Tensor, element: int) -> Tensor:

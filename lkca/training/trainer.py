@@ -146,6 +146,11 @@ class _Run:
         self.degradation = config.degrader
         patches = PatchDataset(self.data.train, config.patch * config.scale, config.seed)
         lost = Lost.of(first(patches), self.degradation)
+        if lost.pixels == 0:
+            raise InputError(
+                "data: the first patches hold no pixel that is valid in every band; leave out the bands or the scenes "
+                "that lack most samples, or lower 'patch'"
+            )
         self.loss = WeightedLoss(config.loss, lost.unit).to(self.device)
         torch.manual_seed(config.seed)
         sizes = config.model.build(len(self.data.bands.used), config.scale)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from typer.testing import Result
 
+from lkca.data import open_cube, write_cube
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.directory import describe_architecture, load_model, save_model
 
@@ -83,6 +84,25 @@ def test_sigterm_keeps_the_best_so_far(
         signal.signal(signal.SIGTERM, before)
     assert result.exit_code == 0, result.stderr
     assert "rank 3, 2 steps" in result.stdout and load_model(out).config.training.interrupted
+
+
+def test_a_scene_that_lacks_a_band_of_the_model(
+    model_dir: Path, scene_file: Path, cli: Callable[..., Result], refuses: Callable[..., str], tmp_path: Path
+) -> None:
+    """It was learned as 0, and bicubic restored it exactly: 100 dB."""
+    with open_cube(scene_file) as cube:
+        samples = cube.read()
+        samples[2] = np.nan
+        write_cube(tmp_path / "lacks.tif", samples, cube.meta)
+    config = tmp_path / "kd.yaml"
+    config.write_text("minutes: null\nmax_steps: 2\nholdout: 0\n")
+    rank = load_model(model_dir).net.config.groups
+    start = ("distill", "--teacher", model_dir, "--rank", rank, "-o", tmp_path / "out", config, "--data")
+    refuses(*start, tmp_path / "lacks.tif", says=("no pixel", "every band"))
+    result = cli(*map(str, (*start, tmp_path / "lacks.tif", "--data", scene_file)))
+    assert result.exit_code == 0, result.stderr
+    validation = load_model(tmp_path / "out").config.validation
+    assert validation is not None and validation.scores["bicubic"]["mpsnr"] < 60
 
 
 def test_what_it_refuses(full_rank: Path, scene_file: Path, refuses: Callable[..., str], tmp_path: Path) -> None:

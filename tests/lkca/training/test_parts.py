@@ -39,10 +39,13 @@ def test_subspace_round_trip_and_weighting() -> None:
 
 def test_fill_invalid() -> None:
     cube = torch.ones(3, 2, 2) * torch.tensor([1.0, 2, 3])[:, None, None]
-    cube[0, 0, 0], cube[1, 1, 1], cube[2] = math.nan, math.inf, math.nan
+    cube[0, 0, 0], cube[1, 1, 1] = math.nan, math.inf
     filled, valid = fill_invalid(cube)
     assert valid.tolist() == [[False, True], [True, False]]
-    assert filled.flatten(1).tolist() == [[1.0] * 4, [2.0] * 4, [0.0] * 4]
+    assert filled.flatten(1).tolist() == [[1.0] * 4, [2.0] * 4, [3.0] * 4]
+    cube[2] = math.nan
+    filled, valid = fill_invalid(cube)
+    assert not valid.any() and filled.flatten(1).tolist() == [[1.0] * 4, [2.0] * 4, [0.0] * 4]
 
 
 def test_sampler_draws_pairs_of_any_phase_from_scenes_of_any_size() -> None:

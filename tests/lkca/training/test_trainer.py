@@ -306,6 +306,41 @@ def test_missing_pixels_teach_nothing(tmp_path: Path, dataset: Path) -> None:
     assert len({float(patches[i][0].sum()) for i in range(20)}) > 10
 
 
+def test_a_band_that_a_patch_lacks_teaches_nothing() -> None:
+    """The scene has the band elsewhere: what fills it in the patch is no truth."""
+    from lkca.training.data import PatchDataset, SourceScene
+
+    cube = scene(64, 64, 5).read() / 4095
+    cube[1, :, 30:] = np.nan
+    patches = PatchDataset([SourceScene("x", cube.shape, lambda w: cube[(slice(None), *w.slices)])], 16, seed=0)
+    for index in range(20):
+        sharp, valid = patches[index]
+        assert valid.any() and bool((sharp[1, valid[0]] > 0).all())
+
+
+def test_held_out_rows_without_samples_do_not_validate(tmp_path: Path, dataset: Path) -> None:
+    """As under a georeferenced swath: before, every gain was 0 and the run failed after its last step."""
+    for name, bands in (("all", slice(None)), ("one", slice(2, 3))):
+        cube = scene(48, 40, 4).read()
+        cube[bands, 30:] = np.nan
+        np.savez(tmp_path / f"{name}.npz", cube=cube.transpose(1, 2, 0))
+    np.savez(tmp_path / "whole.npz", cube=scene(48, 40, 5).read().transpose(1, 2, 0))
+    files = [str(tmp_path / f"{name}.npz") for name in ("all", "one", "whole")]
+    result = run(tmp_path / "run", settings(dataset, data={"scenes": files, "holdout": 0.25}, steps=4))
+    assert "1 of 3 scenes" in result.split and result.metrics["bicubic"]["mpsnr"] < 60
+    assert sum("does not validate" in note for note in result.notes) == 2
+    result = run(tmp_path / "two", settings(dataset, data={"scenes": files[:2], "holdout": 0.25}, steps=4))
+    assert result.model is not None and result.split == "" and not result.metrics
+
+
+def test_scenes_without_a_whole_spectrum_are_refused(tmp_path: Path, dataset: Path) -> None:
+    cube = scene(48, 40, 4).read()
+    cube[1, :, :20], cube[2, :, 20:] = np.nan, np.nan
+    np.savez(tmp_path / "s.npz", cube=cube.transpose(1, 2, 0))
+    with pytest.raises(InputError, match="no pixel that is valid in every band"):
+        run(tmp_path / "run", settings(dataset, data={"scenes": [str(tmp_path / "s.npz")]}))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
