@@ -92,7 +92,8 @@ def evaluate_model(
 ) -> Evaluation:
     """Degrades ``cube`` by ``scale``, restores it by bicubic and by ``model`` (None: bicubic alone), and scores both.
 
-    model: a prior, the general model, is adapted to the degraded cube; it never sees the truth. region: 'ROWS,COLS' as
+    model: a prior, the general model, is adapted to the degraded cube; it never sees the truth. Bands in which the
+    model's results are cut at 0 are cut for bicubic too: the comparison is of what was restored. region: 'ROWS,COLS' as
     Python slices; cut to a multiple of ``scale``, said in ``notes``. degradation: the model's own by default. Bad and
     empty bands are neither scored nor shown to the network. memory: that the process may take, such as "2G" (half of
     what is free); the scene is done tile by tile. middle, overview: whether what a report and what the panel shows is
@@ -116,15 +117,16 @@ def evaluate_model(
     upscalers = {"bicubic": Upscaler(None, scale, np.ones(cube.bands, dtype=bool))}
     if chosen is not None:
         upscalers["model"] = Upscaler(chosen, scale, cube.good_bands, device)
+    floored = [] if chosen is None else chosen.config.bands.nonnegative
     overall = Overview(truth, low, scored, upscalers) if overview else None
     inner = Middle(truth, low, upscalers) if middle else None
     shown = [view for view in (overall, inner) if view is not None]
     budget = Budget.of(memory)  # measured once: what the first pass frees, the allocator keeps for the second
     tiles = {name: _tiles(low, upscaler, budget) for name, upscaler in upscalers.items()}
-    scores = {
-        name: _restored(truth, low, upscaler, tiles[name], peak, scored, [partial(view.add, name) for view in shown])
-        for name, upscaler in upscalers.items()
-    }
+    scores = {}
+    for name, upscaler in upscalers.items():
+        watched = [partial(view.add, name) for view in shown]
+        scores[name] = _restored(truth, low, upscaler, tiles[name], peak, scored, floored, watched)
     return Evaluation(
         cube.source, window, scale, peak, bands, cube.meta.wavelengths, degradation, scores, tuple(notes), inner,
         overall,
@@ -193,15 +195,17 @@ def _peak(blocks: Iterable[np.ndarray], good: np.ndarray, source: str) -> tuple[
 
 def _restored(
     truth: Cube, low: Cube, upscaler: Upscaler, tiles: Sequence[Window], peak: float, scored: np.ndarray,
-    watched: Sequence[_Watch],
+    floored: Sequence[int], watched: Sequence[_Watch],
 ) -> Metrics:  # fmt: skip
-    """Scores of ``low`` restored, tile by tile, each of which is shown to those who watch."""
+    """Scores of ``low`` restored, tile by tile, ``floored`` bands cut at 0; each is shown to those who watch."""
     scale, beyond = upscaler.scale, _beyond(upscaler)
     accumulator = MetricAccumulator(truth.bands, scale, peak, good_bands=scored)
     for tile in tiles:
         height, width = min(tile.height + beyond, low.rows - tile.row), min(tile.width + beyond, low.cols - tile.col)
         near = Window(tile.row, tile.col, height, width)
         fine, own = _upscaled(low, upscaler, near), tile.scaled(scale)
+        for band in floored:  # one by one, without a copy of the tile
+            np.maximum(fine[band], 0, out=fine[band])
         sharp = truth.read(near.scaled(scale))
         accumulator.update_part(sharp, fine, own.height, own.width)
         for watch in watched:

@@ -54,6 +54,21 @@ def at_once(
     return {name: evaluate(truth, g, scale=scale, peak=peak, good_bands=scored) for name, g in guesses.items()}
 
 
+def test_bicubic_is_cut_at_0_where_the_model_is() -> None:
+    """Else a dark scene's angle favours the model for what it did not restore."""
+    values = np.full((4, 48, 48), 0.002, dtype=np.float32)
+    values[:, 16:32, 8:40] = np.linspace(0.5, 1, 4, dtype=np.float32)[:, None, None]
+    values[3] -= 0.3  # has true negative values
+    cube = Cube.from_array(values, CubeMeta(wavelengths=np.linspace(450, 800, 4)))
+    alone, beside = (evaluate_model(cube, model, 4) for model in (None, find_model("general", 4)))
+    raw, cut = alone.arrays["bicubic"], beside.arrays["bicubic"]
+    assert raw.min(axis=(1, 2)).max() < 0
+    np.testing.assert_array_equal(cut[:3], np.maximum(raw[:3], 0))
+    np.testing.assert_array_equal(cut[3], raw[3])
+    close(beside.scores["bicubic"], evaluate(values, cut, scale=4, peak=beside.peak))
+    assert beside.scores["bicubic"].sam < alone.scores["bicubic"].sam
+
+
 @pytest.mark.parametrize("side", [3, 11, 1000])
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_tiles_do_not_matter(
