@@ -74,7 +74,9 @@ class DistillConfig(StrictModel):
     max_steps: int | None = Field(default=None, ge=1, description="Bound on the training steps.")
     patch: int = Field(default=16, ge=4, le=1024, description="Side of a patch in coarse pixels.")
     batch: int = Field(default=4, ge=1, le=1024, description="Patches per step.")
-    holdout: float = Field(default=0.2, ge=0, lt=1, description="Share of each scene's last rows that validate.")
+    holdout: float = Field(
+        default=0.2, ge=0, lt=1, description="Share of each scene's last rows that validate; 4 coarse ones at least."
+    )
     loss: dict[str, float] = Field(default_factory=lambda: dict(DEFAULT_LOSS), description=LOSS_HELP)
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of everything random.")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")

@@ -30,7 +30,7 @@ from lkca.training.distillation import Point
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget
 from lkca.training.start import Lost
-from lkca.training.validation import mean_scores, validation_record
+from lkca.training.validation import held_out, mean_scores, validation_record
 from lkca_kernels import bicubic_upsample
 
 __all__ = ["DistilledModel", "distill_directory"]
@@ -124,7 +124,6 @@ def distill_directory(
     table = {"bicubic": base, "teacher": scores(mentor), "lr": scores(start), "student": scores(student)}
     net = student.cpu()
     assert net.config.rank is not None
-    split = data.split or "the training pixels (too few to hold some out)"
     entry = teacher.config.model_copy(
         update={
             "architecture": describe_architecture(net),
@@ -141,11 +140,11 @@ def distill_directory(
                 details={"teacher": teacher.path.name, "rank": net.config.rank},
                 created=utc_now(),
             ),
-            "validation": validation_record(table, split),
+            "validation": validation_record(table, data.split),
             "versions": package_versions(),
         }
     )
-    return DistilledModel(net, entry, table, split, net.config.rank, done.steps, tuple(notes))
+    return DistilledModel(net, entry, table, data.split, net.config.rank, done.steps, tuple(notes))
 
 
 def _points(teacher: LKCANet, config: DistillConfig) -> tuple[Point, ...]:
@@ -189,8 +188,7 @@ def _scenes(
     if not any(scene.valid.any() for scene in train):
         raise InputError("no pixel of the scenes has a valid sample in every band of the model; nothing to learn from")
     train, held = ([scene for scene in scenes if scene.valid.any()] for scenes in (train, held))
-    split = f"last {config.holdout:.0%} of the rows of {len(held)} of {len(sources)} scenes" if held else ""
-    return _Data(train, held, about, split), notes
+    return _Data(train, held, about, held_out(config.holdout, _LEAST, len(held), len(sources))), notes
 
 
 def _whole(scene: Scene, scale: int) -> Scene:

@@ -44,7 +44,9 @@ class DataConfig(StrictModel):
 
     dataset: str | None = Field(default=None, description="File of 'lkca prepare'; it has its own validation scenes.")
     scenes: list[str] | None = Field(default=None, description="Cube files, instead of a data set.")
-    holdout: float = Field(default=0.1, ge=0, lt=1, description="Of files: share of the last rows that validate.")
+    holdout: float = Field(
+        default=0.1, ge=0, lt=1, description="Of files: share of the last rows that validate; 8 coarse ones at least."
+    )
     workers: int = Field(default=0, ge=0, le=256, description="Processes that read patches; 0: the training process.")
 
     @model_validator(mode="after")

@@ -24,6 +24,7 @@ from lkca.fitting.scenes import MIN_COARSE_PIXELS, prepare_scenes
 from lkca.models.config import BandSet, Normalisation, TrainingData
 from lkca.training.config import DataConfig
 from lkca.training.patches import dihedral, fill_invalid
+from lkca.training.validation import held_out
 
 __all__ = ["PatchDataset", "SourceScene", "TrainingSet", "micro_batches", "open_training_set"]
 
@@ -113,7 +114,7 @@ def _files(files: Sequence[str], holdout: float, scale: int) -> TrainingSet:
         bands=scenes.bands,
         normalisation=scenes.normalisation,
         data=scenes.data,
-        split=f"last {holdout:.0%} of the rows of {len(validation)} of {len(train)} scenes" if validation else "",
+        split=held_out(holdout, MIN_COARSE_PIXELS, len(validation), len(train)) if validation else "",
         notes=scenes.notes + notes,
     )
 

@@ -30,7 +30,7 @@ from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget, Progress, ProgressCallback
 from lkca.training.subspace import SpectralSubspace
 from lkca.training.supervised import LoopResult, Schedule, train
-from lkca.training.validation import Restored, mean_scores, psnr_gain
+from lkca.training.validation import Restored, held_out, mean_scores, psnr_gain
 from lkca_kernels import bicubic_upsample
 
 __all__ = ["FitResult", "Recipe", "fit"]
@@ -64,7 +64,7 @@ class Recipe:
     weight_decay: float = knob(1e-2, "AdamW's; vectors are not decayed.", ge=0, le=1)
     teacher_weight_end: float = knob(0.5, "The teacher's weight at the end; it falls from 1.", ge=0, le=1)
     alignment: float = knob(0.1, "Weight of the features' distance.", ge=0)
-    holdout: float = knob(0.2, "Share of each scene's last rows that validate.", gt=0, lt=1)
+    holdout: float = knob(0.2, "Share of each scene's last rows that validate; 4 coarse ones at least.", gt=0, lt=1)
 
     def __post_init__(self) -> None:
         sizes = {
@@ -251,7 +251,7 @@ class _Run:
 
     def train(self, net: LKCANet, loss_of: Callable[[float], Tensor], end: float, lr: float) -> LoopResult:
         schedule = Schedule(self.budget.fraction, end, lr, self.recipe.weight_decay)
-        score = (lambda: self.score(net)) if self.split else None
+        score = (lambda: self.score(net)) if self.test_cubes else None
         return train(net, loss_of, schedule, self.budget, score=score, report=self.report)
 
     def result(self) -> FitResult:
@@ -297,7 +297,7 @@ class _Run:
             net=net,
             config=net.config,
             metrics=self._metrics(teacher, student.to(self.device)),
-            split=self.split or "the training pixels (too few to hold some out)",
+            split=self.split,
             rank=net.config.rank,
             energy=float(curve[low.rank - 1]),
             steps=steps,
@@ -315,7 +315,7 @@ class _Run:
     @torch.no_grad()
     def _metrics(self, teacher: LKCANet, student: LKCANet) -> dict[str, dict[str, float]]:
         """Means over the held-out (or else the training) cubes."""
-        cubes = self.test_cubes if self.split else self.train_cubes
+        cubes = self.test_cubes or self.train_cubes
         measured: dict[str, list[Metrics]] = {"bicubic": [], "teacher": [], "student": []}
         for cube in cubes:
             degraded = self.degradation.apply(cube.sharp)
@@ -366,7 +366,7 @@ def _checked(cubes: Sequence[Tensor], scale: int) -> list[_Cube]:
 
 
 def _hold_out(cubes: list[_Cube], scale: int, share: float) -> tuple[list[_Cube], list[_Cube], str]:
-    """Cut the last rows off every cube that is tall enough; the text says which, empty where none is."""
+    """Cut the last rows off every cube that is tall enough; the text says which."""
     least_held, least_kept = 4, 10  # coarse rows
     kept, held = [], []
     for cube in cubes:
@@ -380,4 +380,4 @@ def _hold_out(cubes: list[_Cube], scale: int, share: float) -> tuple[list[_Cube]
         kept.append(replace(cube, sharp=cube.sharp[:, :edge], valid=cube.valid[:edge]))
         if test.valid.any():
             held.append(test)
-    return kept, held, f"last {share:.0%} of the rows of {len(held)} of {len(cubes)} training regions" if held else ""
+    return kept, held, held_out(share, least_held, len(held), len(cubes), "training regions")

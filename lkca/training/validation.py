@@ -19,7 +19,7 @@ from lkca_kernels import bicubic_upsample
 if TYPE_CHECKING:  # it imports lkca.fitting, which imports lkca.training.fit
     from lkca.training.data import SourceScene
 
-__all__ = ["SCORES", "Restored", "mean_scores", "measure", "psnr_gain", "restore", "validation_record"]
+__all__ = ["SCORES", "Restored", "held_out", "mean_scores", "measure", "psnr_gain", "restore", "validation_record"]
 
 SCORES = ("mpsnr", "sam", "rmse", "ergas")
 
@@ -70,6 +70,13 @@ def measure(
         for name, image in (("bicubic", done.bicubic), ("model", done.ours)):
             measured[name].append(evaluate(done.sharp, image, scale=degradation.scale, peak=1.0, mask=done.valid))
     return {name: mean_scores(scores) for name, scores in measured.items()}
+
+
+def held_out(share: float, least: int, count: int, total: int, what: str = "scenes") -> str:
+    """Where a model is measured: the last ``share`` of the rows of ``count`` scenes, ``least`` coarse rows at least."""
+    if count == 0:
+        return "training pixels (none could be held out)"
+    return f"last {share:.0%} of the rows, at least {least} coarse ones, of {count} of {total} {what}"
 
 
 def validation_record(scores: dict[str, dict[str, float]], split: str) -> ValidationRecord:
