@@ -10,7 +10,7 @@ import numpy as np
 
 from lkca.data import Cube, open_cube
 from lkca.errors import InputError
-from lkca.inference.checks import wavelength_gap
+from lkca.inference.checks import OTHER_UNITS, upper_end, wavelength_gap
 from lkca.inference.windows import whole_pixels
 from lkca.models.config import BandSet, Normalisation, TrainingData
 
@@ -20,6 +20,7 @@ __all__ = ["MIN_COARSE_PIXELS", "TrainingScenes", "prepare_scenes"]
 MIN_COARSE_PIXELS = 8
 
 _PERCENTILE = 99.9
+_SAMPLE = 256  # pixels per side that tell the units of a scene
 _RULE = (
     f"peak: the largest, over the used bands, of the {_PERCENTILE} % quantile of the training region's valid samples, "
     "so that a few glints do not squash the range; offset 0, so that spectral angles are those of physical spectra"
@@ -47,7 +48,8 @@ def prepare_scenes(
     """Opens, compares, cuts and normalises the scenes of a fit.
 
     ``how``: keyword arguments for :func:`lkca.data.open_cube`. Raises InputError where a scene cannot be read, has
-    other bands than the first, fewer than two good ones, or too few or no valid pixels in the region.
+    other bands than the first or other units than the others, fewer than two good bands, or too few or no valid pixels
+    in the region.
     """
     if not sources:
         raise InputError("no scene to train on; give at least one file")
@@ -83,6 +85,7 @@ def _prepare(cubes: Sequence[Cube], scale: int, region: str | None) -> TrainingS
         notes.append(
             f"{first.bands - used.size} of {first.bands} bands are bad or empty: left to bicubic, not to the network"
         )
+    _check_same_units(cubes, raw, used)
     peak = _robust_peak(raw, used)
     if peak <= 0:
         raise InputError(
@@ -118,6 +121,22 @@ def _check_same_bands(first: Cube, cube: Cube) -> None:
         raise InputError(
             f"{cube.source}: band {band} lies at {cube.meta.wavelengths[band]:.1f} nm, that of {first.source} at "
             f"{first.meta.wavelengths[band]:.1f} nm; fit together scenes of one sensor"
+        )
+
+
+def _check_same_units(cubes: Sequence[Cube], raw: Sequence[np.ndarray], used: np.ndarray) -> None:
+    """One peak divides them all: reflectances beside counts would become next to nothing."""
+    tops = []
+    for cube, values in zip(cubes, raw, strict=True):
+        step = max(1, min(values.shape[1:]) // _SAMPLE)
+        top = upper_end(values[used, ::step, ::step])
+        if top is not None and top > 0:
+            tops.append((top, cube.source))
+    if tops and max(tops)[0] > OTHER_UNITS * min(tops)[0]:
+        (low, dark), (high, bright) = min(tops), max(tops)
+        raise InputError(
+            f"{dark}: the values reach {low:.4g}, those of {bright} {high:.4g}; give scenes in the same units (see "
+            "their scale factors with 'lkca inspect')"
         )
 
 

@@ -13,10 +13,19 @@ from lkca.errors import InputError
 from lkca.models.config import ModelConfig
 from lkca.models.directory import LoadedModel
 
-__all__ = ["check_scale", "contradictions", "match_bands", "match_range", "suits", "wavelength_gap"]
+__all__ = [
+    "OTHER_UNITS",
+    "check_scale",
+    "contradictions",
+    "match_bands",
+    "match_range",
+    "suits",
+    "upper_end",
+    "wavelength_gap",
+]
 
 _SILENT, _REFUSED = 0.1, 0.5  # in units of the model's band spacing
-_OTHER_UNITS = 30.0
+OTHER_UNITS = 30.0  # between the upper ends of two cubes
 _SHIFTED = 0.5  # pixels
 _SAMPLE = 128  # pixels per side
 
@@ -78,7 +87,7 @@ def match_range(cube: Cube, config: ModelConfig, *, force: bool = False) -> list
     thirty the units are others, refused unless ``force``.
     """
     top, peak = _top(cube, config.bands.used), config.normalisation.peak
-    if top is None or peak / _OTHER_UNITS <= top <= peak * _OTHER_UNITS:
+    if top is None or peak / OTHER_UNITS <= top <= peak * OTHER_UNITS:
         return []
     what = f"{cube.source}: the values reach {top:.4g}, those that the model learned from {peak:.4g}"
     if not force:
@@ -107,7 +116,7 @@ def contradictions(reference: Cube, prediction: Cube) -> list[str]:
             notes.append(f"{where}: band {worst} lies at {found[worst]:.1f} nm, not at {expected[worst]:.1f} nm")
     good = np.flatnonzero(reference.good_bands & prediction.good_bands)
     tops = [top for cube in (reference, prediction) if good.size and (top := _top(cube, good)) is not None]
-    if len(tops) > 1 and max(tops) > _OTHER_UNITS * max(min(tops), 0.0):
+    if len(tops) > 1 and max(tops) > OTHER_UNITS * max(min(tops), 0.0):
         notes.append(f"{where}: the values reach {tops[1]:.4g}, not {tops[0]:.4g}; their units or scale factors differ")
     return notes
 
@@ -148,8 +157,12 @@ def _differ(ours: str | None, theirs: str | None) -> bool:
 
 
 def _top(cube: Cube, bands: Sequence[int] | np.ndarray) -> float | None:
-    """What the values in the middle of the cube reach, a few glints aside; None where all are missing."""
-    values = cube.read(Window.centre(cube.rows, cube.cols, _SAMPLE, _SAMPLE), bands)
+    """The upper end of the values in the middle of the cube."""
+    return upper_end(cube.read(Window.centre(cube.rows, cube.cols, _SAMPLE, _SAMPLE), bands))
+
+
+def upper_end(values: np.ndarray) -> float | None:
+    """What they reach, a few glints aside; None where all are missing."""
     values = values[np.isfinite(values)]
     return float(np.percentile(values, 99.9)) if values.size else None
 

@@ -178,6 +178,15 @@ def test_two_scenes_of_different_sensors(refuses: Refuses) -> None:
     refuses("fit", "a.npy", "b.npy", "-s", "2", "-o", "m", says=("b.npy", "7 bands", "6"))
 
 
+def test_two_scenes_in_different_units(refuses: Refuses) -> None:
+    """One peak would divide both: of the reflectances nothing would be left."""
+    save("a.npy", cube()), save("b.npy", cube() * 10_000)
+    says = ("a.npy", "those of b.npy", "same units")
+    refuses("fit", "b.npy", "a.npy", "-s", "2", "-o", "m", says=says)
+    Path("t.yaml").write_text("scale: 2\ndata: {scenes: [a.npy, b.npy]}\npatch: 4\n")
+    refuses("train", "t.yaml", "-o", "run", says=says)
+
+
 def test_prediction_of_another_size(refuses: Refuses) -> None:
     save("a.npy", cube()), save("b.npy", cube(16, 16))
     refuses(
