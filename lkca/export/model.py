@@ -22,15 +22,20 @@ class PhysicalModel(nn.Module):
     and bands that the model does not use are the caller's matter.
     """
 
+    least: Tensor | None  # of each band's results
+
     def __init__(self, model: LoadedModel) -> None:
         super().__init__()
         self.net = model.net
         self.offset = model.config.normalisation.offset
         self.peak = model.config.normalisation.peak
+        bands = model.config.bands
+        least = [0.0 if band in set(bands.nonnegative) else -torch.inf for band in bands.used]
+        self.register_buffer("least", torch.tensor(least)[:, None, None] if bands.nonnegative else None)
 
     def forward(self, cube: Tensor) -> Tensor:
         result: Tensor = self.net((cube - self.offset) / self.peak) * self.peak + self.offset
-        return result
+        return result if self.least is None else torch.maximum(result, self.least)
 
 
 def describe(model: LoadedModel) -> dict[str, str]:

@@ -19,7 +19,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def make(folder: Any, kind: str) -> LoadedModel:
-    """A model over 5 of a file's 6 bands, peak 4095, offset 20."""
+    """A model over 5 of a file's 6 bands, peak 4095, offset 20; two of them are cut at 0."""
     torch.manual_seed(0)
     net = LKCANet(LKCANetConfig(bands=5, width=4, blocks=1, kernel_size=5, window=7, **SHAPES[kind]))
     for parameter in net.parameters():  # a new network is bicubic: its weights would hide an error
@@ -27,7 +27,9 @@ def make(folder: Any, kind: str) -> LoadedModel:
     config = ModelConfig(
         architecture=describe_architecture(net),
         scale=net.config.scale,
-        bands=BandSet(count=6, used=[0, 1, 2, 3, 5], wavelengths_nm=[400.0, 500, 600, 700, 800, 900]),
+        bands=BandSet(
+            count=6, used=[0, 1, 2, 3, 5], nonnegative=[1, 5], wavelengths_nm=[400.0, 500, 600, 700, 800, 900]
+        ),
         degradation=Degradation(scale=net.config.scale),
         normalisation=Normalisation(offset=20.0, peak=4095.0),
         training=TrainingRecord(
