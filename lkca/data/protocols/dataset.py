@@ -80,10 +80,24 @@ class DatasetWriter:
         self.statistics = Statistics()
         self._file = file
         self._path = path
+        self._bands: int | None = None
         self._progress = progress
 
     def add(self, split: Split, name: str, cube: Cube, window: Window | None = None) -> None:
-        """Copy a window of ``cube`` (all by default). InputError where it lies outside or cannot be read."""
+        """Copy a window of ``cube`` (all by default).
+
+        InputError where it lies outside or cannot be read, the split is none, the name is taken, or the cube has other
+        bands than those before.
+        """
+        if split not in SPLITS:
+            raise InputError(f"{cube.source}: '{split}' is no split; choose {', '.join(SPLITS)}")
+        if not name.strip(".") or "/" in name or f"{split}/{name}" in self._file:
+            raise InputError(f"{cube.source}: '{name}' is no new name of a scene in {split}; give each one its own")
+        self._bands = self._bands or cube.bands
+        if cube.bands != self._bands:
+            raise InputError(
+                f"{cube.source}: has {cube.bands} bands, the scenes before it {self._bands}; give one sensor"
+            )
         window = window or Window.full(cube.rows, cube.cols)
         window.check(cube.rows, cube.cols, cube.source)
         dtype = _stored_dtype(cube)
@@ -102,7 +116,12 @@ class DatasetWriter:
             target[:, row : row + height] = block.astype(dtype)
 
     def finish(self, name: str, protocol: str, peak: float | None, wavelengths: np.ndarray | None) -> None:
-        """Write what describes the whole. peak: None for the largest sample of all scenes."""
+        """Write what describes the whole. peak: None for the largest sample of all scenes. wavelengths: nm, (bands,).
+
+        InputError where there is no positive peak, or another number of wavelengths than of bands.
+        """
+        if wavelengths is not None and np.shape(wavelengths) != (self._bands,):
+            raise InputError(f"{name}: wavelengths of shape {np.shape(wavelengths)} are given for {self._bands} bands")
         statistics = self.statistics.summary()
         peak = statistics["max"] if peak is None else peak
         if not peak > 0:

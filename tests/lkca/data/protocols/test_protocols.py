@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 import rasterio
 import scipy.io
 
-from lkca.data import Window, open_cube
+from lkca.data import Cube, Window, open_cube
 from lkca.data.protocols import PROTOCOLS, open_dataset, prepare
 from lkca.data.protocols.cave import CAVE_TEST, CAVE_VALIDATION
+from lkca.data.protocols.dataset import write_dataset
 from lkca.data.protocols.scene import CHIKUSEI, HOUSTON2018, PAVIA, SceneProtocol
 from lkca.errors import InputError
 
@@ -204,6 +206,30 @@ def test_a_file_that_is_no_prepared_data_set_is_refused(tmp_path: Path) -> None:
     for name in ("text.h5", "other.h5", "absent.h5"):
         with pytest.raises(InputError, match=r"prepared data set"):
             open_dataset(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("split", "name", "bands", "words"),
+    [
+        ("valid", "b", 5, "'valid' is no split; choose train, validation, test"),  # it was written and never read
+        ("train", "a", 5, "'a' is no new name of a scene in train"),
+        ("train", "b/c", 5, "'b/c' is no new name"),
+        ("train", "b", 7, "has 7 bands, the scenes before it 5"),
+    ],
+)
+def test_a_data_set_of_ones_own_is_checked_scene_by_scene(
+    tmp_path: Path, split: Any, name: str, bands: int, words: str
+) -> None:
+    with pytest.raises(InputError, match=words), write_dataset(tmp_path / "own.h5") as writer:
+        writer.add("train", "a", Cube.from_array(smooth(9, 8, 5).transpose(2, 0, 1)))
+        writer.add(split, name, Cube.from_array(smooth(9, 8, bands).transpose(2, 0, 1)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_wavelengths_of_a_data_set_are_those_of_its_bands(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"\(3,\) are given for 5 bands"), write_dataset(tmp_path / "own.h5") as writer:
+        writer.add("train", "a", Cube.from_array(smooth(9, 8, 5).transpose(2, 0, 1)))
+        writer.finish("own", "all trains", None, np.array([400.0, 500, 600]))
 
 
 def test_an_unknown_name(tmp_path: Path) -> None:
