@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -22,11 +23,13 @@ def for_budget(layers: Sequence[Layer], values: Sequence[Tensor], budget: float)
     Greedy: the next component goes where it holds the largest share of its layer's energy per weight. LowRankError
     where the budget does not even hold rank 1 of each.
     """
+    if not 0 < budget < math.inf:
+        raise LowRankError(f"budget: expected a number of weights or a share, above 0, got {budget}")
     whole = sum(layer.weights() for layer in layers)
     allowed = int(budget * whole) if budget < 1 else int(budget)
     ranks = [layer.groups for layer in layers]
     spent = sum(layer.weights(rank) for layer, rank in zip(layers, ranks, strict=True))
-    if not budget > 0 or spent > allowed:
+    if spent > allowed:
         raise LowRankError(f"budget: {allowed} weights do not hold rank 1 of each layer, which takes {spent}")
     shares = [v.square() / v.square().sum().clamp_min(torch.finfo(v.dtype).tiny) for v in values]
     candidates = [

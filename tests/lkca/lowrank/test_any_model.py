@@ -93,6 +93,9 @@ def test_energy_and_budget_choose_ranks() -> None:
     assert spent == sum(p.numel() for n, p in half.model.named_parameters() if n[0] in "23" and not n.endswith("bias"))
     with pytest.raises(LowRankError, match="rank 1"):
         factorize(model, budget=10)
+    for budget in (-3.0, float("nan"), float("inf")):
+        with pytest.raises(LowRankError, match="budget: expected a number of weights or a share, above 0"):
+            factorize(model, budget=budget)
 
 
 def test_the_smallest_rank_within_a_psnr_drop() -> None:
