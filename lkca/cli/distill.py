@@ -51,7 +51,9 @@ def distill_command(
     energy: Annotated[
         float | None, typer.Option("--energy", min=0, max=1, help="Or: share of the kernel's squared norm to keep.")
     ] = None,
-    minutes: Annotated[float | None, typer.Option("--minutes", min=0.01, help="Time budget.", show_default="5")] = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", min=0, help="Time budget; 0: --max-steps alone.", show_default="5")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option("--max-steps", min=1, help="Bound on the training steps.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, show_default="0")] = None,
     scale: ModelScale = None,
@@ -82,7 +84,9 @@ def distill_command(
         "seed": seed,
         "threads": threads,
     }
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if minutes == 0:
+        changes["minutes"] = None
     kept = settings.model_dump(exclude_unset=True)
     if "rank" in changes or "energy" in changes:  # one of them on the command line goes before either in the file
         kept = {name: value for name, value in kept.items() if name not in ("rank", "energy")}

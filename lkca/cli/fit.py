@@ -50,7 +50,8 @@ def fit_command(
         typer.Option("--scale", "-s", min=2, max=64, help="Scale factor; here or in --config.", show_default=False),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option("--minutes", min=0.01, help="Time budget of the whole fit.", show_default="5")
+        float | None,
+        typer.Option("--minutes", min=0, help="Time budget of the whole fit; 0: --max-steps alone.", show_default="5"),
     ] = None,
     max_steps: Annotated[
         int | None,
@@ -109,7 +110,9 @@ def fit_command(
         "device": device,
         "threads": threads,
     }
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if minutes == 0:
+        changes["minutes"] = None
     settings = validated(FitConfig, settings.model_dump(exclude_unset=True) | changes, "command line")
     check_model_output(output, overwrite=overwrite)
     if report is not None:

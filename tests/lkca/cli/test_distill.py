@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +57,21 @@ def test_a_fitted_model_of_low_rank(
     result = cli(*map(str, arguments), "--max-steps", "3")
     assert result.exit_code == 0, result.stderr
     assert load_model(out).net.config.rank == groups < before.rank
+
+
+def test_steps_alone_are_repeatable(
+    model_dir: Path, scene_file: Path, cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A time budget steers the schedule too: how fast the machine is shows in the weights."""
+    groups, clock = load_model(model_dir).net.config.groups, time.monotonic
+    weights = []
+    for out, slower in ((tmp_path / "a", 1), (tmp_path / "b", 300)):
+        monkeypatch.setattr(time, "monotonic", lambda slower=slower: clock() * slower)
+        start = ("distill", "--teacher", model_dir, "--rank", groups, "-o", out, "--data", scene_file)
+        result = cli(*map(str, start), "--max-steps", "3", "--minutes", "0")
+        assert result.exit_code == 0, result.stderr
+        weights.append((out / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
 
 
 def test_sigterm_keeps_the_best_so_far(
