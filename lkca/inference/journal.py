@@ -98,10 +98,12 @@ class Journal:
         except (OSError, ValueError, TypeError):
             return None
 
-    def belongs_to(self, run: str) -> bool:
-        """Whether the folder is still this run's; one that was begun since has put its own record there."""
+    def taken_over(self, run: str) -> bool:
+        """Whether the folder is another run's now: its record is there, or none yet, where it began anew."""
         record = self.read()
-        return record is not None and record.run == run
+        if record is not None:
+            return record.run != run
+        return self.folder.exists() and not (self.folder / _PLAN).exists()
 
     def check(self, fingerprint: Mapping[str, Any], *, resume: bool, overwrite: bool) -> Record | None:
         """The record to go on with, None where there is none; empties a folder that is not wanted (``overwrite``).

@@ -35,6 +35,7 @@ class Samples:
         rows, cols, bands = shape
         self.path, self.shape, self.dtype = path, (bands, rows, cols), np.dtype(meta.stored_dtype)
         self._file: int | None = None
+        self._inode: int | None = None  # of the file that was written to
         self._flush = flush and hasattr(os, "posix_fadvise")
         self._kept = 0  # bytes written since the last flush
         self._flusher = ThreadPoolExecutor(1, "lkca-flush")
@@ -56,6 +57,7 @@ class Samples:
         """stored: (some bands, height, width), bands from ``first`` on, each row contiguous. OSError where it fails."""
         if self._file is None:
             self._file = os.open(self.path, os.O_WRONLY | getattr(os, "O_BINARY", 0))
+            self._inode = os.fstat(self._file).st_ino
         _, rows, cols = self.shape
         whole_rows = window.width == cols
         for band, plane in enumerate(stored, first):
@@ -71,6 +73,13 @@ class Samples:
             self.settle()
             self._flushed = self._flusher.submit(_flush, self._file)
             self._kept = 0
+
+    def replaced(self) -> bool:
+        """Whether another file has the place of the one that was written to: another run has begun anew."""
+        try:
+            return self._inode is not None and self.path.stat().st_ino != self._inode
+        except FileNotFoundError:
+            return False
 
     def view(self, window: Window) -> np.ndarray:
         """(bands, height, width), a map of the file: what is used of it is read then."""

@@ -182,16 +182,18 @@ class _Job:
                 Finisher(journal, samples, writer, plan, heartbeat, preview, self.progress) as finisher,
             ):
                 _compute(task, journal, samples, plan, mine, writer.meta, finisher.check, finisher.look)
+            if samples.replaced():
+                raise _taken_over(self.output)
             report = writer.close()
         except BaseException as error:
             writer.abort()
-            if record is not None and not journal.belongs_to(record.run):  # what is there now is not ours to remove
+            if record is not None and journal.taken_over(record.run):  # what is there now is not ours to remove
                 if isinstance(error, Exception):
-                    raise OutputError(f"{self.output}: another run took its folder over; this one has ended") from error
+                    raise _taken_over(self.output) from error
             elif tiles >= 0:
                 _tell_what_is_kept(error, journal, tiles, alone=self.ranks.world == 1)
             raise
-        if journal.belongs_to(record.run):
+        if not journal.taken_over(record.run):
             journal.remove()
         if preview is not None:
             preview.write()
@@ -298,6 +300,8 @@ def _compute(
             rows_done += len(stored) * height
             if rows_done == task.cube.bands * window.height:
                 samples.settle()
+                if samples.replaced():
+                    raise _taken_over(journal.output)
                 step = task.upscaler.strip_rows(tiles[number].height, tiles[number].width)
                 journal.save(number, total, step, encoder.counts())
                 encoder, total, rows_done = Encoder(meta), 0, 0
@@ -324,6 +328,10 @@ def _compute(
         samples.close()
     except OSError as error:
         raise unwritten(error) from error
+
+
+def _taken_over(output: Path) -> OutputError:
+    return OutputError(f"{output}: another run took its folder over; this one has ended")
 
 
 def _stored(encoder: Encoder, piece: Piece) -> np.ndarray:

@@ -143,6 +143,34 @@ def test_a_folder_that_another_run_took_over_stays(
     assert json.loads(plan.read_text())["run"] == "another" and output.exists() == (end is None)
 
 
+@pytest.mark.parametrize("name", ["o.tif", "o.npz"])
+def test_a_run_that_begins_anew_gets_no_tiles_of_the_one_before(
+    tmp_path: Path, meta: CubeMeta, holed_scene: np.ndarray, model_of: Callable[..., LoadedModel], name: str
+) -> None:
+    """Their samples lie in a file that nobody sees any more."""
+    output, model, reads = tmp_path / name, model_of(), 0
+    scene = Cube.from_array(holed_scene, meta)
+    upscale_scene(scene, tmp_path / f"whole-{name}", model, SceneOptions(tile=13))
+    earlier = Cube.from_array(holed_scene, meta)
+    whole = earlier.read
+
+    def read(*args: Any) -> np.ndarray:
+        nonlocal reads
+        reads += part_folder(output).exists()
+        if reads == 4:
+            upscale_scene(scene, output, model, SceneOptions(tile=13, overwrite=True, memory="1G"))
+            part_folder(output).mkdir()  # as if the later run were still at its first tile
+            (part_folder(output) / "samples").write_bytes(b"")
+        return whole(*args)
+
+    earlier.read = read  # type: ignore[method-assign]
+    with pytest.raises(OutputError, match="took its folder over"):
+        upscale_scene(earlier, output, model, SceneOptions(tile=13))
+    assert not list(part_folder(output).glob("tile-*"))
+    with open_cube(output) as done, open_cube(tmp_path / f"whole-{name}") as expected:
+        np.testing.assert_array_equal(done.read(), expected.read())
+
+
 def test_another_task_does_not_go_on(stopped: Any, model_of: Callable[..., LoadedModel]) -> None:
     cube, output, model = stopped
     for other, options, says in (
