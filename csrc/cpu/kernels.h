@@ -172,11 +172,12 @@ struct LargeKernel : Strips {
 
 // Work items are [begin, end); scratch is the caller's, 64-byte aligned, of as many floats as the table says.
 struct LowRankFwdTable {
-  int64_t (*packed_weight_floats)(const LowRankFwd&);
+  int64_t (*weight_groups)(const LowRankFwd&);        // into which the rows of W are packed
+  int64_t (*weight_group_floats)(const LowRankFwd&);  // of one
   int64_t (*packed_row_floats)(const LowRankFwd&);
   int64_t (*tasks)(const LowRankFwd&);  // per row of pixels
   int64_t (*scratch)(const LowRankFwd&);
-  void (*pack_weight)(const LowRankFwd&);
+  void (*pack_weight)(const LowRankFwd&, int64_t begin, int64_t end);          // groups
   void (*pack_rows)(const LowRankFwd&, int64_t begin, int64_t end);            // b * height + y
   void (*run)(const LowRankFwd&, int64_t begin, int64_t end, float* scratch);  // task * rows + row
 };

@@ -80,6 +80,16 @@ struct Forward {
   }
 };
 
+struct PackedWeight {
+  const Scratch floats;
+
+  PackedWeight(LowRankFwd& a, const LowRankFwdTable& k) : floats(k.weight_groups(a) * k.weight_group_floats(a)) {
+    a.packed_weight = floats.data();
+    parallel_tasks(k.weight_groups(a), k.weight_group_floats(a),
+                   [&](int64_t begin, int64_t end) { k.pack_weight(a, begin, end); });
+  }
+};
+
 // Packs z a run of the rows [begin, end) of b * height + y at a time, so that the copy stays small beside the output,
 // and calls f(tasks, operations of one) for each run.
 template <typename F>
@@ -116,9 +126,7 @@ Tensor lowrank_pixel_shuffle_fwd(Tensor z, Tensor weight, OptionalTensor bias, O
   a.stream = out_bytes >= kStreamBytes && reinterpret_cast<uintptr_t>(a.out) % 64 == 0 &&
              call.width * scale * element_bytes(call.dtype) % 64 == 0 && !without_pages(a.out, out_bytes);
 
-  const Scratch packed_weight(k.packed_weight_floats(a));
-  a.packed_weight = packed_weight.data();
-  k.pack_weight(a);
+  const PackedWeight packed(a, k);
   forward_rows(a, k, 0, a.batch * a.height, out_bytes, [&](int64_t tasks, int64_t operations) {
     parallel_tasks(tasks, operations, [&](int64_t begin, int64_t end) {
       const Scratch scratch(k.scratch(a));
@@ -160,9 +168,7 @@ Tensor lowrank_pixel_shuffle_stored(Tensor z, Tensor weight, OptionalTensor bias
     a.stored = {
         integers, gains.data(), data_or_null(bounds, least), is_signed ? -32768.f : 0.f, is_signed ? 32767.f : 65535.f,
         nullptr};
-    const Scratch packed_weight(table.packed_weight_floats(a));
-    a.packed_weight = packed_weight.data();
-    table.pack_weight(a);
+    const PackedWeight packed(a, table);
     std::vector<float> found;
     for (int64_t b = 0; b < call.batch; ++b)
       forward_rows(a, table, b * call.height + first, b * call.height + last, out.numel() * (integers ? 2 : 4),

@@ -61,11 +61,12 @@ inline int64_t group_first(const LowRankFwd& a, int64_t group, int64_t* count) {
   }
 }
 
-inline int64_t lowrank_packed_weight_floats(const LowRankFwd& a) {
-  return with_scale(a.scale, [&](auto s) {
-    constexpr int S = decltype(s)::value;
-    return group_count<S>(a) * (steps_of(a) + 1) * Group<S>::P;
-  });
+inline int64_t lowrank_weight_groups(const LowRankFwd& a) {
+  return with_scale(a.scale, [&](auto s) { return group_count<decltype(s)::value>(a); });
+}
+
+inline int64_t lowrank_weight_group_floats(const LowRankFwd& a) {
+  return with_scale(a.scale, [&](auto s) { return (steps_of(a) + 1) * Group<decltype(s)::value>::P; });
 }
 
 inline int64_t lowrank_packed_row_floats(const LowRankFwd& a) { return ceil_div(a.width, N) * N * steps_of(a); }
@@ -116,13 +117,13 @@ inline Vec multiply_add(const Vec& a, const Vec& b, const Vec& c) {
 
 // Layout [group][1 + steps][P]: the bias, then the columns of W; for tiles its rows, [P][steps].
 template <typename T, int S>
-void pack_weight(const LowRankFwd& a) {
+void pack_weight(const LowRankFwd& a, int64_t begin, int64_t end) {
   constexpr int P = Group<S>::P;
   constexpr bool PAIRS = Pairs<T>::value;
   const T* weight = static_cast<const T*>(a.weight);
   const int64_t steps = steps_of(a);
-  float* out = a.packed_weight;
-  for (int64_t group = 0; group < group_count<S>(a); ++group, out += (steps + 1) * P) {
+  float* out = a.packed_weight + begin * (steps + 1) * P;
+  for (int64_t group = begin; group < end; ++group, out += (steps + 1) * P) {
     int64_t count;
     const int64_t m = group_first<S>(a, group, &count);
     const T* rows = weight + m * a.rank;
@@ -340,9 +341,10 @@ void lowrank_tasks(const LowRankFwd& a, int64_t begin, int64_t end, float* scrat
   if constexpr (Sink::kStreams) stream_fence();
 }
 
-void lowrank_pack_weight(const LowRankFwd& a) {
-  with_dtype(a.dtype,
-             [&](auto t) { with_scale(a.scale, [&](auto s) { pack_weight<decltype(t), decltype(s)::value>(a); }); });
+void lowrank_pack_weight(const LowRankFwd& a, int64_t begin, int64_t end) {
+  with_dtype(a.dtype, [&](auto t) {
+    with_scale(a.scale, [&](auto s) { pack_weight<decltype(t), decltype(s)::value>(a, begin, end); });
+  });
 }
 
 void lowrank_pack_rows(const LowRankFwd& a, int64_t begin, int64_t end) {
@@ -365,6 +367,6 @@ void lowrank_fwd(const LowRankFwd& a, int64_t begin, int64_t end, float* scratch
 }  // namespace
 }  // namespace lkca::cpu
 
-#define LKCA_LOWRANK_FWD_TABLE                                                                      \
-  {lowrank_packed_weight_floats, lowrank_packed_row_floats, lowrank_fwd_tasks, lowrank_fwd_scratch, \
-   lowrank_pack_weight,          lowrank_pack_rows,         lowrank_fwd}
+#define LKCA_LOWRANK_FWD_TABLE                                                                       \
+  {lowrank_weight_groups, lowrank_weight_group_floats, lowrank_packed_row_floats, lowrank_fwd_tasks, \
+   lowrank_fwd_scratch,   lowrank_pack_weight,         lowrank_pack_rows,         lowrank_fwd}
