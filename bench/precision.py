@@ -35,7 +35,12 @@ def half(model: LoadedModel) -> Callable[[Tensor], Tensor]:
     """The network in bfloat16, its normalisation in float32."""
     module = PhysicalModel(model)
     net = copy.deepcopy(model.net).to(torch.bfloat16)
-    return lambda x: net(((x - module.offset) / module.peak).bfloat16()).float() * module.peak + module.offset
+
+    def run(x: Tensor) -> Tensor:
+        y = net(((x - module.offset) / module.peak).bfloat16()).float() * module.peak + module.offset
+        return y if module.least is None else torch.maximum(y, module.least)
+
+    return run
 
 
 def session(path: Path) -> Callable[[Tensor], Tensor]:

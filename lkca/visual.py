@@ -145,7 +145,7 @@ def choose_pixels(truth: np.ndarray, good_bands: np.ndarray | None = None, count
 
     def spectra() -> Iterator[np.ndarray]:
         """(bands, pixels) inside, some rows at a time; made anew for each choice, since all at once take gigabytes."""
-        step = max(1, _SMOOTHED // (len(bands) * cols))
+        step = max(1, _SMOOTHED // max(1, len(bands) * cols))
         for top in range(0, rows, step):
             mean, part = smooth(top, min(top + step, rows)), inside[top : top + step]
             part &= np.isfinite(mean).all(axis=0)

@@ -128,8 +128,8 @@ def _check_same_units(cubes: Sequence[Cube], raw: Sequence[np.ndarray], used: np
     """One peak divides them all: reflectances beside counts would become next to nothing."""
     tops = []
     for cube, values in zip(cubes, raw, strict=True):
-        step = max(1, min(values.shape[1:]) // _SAMPLE)
-        top = upper_end(values[used, ::step, ::step])
+        down, across = (max(1, length // _SAMPLE) for length in values.shape[1:])
+        top = upper_end(values[used, ::down, ::across])
         if top is not None and top > 0:
             tops.append((top, cube.source))
     if tops and max(tops)[0] > OTHER_UNITS * min(tops)[0]:

@@ -106,6 +106,7 @@ def test_pixels_are_unlike_and_apart() -> None:
     picked = choose_pixels(truth, count=3)
     assert {col // 20 for _, col in picked} == {0, 1, 2}
     assert len(choose_pixels(truth, count=300)) < 300  # apart, so not that many fit
+    assert len(choose_pixels(truth, good_bands=np.zeros(len(truth), dtype=bool))) == 1  # all alike
     assert choose_pixels(np.full((3, 9, 9), np.nan)) == []
     assert len(choose_pixels(np.ones((3, 2, 2)))) >= 1
 

@@ -118,8 +118,10 @@ class DatasetWriter:
     def finish(self, name: str, protocol: str, peak: float | None, wavelengths: np.ndarray | None) -> None:
         """Write what describes the whole. peak: None for the largest sample of all scenes. wavelengths: nm, (bands,).
 
-        InputError where there is no positive peak, or another number of wavelengths than of bands.
+        InputError where there is no scene or no positive peak, or another number of wavelengths than of bands.
         """
+        if self._bands is None:
+            raise InputError(f"{name}: holds no scene; add some")
         if wavelengths is not None and np.shape(wavelengths) != (self._bands,):
             raise InputError(f"{name}: wavelengths of shape {np.shape(wavelengths)} are given for {self._bands} bands")
         statistics = self.statistics.summary()

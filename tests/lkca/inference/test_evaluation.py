@@ -60,8 +60,9 @@ def test_bicubic_is_cut_at_0_where_the_model_is() -> None:
     values[:, 16:32, 8:40] = np.linspace(0.5, 1, 4, dtype=np.float32)[:, None, None]
     values[3] -= 0.3  # has true negative values
     cube = Cube.from_array(values, CubeMeta(wavelengths=np.linspace(450, 800, 4)))
-    alone, beside = (evaluate_model(cube, model, 4) for model in (None, find_model("general", 4)))
-    raw, cut = alone.arrays["bicubic"], beside.arrays["bicubic"]
+    alone, beside = (evaluate_model(cube, model, 4, middle=True) for model in (None, find_model("general", 4)))
+    assert alone.middle is not None and beside.middle is not None
+    raw, cut = alone.middle.results["bicubic"], beside.middle.results["bicubic"]  # 48 × 48 pixels: all of it
     assert raw.min(axis=(1, 2)).max() < 0
     np.testing.assert_array_equal(cut[:3], np.maximum(raw[:3], 0))
     np.testing.assert_array_equal(cut[3], raw[3])

@@ -230,6 +230,8 @@ def test_wavelengths_of_a_data_set_are_those_of_its_bands(tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"\(3,\) are given for 5 bands"), write_dataset(tmp_path / "own.h5") as writer:
         writer.add("train", "a", Cube.from_array(smooth(9, 8, 5).transpose(2, 0, 1)))
         writer.finish("own", "all trains", None, np.array([400.0, 500, 600]))
+    with pytest.raises(InputError, match="holds no scene"), write_dataset(tmp_path / "own.h5") as writer:
+        writer.finish("own", "all trains", None, np.array([400.0, 500, 600]))
 
 
 def test_an_unknown_name(tmp_path: Path) -> None:
