@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import posixpath
 import re
 from pathlib import Path
 from typing import Any
@@ -246,7 +247,7 @@ def _georeference(
     if transform is None and structure is not None and is_small(structure):
         transform, crs = grid_place(_text(structure[()]), dataset.name, *pixels)
     mapping = _text_attr(dataset, "grid_mapping")
-    node = _nearest(mapping, dataset.name, datasets) if mapping else None
+    node = _grid_mapping(dataset, mapping) if mapping else None
     if node is not None:
         wkt = _text_attr(node, "crs_wkt", "spatial_ref")
         if wkt:
@@ -260,10 +261,16 @@ def _georeference(
     return transform or by_axes, crs, remarks
 
 
-def _nearest(name: str, cube: str, datasets: dict[str, h5py.Dataset]) -> h5py.Dataset | None:
-    """The dataset of this name in the nearest group around the cube: there CF looks for variables."""
-    groups = itertools.accumulate(cube.split("/")[:-1], "{}/{}".format)
-    return next((datasets[path] for group in reversed(list(groups)) if (path := f"{group}/{name}") in datasets), None)
+def _grid_mapping(cube: h5py.Dataset, name: str) -> Any:
+    """The variable or group of this path, from the cube's group outwards, as CF looks for it; None where none is.
+
+    Among what the file itself holds: no link leads to another file.
+    """
+    nodes: dict[str, Any] = {}
+    cube.file.visititems(lambda path, node: nodes.update({f"/{path}": node}))
+    groups = itertools.accumulate(cube.name.split("/")[:-1], "{}/{}".format)
+    paths = [posixpath.normpath(posixpath.join(group or "/", name)) for group in groups]
+    return next((nodes[path] for path in reversed(paths) if path in nodes), None)
 
 
 def _is_wgs84(dataset: h5py.Dataset, order: str, mapping: Any) -> bool:
@@ -271,10 +278,11 @@ def _is_wgs84(dataset: h5py.Dataset, order: str, mapping: Any) -> bool:
     units = [_text_attr(dataset.dims[order.index(role)][0], "units") or "" for role in "rc"]
     if not (re.fullmatch("degrees?_?N(orth)?", units[0], re.I) and re.fullmatch("degrees?_?E(ast)?", units[1], re.I)):
         return False
-    return mapping is None or (
-        _text_attr(mapping, "grid_mapping_name") == "latitude_longitude"
-        and _number_attr(mapping, "semi_major_axis", "earth_radius") in (None, 6378137.0)
-    )
+    if mapping is None:
+        return not _text_attr(dataset, "grid_mapping")  # one that is named, but not found, may be any
+    return _text_attr(mapping, "grid_mapping_name") == "latitude_longitude" and _number_attr(
+        mapping, "semi_major_axis", "earth_radius"
+    ) in (None, 6378137.0)
 
 
 def _coordinate_transform(dataset: h5py.Dataset, order: str) -> Affine | None:

@@ -241,6 +241,31 @@ def test_netcdf_degrees(tmp_path: Path, units: tuple[str, str], mapping: dict | 
         assert np.allclose(list(cube.meta.transform)[:6], [0.1, 0, 9.95, 0, -0.1, 50.05])
 
 
+@pytest.mark.parametrize(
+    ("mapping", "place", "epsg"),
+    [("/crs", "crs", 4258), ("../crs", "crs", 4258), ("crs", "g/crs", 4258), ("m/crs", "g/m/crs", 4258),
+     ("crs", "other/crs", None)],
+)  # fmt: skip
+@pytest.mark.parametrize("group", [False, True])
+def test_grid_mapping_by_path(tmp_path: Path, mapping: str, place: str, epsg: int | None, group: bool) -> None:
+    """One that was not found made degrees of ETRS89 those of WGS 84."""
+    from rasterio.crs import CRS
+
+    with h5py.File(tmp_path / "x.nc", "w") as h5:
+        data = h5.create_dataset("g/reflectance", data=CUBE)
+        h5["band"], h5["lat"], h5["lon"] = NM, 50 - 0.1 * np.arange(12), 10 + 0.1 * np.arange(9)
+        for axis, name in enumerate(("band", "lat", "lon")):
+            h5[name].make_scale(name)
+            data.dims[axis].attach_scale(h5[name])
+        h5["lat"].attrs["units"], h5["lon"].attrs["units"] = "degrees_north", "degrees_east"
+        data.attrs["grid_mapping"] = mapping
+        node = h5.create_group(place) if group else h5.create_dataset(place, data=0)
+        node.attrs["crs_wkt"] = CRS.from_epsg(4258).to_wkt()
+    with open_cube(tmp_path / "x.nc") as cube:
+        assert cube.summary()["crs"] == (None if epsg is None else f"EPSG:{epsg}")
+        assert cube.meta.transform is not None
+
+
 def test_a_map_info_that_is_not_known_matters_only_without_another_crs(tmp_path: Path) -> None:
     from rasterio.crs import CRS
 
