@@ -245,7 +245,9 @@ def _georeference(
                 crs = str(CRS.from_epsg(int(text)).to_wkt())
     structure = datasets.get("/HDFEOS INFORMATION/StructMetadata.0")
     if transform is None and structure is not None and is_small(structure):
-        transform, crs = grid_place(_text(structure[()]), dataset.name, *pixels)
+        place = grid_place(_text(structure[()]), dataset.name, *pixels)
+        if place[0] is not None:
+            transform, crs = place
     mapping = _text_attr(dataset, "grid_mapping")
     node = _grid_mapping(dataset, mapping) if mapping else None
     if node is not None:

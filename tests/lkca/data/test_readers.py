@@ -324,7 +324,10 @@ def test_tanager_layout(tmp_path: Path) -> None:
         ("13", {"(500010.00,": "(,"}, None),
     ],
 )
-def test_place_of_an_hdfeos_grid(tmp_path: Path, zone: str, change: dict[str, str], epsg: int | None) -> None:
+@pytest.mark.parametrize("code", [None, "32612"])
+def test_place_of_an_hdfeos_grid(
+    tmp_path: Path, zone: str, change: dict[str, str], epsg: int | None, code: str | None
+) -> None:
     lines = [
         "GROUP=GridStructure", "GROUP=GRID_1", 'GridName="B"', "XDim=9", "END_GROUP=GRID_1", "GROUP=GRID_2",
         'GridName="HYP"', "XDim=9", "YDim=12", "UpperLeftPointMtrs=(500010.00,4000020.00)",
@@ -338,9 +341,12 @@ def test_place_of_an_hdfeos_grid(tmp_path: Path, zone: str, change: dict[str, st
         cube = h5.create_dataset("HDFEOS/GRIDS/HYP/Data Fields/surface_reflectance", data=CUBE)
         cube.attrs["wavelengths"] = NM
         h5["HDFEOS INFORMATION/StructMetadata.0"] = np.bytes_(text)
+        if code is not None:
+            h5["EPSG Code"] = np.bytes_(code)
     with open_cube(tmp_path / "x.h5") as opened:
         if epsg is None:
-            assert opened.meta.transform is None and opened.meta.crs is None
+            assert opened.meta.transform is None
+            assert opened.summary()["crs"] == (None if code is None else f"EPSG:{code}")  # another's word stays
         else:
             assert list(opened.meta.transform)[:6] == [30, 0, 500010, 0, -30, 4000020]
             assert opened.summary()["crs"] == f"EPSG:{epsg}"
