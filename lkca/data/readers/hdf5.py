@@ -99,10 +99,13 @@ def _cube(
     named = f"{file}::{name}"
     check_storage(dataset, file, named)
     prisma = read_prisma(h5.attrs, name)
-    companions, units = _companions(dataset, datasets)
+    companions, units = _companions(name, datasets)
+    own = _own_lists(dataset)
     if prisma is not None:
-        companions, units = {"wavelength": prisma.wavelengths, "fwhm": prisma.fwhm}, "nm"
-    counts = {value.size for key, value in companions.items() if key in WAVELENGTH_NAMES}
+        companions, units, own = {"wavelength": prisma.wavelengths, "fwhm": prisma.fwhm}, "nm", {}
+    counts = {value.size for key, value in (*companions.items(), *own.items()) if key in WAVELENGTH_NAMES}
+    if len(counts) > 1:
+        counts.discard(1)  # a single number, which the netCDF library stores as a list too
     dims = [_dimension_name(dataset, axis) for axis in range(dataset.ndim)]
     by_name = "".join(next((role for role, names in _DIM_NAMES.items() if dim in names), "?") for dim in dims)
     if axes is None and sorted(by_name) == ["b", "c", "r"]:
@@ -119,6 +122,11 @@ def _cube(
         coordinate = _band_coordinate(dataset, order)
         if coordinate is not None:
             companions["wavelength"], units = coordinate
+    own = {key: values for key, values in own.items() if values.size == windows.shape[2]}
+    if not own.keys().isdisjoint(WAVELENGTH_NAMES):
+        companions = {key: values for key, values in companions.items() if key not in WAVELENGTH_NAMES}
+        units = None
+    companions |= own
     wavelengths, fwhm, good = spectral_lists(companions, windows.shape[2], units)
     if prisma is None:
         scale, offset, nodata = _radiometry(dataset, windows.shape[2], named)
@@ -146,15 +154,12 @@ def _cube(
     return cube if prisma is None or wavelengths is None else cube.select(prisma.measured)
 
 
-def _companions(cube: h5py.Dataset, datasets: dict[str, h5py.Dataset]) -> tuple[dict[str, np.ndarray], str | None]:
-    """Spectral vectors by lower-case name, and the wavelengths' units.
-
-    Those among the cube's attributes, else the datasets nearest to it in the tree.
-    """
+def _companions(name: str, datasets: dict[str, h5py.Dataset]) -> tuple[dict[str, np.ndarray], str | None]:
+    """Spectral vectors by lower-case name, the ones nearest to the cube in the tree, and the wavelengths' units."""
     vectors: dict[str, np.ndarray] = {}
     depth: dict[str, int] = {}
     units = None
-    home = cube.name.split("/")[:-1]
+    home = name.split("/")[:-1]
     for path, dataset in datasets.items():
         key = path.rpartition("/")[2].lower()
         if key not in _SPECTRAL_NAMES or dataset.dtype.kind not in "biuf":
@@ -166,14 +171,17 @@ def _companions(cube: h5py.Dataset, datasets: dict[str, h5py.Dataset]) -> tuple[
             vectors[key], depth[key] = dataset[()].ravel(), shared
             if key in WAVELENGTH_NAMES:
                 units = _text_attr(dataset, "units", "Units", "unit")
-    for name in cube.attrs:
-        key = name.lower()
-        values = np.ravel(cube.attrs[name]) if key in _SPECTRAL_NAMES else np.empty(0)
-        if values.size in cube.shape and values.dtype.kind in "biuf":
-            vectors[key] = values
-            if key in WAVELENGTH_NAMES:
-                units = None
     return vectors, units
+
+
+def _own_lists(cube: h5py.Dataset) -> dict[str, np.ndarray]:
+    """The spectral vectors among the cube's attributes, as long as one of its axes."""
+    lists = {name.lower(): np.asarray(cube.attrs[name]) for name in cube.attrs if name.lower() in _SPECTRAL_NAMES}
+    return {
+        key: values
+        for key, values in lists.items()
+        if values.ndim == 1 and values.size in cube.shape and values.dtype.kind in "biuf"
+    }
 
 
 def _band_coordinate(dataset: h5py.Dataset, order: str) -> tuple[np.ndarray, str] | None:

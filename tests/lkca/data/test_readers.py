@@ -311,6 +311,31 @@ def test_tanager_layout(tmp_path: Path) -> None:
         assert "applied_radiometric_coefficients" not in opened.meta.tags  # no part of a long list
 
 
+def test_hdf5_attributes_that_are_no_lists_of_bands(tmp_path: Path) -> None:
+    """As long as the rows, or single numbers of a cube of one row: the datasets and their units stay."""
+    for rows, fwhm in ((12, 9.0), (1, 9.0), (1, np.array([9.0]))):
+        with h5py.File(tmp_path / "x.h5", "w") as h5:
+            cube = h5.create_dataset("cube", data=RCB[:rows])
+            h5["wavelength"], h5["fwhm"] = 1e7 / NM, np.full(5, 5.0)
+            h5["wavelength"].attrs["units"] = "cm-1"
+            cube.attrs["wavelengths"], cube.attrs["fwhm"] = np.arange(1.0, rows + 1), fwhm
+        with open_cube(tmp_path / "x.h5", axes="rcb" if rows == 12 else None) as opened:
+            assert opened.shape == (rows, 9, 5) and np.allclose(opened.meta.wavelengths, NM)
+            assert np.allclose(opened.meta.fwhm, 5 * NM**2 / 1e7)
+
+
+def test_hdf5_wavelengths_of_the_cube_go_before_datasets(tmp_path: Path) -> None:
+    """By whatever name; units of the dataset are not theirs. A cube of one band has a list of one."""
+    for bands in (5, 1):
+        with h5py.File(tmp_path / "x.h5", "w") as h5:
+            cube = h5.create_dataset("cube", data=RCB[..., :bands])
+            h5["wavelength"] = np.full(bands, 5000.0)
+            h5["wavelength"].attrs["units"] = "cm-1"
+            cube.attrs["wavelengths"] = NM[:bands]
+        with open_cube(tmp_path / "x.h5") as opened:
+            assert opened.shape == (12, 9, bands) and np.array_equal(opened.meta.wavelengths, NM[:bands])
+
+
 @pytest.mark.parametrize(
     ("zone", "change", "epsg"),
     [
