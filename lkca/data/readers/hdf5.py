@@ -98,7 +98,7 @@ def _cube(
     dataset = datasets[name]
     named = f"{file}::{name}"
     check_storage(dataset, file, named)
-    prisma = read_prisma(h5.attrs, name)
+    prisma = read_prisma(h5.attrs, name, named)
     companions, units = _companions(name, datasets)
     own = _own_lists(dataset)
     if prisma is not None:

@@ -14,6 +14,8 @@ import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 
+from lkca.errors import InputError
+
 __all__ = ["Prisma", "read_prisma"]
 
 _PIXEL = 30.0  # metres
@@ -48,20 +50,42 @@ class Prisma:
         steps = np.array([right - left, top - bottom]) / _PIXEL - (cols, rows)
         if np.abs(steps + 1).max() < 0.1:  # the corners are the centres of the corner pixels
             left, top = left - _PIXEL / 2, top + _PIXEL / 2
-        elif np.abs(steps).max() >= 0.1:
+        elif not np.abs(steps).max() < 0.1:  # of NaN too
             return None, None, [f"{source}: its corners do not fit pixels of 30 m; the cube has no place on the map"]
-        return Affine(_PIXEL, 0.0, left, 0.0, -_PIXEL, top), str(CRS.from_epsg(int(epsg)).to_wkt()), []
+        try:
+            crs = str(CRS.from_epsg(int(epsg)).to_wkt())
+        except (ValueError, OverflowError):  # CRSError is a ValueError
+            return None, None, [f"{source}: there is no Epsg_Code {epsg:g}; the cube has no place on the map"]
+        return Affine(_PIXEL, 0.0, left, 0.0, -_PIXEL, top), crs, []
 
 
-def read_prisma(attributes: Mapping[str, Any], name: str) -> Prisma | None:
-    """What the root's attributes say of the dataset ``name``; None where it is none of PRISMA's cubes."""
+def read_prisma(attributes: Mapping[str, Any], name: str, source: str) -> Prisma | None:
+    """What the root's attributes say of the dataset ``name``; None where it is none of PRISMA's cubes.
+
+    InputError where they give no scale: without one the stored numbers mean nothing.
+    """
     part = {"VNIR_Cube": "Vnir", "SWIR_Cube": "Swir"}.get(name.rpartition("/")[2])
     if part is None or f"List_Cw_{part}" not in attributes:
         return None
+
+    def number(key: str) -> float:
+        value = np.ravel(attributes.get(key, ()))
+        if value.size != 1 or value.dtype.kind not in "iuf" or not np.isfinite(value[0]):
+            found = value[0] if value.size else "missing"
+            raise InputError(f"{source}: the attribute {key} of the file's root is {found}; expected PRISMA's number")
+        return float(value[0])
+
     if f"L2Scale{part}Max" in attributes:
-        offset = float(attributes[f"L2Scale{part}Min"])
-        scale, nodata = (float(attributes[f"L2Scale{part}Max"]) - offset) / 65535, 0.0
+        offset = number(f"L2Scale{part}Min")
+        scale, nodata = (number(f"L2Scale{part}Max") - offset) / 65535, 0.0
     else:
-        scale, offset, nodata = 1 / float(attributes[f"ScaleFactor_{part}"]), -float(attributes[f"Offset_{part}"]), None
-    wavelengths, fwhm = (np.ravel(attributes[f"List_{key}_{part}"]).astype(np.float64) for key in ("Cw", "Fwhm"))
+        divisor, offset, nodata = number(f"ScaleFactor_{part}"), -number(f"Offset_{part}"), None
+        if divisor == 0:
+            raise InputError(
+                f"{source}: the attribute ScaleFactor_{part} of the file's root is 0; expected another number"
+            )
+        scale = 1 / divisor
+    wavelengths, fwhm = (
+        np.ravel(attributes.get(f"List_{key}_{part}", ())).astype(np.float64) for key in ("Cw", "Fwhm")
+    )
     return Prisma(wavelengths, fwhm, scale, offset, nodata, attributes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -422,6 +423,40 @@ def test_prisma_layout(tmp_path: Path, corners: str | None) -> None:
         if cube.meta.transform is not None:
             half = 15 if corners == "centres" else 0
             assert list(cube.meta.transform)[:6] == [30, 0, 300000 - half, 0, -30, 5000000 + half]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ScaleFactor_Vnir": None}, "InputError: .*ScaleFactor_Vnir of the file's root is missing"),
+        ({"ScaleFactor_Vnir": 0.0}, "InputError: .*ScaleFactor_Vnir of the file's root is 0"),
+        ({"Offset_Vnir": np.nan}, "InputError: .*Offset_Vnir of the file's root is nan"),
+        ({"L2ScaleVnirMax": 0.5}, "InputError: .*L2ScaleVnirMin of the file's root is missing"),
+        ({"Epsg_Code": 0}, "there is no Epsg_Code 0; the cube has no place"),
+        ({"Epsg_Code": np.nan}, "there is no Epsg_Code nan; the cube has no place"),
+        ({"Product_ULcorner_easting": np.nan}, "its corners do not fit .* the cube has no place"),
+        ({"List_Fwhm_Vnir": None}, ""),
+        ({}, ""),
+    ],
+)
+def test_prisma_attributes_that_are_missing_or_impossible(tmp_path: Path, change: dict, message: str) -> None:
+    attributes = {
+        "List_Cw_Vnir": NM, "List_Fwhm_Vnir": np.full(5, 9.5), "ScaleFactor_Vnir": 100.0, "Offset_Vnir": 0.0,
+        "Epsg_Code": 32633, "Product_ULcorner_easting": 3e5, "Product_ULcorner_northing": 5e6,
+        "Product_LRcorner_easting": 3e5 + 270, "Product_LRcorner_northing": 5e6 - 360,
+    }  # fmt: skip
+    with h5py.File(tmp_path / "x.he5", "w") as h5:
+        h5["VNIR_Cube"] = CUBE.transpose(1, 0, 2)
+        h5.attrs.update({key: value for key, value in (attributes | change).items() if value is not None})
+    if message.startswith("InputError: "):
+        with pytest.raises(InputError, match=message.removeprefix("InputError: ")):
+            open_cube(tmp_path / "x.he5")
+        return
+    with open_cube(tmp_path / "x.he5") as cube:
+        assert cube.meta.scale_factor == 0.01 and np.array_equal(cube.meta.wavelengths, NM)
+        assert (cube.meta.fwhm is None) == ("List_Fwhm_Vnir" in change)
+        assert (cube.meta.transform is None) == (cube.meta.crs is None) == bool(message)
+        assert bool(cube.warnings) == bool(message) and re.search(message, "".join(cube.warnings))
 
 
 @pytest.mark.parametrize("name", ["scale_factor", "Scale_Factor"])
