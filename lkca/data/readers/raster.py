@@ -56,11 +56,12 @@ def open_raster(file: Path, source: str) -> Cube:
         if dataset.count == 0:
             names = ", ".join(dataset.subdatasets[:8]) or "none"
             raise InputError(f"{source}: is a container without bands of its own; its parts are: {names}; extract one")
-        pages = len(dataset.subdatasets)
+        pages = len(dataset.subdatasets) if dataset.driver == "GTiff" else 0
         if pages > 1 and dataset.count == 1:
             raise InputError(
                 f"{source}: holds {pages} pages of one band; the bands of one page make a cube: stack them "
-                f"(gdalbuildvrt -separate CUBE.vrt GTIFF_DIR:1:{file.name} GTIFF_DIR:2:{file.name} ...)"
+                f"(gdalbuildvrt -separate CUBE.vrt GTIFF_DIR:1:{file.name} GTIFF_DIR:2:{file.name} ...), "
+                f"or extract one: gdal_translate GTIFF_DIR:1:{file.name} one.tif"
             )
         dtypes = set(dataset.dtypes)
         if any(np.dtype(dtype).kind not in "biuf" for dtype in dtypes):

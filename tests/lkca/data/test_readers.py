@@ -519,11 +519,24 @@ def test_tiff_pages_beyond_the_first_are_told(tmp_path: Path, bands: int) -> Non
         with write_tiff(file, page, APPEND_SUBDATASET="YES" if first else "NO") as dataset:
             dataset.write(page)
     if bands == 1:
-        with pytest.raises(InputError, match=r"holds 4 pages of one band.*stack them"):
+        with pytest.raises(InputError, match=r"holds 4 pages .*stack them.*gdal_translate GTIFF_DIR:1:x\.tif one\.tif"):
             open_cube(file)
     else:
         with open_cube(file) as cube:
             assert np.array_equal(cube.read(), CUBE[:2]) and "2 pages; the first is read" in cube.warnings[0]
+
+
+def test_only_a_tiff_has_pages(tmp_path: Path) -> None:
+    with write_tiff(tmp_path / "x.tif", CUBE[:1]) as dataset:
+        dataset.write(CUBE[:1])
+    parts = "".join(f'<MDI key="SUBDATASET_{i}_NAME">x{i}</MDI>' for i in (1, 2))
+    (tmp_path / "x.vrt").write_text(
+        f'<VRTDataset rasterXSize="9" rasterYSize="12"><Metadata domain="SUBDATASETS">{parts}</Metadata>'
+        '<VRTRasterBand dataType="UInt16" band="1"><SimpleSource><SourceFilename relativeToVRT="1">x.tif'
+        "</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    with open_cube(tmp_path / "x.vrt") as cube:
+        assert np.array_equal(cube.read(), CUBE[:1]) and not cube.warnings
 
 
 @pytest.mark.parametrize("units", ["nm", "um", "1", None])
