@@ -26,6 +26,7 @@ def grid_place(structure: str, cube: str, rows: int, cols: int) -> tuple[Affine 
     zone = fields.get("ZoneCode", "")
     if (
         (fields.get("Projection"), fields.get("SphereCode")) != ("HE5_GCTP_UTM", _WGS84)
+        or fields.get("GridOrigin", "HE5_HDFE_GD_UL") != "HE5_HDFE_GD_UL"  # rows and columns from the upper left
         or (fields.get("YDim"), fields.get("XDim")) != (str(rows), str(cols))
         or [len(corner) for corner in corners] != [2, 2]
         or not re.fullmatch(r"-?\d{1,2}", zone)
@@ -33,5 +34,7 @@ def grid_place(structure: str, cube: str, rows: int, cols: int) -> tuple[Affine 
     ):
         return None, None
     (left, top), (right, bottom) = ([float(number) for number in corner] for corner in corners)
+    if left == right or top == bottom:
+        return None, None
     crs = CRS.from_epsg((32600 if int(zone) > 0 else 32700) + abs(int(zone)))
     return Affine((right - left) / cols, 0.0, left, 0.0, (bottom - top) / rows, top), str(crs.to_wkt())

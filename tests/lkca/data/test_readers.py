@@ -348,6 +348,10 @@ def test_hdf5_wavelengths_of_the_cube_go_before_datasets(tmp_path: Path) -> None
         ("61", {}, None),
         ("13", {'"HYP"': '"OTHER"'}, None),
         ("13", {"(500010.00,": "(,"}, None),
+        ("13", {"(500280.00,": "(500010.00,"}, None),
+        ("13", {"3999660.00": "4000020.00"}, None),
+        ("13", {"ZoneCode": "GridOrigin=HE5_HDFE_GD_LL\n\tZoneCode"}, None),
+        ("13", {"ZoneCode": "GridOrigin=HE5_HDFE_GD_UL\n\tZoneCode"}, 32613),
     ],
 )
 @pytest.mark.parametrize("code", [None, "32612"])
