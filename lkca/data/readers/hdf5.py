@@ -256,7 +256,8 @@ def _georeference(
         place = grid_place(_text(structure[()]), dataset.name, *pixels)
         if place[0] is not None:
             transform, crs = place
-    mapping = _text_attr(dataset, "grid_mapping")
+    # CF's longer form, "crs: x y other: lat lon", names several; the first is that of the dimensions.
+    mapping = (_text_attr(dataset, "grid_mapping") or "").partition(":")[0].strip()
     node = _grid_mapping(dataset, mapping) if mapping else None
     if node is not None:
         wkt = _text_attr(node, "crs_wkt", "spatial_ref")

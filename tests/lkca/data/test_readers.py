@@ -245,7 +245,7 @@ def test_netcdf_degrees(tmp_path: Path, units: tuple[str, str], mapping: dict | 
 @pytest.mark.parametrize(
     ("mapping", "place", "epsg"),
     [("/crs", "crs", 4258), ("../crs", "crs", 4258), ("crs", "g/crs", 4258), ("m/crs", "g/m/crs", 4258),
-     ("crs", "other/crs", None)],
+     ("crs", "other/crs", None), ("crs: lat lon other: y x", "g/crs", 4258)],
 )  # fmt: skip
 @pytest.mark.parametrize("group", [False, True])
 def test_grid_mapping_by_path(tmp_path: Path, mapping: str, place: str, epsg: int | None, group: bool) -> None:
