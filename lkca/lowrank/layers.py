@@ -18,7 +18,21 @@ from lkca.models import LKCANet
 from lkca.nn import LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 from lkca.nn.parts import is_plain
 
-__all__ = ["Layer", "LowRankError", "Shuffle", "Survey", "loaded_model", "plain_model", "survey", "uses"]
+__all__ = [
+    "REPLACED",
+    "Layer",
+    "LowRankError",
+    "Shuffle",
+    "Survey",
+    "has_hooks",
+    "loaded_model",
+    "plain_model",
+    "replaced_forward",
+    "survey",
+    "uses",
+]
+
+REPLACED = "its forward has been replaced (hooks of accelerate do so); remove that first"
 
 _SIDES = (16, 24, 32, 48, 64, 96, 128)  # windowed attention wants multiples of its window
 _OWN = (PixelShuffleUpsample, LowRankUpsample, LowRankConv2d)
@@ -209,24 +223,25 @@ def uses(model: nn.Module) -> Counter[int]:
 
 
 def _single(conv: nn.Conv2d, result: Survey) -> Survey:
-    reason = _refusal(conv)
+    layer = Layer("", conv, 1)
+    reason = _refusal(layer)
     if reason:
         result.skipped[""] = reason
     else:
-        result.layers.append(Layer("", conv, 1))
+        result.layers.append(layer)
     return result
 
 
 def _keep(layer: Layer, names: dict[int, list[str]], ties: Counter[int], calls: Counter[int], result: Survey) -> None:
     conv = layer.conv
-    reason = _refusal(conv)
+    reason = _refusal(layer)
     if len(names[id(layer.module)]) > 1:
         reason = f"shared: registered as {' and '.join(names[id(layer.module)])}"
     elif calls[id(conv)] > 1:
         reason = f"reused: called {calls[id(conv)]} times in one forward pass"
     elif reason is None and ties[id(conv.weight)] > 1:
         reason = "shared: its weight is tied to another layer's"
-    elif layer.module is not conv and _hooks(conv):
+    elif layer.module is not conv and has_hooks(conv):
         reason = "hooks on its inner convolution"
     if reason:
         result.skipped[layer.name] = reason
@@ -234,8 +249,9 @@ def _keep(layer: Layer, names: dict[int, list[str]], ties: Counter[int], calls: 
         result.layers.append(layer)
 
 
-def _refusal(conv: nn.Conv2d) -> str | None:
-    """Why this convolution by itself cannot be factorised."""
+def _refusal(layer: Layer) -> str | None:
+    """Why this layer by itself cannot be factorised."""
+    conv = layer.conv
     if parametrize.is_parametrized(conv) or "weight" not in conv._parameters:
         return "its weight is computed (weight or spectral norm, pruning or another parametrisation); remove that first"
     if conv.groups > 1:
@@ -243,8 +259,8 @@ def _refusal(conv: nn.Conv2d) -> str | None:
     kind = type(conv)
     if kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward:
         return f"a {kind.__name__}, which computes something else than nn.Conv2d"
-    if "forward" in conv.__dict__:
-        return "its forward has been replaced (hooks of accelerate do so); remove that first"
+    if replaced_forward(layer.module):
+        return REPLACED
     if not conv.weight.is_floating_point():
         return f"its weight is {conv.weight.dtype}, not floating"
     if isinstance(conv.weight, nn.parameter.UninitializedParameter):
@@ -252,7 +268,13 @@ def _refusal(conv: nn.Conv2d) -> str | None:
     return None
 
 
-def _hooks(module: nn.Module) -> bool:
+def replaced_forward(module: nn.Module) -> bool:
+    """Whether the object, or a module within it, has a forward that is not its class's."""
+    return any("forward" in m.__dict__ for m in module.modules())
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything was registered on the module, for forward or backward."""
     return any(
         getattr(module, name, None)
         for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -317,7 +339,7 @@ def _from_flow(
                     result.skipped[title] = "a functional or transposed convolution: there is no nn.Conv2d to replace"
             elif reason is None:
                 found.setdefault(
-                    id(module), (module, shuffle.upscale_factor, fusable.get(call) if not _hooks(module) else None)
+                    id(module), (module, shuffle.upscale_factor, fusable.get(call) if not has_hooks(module) else None)
                 )
             elif not clean and id(module) not in found:
                 result.skipped[names[id(module)][0]] = reason
@@ -352,5 +374,5 @@ def _from_patterns(model: nn.Module, names: dict[int, list[str]]) -> Iterable[tu
             continue
         for before, after in itertools.pairwise(list(module)):
             if isinstance(before, nn.Conv2d) and isinstance(after, nn.PixelShuffle):
-                alone = len(names[id(after)]) == 1 and not _hooks(before) and is_plain(after, nn.PixelShuffle)
+                alone = len(names[id(after)]) == 1 and not has_hooks(before) and is_plain(after, nn.PixelShuffle)
                 yield before, after.upscale_factor, Shuffle(after, (before,)) if alone else None

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lkca.lowrank.layers import Layer, loaded_model, survey, uses
+from lkca.lowrank.layers import REPLACED, Layer, has_hooks, loaded_model, replaced_forward, survey, uses
 from lkca.lowrank.surgery import agree, carry_over, conv_arguments, output, replace_module, same_draws
 from lkca.nn import ChannelAttention, FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 
 __all__ = ["Replacements", "replace_modules"]
 
 _TOLERANCE = 1e-5
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @dataclass
@@ -121,14 +122,19 @@ def _attention(squeeze: nn.Module, expand: nn.Module) -> ChannelAttention:
 
 def _differs(module: nn.Module, new: ChannelAttention, squeeze: nn.Module) -> str | None:
     """Why ``new`` may not take the module's place; None where it may."""
-    if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in module.modules() if m is not module):
+    if any(has_hooks(m) for m in module.modules() if m is not module):
         return "hooks on its inner modules would be lost"
+    if replaced_forward(module):
+        return REPLACED
     for m in module.modules():
         if isinstance(m, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
             return f"it holds a {type(m).__name__}"
         if others := m._parameters.keys() - {"weight", "bias"}:
             return f"its {type(m).__name__} holds parameters of its own ({', '.join(sorted(others))})"
-    if len(inspect.signature(module.forward).parameters) != 1:
+    if any(True for _ in module.buffers()):
+        return "its buffers would be lost"
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    if len(kinds) != 1 or kinds[0] not in _POSITIONAL:
         return "its forward takes more than an image"
     weight: Any = squeeze.weight
     channels = weight.shape[1]

@@ -23,7 +23,7 @@ from lkca.lowrank import (
     replace_modules,
 )
 from lkca.lowrank.surgery import output
-from lkca.nn import LowRankConv2d, LowRankUpsample
+from lkca.nn import LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 
 _spec = importlib.util.spec_from_file_location("layouts", Path(__file__).parent / "layouts.py")
 assert _spec is not None and _spec.loader is not None
@@ -165,6 +165,11 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "tied": (Tied, "tied"),
     "grouped": (lambda: Between(nn.Conv2d(3, 12, 3, padding=1, groups=3), nn.Identity()), "grouped"),
     "replaced forward": (lambda: Between(doubled(conv()), nn.Identity()), "forward has been replaced"),
+    "replaced, ours": (lambda: nn.Sequential(doubled(PixelShuffleUpsample(3, 3, 2))), "been replaced"),
+    "replaced, low-rank": (
+        lambda: nn.Sequential(doubled(LowRankUpsample(3, 3, 2, 4))),
+        "been replaced",
+    ),
     "weight norm": (lambda: Between(nn.utils.parametrizations.weight_norm(conv()), nn.Identity()), "norm"),
     "old weight norm": (lambda: Between(nn.utils.weight_norm(conv()), nn.Identity()), "norm"),
     "functional": (Raw, "functional or transposed"),
@@ -185,6 +190,14 @@ def test_refusals_say_why(case: str) -> None:
     with pytest.raises(LowRankError, match=reason):
         factorize(model, rank=2, inplace=True)
     assert names == [name for name, _ in model.named_modules()]
+
+
+@pytest.mark.parametrize("place", ["0", "0.reduce", "1"])
+def test_merge_refuses_a_replaced_forward(place: str) -> None:
+    model = factorize(nn.Sequential(conv(), nn.PixelShuffle(2)), rank=2)
+    doubled(model.get_submodule(place))
+    with pytest.raises(LowRankError, match=rf"model: {place[0]} cannot be merged: its forward has been replaced"):
+        merge(model)
 
 
 def test_a_model_that_nothing_can_be_guessed_for_is_told_by_pattern() -> None:

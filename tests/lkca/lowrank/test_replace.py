@@ -50,6 +50,21 @@ class Crossed(RcanLike):
         return x * self.conv_du(self.avg_pool(x if context is None else context))
 
 
+class Variadic(RcanLike):
+    def forward(self, *xs: Tensor) -> Tensor:
+        return xs[0] * self.conv_du(self.avg_pool(xs[-1]))
+
+
+class Counting(RcanLike):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += 1
+        return super().forward(x)
+
+
 class Dropping(RcanLike):
     def forward(self, x: Tensor) -> Tensor:
         return x * F.dropout(self.conv_du(self.avg_pool(x)), 0.5, self.training)
@@ -124,14 +139,24 @@ def test_what_a_swap_would_lose_stays_with_a_reason() -> None:
     """Blocks that compute the same on an image in eval mode, as they are."""
     adapted = RcanLike()
     adapted.conv_du[0] = Adapted(8, 2, 1)
+    listening = RcanLike()
+    listening.conv_du[0].register_full_backward_pre_hook(lambda m, g: None)
+    replaced, inside = RcanLike().double(), RcanLike().double()  # a copy in float64 would run the old object's
+    replaced.forward = replaced.forward
+    inside.conv_du[0].forward = inside.conv_du[0].forward
     first, second = RcanLike(), RcanLike()
     second.conv_du[2].weight = first.conv_du[2].weight
     for block, reason in (
         (Crossed(), "more than an image"),
+        (Variadic(), "more than an image"),
+        (Counting(), "buffers would be lost"),
+        (listening, "hooks on its inner modules"),
+        (replaced, "its forward has been replaced"),
+        (inside, "its forward has been replaced"),
         (Dropping(), "something else than x · sigmoid(W2 relu(W1 mean(x) + b1) + b2), in training"),
         (adapted, r"its Adapted holds parameters of its own (down, up)"),
     ):
-        report = lkca.replace_modules(Net(block))
+        report = lkca.replace_modules(Net(block).to(next(block.parameters()).dtype))
         assert list(report.swapped) == ["up.0"] and reason in report.kept["block"]
     report = lkca.replace_modules(Net(nn.Sequential(first, second)))
     assert list(report.swapped) == ["up.0"]
