@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lkca_kernels import lowrank_pixel_shuffle, pixel_shuffle_epilogue
+from lkca_kernels.arguments import integer
 
 __all__ = ["FusedShuffle", "LowRankConv2d", "LowRankUpsample", "PixelShuffleUpsample"]
 
@@ -29,17 +30,19 @@ def _same_padding(kernel_size: Pair, dilation: Pair) -> tuple[int, int]:
 
 
 def _share(channels: int, groups: int, name: str) -> int:
-    if groups < 1 or channels % groups:
+    if channels % groups:
         raise ValueError(f"{name}: expected a multiple of shared_groups={groups}, got {channels}")
     return channels // groups
 
 
-def _check_sizes(upscale_factor: int, **sizes: int) -> None:
+def _checked_sizes(upscale_factor: int, **sizes: int) -> tuple[int, ...]:
+    """All of them as Python's integers: products of NumPy's small ones overflow."""
     if isinstance(upscale_factor, bool) or not isinstance(upscale_factor, Integral) or upscale_factor < 2:
         raise ValueError(f"upscale_factor: expected an integer of at least 2, got {upscale_factor!r}")
     for name, value in sizes.items():
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
+    return int(upscale_factor), *(integer(name, value) for name, value in sizes.items())
 
 
 def in_turn(conv: nn.Conv2d, x: Tensor, groups: int) -> Tensor:
@@ -64,7 +67,7 @@ class FusedShuffle(nn.Identity):
 
     def __init__(self, upscale_factor: int) -> None:
         super().__init__()
-        self.upscale_factor = upscale_factor
+        self.upscale_factor = integer("upscale_factor", upscale_factor)
 
     def extra_repr(self) -> str:
         return f"upscale_factor={self.upscale_factor}"
@@ -98,10 +101,12 @@ class PixelShuffleUpsample(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_sizes(upscale_factor, in_channels=in_channels, out_channels=out_channels)
+        upscale_factor, in_channels, out_channels, shared_groups = _checked_sizes(
+            upscale_factor, in_channels=in_channels, out_channels=out_channels, shared_groups=shared_groups
+        )
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.upscale_factor = int(upscale_factor)
+        self.upscale_factor = upscale_factor
         self.shared_groups = shared_groups
         self.shuffle_apart = False  # whether lkca.lowrank.merge gives back a convolution and a shuffle of their own
         self.conv = nn.Conv2d(
@@ -241,7 +246,9 @@ class LowRankUpsample(_LowRank):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        _check_sizes(upscale_factor, in_channels=in_channels, out_channels=out_channels, rank=rank)
+        upscale_factor, in_channels, out_channels, rank, shared_groups = _checked_sizes(
+            upscale_factor, in_channels=in_channels, out_channels=out_channels, rank=rank, shared_groups=shared_groups
+        )
         reduce = nn.Conv2d(
             _share(in_channels, shared_groups, "in_channels"),
             _share(rank, shared_groups, "rank"),
@@ -257,7 +264,7 @@ class LowRankUpsample(_LowRank):
         super().__init__(reduce, out_channels * upscale_factor**2, rank, bias)
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.upscale_factor = int(upscale_factor)
+        self.upscale_factor = upscale_factor
         self.shared_groups = shared_groups
         self.shuffle_apart = False  # as in PixelShuffleUpsample
 

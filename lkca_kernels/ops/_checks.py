@@ -54,20 +54,24 @@ def check_shape(name: str, tensor: Tensor, meaning: str, expected: tuple[int, ..
         raise ValueError(f"{name}: expected {meaning} = {expected}, got {tuple(tensor.shape)}")
 
 
-def check_factor(upscale_factor: Any) -> None:
-    """The scale factor is an integer of at least 2."""
+def checked_factor(upscale_factor: Any) -> int:
+    """The scale factor, an integer of at least 2; Python's where NumPy's was given."""
     if not isinstance(upscale_factor, (int, torch.SymInt)) or isinstance(upscale_factor, bool):
         upscale_factor = integer("upscale_factor", upscale_factor)
     if upscale_factor < 2:
         raise ValueError(f"upscale_factor: expected at least 2, got {upscale_factor}")
+    factor: int = upscale_factor
+    return factor
 
 
-def check_window(window: Any) -> None:
-    """The side of a window is an odd integer of at least 1, below 2**20."""
+def checked_window(window: Any) -> int:
+    """The side of a window, an odd integer of at least 1, below 2**20; Python's where NumPy's was given."""
     if not isinstance(window, (int, torch.SymInt)) or isinstance(window, bool):
         window = integer("window", window)
     if window < 1 or window >= 2**20 or window % 2 == 0:
         raise ValueError(f"window: expected an odd number from 1 to {2**20 - 1}, got {window}")
+    side: int = window
+    return side
 
 
 def constant(number: int) -> int:

@@ -32,7 +32,6 @@ _operator = Operator(
 def _check(
     y: Tensor, gate: Tensor | None, skip: Tensor | None, upscale_factor: int, skip_bicubic: str, out: Tensor | None
 ) -> None:
-    _checks.check_factor(upscale_factor)
     _checks.check_first("y", y, "(B, C*s*s, h, w)")
     _checks.check_kinds(_operator.names, (y, gate, skip))
     square = upscale_factor * upscale_factor
@@ -60,6 +59,7 @@ def pixel_shuffle_epilogue(
     result (B, C, h*s, w*s) and the errors raised are those of :func:`lkca_kernels.lowrank_pixel_shuffle`.
     """
     y, gate, skip = autocast(y, gate, skip)
+    upscale_factor = _checks.checked_factor(upscale_factor)
     _check(y, gate, skip, upscale_factor, skip_bicubic, out)
     options = {"upscale_factor": _checks.constant(upscale_factor), "skip_bicubic": skip_bicubic}
     return _operator((y, gate, skip), options, out, backend)

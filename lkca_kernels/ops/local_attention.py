@@ -64,7 +64,7 @@ def local_channel_attention(
         raise TypeError("w1, w2: expected tensors, got None for one of them")
     tensors = (x, w1, w2, residual)
     _checks.check_kinds(_local.names, tensors)
-    _checks.check_window(window)
+    window = _checks.checked_window(window)
     channels = x.shape[1]
     if w1.ndim != 2 or w1.shape[1] != channels:
         raise ValueError(f"w1: expected (Cr, C) with C = {channels}, the channels of x, got {tuple(w1.shape)}")

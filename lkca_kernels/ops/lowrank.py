@@ -41,7 +41,6 @@ def _check(
     skip_bicubic: str,
     out: Tensor | None,
 ) -> None:
-    _checks.check_factor(upscale_factor)
     _checks.check_first("z", z, "(B, R, h, w)")
     if weight is None:
         raise TypeError("weight: expected a tensor (C*s*s, R), got None")
@@ -93,6 +92,7 @@ def lowrank_pixel_shuffle(
             cannot serve the call.
     """
     z, weight, bias, gate, skip = autocast(z, weight, bias, gate, skip)
+    upscale_factor = _checks.checked_factor(upscale_factor)
     _check(z, weight, bias, gate, skip, upscale_factor, skip_bicubic, out)
     options = {"upscale_factor": _checks.constant(upscale_factor), "skip_bicubic": skip_bicubic}
     return _operator((z, weight, bias, gate, skip), options, out, backend)

@@ -67,6 +67,7 @@ def lowrank_pixel_shuffle_stored(
             cannot serve the call.
     """
     tensors = (z, weight, bias, skip, least, gain)
+    upscale_factor = _checks.checked_factor(upscale_factor)
     first, last = _check(tensors, upscale_factor, rows, skip_bicubic, out)
     if gain is None:
         gain = z.new_ones(weight.shape[0] // upscale_factor**2)
@@ -85,7 +86,6 @@ def _check(
     tensors: tuple[Tensor | None, ...], s: int, rows: tuple[int, int] | None, skip_bicubic: str, out: Tensor
 ) -> tuple[int, int]:
     z, weight, bias, skip, least, gain = tensors
-    _checks.check_factor(s)
     _checks.check_first("z", z, "(B, R, h, w)")
     assert z is not None
     if z.dtype != torch.float32:

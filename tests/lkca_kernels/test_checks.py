@@ -201,6 +201,8 @@ def test_numbers_of_numpy_are_integers() -> None:
         ]
 
     torch.testing.assert_close(calls(np.int64(2), np.int32(3)), calls(2, 3))
+    wide = torch.rand(1, 256, 2, 2)
+    assert k.pixel_shuffle_epilogue(wide, upscale_factor=np.uint8(16)).shape == (1, 1, 32, 32)  # 16**2 overflows there
 
 
 def test_a_factor_without_end_is_refused() -> None:

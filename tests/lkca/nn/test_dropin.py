@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lkca.nn import (
     ChannelAttention,
+    FusedShuffle,
     LargeKernelBlock,
     LocalChannelAttention,
     LowRankConv2d,
@@ -135,7 +136,14 @@ def test_upsamplers_take_the_arguments_of_a_convolution() -> None:
         low.bias.copy_(conv.bias)
     torch.testing.assert_close(low(image()), expected)
     torch.testing.assert_close(low.merged_weight(), conv.weight)
-    assert type(PixelShuffleUpsample(6, 4, np.int64(2)).upscale_factor) is int
+    two, four, many = (np.uint8(n) for n in (2, 4, 100))  # 100 * 2**2 is more than they hold
+    for module in (
+        PixelShuffleUpsample(8, many, two, shared_groups=four),
+        LowRankUpsample(8, many, two, many, shared_groups=four),
+    ):
+        assert type(module.upscale_factor) is int
+        assert module(image()[:, :1].repeat(1, 8, 1, 1)).shape[1] == 100
+    assert type(FusedShuffle(two).upscale_factor) is int
     for wrong in ({"upscale_factor": 1}, {"out_channels": 0}, {"rank": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             LowRankUpsample(**{"in_channels": 6, "out_channels": 4, "upscale_factor": 2, "rank": 3, **wrong})
