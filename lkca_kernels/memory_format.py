@@ -10,18 +10,28 @@ __all__ = ["has_memory", "laid_out_like", "memory_format_of"]
 _LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
+def _transformed() -> bool:
+    """Whether inside torch.func: its vmap knows permutations, but no memory formats."""
+    return torch._C._functorch.maybe_current_level() is not None
+
+
+_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]  # a level cannot be traced
+
+
 def memory_format_of(x: Tensor) -> torch.memory_format:
     """channels_last for a 4-D tensor that is dense in that order and not in NCHW order, else contiguous."""
-    if x.is_contiguous() or not x.permute(_LAST).is_contiguous():  # vmap knows no memory formats, but permutations
+    if x.is_contiguous():
         return torch.contiguous_format
-    return torch.channels_last
+    last = x.permute(_LAST).is_contiguous() if _transformed() else x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def laid_out_like(x: Tensor, result: Tensor) -> Tensor:
     """``result`` (B, C, H, W) in the memory format of ``x``, inside vmap too."""
-    if memory_format_of(x) is torch.contiguous_format:
-        return result.contiguous()
-    return result.permute(_LAST).contiguous().permute(_FIRST)
+    memory_format = memory_format_of(x)
+    if memory_format is torch.channels_last and _transformed():
+        return result.permute(_LAST).contiguous().permute(_FIRST)
+    return result.contiguous(memory_format=memory_format)
 
 
 def has_memory(tensor: Tensor) -> bool:

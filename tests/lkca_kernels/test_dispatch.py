@@ -219,6 +219,24 @@ def test_vmap_takes_the_reference(typical: Any, backend: Any, order: str) -> Non
             torch.func.vmap(lambda *t: call(*t, name=backend.backend))(*batched)
 
 
+def test_permutations_are_for_vmap_alone() -> None:
+    """vmap knows no memory formats; elsewhere permutations would cost time, and stay in an exported graph."""
+    squeeze = torch.randn(2, 8), torch.randn(2), torch.randn(8, 2), torch.randn(8)
+
+    class Attention(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return lkca_kernels.channel_attention(x, *squeeze, backend="reference")
+
+    images = torch.randn(3, 2, 5, 6, 8).movedim(-1, 2)
+    for strict in (False, True):
+        program = torch.export.export(Attention(), (images[0],), strict=strict)
+        assert not any("permute" in str(node.target) for node in program.graph.nodes)
+        assert program.module()(images[0]).is_contiguous(memory_format=torch.channels_last)
+    torch._dynamo.reset()
+    mapped = torch.compile(torch.func.vmap(Attention()), backend="eager", fullgraph=True)
+    torch.testing.assert_close(mapped(images), torch.stack([Attention()(image) for image in images]))
+
+
 def test_forward_mode(typical: Any) -> None:
     """jvp agrees with a difference quotient; dual tensors too take the reference."""
     tensors = typical.make(torch.float64)
