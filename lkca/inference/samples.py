@@ -75,11 +75,13 @@ class Samples:
             self._kept = 0
 
     def replaced(self) -> bool:
-        """Whether another file has the place of the one that was written to: another run has begun anew."""
-        try:
-            return self._inode is not None and self.path.stat().st_ino != self._inode
-        except FileNotFoundError:
+        """Whether the file that was written to has gone from its folder: another run has begun anew there."""
+        if self._inode is None:
             return False
+        try:
+            return self.path.stat().st_ino != self._inode
+        except FileNotFoundError:
+            return self.path.parent.exists()
 
     def view(self, window: Window) -> np.ndarray:
         """(bands, height, width), a map of the file: what is used of it is read then."""
