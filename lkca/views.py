@@ -12,13 +12,13 @@ from lkca.data.thinned import Thinned
 from lkca.data.window import row_strips
 from lkca.visual import Composite, choose_pixels, error_map, pixel_bands, spectral_angle_map
 
-__all__ = ["SIDE", "Middle", "Overview", "Restored", "central_window"]
+__all__ = ["SIDE", "Middle", "Overview", "Shown", "central_window"]
 
 SIDE = 384  # fine pixels per side of a middle, at most: a page of a few MB whatever the scene
 
 
 @dataclass(frozen=True)
-class Restored:
+class Shown:
     """One result in an overview: planes of every k-th pixel, and spectra.
 
     picture: float32 (3, rows, cols). error, angle: float32 (rows, cols), of :func:`lkca.visual.error_map` and
@@ -67,10 +67,10 @@ class Overview:
         maps = np.stack((error_map(r, p, self.good), spectral_angle_map(r, p, self.good)))
         thinned.put(window, np.concatenate((p[self._bands], maps)))
 
-    def result(self, name: str) -> Restored:
+    def result(self, name: str) -> Shown:
         """What was gathered of one."""
         thinned, spectra = self._results[name]
-        return Restored(thinned.pixels[:3], thinned.pixels[3], thinned.pixels[4], spectra)
+        return Shown(thinned.pixels[:3], thinned.pixels[3], thinned.pixels[4], spectra)
 
 
 class Middle:

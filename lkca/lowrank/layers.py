@@ -16,7 +16,7 @@ from lkca.errors import InputError
 from lkca.lowrank.dataflow import ConvCall, Dataflow, ShuffleCall, observe
 from lkca.models import LKCANet
 from lkca.nn import LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
-from lkca.nn.parts import is_plain
+from lkca.nn.parts import has_hooks, is_plain
 
 __all__ = [
     "REPLACED",
@@ -24,7 +24,6 @@ __all__ = [
     "LowRankError",
     "Shuffle",
     "Survey",
-    "has_hooks",
     "loaded_model",
     "plain_model",
     "replaced_forward",
@@ -271,14 +270,6 @@ def _refusal(layer: Layer) -> str | None:
 def replaced_forward(module: nn.Module) -> bool:
     """Whether the object, or a module within it, has a forward that is not its class's."""
     return any("forward" in m.__dict__ for m in module.modules())
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether anything was registered on the module, for forward or backward."""
-    return any(
-        getattr(module, name, None)
-        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    )
 
 
 # ---- by running -----------------------------------------------------------------------------------------------------

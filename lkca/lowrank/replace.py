@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lkca.lowrank.layers import REPLACED, Layer, has_hooks, loaded_model, replaced_forward, survey, uses
+from lkca.lowrank.layers import REPLACED, Layer, loaded_model, replaced_forward, survey, uses
 from lkca.lowrank.surgery import agree, carry_over, conv_arguments, output, replace_module, same_draws
 from lkca.nn import ChannelAttention, FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
+from lkca.nn.parts import has_hooks
 
 __all__ = ["Replacements", "replace_modules"]
 

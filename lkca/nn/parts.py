@@ -6,15 +6,19 @@ from typing import TypeGuard, TypeVar
 
 from torch import nn
 
-__all__ = ["is_plain", "keeps_size"]
+__all__ = ["has_hooks", "is_plain", "keeps_size"]
 
 M = TypeVar("M", bound=nn.Module)
 
 
+def has_hooks(part: nn.Module) -> bool:
+    """Whether anything was registered on the part, for forward or backward."""
+    return bool(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks)
+
+
 def is_plain(part: nn.Module, kind: type[M]) -> TypeGuard[M]:
     """Whether a call does what ``kind`` does and nothing else: no other class, hook or forward has taken its place."""
-    hooks = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
-    return type(part) is kind and not hooks and "forward" not in part.__dict__
+    return type(part) is kind and not has_hooks(part) and "forward" not in part.__dict__
 
 
 def keeps_size(conv: nn.Conv2d, kernel: tuple[int, ...], groups: int = 1) -> bool:

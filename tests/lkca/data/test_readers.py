@@ -215,6 +215,17 @@ def test_netcdf_conventions(tmp_path: Path) -> None:
         assert cube.meta.tags["title"] == "a test" and not cube.warnings
 
 
+def _in_degrees(h5: h5py.File, name: str, units: tuple[str, str]) -> h5py.Dataset:
+    """A cube with coordinate variables, of latitude and longitude in these units."""
+    data = h5.create_dataset(name, data=CUBE)
+    h5["band"], h5["lat"], h5["lon"] = NM, 50 - 0.1 * np.arange(12), 10 + 0.1 * np.arange(9)
+    for axis, dimension in enumerate(("band", "lat", "lon")):
+        h5[dimension].make_scale(dimension)
+        data.dims[axis].attach_scale(h5[dimension])
+    h5["lat"].attrs["units"], h5["lon"].attrs["units"] = units
+    return data
+
+
 @pytest.mark.parametrize(
     ("units", "mapping", "epsg"),
     [
@@ -228,12 +239,7 @@ def test_netcdf_conventions(tmp_path: Path) -> None:
 )
 def test_netcdf_degrees(tmp_path: Path, units: tuple[str, str], mapping: dict | None, epsg: int | None) -> None:
     with h5py.File(tmp_path / "x.nc", "w") as h5:
-        data = h5.create_dataset("reflectance", data=CUBE)
-        h5["band"], h5["lat"], h5["lon"] = NM, 50 - 0.1 * np.arange(12), 10 + 0.1 * np.arange(9)
-        for axis, name in enumerate(("band", "lat", "lon")):
-            h5[name].make_scale(name)
-            data.dims[axis].attach_scale(h5[name])
-        h5["lat"].attrs["units"], h5["lon"].attrs["units"] = units
+        data = _in_degrees(h5, "reflectance", units)
         if mapping is not None:
             data.attrs["grid_mapping"], h5["crs"] = "crs", 0
             h5["crs"].attrs.update(mapping)
@@ -253,12 +259,7 @@ def test_grid_mapping_by_path(tmp_path: Path, mapping: str, place: str, epsg: in
     from rasterio.crs import CRS
 
     with h5py.File(tmp_path / "x.nc", "w") as h5:
-        data = h5.create_dataset("g/reflectance", data=CUBE)
-        h5["band"], h5["lat"], h5["lon"] = NM, 50 - 0.1 * np.arange(12), 10 + 0.1 * np.arange(9)
-        for axis, name in enumerate(("band", "lat", "lon")):
-            h5[name].make_scale(name)
-            data.dims[axis].attach_scale(h5[name])
-        h5["lat"].attrs["units"], h5["lon"].attrs["units"] = "degrees_north", "degrees_east"
+        data = _in_degrees(h5, "g/reflectance", ("degrees_north", "degrees_east"))
         data.attrs["grid_mapping"] = mapping
         node = h5.create_group(place) if group else h5.create_dataset(place, data=0)
         node.attrs["crs_wkt"] = CRS.from_epsg(4258).to_wkt()
