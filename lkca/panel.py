@@ -91,7 +91,7 @@ def comparison_panel(
             axes.set_ylabel(units)
             axes.legend(fontsize=8.5, frameon=False, loc="best")
     if title:
-        figure.suptitle(title, fontsize=13)
+        parts[0].suptitle(title, fontsize=13)  # of the figure it would lie over the captions
     save_figure(figure, path)
 
 
