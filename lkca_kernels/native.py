@@ -44,7 +44,8 @@ def _load(library: Library) -> str | None:
     try:
         torch.ops.load_library(str(path))
     except Exception as error:  # a library of another torch or machine: an OSError, or a RuntimeError from registration
-        return f"{path.name} does not load: {' '.join(str(error).split())}"
+        # torch 2.11 says only that the library could not be loaded; the linker's reason is the cause.
+        return f"{path.name} does not load: {' '.join(str(error.__cause__ or error).split())}"
     return None
 
 
