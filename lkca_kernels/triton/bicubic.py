@@ -15,7 +15,7 @@ from lkca_kernels.reference.bicubic import KEYS_A
 
 from .config import AdjointTile, adjoint_tiles
 from .launch import launch
-from .tiles import keys
+from .skip import keys
 from .tune import choose
 
 __all__ = ["bicubic_adjoint"]

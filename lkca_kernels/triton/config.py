@@ -7,7 +7,7 @@ Each function lists an operator's few candidates, the default first. All were ch
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 
 import torch
@@ -15,6 +15,7 @@ import torch
 __all__ = [
     "AdjointTile",
     "ChannelTile",
+    "ForwardTile",
     "LocalTile",
     "ShuffleTile",
     "adjoint_tiles",
@@ -25,6 +26,8 @@ __all__ = [
     "local_tiles",
     "power_of_two",
     "splits",
+    "steps",
+    "tap_group",
 ]
 
 
@@ -44,6 +47,13 @@ class ShuffleTile:
     num_stages: int = 1
 
 
+@dataclass(frozen=True)
+class ForwardTile(ShuffleTile):
+    """``group`` neighbouring pixels share the taps of an LR skip in registers; 0: each pixel loads its own."""
+
+    group: int = 0
+
+
 def _shuffle_tiles(
     rows: int, scale: int, block_r: int, shapes: Iterable[tuple[int, int, int, int]]
 ) -> tuple[ShuffleTile, ...]:
@@ -59,28 +69,47 @@ def _shuffle_tiles(
     return tuple(dict.fromkeys(tiles))
 
 
+def tap_group(scale: int) -> int:
+    """Neighbouring pixels whose bicubic taps one thread shares: about 32 outputs; 0: each its own."""
+    return {2: 4, 4: 2, 8: 1}.get(scale, 0)
+
+
 @cache
-def forward_tiles(channels: int, rank: int, scale: int, dtype: torch.dtype) -> tuple[ShuffleTile, ...]:
-    """4096 outputs per program and 32 accumulators a thread by default.
+def forward_tiles(
+    channels: int, rank: int, scale: int, dtype: torch.dtype, low_res_skip: bool = False
+) -> tuple[ForwardTile, ...]:
+    """4096 outputs per program and step of its loop, and 32 accumulators a thread, by default.
 
     Half of it where the scale is no power of two: such rows are stored element by element, with an address for each.
+    Twice in float32, whose products outside the tensor cores are the cheaper the more outputs share an operand.
     """
     # One slice holds a whole small rank; slices of a larger one are narrow, since the loop keeps more in registers.
     whole = 64 if dtype != torch.float32 else 32
     block_r = max(16, power_of_two(rank)) if rank <= whole else 32
-    if scale == power_of_two(scale):
-        shapes = [(64, 64, 4, 1), (64, 128, 8, 1), (128, 64, 8, 1), (128, 32, 4, 1), (64, 32, 4, 1)]
+    group = tap_group(scale) if low_res_skip else 0
+    if scale != power_of_two(scale):
+        shapes = [(32, 64, 4, 1), (64, 32, 4, 1), (32, 32, 4, 1)]
+    elif low_res_skip and scale == 4 and dtype == torch.float32:
+        shapes, group = [(64, 128, 4, 1), (128, 64, 4, 1), (32, 128, 4, 1)], 4
+    elif low_res_skip:
+        shapes = [(32, 128, 4, 1), (64, 64, 4, 1), (64, 128, 4, 1), (32, 64, 4, 1)]
+    elif dtype == torch.float32:
+        shapes = [(64, 128, 4, 1), (64, 256, 8, 1), (64, 64, 4, 1)]
     else:
-        shapes = [(64, 32, 4, 1), (64, 64, 8, 1), (32, 64, 4, 1), (32, 32, 4, 1)]
-    if rank > block_r:  # there is a loop to load ahead in
-        shapes.append((*shapes[0][:3], 2))
-    return _shuffle_tiles(channels * scale, scale, block_r, shapes)
+        shapes = [(32, 128, 4, 3), (64, 64, 4, 3), (64, 256, 8, 2), (32, 64, 4, 2)]
+    return tuple(
+        ForwardTile(**asdict(tile), group=group) for tile in _shuffle_tiles(channels * scale, scale, block_r, shapes)
+    )
 
 
 @cache
 def epilogue_tiles(channels: int, scale: int) -> tuple[ShuffleTile, ...]:
-    """As the forward tiles; there is no product, so no rank."""
-    return forward_tiles(channels, 1, scale, torch.float32)
+    """There is no product, so no rank and no loop over the rows."""
+    if scale == power_of_two(scale):
+        shapes = [(64, 64, 4, 1), (64, 128, 8, 1), (128, 64, 8, 1), (128, 32, 4, 1), (64, 32, 4, 1)]
+    else:
+        shapes = [(64, 32, 4, 1), (64, 64, 8, 1), (32, 64, 4, 1), (32, 32, 4, 1)]
+    return _shuffle_tiles(channels * scale, scale, 16, shapes)
 
 
 @cache
@@ -154,3 +183,11 @@ def splits(tiles: int, programs: int, multiprocessors: int) -> tuple[int, int]:
     wanted = max(1, min(tiles, -(-2 * multiprocessors // programs)))
     length = -(-tiles // wanted)
     return -(-tiles // length), length
+
+
+def steps(q_blocks: int, programs: int, multiprocessors: int) -> int:
+    """Tiles of rows that one program takes after another, where one program for each row tile would make ``programs``.
+
+    Many, since the addresses of the columns are worked out once; few enough that a multiprocessor has 16 programs.
+    """
+    return max(1, min(q_blocks, programs // (16 * multiprocessors)))

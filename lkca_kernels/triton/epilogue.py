@@ -15,10 +15,11 @@ from torch import Tensor
 from lkca_kernels.memory_format import memory_format_of
 
 from .bicubic import bicubic_adjoint
-from .config import ShuffleTile, epilogue_tiles, power_of_two
+from .config import ShuffleTile, epilogue_tiles, power_of_two, tap_group
 from .guard import check_shuffle
 from .launch import launch, skip_kind, strides
-from .tiles import add_skip, load_shuffled, low_res_pixels, store_shuffled
+from .skip import add_skip, bicubic_tile
+from .tiles import load_shuffled, low_res_pixels, store_shuffled
 from .tune import choose
 
 __all__ = ["pixel_shuffle_epilogue_bwd", "pixel_shuffle_epilogue_fwd"]
@@ -51,10 +52,12 @@ def pixel_shuffle_epilogue_fwd_kernel(
     out_sb, out_sc, out_sy, out_sx,
     S: tl.constexpr, SP: tl.constexpr, SKIP: tl.constexpr, FLAT: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_P: tl.constexpr,
+    GROUP: tl.constexpr,  # neighbouring pixels that share the taps of an LR skip; w is a multiple
 ):  # fmt: skip
     pid = tl.program_id(0)
     p0 = (pid % p_blocks).to(tl.int64) * BLOCK_P
-    q0 = pid // p_blocks % q_blocks * BLOCK_Q
+    q_block = pid // p_blocks % q_blocks
+    q0 = q_block * BLOCK_Q
     b = (pid // p_blocks // q_blocks).to(tl.int64)
     y, x = low_res_pixels(p0, w, BLOCK_P)
     q = q0 + tl.arange(0, BLOCK_Q)
@@ -64,10 +67,16 @@ def pixel_shuffle_epilogue_fwd_kernel(
     if gate_ptr is not None:
         gate = tl.load(gate_ptr + b * gate_sb + (q // S).to(tl.int64) * gate_sc, mask=q < rows, other=0.0)
         tile *= tl.reshape(gate.to(tl.float32), [BLOCK_Q, 1, 1])
-    tile = add_skip(
-        tile, skip_ptr, b * skip_sb, p0, y, x, q0, h, w, skip_sc, skip_sy, skip_sx, rows, SKIP,
-        S, SP, BLOCK_Q, BLOCK_P,
-    )  # fmt: skip
+    if GROUP > 0:
+        tile += bicubic_tile(
+            skip_ptr + b * skip_sb, p0, q_block * (BLOCK_Q // S), rows // S, h, w, w, skip_sc, skip_sy, skip_sx,
+            SKIP == "matlab", S, BLOCK_Q // S, BLOCK_P, GROUP, GROUP % 2 == 0,
+        )  # fmt: skip
+    else:
+        tile = add_skip(
+            tile, skip_ptr, b * skip_sb, p0, y, x, q0, h, w, skip_sc, skip_sy, skip_sx, rows, SKIP,
+            S, SP, BLOCK_Q, BLOCK_P,
+        )  # fmt: skip
     store_shuffled(
         out_ptr + b * out_sb, tile, p0, q, h, w, out_sc, out_sy, out_sx, rows, S, SP, BLOCK_Q, BLOCK_P
     )  # fmt: skip
@@ -146,13 +155,14 @@ def _run_fwd(
     batch, phases, h, w = y.shape
     rows = phases // s
     p_blocks, q_blocks = triton.cdiv(h * w, tile.block_p), triton.cdiv(rows, tile.block_q)
+    group = tap_group(s) if kind in ("matlab", "torch") and tile.block_q % s == 0 else 0
     arguments = {
         "y_ptr": y, "gate_ptr": gate, "skip_ptr": skip, "out_ptr": out,
         "rows": rows, "h": h, "w": w, "p_blocks": p_blocks, "q_blocks": q_blocks,
         **strides("y", y, "bmyx"), **strides("gate", gate, "bc"), **strides("skip", skip, "bcyx"),
         **strides("out", out, "bcyx"),
         "S": s, "SP": power_of_two(s), "SKIP": kind, "FLAT": _gapless(y),
-        "BLOCK_Q": tile.block_q, "BLOCK_P": tile.block_p,
+        "BLOCK_Q": tile.block_q, "BLOCK_P": tile.block_p, "GROUP": group if group and w % group == 0 else 0,
     }  # fmt: skip
     programs = batch * p_blocks * q_blocks
     launch(pixel_shuffle_epilogue_fwd_kernel, programs, arguments, device=y.device, num_warps=tile.num_warps)

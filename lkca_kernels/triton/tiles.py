@@ -9,10 +9,8 @@ import triton
 import triton.language as tl
 
 __all__ = [
-    "_add_bicubic",
-    "add_skip",
+    "high_res_columns",
     "high_res_offsets",
-    "keys",
     "load_shuffled",
     "low_res_pixels",
     "shuffled_rows",
@@ -40,27 +38,36 @@ def shuffled_rows(q, S: tl.constexpr):
 
 
 @triton.jit
+def high_res_columns(p0, h, w, pitch, sy, sx, S: tl.constexpr, SP: tl.constexpr, BLOCK_P: tl.constexpr):
+    """Offsets (BLOCK_P*SP,) of the HR columns under a tile, from HR row i of LR row 0, and whether each exists.
+
+    ``pitch`` LR pixels make a row of the tile's numbering, at least w; those beyond w are left out.
+    """
+    u = tl.arange(0, BLOCK_P * SP)
+    y0 = p0 // pitch
+    x0 = (p0 - y0 * pitch).to(tl.int32)
+    if SP == S:
+        # One run of HR columns, which the compiler can see is contiguous.
+        column = x0 * S + u
+        y = y0 + column // (pitch * S)
+        along = column % (pitch * S)
+        inside = (y < h) & (along < w * S)
+    else:
+        local = x0 + u // SP
+        y = y0 + local // pitch
+        along = (local % pitch) * S + u % SP
+        inside = (y < h) & (along < w * S) & (u % SP < S)
+    return y * S * sy + along.to(tl.int64) * sx, inside
+
+
+@triton.jit
 def high_res_offsets(
     p0, q, h, w, sc, sy, sx, rows, S: tl.constexpr, SP: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_P: tl.constexpr
 ):
     """Offsets (BLOCK_Q, BLOCK_P*SP) into one HR image and their mask; consecutive columns are consecutive addresses."""
-    u = tl.arange(0, BLOCK_P * SP)
-    y0 = p0 // w
-    x0 = (p0 - y0 * w).to(tl.int32)
-    if SP == S:
-        # One run of HR columns, which the compiler can see is contiguous.
-        column = x0 * S + u
-        y = y0 + column // (w * S)
-        X = column % (w * S)
-        inside = y < h
-    else:
-        local = x0 + u // SP
-        y = y0 + local // w
-        X = (local % w) * S + u % SP
-        inside = (y < h) & (u % SP < S)
+    columns, inside = high_res_columns(p0, h, w, w, sy, sx, S, SP, BLOCK_P)
     c, i = shuffled_rows(q, S)
-    offsets = (c * sc + i.to(tl.int64) * sy)[:, None] + (y * S * sy + X.to(tl.int64) * sx)[None, :]
-    return offsets, (q < rows)[:, None] & inside[None, :]
+    return (c * sc + i.to(tl.int64) * sy)[:, None] + columns[None, :], (q < rows)[:, None] & inside[None, :]
 
 
 @triton.jit
@@ -80,69 +87,3 @@ def store_shuffled(
     """Write the tile (BLOCK_Q, BLOCK_P, SP) into one HR image."""
     offsets, mask = high_res_offsets(p0, q, h, w, sc, sy, sx, rows, S, SP, BLOCK_Q, BLOCK_P)
     tl.store(ptr + offsets, tl.reshape(tile, [BLOCK_Q, BLOCK_P * SP]).to(ptr.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def add_skip(
-    tile, ptr, start, p0, y, x, q0, h, w, sc, sy, sx, rows, KIND: tl.constexpr,
-    S: tl.constexpr, SP: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_P: tl.constexpr,
-):  # fmt: skip
-    """``tile`` plus the skip connection: KIND is "none", "hr", or the bicubic convention of an LR skip.
-
-    The image lies at ``ptr + start``; ``ptr`` is None where there is none.
-    """
-    if KIND == "hr":
-        q = q0 + tl.arange(0, BLOCK_Q)
-        tile += load_shuffled(ptr + start, p0, q, h, w, sc, sy, sx, rows, S, SP, BLOCK_Q, BLOCK_P).to(tl.float32)
-    elif KIND != "none":
-        MATLAB: tl.constexpr = KIND == "matlab"
-        tile = _add_bicubic(tile, ptr + start, y, x, q0, h, w, sc, sy, sx, rows, MATLAB, S, SP, BLOCK_Q, BLOCK_P)
-    return tile
-
-
-@triton.jit
-def keys(distance, A: tl.constexpr):
-    """Keys' cubic kernel; zero from distance 2 on (R. G. Keys, IEEE TASSP 29, 1981)."""
-    d = tl.abs(distance)
-    near = ((A + 2.0) * d - (A + 3.0)) * d * d + 1.0
-    far = (((d - 5.0) * d + 8.0) * d - 4.0) * A
-    return tl.where(d <= 1.0, near, tl.where(d < 2.0, far, 0.0))
-
-
-@triton.jit
-def _inside(k, n, MATLAB: tl.constexpr):
-    """Border rule of tap k in -2 ... n+1: repeating reflection (matlab) or clamping (torch)."""
-    if MATLAB:
-        k = (k + 2 * n) % (2 * n)
-        return tl.minimum(k, 2 * n - 1 - k)
-    return tl.minimum(tl.maximum(k, 0), n - 1)
-
-
-@triton.jit
-def _add_bicubic(
-    tile, x_ptr, y, x, q0, h, w, sc, sy, sx, rows, MATLAB: tl.constexpr,
-    S: tl.constexpr, SP: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_P: tl.constexpr,
-):  # fmt: skip
-    """``tile`` (BLOCK_Q, BLOCK_P, SP), float32, plus the bicubic x S of one LR image there.
-
-    A phase uses 4 of the 5 taps around its pixel in each direction, so 25 loads serve S*S outputs.
-    """
-    A: tl.constexpr = -0.5 if MATLAB else -0.75
-    # Where rows come in whole channels, the S rows of a channel share their taps.
-    SHARE: tl.constexpr = S if BLOCK_Q % S == 0 else 1
-    CHANNELS: tl.constexpr = BLOCK_Q // SHARE
-    _, i = shuffled_rows(q0 + tl.arange(0, BLOCK_Q), S)
-    c_of_tap, _ = shuffled_rows(q0 + tl.arange(0, CHANNELS) * SHARE, S)
-    mask = (q0 + tl.arange(0, CHANNELS) * SHARE < rows)[:, None] & (y < h)[None, :]
-    ti = (i.to(tl.float32) + 0.5) / S - 0.5
-    tj = (tl.arange(0, SP).to(tl.float32) + 0.5) / S - 0.5
-    base = x_ptr + (c_of_tap * sc)[:, None]
-    for dx in range(-2, 3):
-        column = _inside(x + dx, w, MATLAB).to(tl.int64) * sx
-        vertical = tl.zeros([CHANNELS, SHARE, BLOCK_P], tl.float32)
-        for dy in tl.static_range(-2, 3):
-            row = _inside(y.to(tl.int32) + dy, h, MATLAB).to(tl.int64) * sy
-            tap = tl.load(base + (row + column)[None, :], mask=mask, other=0.0).to(tl.float32)
-            vertical += tl.reshape(keys(dy - ti, A), [CHANNELS, SHARE, 1]) * tap[:, None, :]
-        tile += tl.reshape(vertical, [BLOCK_Q, BLOCK_P, 1]) * keys(dx - tj, A)[None, None, :]
-    return tile

@@ -90,7 +90,10 @@ def test_float32_follows_the_matmul_setting_of_torch(monkeypatch) -> None:
 
 
 def test_image_size_never_changes_the_tile() -> None:
-    """Height and width appear in no compile-time argument, so that no new size compiles a new tile."""
+    """Height and width appear in no compile-time argument, so that no new size compiles a new tile.
+
+    But for the parity of the width under an LR skip: two pixels are read at a time where it is even.
+    """
 
     def tiles(h: int, w: int) -> list[dict[str, object]]:
         def meta(*shape: int) -> torch.Tensor:
@@ -106,7 +109,7 @@ def test_image_size_never_changes_the_tile() -> None:
         constants = []
         for launch in launches:
             names = [p.name for p in launch.kernel.params if p.is_constexpr]
-            constants.append({n: launch.arguments[n] for n in names} | {"num_warps": launch.num_warps})
+            constants.append({n: launch.arguments[n] for n in names if n != "PAIRS"} | {"num_warps": launch.num_warps})
         return constants
 
     assert tiles(16, 16) == tiles(7, 331) == tiles(512, 400)
