@@ -3,8 +3,8 @@
 //
 // The pixels are the rows of the product here and the weight rows its columns, both in an order that leaves each thread
 // with whole 16-byte vectors of an HR row: the 8/s pixels of a vector are rows `group` and `group + 8` of the fragments
-// (two fragments for s = 2), its s sub-pixels are the two columns of a thread in s/2 fragments. Nothing is staged, and
-// a warp writes 128 neighbouring bytes to each of four u rows.
+// (of two fragments, which take turns with the pixels of a vector), its s sub-pixels are the two columns of a thread in
+// s/2 fragments. Nothing is staged, and a warp writes 128 neighbouring bytes to each of four u rows.
 #pragma once
 
 #include "epilogue.h"
@@ -14,10 +14,13 @@ namespace lkca::cuda {
 template <class T, int S, bool kLowRes>
 struct LowrankRows {
   static_assert(sizeof(T) == 2 && (S == 2 || S == 4 || (S == 8 && !kLowRes)), "a vector is whole pixels");
-  static constexpr int threads = kThreads, min_blocks = kLowRes || S == 8 ? 2 : 3;
-  static constexpr int kRows = 128, kU = kRows / S, kFragments = S / 2;  // weight rows and u rows of a chunk
-  static constexpr int kPixels = 8 / S, kVectors = 4 / kPixels;          // of a vector; vectors of a thread and u row
-  static constexpr int kSteps = 2, kc = 16 * kSteps, kStride = kc + 8;
+  static constexpr int threads = kThreads, min_blocks = kLowRes || S == 8 ? 2 : S == 4 ? 3 : 4;
+  static constexpr int kRows = kLowRes ? 128 : 256, kU = kRows / S;  // weight rows and u rows of a chunk
+  static constexpr int kFragments = S / 2;                          // of the columns of 4 u rows
+  static constexpr int kPixels = 8 / S, kVectors = 4 / kPixels;     // of a vector; vectors of a thread and u row
+  static constexpr int kSteps = 2, kc = 16 * kSteps;
+  static constexpr int kShare = kc / 4;    // of k, which may be in any order: what a thread has is one vector
+  static constexpr int kStrideZ = kc + 8;  // an operand's
   static constexpr int kReach = 2, kSamples = kPixels + 2 * kReach;
   static constexpr int kLine = 144;  // at least kTilePixels + 2 * kReach; u rows start in other banks
 
@@ -36,8 +39,8 @@ struct LowrankRows {
     int unused;
   };
   struct Shared {
-    alignas(16) T z[kTilePixels * kStride];
-    T weight[kRows * kStride];
+    alignas(16) T z[kTilePixels * kStrideZ];
+    T weight[kRows * kc];
     Row rows[kU];
     alignas(16) float shift[kRows];  // gate * bias
     TableTaps table[S];
@@ -63,14 +66,14 @@ struct LowrankRows {
         const int m = index / (kc / V), k = index % (kc / V) * V;
         Vec16 vector = {{0, 0, 0, 0}};
         if (m < rows && k < args.rank) vector = load16(args.weight + (row0 + m) * args.rank + k);
-        *reinterpret_cast<Vec16*>(weight + place(m) * kStride + k) = vector;
+        *reinterpret_cast<Vec16*>(weight + place(m) * kc + k) = vector;
       }
     } else {
       LKCA_NO_UNROLL
       for (int index = thread; index < kRows * kc; index += kThreads) {
         const int m = index / kc, k = index % kc;
         const bool in = m < rows && k < args.rank;
-        weight[place(m) * kStride + k] = in ? load(args.weight + (row0 + m) * args.rank + k) : from_float<T>(0.0f);
+        weight[place(m) * kc + k] = in ? load(args.weight + (row0 + m) * args.rank + k) : from_float<T>(0.0f);
       }
     }
   }
@@ -146,52 +149,58 @@ struct LowrankRows {
     }
   }
 
+  /// The operand A: the 4 pixels that a thread holds.
+  LKCA_BODY static void load_pixels(const T* z, int pixel0, int group, int t, uint32_t (&a)[kSteps][2][4]) {
+    LKCA_UNROLL
+    for (int slot = 0; slot < 4; ++slot) {
+      const int pixel = pixel0 + (slot / kPixels * 8 + group) * kPixels + slot % kPixels;
+      // volatile: in single words, which go to the registers of their fragments at once
+      const auto* const share = reinterpret_cast<const volatile uint32_t*>(z + pixel * kStrideZ + kShare * t);
+      LKCA_UNROLL
+      for (int step = 0; step < kSteps; ++step) {
+        a[step][slot % 2][slot / 2] = share[2 * step];
+        a[step][slot % 2][slot / 2 + 2] = share[2 * step + 1];
+      }
+    }
+  }
+
   template <class Grid>
   LKCA_BODY static void run(const Grid& grid, const Args& args, unsigned char* memory) {
     const Shuffle& shuffle = args.shuffle;
     Shared& shared = *reinterpret_cast<Shared*>(memory);
     const int group = grid.thread() % 32 / 4, t = grid.thread() % 4;
     const int pixel0 = grid.thread() / 32 % 4 * 32, first_block = grid.thread() / 128;
-    const auto word = [](const T* p) { return *reinterpret_cast<const uint32_t*>(p); };
     if constexpr (kLowRes) fill_bicubic_table(grid, shuffle, args.bicubic, shared.table);
 
     const int64_t work_count = shuffle.batch * shuffle.pixel_tiles * args.splits;
     for (int64_t work = grid.block(); work < work_count; work += grid.blocks()) {
+      grid.sync();  // what the last work left in shared memory has been read
       const int64_t split = work % args.splits, batch_tile = work / args.splits;
       const int64_t batch = batch_tile / shuffle.pixel_tiles;
       const PixelTile tile(shuffle, batch_tile % shuffle.pixel_tiles);
       int64_t offset[kVectors];
       [[maybe_unused]] int column[kVectors];
+      int after = tile.count - pixel0 - group * kPixels;  // pixels of the tile from this thread's first on
+      compute_here(after);
       LKCA_UNROLL
       for (int v = 0; v < kVectors; ++v) {
-        const Element element(shuffle, tile, (pixel0 + (8 * v + group) * kPixels) * S);
+        const int pixel = pixel0 + (8 * v + group) * kPixels;
+        const Element element(shuffle, tile, pixel * S);
         offset[v] = element.offset;
+        compute_here(offset[v]);
         column[v] = element.column / S;
       }
+      const int first = static_cast<int>(args.chunks * split / args.splits);
+      const int last = static_cast<int>(args.chunks * (split + 1) / args.splits);
       load_columns<kTilePixels>(grid, shared.z, kc, args.z + batch * args.rank * shuffle.pixels + tile.first,
                                 shuffle.pixels, tile.count, args.rank, args.vec_z);
-      grid.sync();
       uint32_t a[kSteps][2][4];  // the same for every chunk
-      LKCA_UNROLL
-      for (int m = 0; m < 2; ++m) {
-        LKCA_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          const int slot = 2 * m + half;  // of the 4 pixels that a thread holds
-          const int pixel = pixel0 + (slot / kPixels * 8 + group) * kPixels + slot % kPixels;
-          LKCA_UNROLL
-          for (int step = 0; step < kSteps; ++step) {
-            const T* const p = shared.z + pixel * kStride + 16 * step + 2 * t;
-            a[step][m][half] = word(p);
-            a[step][m][half + 2] = word(p + 8);
-          }
-        }
-      }
-
-      const int64_t last = args.chunks * (split + 1) / args.splits;
-      for (int64_t chunk = args.chunks * split / args.splits; chunk < last; ++chunk) {
-        const int u0 = static_cast<int>(chunk) * kU;
+      int share0 = group * kc + kShare * t;
+      compute_here(share0);
+      for (int chunk = first; chunk < last; ++chunk) {
+        const int u0 = chunk * kU;
         const int u_count = static_cast<int>(smaller<int64_t>(kU, shuffle.u_rows - u0)), rows = u_count * S;
-        grid.sync();  // the last chunk, and z, have been read
+        if (chunk > first) grid.sync();  // the last chunk has been read
         load_weight(grid, args, shared.weight, static_cast<int64_t>(u0) * S, rows);
         int m = grid.thread();
         compute_here(m);
@@ -206,21 +215,23 @@ struct LowrankRows {
           fill_lines(grid, args, tile, batch * shuffle.channels + u0 / S, u_count / S, shared);
         }
         grid.sync();
+        if (chunk == first) load_pixels(shared.z, pixel0, group, t, a);
 
         LKCA_NO_UNROLL
         for (int block = first_block; block * 4 < u_count; block += 2) {
           grid.sync_warp();
-          const int u = block * 4 + t;
-          const bool exists = u < u_count;
-          const int64_t row_offset = shared.rows[exists ? u : 0].offset;
+          const bool exists = S >= 4 || block * 4 + t < u_count;  // a block is within one channel, or two channels
+          const int u = exists ? block * 4 + t : 0;
+          const Row row = shared.rows[u];
           Vec16 skip[kVectors];
           LKCA_UNROLL
           for (int v = 0; v < kVectors; ++v) {
             skip[v] = Vec16{{0, 0, 0, 0}};
-            const bool in = exists && pixel0 + (8 * v + group) * kPixels < tile.count;
-            if (!kLowRes && args.skip != nullptr && in) skip[v] = load16_once(args.skip + row_offset + offset[v]);
+            if (!kLowRes && args.skip != nullptr && exists && 8 * v * kPixels < after) {
+              skip[v] = load16_once(args.skip + row.offset + offset[v]);
+            }
           }
-          float d[2][kFragments][4];
+          float d[2][kFragments][4];  // of m16n8k16: the pixel's and j's fragment
           LKCA_UNROLL
           for (int n = 0; n < kFragments; ++n) {
             LKCA_UNROLL
@@ -228,32 +239,45 @@ struct LowrankRows {
               LKCA_UNROLL
               for (int e = 0; e < 4; ++e) d[m][n][e] = 0.0f;
             }
+            const auto share =
+                *reinterpret_cast<const Vec16*>(shared.weight + (block * kFragments + n) * 8 * kc + share0);
             LKCA_UNROLL
             for (int step = 0; step < kSteps; ++step) {
-              const T* const p = shared.weight + ((block * kFragments + n) * 8 + group) * kStride + 16 * step + 2 * t;
-              const uint32_t b[2] = {word(p), word(p + 8)};
+              const uint32_t b[2] = {share.word[2 * step], share.word[2 * step + 1]};
               LKCA_UNROLL
               for (int m = 0; m < 2; ++m) grid.mma(d[m][n], a[step][m], b, T{});
             }
           }
-          if (!exists) continue;
-          const float gate = shared.rows[u].gate;
+          float shift[S];
+          read_floats(shared.shift + u * S, shift);
+          LKCA_UNROLL
+          for (int m = 0; m < 2; ++m) {
+            LKCA_UNROLL
+            for (int n = 0; n < kFragments; ++n) {
+              LKCA_UNROLL
+              for (int e = 0; e < 4; ++e) d[m][n][e] = row.gate * d[m][n][e] + shift[2 * n + e % 2];
+            }
+          }
           LKCA_UNROLL
           for (int v = 0; v < kVectors; ++v) {
-            const int pixel = pixel0 + (8 * v + group) * kPixels;
-            if (pixel >= tile.count) continue;
-            float value[8];
-            if constexpr (kLowRes) {
-              along_row(args, shared, u, pixel, column[v], value);
-            } else {
-              unpack(skip[v], value, T{});
-            }
+            float value[8], added[8];
             LKCA_UNROLL
             for (int e = 0; e < 8; ++e) {
               const int slot = v * kPixels + e / S, j = e % S;
-              value[e] += gate * d[slot / 2][j / 2][slot % 2 * 2 + j % 2] + shared.shift[u * S + j];
+              value[e] = d[slot % 2][j / 2][slot / 2 * 2 + j % 2];
             }
-            store16_once(args.out + row_offset + offset[v], pack(value, T{}));
+            const bool in = exists && 8 * v * kPixels < after;
+            if (kLowRes && !in) continue;
+            if (args.skip != nullptr) {
+              if constexpr (kLowRes) {
+                along_row(args, shared, u, pixel0 + (8 * v + group) * kPixels, column[v], added);
+              } else {
+                unpack(skip[v], added, T{});
+              }
+              LKCA_UNROLL
+              for (int e = 0; e < 8; ++e) value[e] += added[e];
+            }
+            if (in) store16_once(args.out + row.offset + offset[v], pack(value, T{}));
           }
         }
       }

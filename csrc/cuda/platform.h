@@ -205,10 +205,18 @@ LKCA_HD I larger(I a, I b) {
   return a > b ? a : b;
 }
 
-/// Keeps the compiler from computing what depends on `value` ahead of a loop, where it would hold registers.
+/// Keeps the compiler from computing what depends on `value` ahead of a loop, where it would hold registers, and
+/// `value` itself anew within.
 LKCA_BODY void compute_here(int& value) {
 #if defined(__CUDACC__)
   asm volatile("" : "+r"(value));
+#else
+  (void)value;
+#endif
+}
+LKCA_BODY void compute_here(int64_t& value) {
+#if defined(__CUDACC__)
+  asm volatile("" : "+l"(value));
 #else
   (void)value;
 #endif

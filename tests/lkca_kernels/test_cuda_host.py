@@ -124,7 +124,7 @@ def with_sentinels(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, 
 
 
 # (B, C, R, h, w, s): ones, primes, tiles that end within a row, ranks over one operand tile, rows of whole vectors
-# and not.
+# and not, the narrowest rows that are interpolated on the tensor cores.
 SHAPES = [
     (1, 1, 1, 1, 1, 2),
     (1, 3, 5, 4, 8, 2),
@@ -137,6 +137,7 @@ SHAPES = [
     (2, 17, 17, 5, 30, 4),
     (1, 11, 32, 13, 11, 8),
     (1, 9, 40, 9, 4, 4),
+    (2, 19, 12, 23, 6, 4),
 ]
 SKIPS = ["none", "hr", "matlab", "torch"]
 
@@ -196,6 +197,41 @@ def test_lowrank_pixel_shuffle(grid: ctypes.CDLL, shape: tuple[int, ...], skip: 
     if skip == "hr":
         exact[4] = None
     check_gradients(got, exact, dtype)
+
+
+# (h, w): one row and two, several rows in a tile, and none; the last tile may be short.
+@pytest.mark.parametrize("size", [(1, 6), (2, 130), (11, 22), (37, 8), (3, 150), (5, 4)], ids=str)
+@pytest.mark.parametrize("convention", ["matlab", "torch"])
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_low_res_skip_alone(grid: ctypes.CDLL, dtype: torch.dtype, convention: str, size: tuple[int, int]) -> None:
+    """The interpolated skip is right to half an ulp of the result, and what is not finite stays near."""
+    h, w = size
+    channels, options = 35, {"upscale_factor": 4, "skip_bicubic": convention}
+    z, weight = random(1, 3, h, w, dtype=dtype, seed=1), torch.zeros(channels * 16, 3, dtype=dtype)
+    skip = random(1, channels, h, w, dtype=dtype, seed=2)
+
+    def compare(given: Tensor) -> tuple[Tensor, Tensor]:
+        expected = reference.lowrank_pixel_shuffle(z.double(), weight.double(), None, None, given.double(), **options)
+        return cuda.lowrank_pixel_shuffle_fwd(z, weight, None, None, given, **options), expected
+
+    found, expected = compare(skip)
+    # 2^-17 of each of the 16 terms, which are 5 at most
+    allowed = expected.abs() * torch.finfo(dtype).eps / 2 + 16 * 5 * 2**-17
+    assert ((found - expected).abs() <= allowed).all() and rms(found, expected) < torch.finfo(dtype).eps / 3
+
+    for value in (float("nan"), float("inf")):
+        given = skip.clone()
+        at = torch.randint(h * w, (channels,), generator=torch.Generator().manual_seed(3))
+        at[:4] = torch.tensor([0, w - 1, (h - 1) * w, h * w - 1])
+        given.view(channels, -1)[torch.arange(channels), at] = value
+        found, expected = compare(given)
+        lost, reached = ~found.isfinite(), ~expected.isfinite()
+        near = torch.nn.functional.max_pool2d(reached.float(), 9, stride=1, padding=4) > 0
+        assert reached.any() and (lost | ~reached).all() and (near | ~lost).all()
+
+    room = torch.zeros(skip.numel() + 1, dtype=dtype)  # words of the skip that are not aligned
+    found, expected = compare(room[1:].view(skip.shape).copy_(skip))
+    assert rms(found, expected) < torch.finfo(dtype).eps / 3
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -375,7 +411,7 @@ def test_local_channel_attention_past_two_to_the_31(emulation: ctypes.CDLL, monk
 def test_result_depends_on_neither_thread_order_nor_grid(grid: ctypes.CDLL, dtype: torch.dtype) -> None:
     """A missing barrier shows in one of the orders; the loop over work shows with fewer blocks than work."""
     upsampling, _ = upsampling_inputs((2, 5, 70, 9, 16, 4), "matlab", dtype, True)
-    low_rank, _ = upsampling_inputs((2, 20, 9, 9, 16, 4), "matlab", dtype, True)
+    low_rank, _ = upsampling_inputs((2, 37, 9, 9, 16, 4), "matlab", dtype, True)  # three chunks
     grad_out = random(2, 5, 36, 64, dtype=dtype, seed=6)
     y = random(2, 80, 9, 16, dtype=dtype, seed=7)
     y17 = random(1, 289, 2, 3, dtype=dtype, seed=7)  # few u rows in a tile: several warps to each
