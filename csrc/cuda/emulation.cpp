@@ -171,7 +171,8 @@ const Range* nth(int i, bool writable) {
 //   register 2: row group,       k 2t+8, 2t+9    register 3: row group + 8, same k
 //   B register 0: k 2t, 2t+1     register 1: k 2t+8, 2t+9      both: column group
 //   D 0, 1: row group, columns 2t, 2t+1          D 2, 3: row group + 8, same columns
-template <class T>
+// m16n8k8: A registers 0 and 1, B register 0.
+template <class T, int K>
 void mma_from_tables(float (&d)[4], const uint32_t* a_mine, const uint32_t* b_mine) {
   const int warp = current / kLanes, lane = current % kLanes, first = warp * kLanes;
   lanes[current].a = a_mine;
@@ -184,7 +185,7 @@ void mma_from_tables(float (&d)[4], const uint32_t* a_mine, const uint32_t* b_mi
   for (int e = 0; e < 4; ++e) {
     const int row = lane / 4 + (e >= 2 ? 8 : 0), column = 2 * (lane % 4) + e % 2;
     float total = 0.0f;
-    for (int k = 0; k < 16; ++k) {
+    for (int k = 0; k < K; ++k) {
       const Lane& a = lanes[first + (row % 8) * 4 + (k % 8) / 2];
       const Lane& b = lanes[first + column * 4 + (k % 8) / 2];
       total += element(a.a[(row >= 8 ? 1 : 0) + (k >= 8 ? 2 : 0)], k) * element(b.b[k >= 8 ? 1 : 0], k);
@@ -216,11 +217,19 @@ float HostGrid::warp_sum(float value) const {
 }
 
 void HostGrid::mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], half_t) const {
-  mma_from_tables<half_t>(d, a, b);
+  mma_from_tables<half_t, 16>(d, a, b);
 }
 
 void HostGrid::mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bfloat_t) const {
-  mma_from_tables<bfloat_t>(d, a, b);
+  mma_from_tables<bfloat_t, 16>(d, a, b);
+}
+
+void HostGrid::mma(float (&d)[4], const uint32_t (&a)[2], uint32_t b, half_t) const {
+  mma_from_tables<half_t, 8>(d, a, &b);
+}
+
+void HostGrid::mma(float (&d)[4], const uint32_t (&a)[2], uint32_t b, bfloat_t) const {
+  mma_from_tables<bfloat_t, 8>(d, a, &b);
 }
 
 const char* run_grid(int64_t blocks, int threads, int64_t shared_bytes, const Body& body) {

@@ -28,6 +28,8 @@ struct HostGrid {
   float warp_sum(float value) const;
   void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], half_t) const;
   void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bfloat_t) const;
+  void mma(float (&d)[4], const uint32_t (&a)[2], uint32_t b, half_t) const;
+  void mma(float (&d)[4], const uint32_t (&a)[2], uint32_t b, bfloat_t) const;
 };
 
 using Body = std::function<void(const HostGrid&, unsigned char*)>;

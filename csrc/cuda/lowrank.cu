@@ -379,7 +379,7 @@ const char* forward(const Shuffle& shuffle, const LowrankInputs& in, void* out, 
         return forward_rows<T, S, kLowRes>(shuffle, in, out, stream);
       };
       if (shuffle.scale == 2) return rows(Constant<2>{});
-      if (shuffle.scale == 4) return rows(Constant<4>{});
+      if (shuffle.scale == 4 && (!kLowRes || BicubicProduct<T>::serves(shuffle, in.skip))) return rows(Constant<4>{});
       if constexpr (!kLowRes) {  // with the interpolation, s = 8 would spill registers
         if (shuffle.scale == 8) return rows(Constant<8>{});
       }

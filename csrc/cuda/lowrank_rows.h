@@ -7,15 +7,19 @@
 // s/2 fragments. Nothing is staged, and a warp writes 128 neighbouring bytes to each of four u rows.
 #pragma once
 
-#include "epilogue.h"
+#include <type_traits>
+
+#include "bicubic_product.h"
 
 namespace lkca::cuda {
 
 template <class T, int S, bool kLowRes>
 struct LowrankRows {
   static_assert(sizeof(T) == 2 && (S == 2 || S == 4 || (S == 8 && !kLowRes)), "a vector is whole pixels");
+  static constexpr bool kLines = kLowRes && S == 2;    // the LR skip is interpolated line by line, in floats,
+  static constexpr bool kProduct = kLowRes && S == 4;  // or is a part of the product
   static constexpr int threads = kThreads, min_blocks = kLowRes || S == 8 ? 2 : S == 4 ? 3 : 4;
-  static constexpr int kRows = kLowRes ? 128 : 256, kU = kRows / S;  // weight rows and u rows of a chunk
+  static constexpr int kRows = kLines ? 128 : 256, kU = kRows / S;  // weight rows and u rows of a chunk
   static constexpr int kFragments = S / 2;                          // of the columns of 4 u rows
   static constexpr int kPixels = 8 / S, kVectors = 4 / kPixels;     // of a vector; vectors of a thread and u row
   static constexpr int kSteps = 2, kc = 16 * kSteps;
@@ -44,7 +48,7 @@ struct LowrankRows {
     Row rows[kU];
     alignas(16) float shift[kRows];  // gate * bias
     TableTaps table[S];
-    float lines[kLowRes ? kU * kLine : 1];
+    float lines[kLines ? kU * kLine : 1];
   };
 
   static int64_t blocks(const Args& args) { return args.shuffle.batch * args.shuffle.pixel_tiles * args.splits; }
@@ -164,6 +168,10 @@ struct LowrankRows {
     }
   }
 
+  struct Nothing {
+    LKCA_BODY Nothing(int, const TableTaps*) {}
+  };
+
   template <class Grid>
   LKCA_BODY static void run(const Grid& grid, const Args& args, unsigned char* memory) {
     const Shuffle& shuffle = args.shuffle;
@@ -171,6 +179,9 @@ struct LowrankRows {
     const int group = grid.thread() % 32 / 4, t = grid.thread() % 4;
     const int pixel0 = grid.thread() / 32 % 4 * 32, first_block = grid.thread() / 128;
     if constexpr (kLowRes) fill_bicubic_table(grid, shuffle, args.bicubic, shared.table);
+    if constexpr (kProduct) grid.sync();
+    [[maybe_unused]] std::conditional_t<kProduct, BicubicProduct<T>, Nothing> interpolation(grid.thread(),
+                                                                                            shared.table);
 
     const int64_t work_count = shuffle.batch * shuffle.pixel_tiles * args.splits;
     for (int64_t work = grid.block(); work < work_count; work += grid.blocks()) {
@@ -189,9 +200,15 @@ struct LowrankRows {
         offset[v] = element.offset;
         compute_here(offset[v]);
         column[v] = element.column / S;
+        if constexpr (kProduct) interpolation.place(shuffle, tile, t, v, pixel, args.bicubic);
       }
       const int first = static_cast<int>(args.chunks * split / args.splits);
       const int last = static_cast<int>(args.chunks * (split + 1) / args.splits);
+      if constexpr (kProduct) {
+        const int channel = first * (kU / S) + first_block, end = smaller(last * (kU / S), shuffle.channels);
+        interpolation.begin(args.skip + (batch * shuffle.channels + channel) * shuffle.pixels + tile.first,
+                            2 * shuffle.pixels, (end - channel + 1) / 2);
+      }
       load_columns<kTilePixels>(grid, shared.z, kc, args.z + batch * args.rank * shuffle.pixels + tile.first,
                                 shuffle.pixels, tile.count, args.rank, args.vec_z);
       uint32_t a[kSteps][2][4];  // the same for every chunk
@@ -211,7 +228,7 @@ struct LowrankRows {
           shared.shift[m] = gate * bias;
           if (m % S == 0) shared.rows[m / S] = Row{row.offset, gate, 0};
         }
-        if constexpr (kLowRes) {  // a chunk is whole channels: kU is a multiple of S
+        if constexpr (kLines) {  // a chunk is whole channels: kU is a multiple of S
           fill_lines(grid, args, tile, batch * shuffle.channels + u0 / S, u_count / S, shared);
         }
         grid.sync();
@@ -258,6 +275,7 @@ struct LowrankRows {
               for (int e = 0; e < 4; ++e) d[m][n][e] = row.gate * d[m][n][e] + shift[2 * n + e % 2];
             }
           }
+          if constexpr (kProduct) interpolation.add(grid, t, args.bicubic, d);
           LKCA_UNROLL
           for (int v = 0; v < kVectors; ++v) {
             float value[8], added[8];
@@ -267,9 +285,9 @@ struct LowrankRows {
               value[e] = d[slot % 2][j / 2][slot / 2 * 2 + j % 2];
             }
             const bool in = exists && 8 * v * kPixels < after;
-            if (kLowRes && !in) continue;
-            if (args.skip != nullptr) {
-              if constexpr (kLowRes) {
+            if (kLines && !in) continue;
+            if (!kProduct && args.skip != nullptr) {
+              if constexpr (kLines) {
                 along_row(args, shared, u, pixel0 + (8 * v + group) * kPixels, column[v], added);
               } else {
                 unpack(skip[v], added, T{});

@@ -424,6 +424,7 @@ def test_result_depends_on_neither_thread_order_nor_grid(grid: ctypes.CDLL, dtyp
         _, _, _, gate, skip = upsampling
         out = [cuda.lowrank_pixel_shuffle_fwd(*upsampling, **options)]
         out.append(cuda.lowrank_pixel_shuffle_fwd(*low_rank, **options))
+        out.append(cuda.lowrank_pixel_shuffle_fwd(*low_rank[:4], None, **options))
         out += cuda.lowrank_pixel_shuffle_bwd(grad_out, *upsampling, **options, needs=(True,) * 5)
         out.append(cuda.pixel_shuffle_epilogue_fwd(y, gate, skip, **options))
         out += cuda.pixel_shuffle_epilogue_bwd(grad_out, y, gate, skip, **options, needs=(True,) * 3)
