@@ -13,8 +13,8 @@ from torch import Tensor
 from lkca_kernels.memory_format import memory_format_of
 from lkca_kernels.reference.bicubic import KEYS_A
 
-from .config import AdjointTile, adjoint_tiles
-from .launch import launch
+from .config import AdjointTile, adjoint_tiles, power_of_two
+from .launch import launch, strides
 from .skip import keys
 from .tune import choose
 
@@ -23,56 +23,89 @@ __all__ = ["bicubic_adjoint"]
 _REACH = 2
 
 
-@triton.jit(do_not_specialize=["columns", "i_blocks"])
+@triton.jit
+def _store_row(out, values, row, first, last, w, mask):
+    """Row ``row`` of the extended result, where it is one of this program's."""
+    if (row >= first) & (row < last):
+        tl.store(out + tl.cast(row, tl.int64) * (w + 4), values, mask=mask)
+
+
+@triton.jit(do_not_specialize=["h", "column_blocks", "length"])
 def bicubic_adjoint_kernel(
-    x_ptr,  # (outer0, outer1, n*S, inner), any strides
-    out_ptr,  # (outer0, outer1, n + 4, inner) float32, contiguous
-    columns, outer1, n, inner, i_blocks,
-    x_s0, x_s1, x_sn, x_si,
-    A: tl.constexpr, S: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_I: tl.constexpr,
+    x_ptr,  # (B, C, h*S, w*S), any strides
+    out_ptr,  # (B, C, h + 4, w + 4) float32, contiguous
+    columns, C, h, w, column_blocks, length,
+    x_sb, x_sc, x_sy, x_sx,
+    A: tl.constexpr, S: tl.constexpr, SP: tl.constexpr, UNROLL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """A program goes down ``length`` rows of its columns: x along each row first, then into five rows of sums.
+
+    Row or column k of the extended result is LR sample k - 2, which the samples (cells of S) k - 4 ... k reach.
+    """
     pid = tl.program_id(0)
-    # A column is one place of inner in one of the outer planes: small planes share a program.
-    column = (pid % i_blocks).to(tl.int64) * BLOCK_I + tl.arange(0, BLOCK_I)
-    outer, place = column // inner, column % inner
-    k = pid // i_blocks * BLOCK_N + tl.arange(0, BLOCK_N)
-    base = x_ptr + (outer // outer1 * x_s0 + outer % outer1 * x_s1 + place * x_si)[None, :]
-    acc = tl.zeros([BLOCK_N, BLOCK_I], tl.float32)
-    # Row k of the extended result is LR sample k - 2, which the samples k - 4 ... k reach.
-    for phase in range(5 * S):
-        i = phase + tl.zeros([1], tl.int32)
-        source = k - 4 + i // S
-        distance = 2 - i // S - ((i % S).to(tl.float32) + 0.5) / S + 0.5
-        mask = (source >= 0) & (source < n)
-        row = (source * S + i % S).to(tl.int64) * x_sn
-        value = tl.load(base + row[:, None], mask=mask[:, None] & (column < columns)[None, :], other=0.0)
-        acc += value.to(tl.float32) * keys(distance, A)[:, None]
-    offsets = (outer * (n + 4) * inner + place)[None, :] + (k.to(tl.int64) * inner)[:, None]
-    tl.store(out_ptr + offsets, acc, mask=(k < n + 4)[:, None] & (column < columns)[None, :])
+    # A column is one place of one plane: small planes share a program.
+    column = (pid % column_blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    first = pid // column_blocks * length
+    plane, k = column // (w + 4), (column % (w + 4)).to(tl.int32)
+    j = tl.arange(0, SP)
+    offset = plane // C * x_sb + plane % C * x_sc + (k - 4).to(tl.int64) * S * x_sx
+    cells = x_ptr + offset[:, None] + (j.to(tl.int64) * x_sx)[None, :]
+    out = out_ptr + plane * (h + 4) * (w + 4) + k
+    tj = (j.to(tl.float32) + 0.5) / S - 0.5
+    inside = (column < columns)[:, None] & (j < S)[None, :]
+    # sums of the rows cell ... cell + 4
+    sum0 = tl.zeros([BLOCK], tl.float32)
+    sum1 = tl.zeros([BLOCK], tl.float32)
+    sum2 = tl.zeros([BLOCK], tl.float32)
+    sum3 = tl.zeros([BLOCK], tl.float32)
+    sum4 = tl.zeros([BLOCK], tl.float32)
+    last = tl.minimum(first + length, h + 4)
+    for cell in range(tl.maximum(first - 4, 0), tl.minimum(last, h)):
+        for i0 in range(0, S, UNROLL):
+            for i1 in tl.static_range(UNROLL):
+                row = (tl.cast(cell, tl.int64) * S + (i0 + i1)) * x_sy
+                terms = tl.zeros([BLOCK, SP], tl.float32)
+                for dx in tl.static_range(5):
+                    mask = inside & ((k >= 4 - dx) & (k < w + 4 - dx))[:, None]
+                    value = tl.load(cells + row + tl.cast(dx * S, tl.int64) * x_sx, mask=mask, other=0.0)
+                    terms += value.to(tl.float32) * keys(tj + (dx - 2), A)[None, :]
+                along = tl.sum(terms, 1)
+                ti = (tl.cast(i0 + i1, tl.float32) + 0.5) / S - 0.5
+                sum0 += along * keys(ti + 2, A)
+                sum1 += along * keys(ti + 1, A)
+                sum2 += along * keys(ti, A)
+                sum3 += along * keys(ti - 1, A)
+                sum4 += along * keys(ti - 2, A)
+        _store_row(out, sum0, cell, first, last, w, column < columns)
+        sum0, sum1, sum2, sum3 = sum1, sum2, sum3, sum4
+        sum4 = tl.zeros([BLOCK], tl.float32)
+    if last > h:  # the rows that have no cells of their own
+        _store_row(out, sum0, h, first, last, w, column < columns)
+        _store_row(out, sum1, h + 1, first, last, w, column < columns)
+        _store_row(out, sum2, h + 2, first, last, w, column < columns)
+        _store_row(out, sum3, h + 3, first, last, w, column < columns)
 
 
-def _adjoint_along_rows(x: Tensor, s: int, a: float, block: tuple[int, int], num_warps: int) -> Tensor:
-    """(B, C, n*s, inner) → (B, C, n + 4, inner), float32: before the border rule folds the four outer rows back."""
-    outer0, outer1, high, inner = x.shape
-    block_n, block_i = block
-    n = high // s
-    columns = outer0 * outer1 * inner
-    out = torch.empty((outer0, outer1, n + 2 * _REACH, inner), dtype=torch.float32, device=x.device)
-    n_blocks, i_blocks = triton.cdiv(n + 2 * _REACH, block_n), triton.cdiv(columns, block_i)
-    x_s0, x_s1, x_sn, x_si = x.stride()
+def _extended(x: Tensor, s: int, a: float, tile: AdjointTile) -> Tensor:
+    """(B, C, h*s, w*s) → (B, C, h + 4, w + 4), float32: before the border rule folds the outer samples back."""
+    batch, channels, high, wide = x.shape
+    h, w = high // s, wide // s
+    out = torch.empty((batch, channels, h + 2 * _REACH, w + 2 * _REACH), dtype=torch.float32, device=x.device)
+    columns = batch * channels * (w + 2 * _REACH)
+    column_blocks, row_blocks = triton.cdiv(columns, tile.columns), triton.cdiv(h + 2 * _REACH, tile.rows)
     arguments = {
-        "x_ptr": x, "out_ptr": out, "columns": columns, "outer1": outer1, "n": n, "inner": inner,
-        "i_blocks": i_blocks, "x_s0": x_s0, "x_s1": x_s1, "x_sn": x_sn, "x_si": x_si,
-        "A": a, "S": s, "BLOCK_N": block_n, "BLOCK_I": block_i,
+        "x_ptr": x, "out_ptr": out, "columns": columns, "C": channels, "h": h, "w": w,
+        "column_blocks": column_blocks, "length": tile.rows, **strides("x", x, "bcyx"),
+        "A": a, "S": s, "SP": power_of_two(s), "UNROLL": s if s <= 8 else 1, "BLOCK": tile.columns,
     }  # fmt: skip
-    launch(bicubic_adjoint_kernel, n_blocks * i_blocks, arguments, device=x.device, num_warps=num_warps)
+    launch(bicubic_adjoint_kernel, column_blocks * row_blocks, arguments, device=x.device, num_warps=tile.num_warps)
     return out
 
 
 def _fold(extended: Tensor, dim: int, convention: str) -> Tensor:
-    """Add the two samples beyond each border to those that the border rule took them from."""
+    """Add the two samples beyond each border to those that the border rule took them from; a view of ``extended``."""
     n = extended.shape[dim] - 2 * _REACH
-    out = extended.narrow(dim, _REACH, n).clone()
+    out = extended.narrow(dim, _REACH, n)
     for k in (-2, -1, n, n + 1):
         source = min(max(k, 0), n - 1) if convention == "torch" else min(k % (2 * n), 2 * n - 1 - k % (2 * n))
         out.select(dim, source).add_(extended.select(dim, k + _REACH))
@@ -82,14 +115,12 @@ def _fold(extended: Tensor, dim: int, convention: str) -> Tensor:
 def bicubic_adjoint(grad: Tensor, skip: Tensor, s: int, convention: str) -> Tensor:
     """Gradient of the LR ``skip`` (B, C, h, w) from that of its bicubic upsampling, (B, C, h*s, w*s).
 
-    ``grad`` is read once from memory; the intermediate has 1/s of its elements.
+    ``grad`` is read once from memory, but for four cells above each block of rows.
     """
 
     def run(tile: AdjointTile) -> Tensor:
-        a = KEYS_A[convention]
-        rows = _fold(_adjoint_along_rows(grad, s, a, tile.rows, tile.num_warps), 2, convention)  # (B, C, h, w*s)
-        columns = _adjoint_along_rows(rows.transpose(2, 3), s, a, tile.columns, tile.num_warps)  # (B, C, w + 4, h)
-        out = torch.empty_like(skip, memory_format=memory_format_of(skip))
-        return out.copy_(_fold(columns, 2, convention).transpose(2, 3))
+        sums = _fold(_fold(_extended(grad, s, KEYS_A[convention], tile), 2, convention), 3, convention)
+        return torch.empty_like(skip, memory_format=memory_format_of(skip)).copy_(sums)
 
-    return run(choose("bicubic_adjoint", (skip.shape[1], s, skip.dtype), adjoint_tiles(), run, skip.device))
+    key = (skip.shape[1], s, skip.dtype)
+    return run(choose("bicubic_adjoint", key, adjoint_tiles(s), run, skip.device))

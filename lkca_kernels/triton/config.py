@@ -130,16 +130,18 @@ def backward_tiles(channels: int, rank: int, scale: int, dtype: torch.dtype) -> 
 
 @dataclass(frozen=True)
 class AdjointTile:
-    """Rows and columns of one program of the bicubic adjoint, first along the rows, then along the columns."""
+    """Columns and rows of one program of the bicubic adjoint, in LR samples."""
 
-    rows: tuple[int, int]
-    columns: tuple[int, int]
+    columns: int
+    rows: int
     num_warps: int = 4
 
 
 @cache
-def adjoint_tiles() -> tuple[AdjointTile, ...]:
-    return AdjointTile((4, 256), (64, 16)), AdjointTile((2, 512), (64, 16)), AdjointTile((4, 128), (32, 16))
+def adjoint_tiles(scale: int) -> tuple[AdjointTile, ...]:
+    """1024 elements of an HR row at a time by default; rows enough that the four above them, read again, are few."""
+    columns = max(1, 1024 // power_of_two(scale))
+    return AdjointTile(columns, 32), AdjointTile(2 * columns, 32), AdjointTile(columns, 64), AdjointTile(columns, 16)
 
 
 @dataclass(frozen=True)
