@@ -19,7 +19,8 @@ __all__ = [
     "LocalTile",
     "ShuffleTile",
     "adjoint_tiles",
-    "backward_tiles",
+    "backward_input_tiles",
+    "backward_weight_tiles",
     "channel_tiles",
     "epilogue_tiles",
     "forward_tiles",
@@ -112,20 +113,34 @@ def epilogue_tiles(channels: int, scale: int) -> tuple[ShuffleTile, ...]:
     return _shuffle_tiles(channels * scale, scale, 16, shapes)
 
 
-@cache
-def backward_tiles(channels: int, rank: int, scale: int, dtype: torch.dtype) -> tuple[ShuffleTile, ...]:
-    """Wide in rows, so that few partial sums of the gradient of z remain to be added; bounded by registers.
-
-    float32 without tf32 multiplies outside the tensor cores, with every operand in registers: half the tile.
-    """
-    p = 16 if dtype == torch.float32 else 32
-    if scale != power_of_two(scale):
-        shapes = [(64, p, 4, 1), (64, p, 8, 1), (64, p, 4, 2)]
-    elif dtype == torch.float32:
-        shapes = [(128, p, 8, 1), (64, p, 8, 2), (64, p, 8, 1), (64, p, 4, 1), (64, 2 * p, 8, 1)]
-    else:
-        shapes = [(256, p, 8, 1), (256, p, 8, 2), (128, p, 8, 1), (128, p, 4, 1), (128, 2 * p, 8, 1)]
+def _backward_tiles(
+    channels: int, rank: int, scale: int, shapes: Iterable[tuple[int, int, int, int]]
+) -> tuple[ShuffleTile, ...]:
     return _shuffle_tiles(channels * scale, scale, max(16, min(power_of_two(rank), 32)), shapes)
+
+
+@cache
+def backward_weight_tiles(channels: int, rank: int, scale: int, dtype: torch.dtype) -> tuple[ShuffleTile, ...]:
+    """Few registers, so that several programs a multiprocessor hide each other's loads."""
+    if scale != power_of_two(scale):
+        shapes = [(64, 32, 4, 1), (64, 64, 8, 1), (64, 16, 4, 1)]
+    elif dtype == torch.float32:
+        shapes = [(64, 64, 4, 1), (128, 64, 8, 1), (64, 32, 4, 1), (128, 32, 4, 1)]
+    else:
+        shapes = [(128, 64, 4, 1), (128, 32, 4, 1), (256, 64, 8, 1), (64, 64, 4, 1)]
+    return _backward_tiles(channels, rank, scale, shapes)
+
+
+@cache
+def backward_input_tiles(channels: int, rank: int, scale: int, dtype: torch.dtype) -> tuple[ShuffleTile, ...]:
+    """Long in pixels, so that the rows of the weight, which every program reads, are read rarely."""
+    if scale != power_of_two(scale):
+        shapes = [(64, 32, 4, 1), (64, 64, 8, 1), (64, 16, 4, 1)]
+    elif dtype == torch.float32:
+        shapes = [(64, 64, 4, 1), (64, 128, 8, 1), (32, 128, 4, 1), (32, 64, 4, 1)]
+    else:
+        shapes = [(64, 128, 4, 1), (64, 128, 8, 1), (64, 128, 4, 3), (32, 128, 4, 1)]
+    return _backward_tiles(channels, rank, scale, shapes)
 
 
 @dataclass(frozen=True)

@@ -58,13 +58,15 @@ def lowrank_pixel_shuffle_fwd_kernel(
         z = tl.load(pixel + (r64 * z_sr)[None, :], mask=pixel_ok & (r < R)[None, :], other=0.0)
 
     # What does not depend on the rows is worked out once, before the loop over them.
-    columns, column_ok = high_res_columns(p0, h, w, pitch, out_sy, out_sx, S, SP, BLOCK_P)
+    y0 = p0 // pitch
+    x0 = (p0 - y0 * pitch).to(tl.int32)
+    columns, column_ok = high_res_columns(y0, x0, h, w, pitch, out_sy, out_sx, S, SP, BLOCK_P)
     out_image = out_ptr + b * out_sb
     skip_image = skip_ptr
     if SKIP != "none":
         skip_image += b * skip_sb
     if SKIP == "hr":
-        skip_columns, _ = high_res_columns(p0, h, w, pitch, skip_sy, skip_sx, S, SP, BLOCK_P)
+        skip_columns, _ = high_res_columns(y0, x0, h, w, pitch, skip_sy, skip_sx, S, SP, BLOCK_P)
     n = tl.arange(0, BLOCK_Q * SP)
     a = tl.arange(0, BLOCK_Q)
     phase = n // SP * S + n % SP  # row of the weight, from the first of the tile

@@ -38,14 +38,13 @@ def shuffled_rows(q, S: tl.constexpr):
 
 
 @triton.jit
-def high_res_columns(p0, h, w, pitch, sy, sx, S: tl.constexpr, SP: tl.constexpr, BLOCK_P: tl.constexpr):
-    """Offsets (BLOCK_P*SP,) of the HR columns under a tile, from HR row i of LR row 0, and whether each exists.
+def high_res_columns(y0, x0, h, w, pitch, sy, sx, S: tl.constexpr, SP: tl.constexpr, BLOCK_P: tl.constexpr):
+    """Offsets (BLOCK_P*SP,) of the pixels from row y0 and column x0 on in an HR plane, first phase row, and their mask.
 
-    ``pitch`` LR pixels make a row of the tile's numbering, at least w; those beyond w are left out.
+    Consecutive columns are consecutive addresses. ``pitch`` LR pixels make a row of the tile's numbering, at least w;
+    those beyond w are left out.
     """
     u = tl.arange(0, BLOCK_P * SP)
-    y0 = p0 // pitch
-    x0 = (p0 - y0 * pitch).to(tl.int32)
     if SP == S:
         # One run of HR columns, which the compiler can see is contiguous.
         column = x0 * S + u
@@ -64,10 +63,12 @@ def high_res_columns(p0, h, w, pitch, sy, sx, S: tl.constexpr, SP: tl.constexpr,
 def high_res_offsets(
     p0, q, h, w, sc, sy, sx, rows, S: tl.constexpr, SP: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_P: tl.constexpr
 ):
-    """Offsets (BLOCK_Q, BLOCK_P*SP) into one HR image and their mask; consecutive columns are consecutive addresses."""
-    columns, inside = high_res_columns(p0, h, w, w, sy, sx, S, SP, BLOCK_P)
+    """Offsets (BLOCK_Q, BLOCK_P*SP) into one HR image and their mask."""
+    y0 = p0 // w
+    columns, inside = high_res_columns(y0, (p0 - y0 * w).to(tl.int32), h, w, w, sy, sx, S, SP, BLOCK_P)
     c, i = shuffled_rows(q, S)
-    return (c * sc + i.to(tl.int64) * sy)[:, None] + columns[None, :], (q < rows)[:, None] & inside[None, :]
+    offsets = (c * sc + i.to(tl.int64) * sy)[:, None] + columns[None, :]
+    return offsets, (q < rows)[:, None] & inside[None, :]
 
 
 @triton.jit

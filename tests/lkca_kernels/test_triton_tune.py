@@ -180,7 +180,8 @@ def test_every_operator_is_tuned_whatever_the_image_size(card: Card) -> None:
     call_all(16, 24)
     timed = card.timed
     names = {key.split()[0] for key in json.loads(tune.cache_file().read_text())["Card A"]}
-    operators = {"lowrank_pixel_shuffle_fwd", "lowrank_pixel_shuffle_bwd", "pixel_shuffle_epilogue_fwd"}
+    operators = {"lowrank_pixel_shuffle_fwd", "lowrank_pixel_shuffle_bwd_weight", "lowrank_pixel_shuffle_bwd_input"}
+    operators |= {"pixel_shuffle_epilogue_fwd"}
     operators |= {"pixel_shuffle_epilogue_bwd", "bicubic_adjoint", "channel_gate_fwd"}
     operators |= {"channel_attention_fwd", "channel_attention_bwd"}
     assert names == operators | {"local_channel_attention_fwd", "local_channel_attention_bwd"}
