@@ -17,12 +17,14 @@ import argparse
 import datetime
 import importlib.util
 import json
+import math
 import os
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -292,8 +294,10 @@ def main() -> int:
     parser.add_argument("--skip-tests", action="store_true")
     parser.add_argument("--tests", nargs="+", default=["tests"], help="what pytest gets; default: all tests")
     parser.add_argument("--quick", action="store_true", help="bfloat16 lowrank_pixel_shuffle only")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no further case after this long")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results", help="folder of the report")
     options = parser.parse_args()
+    began = time.monotonic()
     if torch.version.cuda is None or not torch.cuda.is_available():
         print(f"gpu-check needs a CUDA device and a CUDA build of torch; this is torch {torch.__version__}")
         return 2
@@ -320,7 +324,11 @@ def main() -> int:
         for case in cases(options.quick):
             tune(case)
         tiles = json.loads(cache_file().read_text())
+    left_out = []
     for case in cases(options.quick):
+        if time.monotonic() - began > options.seconds:
+            left_out.append(f"{case.name} {case.dtype}")
+            continue
         print(f"{case.name} {case.dtype}", flush=True)
         rows += measure(case, max(rates))
     accurate = all(row.error < TOLERANCE[getattr(torch, row.dtype)] for row in rows)
@@ -337,6 +345,7 @@ def main() -> int:
         "TF32 in eager float32 convolutions": torch.backends.cudnn.allow_tf32,
         "copy GB/s, two measurements": [round(rate / 1e9, 1) for rate in rates],
         "tuned tiles": tiles,
+        "cases left out for lack of time": left_out,
         "checks": checks,
     }
     options.out.mkdir(parents=True, exist_ok=True)

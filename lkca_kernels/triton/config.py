@@ -82,22 +82,20 @@ def forward_tiles(
     """4096 outputs per program and step of its loop, and 32 accumulators a thread, by default.
 
     Half of it where the scale is no power of two: such rows are stored element by element, with an address for each.
-    Twice in float32, whose products outside the tensor cores are the cheaper the more outputs share an operand.
     """
     # One slice holds a whole small rank; slices of a larger one are narrow, since the loop keeps more in registers.
     whole = 64 if dtype != torch.float32 else 32
     block_r = max(16, power_of_two(rank)) if rank <= whole else 32
-    group = tap_group(scale) if low_res_skip else 0
     if scale != power_of_two(scale):
         shapes = [(32, 64, 4, 1), (64, 32, 4, 1), (32, 32, 4, 1)]
-    elif low_res_skip and scale == 4 and dtype == torch.float32:
-        shapes, group = [(64, 128, 4, 1), (128, 64, 4, 1), (32, 128, 4, 1)], 4
-    elif low_res_skip:
-        shapes = [(32, 128, 4, 1), (64, 64, 4, 1), (64, 128, 4, 1), (32, 64, 4, 1)]
+    elif low_res_skip:  # a thread for each group of pixels of a channel
+        first = {2: (32, 64, 4, 1), 8: (64, 64, 2, 1)}.get(scale, (32, 128, 4, 1))
+        shapes = [first, (32, 128, 4, 1), (64, 64, 4, 1), (32, 64, 2, 1)]
     elif dtype == torch.float32:
-        shapes = [(64, 128, 4, 1), (64, 256, 8, 1), (64, 64, 4, 1)]
+        shapes = [(64, 64, 4, 1), (64, 128, 4, 1), (32, 128, 4, 2)]
     else:
-        shapes = [(32, 128, 4, 3), (64, 64, 4, 3), (64, 256, 8, 2), (32, 64, 4, 2)]
+        shapes = [(32, 128, 4, 3), (64, 128, 8, 3), (64, 64, 4, 3), (32, 64, 4, 2)]
+    group = tap_group(scale) if low_res_skip else 0
     return tuple(
         ForwardTile(**asdict(tile), group=group) for tile in _shuffle_tiles(channels * scale, scale, block_r, shapes)
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .config import ForwardTile, forward_tiles, power_of_two, steps
 from .guard import check, check_shuffle
-from .launch import launch, precision, skip_kind, streaming_multiprocessors, strides
+from .launch import launch, product_precision, skip_kind, streaming_multiprocessors, strides
 from .skip import add_skip, bicubic_tile
 from .tiles import high_res_columns, low_res_pixels, shuffled_rows
 from .tune import choose
@@ -169,7 +169,7 @@ def lowrank_pixel_shuffle_fwd(
         out = torch.empty((batch, channels, h * s, w * s), dtype=z.dtype, device=z.device)
     kind = skip_kind(skip, (h, w), skip_bicubic)
     run = partial(_run, z, weight, bias, gate, skip, out, s, kind)
-    key = (channels, rank, s, z.dtype, precision(z.dtype), kind)
+    key = (channels, rank, s, z.dtype, product_precision(z.dtype), kind)
     tiles = forward_tiles(channels, rank, s, z.dtype, kind in ("matlab", "torch"))
     run(choose("lowrank_pixel_shuffle_fwd", key, tiles, run, z.device))
     return out
@@ -200,7 +200,7 @@ def _run(
         "p_blocks": p_blocks, "q_blocks": q_blocks, "splits": splits, "length": length,
         **strides("z", z, "bryx"), **strides("weight", weight, "mr"), **strides("bias", bias, "m"),
         **strides("gate", gate, "bc"), **strides("skip", skip, "bcyx"), **strides("out", out, "bcyx"),
-        "S": s, "SP": power_of_two(s), "SKIP": kind, "PRECISION": precision(z.dtype),
+        "S": s, "SP": power_of_two(s), "SKIP": kind, "PRECISION": product_precision(z.dtype),
         "BLOCK_Q": tile.block_q, "BLOCK_P": tile.block_p, "BLOCK_R": tile.block_r, "STAGES": tile.num_stages,
         "WHOLE": whole, "EVEN": rows % tile.block_q == 0, "SLICED": rank > tile.block_r,
         "GROUP": group, "PAIRS": w % 2 == 0 and group > 0 and group % 2 == 0,

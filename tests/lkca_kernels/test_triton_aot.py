@@ -27,7 +27,8 @@ STACK_LIMIT = 16
 def check_limits(name: str, found: Resources, least_occupancy: float) -> None:
     architecture = ARCHITECTURES[found.capability]
     assert found.stack <= STACK_LIMIT, f"{name}: {found.stack} bytes spilled"
-    assert found.shared <= architecture.shared_per_block // 4, f"{name}: {found.shared} bytes of shared memory"
+    fair = architecture.shared_per_block // 16 * found.num_warps  # so that 16 warps share a multiprocessor
+    assert found.shared <= fair, f"{name}: {found.shared} bytes of shared memory"
     assert found.occupancy >= least_occupancy, f"{name}: occupancy {found.occupancy:.0%}, {found.registers} registers"
 
 
@@ -75,18 +76,20 @@ def test_rows_are_stored_in_16_byte_pieces() -> None:
                 assert stores == {"st.global.v4.b32"}, (name, stores)
 
 
-def test_float32_follows_the_matmul_setting_of_torch(monkeypatch) -> None:
-    """ieee multiplies in float32, tf32 on the tensor cores (HMMA or wgmma with tf32 operands)."""
+def test_float32_follows_the_matmul_setting_of_torch() -> None:
+    """ieee takes three tf32 products of parts for each one of tf32."""
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
+    products = {}
     try:
-        for setting, on_tensor_cores in (("ieee", False), ("tf32", True)):
+        for setting, expected in (("ieee", "tf32x3"), ("tf32", "tf32")):
             matmul.fp32_precision = setting
             launch = representative_launches(torch.float32)["lowrank_pixel_shuffle_fwd (×4, no skip)"]
-            assert launch.arguments["PRECISION"] == setting
-            assert ("tf32" in compile_launch(launch, 80).ptx) == on_tensor_cores
+            assert launch.arguments["PRECISION"] == expected
+            products[setting] = compile_launch(launch, 80).ptx.count("f32.tf32.tf32.f32")
     finally:
         matmul.fp32_precision = before
+    assert products["ieee"] == 3 * products["tf32"] > 0
 
 
 def test_image_size_never_changes_the_tile() -> None:
