@@ -152,8 +152,12 @@ class AdjointTile:
 
 @cache
 def adjoint_tiles(scale: int) -> tuple[AdjointTile, ...]:
-    """1024 elements of an HR row at a time by default; rows enough that the four above them, read again, are few."""
-    columns = max(1, 1024 // power_of_two(scale))
+    """1024 elements of an HR row at a time by default, half of it where each is loaded by itself.
+
+    Rows enough that the four above them, which are read again, are few.
+    """
+    whole = power_of_two(scale)
+    columns = max(1, (1024 if scale == whole else 512) // whole)
     return AdjointTile(columns, 32), AdjointTile(2 * columns, 32), AdjointTile(columns, 64), AdjointTile(columns, 16)
 
 

@@ -34,7 +34,6 @@ from .tune import choose
 
 __all__ = ["lowrank_pixel_shuffle_bwd"]
 
-_SUMS_BLOCK = 1024
 _RESIDENT = 3  # programs of the weight kernel that a multiprocessor's registers hold
 
 
@@ -86,9 +85,10 @@ def lowrank_pixel_shuffle_bwd_weight_kernel(
         grad = tl.trans(_unshuffled(grad, SP, BLOCK_Q, BLOCK_P))
         product = tl.dot(grad, z, product, input_precision=PRECISION)
         total = tl.dot(grad, ones, total, input_precision=SUM_PRECISION)
-        x0 += BLOCK_P % w
-        y0 += BLOCK_P // w + (x0 >= w).to(tl.int64)
-        x0 = tl.where(x0 >= w, x0 - w, x0)
+        x0 += BLOCK_P - BLOCK_P // w * w  # not %, after which Triton 3.6 no longer sees that w divides by 16
+        carry = (x0 >= w).to(tl.int32)
+        y0 += BLOCK_P // w + carry
+        x0 -= carry * w
 
     n = tl.arange(0, BLOCK_Q * SP)
     m = (q0 + n // SP) * S + n % SP
@@ -274,7 +274,8 @@ def _parameter_gradients(
     need_weight, need_bias, need_gate = needs
     parts, batch, phases, columns = product.shape
     channels = phases // (s * s)
-    chunks = triton.cdiv(s * s * columns, _SUMS_BLOCK)
+    block = min(1024, power_of_two(s * s * columns))
+    chunks = triton.cdiv(s * s * columns, block)
 
     def empty(*shape: int, dtype: torch.dtype = weight.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=weight.device)
@@ -287,7 +288,7 @@ def _parameter_gradients(
         "dweight_ptr": d_weight, "dbias_ptr": d_bias, "dgate_ptr": d_gate,
         "B": batch, "C": channels, "R": columns - 1, "parts": parts, "chunks": chunks,
         **strides("weight", weight, "mr"), **strides("bias", bias, "m"), **strides("gate", gate, "bc"),
-        "S": s, "BLOCK": _SUMS_BLOCK,
+        "S": s, "BLOCK": block,
     }  # fmt: skip
     launch(lowrank_pixel_shuffle_bwd_sums_kernel, channels * chunks, arguments, device=weight.device, num_warps=4)
     if d_gate is not None:

@@ -76,6 +76,15 @@ def test_rows_are_stored_in_16_byte_pieces() -> None:
                 assert stores == {"st.global.v4.b32"}, (name, stores)
 
 
+def test_gradient_rows_are_loaded_in_16_byte_pieces() -> None:
+    """And so is all else that the two kernels read which go through the HR gradient: its run of columns is seen."""
+    for dtype in (torch.bfloat16, torch.float32):
+        for name, launch in representative_launches(dtype).items():
+            if re.match(r"lowrank_pixel_shuffle_bwd_(weight|input) \(×4", name):
+                loads = set(re.findall(r"ld\.global[.\w]*", compile_launch(launch, 90).ptx))
+                assert loads == {"ld.global.v4.b32"}, (name, loads)
+
+
 def test_float32_follows_the_matmul_setting_of_torch() -> None:
     """ieee takes three tf32 products of parts for each one of tf32."""
     matmul = torch.backends.cuda.matmul

@@ -164,6 +164,24 @@ def test_one_gradient_alone_equals_the_joint_pass(needed: int, randn) -> None:
     assert error(found[needed], gradients[needed]) < BOUND[torch.float32]
 
 
+@pytest.mark.parametrize(("w", "s", "convention"), [(1, 2, "torch"), (5, 3, "matlab"), (23, 2, "matlab")])
+def test_programs_that_go_along_the_image(w: int, s: int, convention: str, randn, monkeypatch) -> None:
+    """Few and small tiles: steps from pixels to pixels over the ends of rows, and rows of sums from block to block."""
+    from lkca_kernels.triton import bicubic, config, lowrank_bwd
+
+    tile = config.ShuffleTile(8, 16, 16, 4)
+    monkeypatch.setattr(lowrank_bwd, "backward_weight_tiles", lambda *_: (tile,))
+    monkeypatch.setattr(lowrank_bwd, "backward_input_tiles", lambda *_: (tile,))
+    monkeypatch.setattr(lowrank_bwd, "splits", lambda blocks, *_: (2, -(-blocks // 2)) if blocks > 2 else (1, blocks))
+    monkeypatch.setattr(bicubic, "adjoint_tiles", lambda _: (config.AdjointTile(64, 4),))
+    tensors = [randn(1, 3, 7, w), randn(3 * s * s, 3), randn(3 * s * s), randn(1, 3), randn(1, 3, 7, w)]
+    grad, options = randn(1, 3, 7 * s, w * s), {"upscale_factor": s, "skip_bicubic": convention}
+    _, gradients = differentiate(lambda *t: reference.lowrank_pixel_shuffle(*t, **options), tensors, grad)
+    found = backend.lowrank_pixel_shuffle_bwd(grad, *tensors, **options, needs=(True,) * 5)
+    for got, want in zip(found, gradients, strict=True):
+        assert error(got, want) < BOUND[torch.float32]
+
+
 def test_strided_inputs_and_layouts(randn) -> None:
     """channels_last, sliced, expanded and misaligned inputs; gradients come in the layout of their input."""
     options = {"upscale_factor": 2, "skip_bicubic": "matlab"}
