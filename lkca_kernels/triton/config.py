@@ -119,13 +119,13 @@ def _backward_tiles(
 
 @cache
 def backward_weight_tiles(channels: int, rank: int, scale: int, dtype: torch.dtype) -> tuple[ShuffleTile, ...]:
-    """Few registers, so that several programs a multiprocessor hide each other's loads."""
+    """Few registers, so that several programs a multiprocessor hide each other's loads, and loads of the next step."""
     if scale != power_of_two(scale):
         shapes = [(64, 32, 4, 1), (64, 64, 8, 1), (64, 16, 4, 1)]
     elif dtype == torch.float32:
-        shapes = [(64, 64, 4, 1), (128, 64, 8, 1), (64, 32, 4, 1), (128, 32, 4, 1)]
+        shapes = [(64, 64, 4, 1), (128, 64, 8, 1), (64, 32, 4, 1), (64, 32, 4, 2)]
     else:
-        shapes = [(128, 64, 4, 1), (128, 32, 4, 1), (256, 64, 8, 1), (64, 64, 4, 1)]
+        shapes = [(128, 64, 4, 2), (128, 64, 4, 1), (64, 64, 4, 3), (256, 64, 8, 1), (64, 64, 4, 1)]
     return _backward_tiles(channels, rank, scale, shapes)
 
 
@@ -135,9 +135,9 @@ def backward_input_tiles(channels: int, rank: int, scale: int, dtype: torch.dtyp
     if scale != power_of_two(scale):
         shapes = [(64, 32, 4, 1), (64, 64, 8, 1), (64, 16, 4, 1)]
     elif dtype == torch.float32:
-        shapes = [(64, 64, 4, 1), (64, 128, 8, 1), (32, 128, 4, 1), (32, 64, 4, 1)]
+        shapes = [(64, 64, 4, 1), (64, 128, 8, 1), (32, 128, 8, 2), (32, 64, 4, 1)]
     else:
-        shapes = [(64, 128, 4, 1), (64, 128, 8, 1), (64, 128, 4, 3), (32, 128, 4, 1)]
+        shapes = [(64, 128, 4, 2), (64, 128, 4, 1), (64, 128, 8, 1), (64, 64, 4, 3), (32, 128, 4, 1)]
     return _backward_tiles(channels, rank, scale, shapes)
 
 

@@ -34,7 +34,7 @@ from .tune import choose
 
 __all__ = ["lowrank_pixel_shuffle_bwd"]
 
-_RESIDENT = 3  # programs of the weight kernel that a multiprocessor's registers hold
+_RESIDENT = 4  # programs of the weight kernel that a multiprocessor holds
 
 
 @triton.jit
