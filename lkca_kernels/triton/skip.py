@@ -101,12 +101,11 @@ def _bits(n):
 @triton.jit
 def _taps_of_pairs(row, x, w, sx, mask, MATLAB: tl.constexpr, GROUP: tl.constexpr):
     """Columns x - 2 ... x + GROUP + 1 of one LR row: where a pair lies outside, it mirrors the one beside it."""
+    two = (tl.arange(0, 2).to(tl.int64) * sx)[None, None, :]
     pairs = ()
     for k in tl.static_range(GROUP // 2 + 2):
         column = x + (2 * k - 2)
-        at = (row + (column.to(tl.int64) * sx)[None, :])[:, :, None] + (tl.arange(0, 2).to(tl.int64) * sx)[
-            None, None, :
-        ]
+        at = (row + (column.to(tl.int64) * sx)[None, :])[:, :, None] + two
         inside = (mask & ((column >= 0) & (column < w))[None, :])[:, :, None]
         a, b = tl.split(tl.load(at, mask=inside, other=0.0).to(tl.float32))
         if k >= 2:
