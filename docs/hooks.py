@@ -42,7 +42,10 @@ def benchmarks() -> str:
     table = runpy.run_path(str(ROOT / "bench" / "table.py"))["table"]
     parts = []
     for path in sorted((ROOT / "bench" / "results").glob("*.json")):
-        if path.name != "last.json":
+        on_a_card = path.with_suffix(".md")  # the report of `make gpu-check`, a heading and its own table
+        if on_a_card.is_file():
+            parts += [f"## {path.stem}", *on_a_card.read_text(encoding="utf-8").splitlines()[1:], ""]
+        elif path.name != "last.json":
             parts += [f"## {path.stem}", "", table(json.loads(path.read_text(encoding="utf-8"))), ""]
     return "\n".join(parts)
 

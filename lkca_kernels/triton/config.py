@@ -90,9 +90,9 @@ def forward_tiles(
         shapes = [(32, 64, 4, 1), (64, 32, 4, 1), (32, 32, 4, 1)]
     elif low_res_skip:  # a thread for each group of pixels of a channel
         first = {2: (32, 64, 4, 1), 8: (64, 64, 2, 1)}.get(scale, (32, 128, 4, 1))
-        shapes = [first, (64, 64, 4, 1), (32, 64, 2, 1)]
+        shapes = [first, (32, 64, 2, 1)]
     elif dtype == torch.float32:
-        shapes = [(64, 64, 4, 1), (32, 128, 4, 2), (32, 64, 4, 1)]
+        shapes = [(64, 64, 4, 1), (32, 64, 4, 1)]
     else:
         shapes = [(32, 128, 4, 3), (64, 128, 8, 3), (64, 64, 4, 3), (32, 64, 4, 2)]
     group = tap_group(scale) if low_res_skip else 0

@@ -27,8 +27,8 @@ STACK_LIMIT = 16
 def check_limits(name: str, found: Resources, least_occupancy: float) -> None:
     architecture = ARCHITECTURES[found.capability]
     assert found.stack <= STACK_LIMIT, f"{name}: {found.stack} bytes spilled"
-    fair = architecture.shared_per_block // 16 * found.num_warps  # so that 16 warps share a multiprocessor
-    assert found.shared <= fair, f"{name}: {found.shared} bytes of shared memory"
+    share = architecture.shared_per_block // 3 * max(1, found.num_warps // 4)  # 12 warps a multiprocessor, or more
+    assert found.shared <= share, f"{name}: {found.shared} bytes of shared memory"
     assert found.occupancy >= least_occupancy, f"{name}: occupancy {found.occupancy:.0%}, {found.registers} registers"
 
 
