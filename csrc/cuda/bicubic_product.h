@@ -13,6 +13,8 @@
 //    so that the constants depend on f alone.
 //  - The samples are exact in the storage type. A constant is the sum of two of its values, off by 2^-17 at most. The
 //    lanes of the fifth row that are left over take its second parts.
+//  - The samples reach a warp's own piece of shared memory by asynchronous copies, a few channels ahead: registers would
+//    hold one channel, which does not cover the latency of L2.
 #pragma once
 
 #include "epilogue.h"
@@ -22,28 +24,49 @@ namespace lkca::cuda {
 /// What a thread has of it. T: half_t or bfloat_t.
 template <class T>
 struct BicubicProduct {
-  static constexpr int kPairs = 2;  // pairs of pixels of a thread: rows `group` and `group + 8`
+  static constexpr int kPairs = 2;   // pairs of pixels of a thread: rows `group` and `group + 8`
+  static constexpr int kStages = 4;  // channels of a warp in shared memory: one is read, the others are on their way
+  static constexpr int kRow = 160;   // bytes of a row of samples there: the four rows of a warp are in other banks
+  static constexpr int kStage = 5 * kRow;
+  static constexpr int kAtOnce = 6;  // pieces of each row that a warp copies at once
+  static constexpr int kRounds = 5;  // so many times at most
+  static constexpr int kNothing = -0x7fffffff;
+
+  struct alignas(16) Constants {
+    uint32_t high[2][2], low[2][2], fifth[2], unused[2];  // of f
+  };
+  /// A row of samples is in pieces of 16 bytes where LR rows allow, else of 4: those with the warp's 32 pixels, one
+  /// before and one after. Where an LR row ends these two are left out of account, and the next LR row has its own: 10
+  /// pieces of 16 bytes at most (3 LR rows), or 28 of 4 (6 LR rows).
+  struct Shared {
+    alignas(16) unsigned char samples[kWarps * kStages * kStage];
+    int from[kRounds * kThreads];  // of each thread's pieces, see place()
+    Constants constants[32];       // of each lane
+  };
 
   /// Rows of at least three whole words.
   static bool serves(const Shuffle& shuffle, const void* skip) {
     return shuffle.width >= 6 && shuffle.width % 2 == 0 && reinterpret_cast<uintptr_t>(skip) % 4 == 0;
   }
+  /// Whether pieces are of 16 bytes.
+  static bool in_vectors(const Shuffle& shuffle, const void* skip) {
+    return shuffle.width >= 16 && vectors<T>(skip, shuffle.width);
+  }
 
-  struct Constants {
-    uint32_t high[2], low[2], fifth;
-  };
-  Constants constants[2];           // of f
-  int four[kPairs], fifth[kPairs];  // where the words begin, from the first pixel of the tile
-  int ends;                         // bits 2v, 2v + 1: the pair is the first, the last of an LR row
-  const T* plane;                   // of the next channel: the first pixel of the tile
-  int64_t step;                     // from one channel to the next
-  int channels;                     // to come
-  uint32_t word[kPairs][3];         // of row t - 2
-  uint32_t word_fifth[kPairs][2];
+  Shared& shared;
+  const T* source;  // the thread's first piece in the next channel to be copied
+  int channels;     // to be copied
+  int rounds;       // pieces of the thread
+  int target;       // of the first of them, in stage 0
+  int at[kPairs];   // the first of the three words of a pair, in stage 0
+  int fifth;        // from there to the first of its words in the fifth row
+  int ends;         // bits 2v, 2v + 1: the pair is the first, the last of an LR row
+  int stage;        // bytes from stage 0 to the channel at hand
 
-  /// `table`: BicubicTaps of the four phases.
-  LKCA_BODY BicubicProduct(int thread, const TableTaps* table) {
-    const int group = thread % 32 / 4, t = thread % 4;
+  /// `table`: BicubicTaps of the four phases. A barrier before add().
+  LKCA_BODY BicubicProduct(int thread, const TableTaps* table, Shared& shared) : shared(shared) {
+    const int group = thread / 4, t = thread % 4;
+    if (thread >= 32) return;
     const TableTaps down = table[group / 2];
     const auto weight_down = [&](int dy) {
       float weight = 0.0f;
@@ -51,17 +74,18 @@ struct BicubicProduct {
       for (int k = 0; k < 4; ++k) weight = down.first + k == dy ? down.weight[k] : weight;
       return weight;
     };
+    Constants& mine = shared.constants[thread];
     const float above = weight_down(t - 2), below = weight_down(2);
     LKCA_UNROLL
     for (int f = 0; f < 2; ++f) {
       const TableTaps& along = table[2 * f + group % 2];
       LKCA_UNROLL
       for (int r = 0; r < 2; ++r) {
-        constants[f].high[r] = parts(above * along.weight[2 * r], above * along.weight[2 * r + 1], false);
-        constants[f].low[r] = parts(above * along.weight[2 * r], above * along.weight[2 * r + 1], true);
+        mine.high[f][r] = parts(above * along.weight[2 * r], above * along.weight[2 * r + 1], false);
+        mine.low[f][r] = parts(above * along.weight[2 * r], above * along.weight[2 * r + 1], true);
       }
       const float* const pair = along.weight + t % 2 * 2;
-      constants[f].fifth = parts(below * pair[0], below * pair[1], t >= 2);
+      mine.fifth[f] = parts(below * pair[0], below * pair[1], t >= 2);
     }
   }
 
@@ -74,43 +98,93 @@ struct BicubicProduct {
     return part(first) | part(second) << 16;
   }
 
-  /// The pair of row `8 * v + group`: its first pixel in the tile.
-  LKCA_BODY void place(const Shuffle& shuffle, const PixelTile& tile, int t, int v, int pixel, Bicubic convention) {
+  /// The 32 pixels of a warp, from `pixel0` of the tile, of which `first` is the first pixel in the first of `count`
+  /// channels. `vec`: in_vectors().
+  LKCA_BODY void place(const Shuffle& shuffle, const PixelTile& tile, int thread, int pixel0, const T* first, int count,
+                       Bicubic convention, bool vec) {
+    const int lane = thread % 32, group = lane / 4, t = lane % 4;
     const int width = static_cast<int>(shuffle.width), height = static_cast<int>(shuffle.height);
-    const int along = tile.x + smaller(pixel, tile.count - 2);
-    const int down = shuffle.by_width.div(along), x = along - down * width, y = static_cast<int>(tile.row) + down;
-    const auto begin = [&](int dy, int first, int words) {
-      const int row = inside(y + dy, height, convention) - static_cast<int>(tile.row);
-      return row * width - tile.x + larger(0, smaller(x + first, width - 2 * words));
-    };
-    four[v] = begin(t - 2, -2, 3);
-    fifth[v] = begin(2, t % 2 * 2 - 2, 2);
-    ends = (v == 0 ? 0 : ends) | (x == 0) << 2 * v | (x == width - 2) << (2 * v + 1);
-  }
-
-  /// `first`: the tile's first pixel in the first channel, `between`: from there to the next of `count`.
-  LKCA_BODY void begin(const T* first, int64_t between, int count) {
-    plane = first, step = between, channels = count;
-    load_words();
-  }
-
-  /// The samples of the next channel, on their way while the last one is written.
-  LKCA_BODY void load_words() {
-    if (--channels < 0) return;
-    const T* const first = plane;
-    plane += step;
+    const int bytes = vec ? 16 : 4, shift = vec ? 3 : 1;  // a piece: its bytes; its pixels, as a power of 2
+    const int samples = thread / 32 * (kStages * kStage);
+    const int down = shuffle.by_width.div(tile.x + pixel0), x0 = tile.x + pixel0 - down * width;
+    ends = 0;
     LKCA_UNROLL
     for (int v = 0; v < kPairs; ++v) {
-      int from = four[v], from_fifth = fifth[v];
-      compute_here(from);  // else 64-bit offsets are held
-      compute_here(from_fifth);
-      const auto* const p = reinterpret_cast<const uint32_t*>(first + from);
-      const auto* const q = reinterpret_cast<const uint32_t*>(first + from_fifth);
-      LKCA_UNROLL
-      for (int k = 0; k < 3; ++k) word[v][k] = load(p + k);
-      LKCA_UNROLL
-      for (int k = 0; k < 2; ++k) word_fifth[v][k] = load(q + k);
+      const int pair = 8 * v + group, passed = shuffle.by_width.div(x0 + 2 * pair);  // ends of LR rows
+      const int x = x0 + 2 * pair - passed * width;
+      at[v] = samples + t * kRow + (pair - 1) * 4 + bytes * (1 + 2 * passed);
+      ends |= (x == 0) << 2 * v | (x == width - 2) << (2 * v + 1);
     }
+    fifth = (4 - t) * kRow + t % 2 * 4;
+
+    const int pixels = smaller(32, tile.count - pixel0);
+    const int length = pixels <= 0 ? 0 : (pixels >> shift) + 2 + 2 * shuffle.by_width.div(x0 + pixels - 1);
+    const int mine = smaller(lane, 5 * kAtOnce - 1), row = mine % 5;
+    target = samples + row * kRow + mine / 5 * bytes;
+    rounds = (length + kAtOnce - 1) / kAtOnce;
+    channels = length == 0 ? 0 : count;
+    compute_here(target);
+    compute_here(at[0]);
+    compute_here(at[1]);
+    compute_here(ends);
+    source = first;
+    LKCA_NO_UNROLL
+    for (int round = 0; round < rounds; ++round) {
+      const int index = mine / 5 + round * kAtOnce;
+      int piece = smaller(index, length - 1), x = x0, y = static_cast<int>(tile.row) + down;
+      LKCA_NO_UNROLL
+      for (int end; piece >= (end = ((width - x) >> shift) + 2); piece -= end, x = 0, ++y) {
+      }
+      x = larger(0, smaller(x + (piece - 1) * (1 << shift), width - (1 << shift)));
+      const int from_row = inside(y + row - 2, height, convention) - static_cast<int>(tile.row);
+      const int offset = from_row * width - tile.x + x;
+      if (round == 0) source += offset;
+      shared.from[round * kThreads + thread] =
+          index < length && lane == mine ? offset - static_cast<int>(source - first) : kNothing;
+    }
+  }
+
+  /// Sends the next channel, if there is one, on its way to the stage before `stage`. `between`: to the one after it.
+  template <class Grid>
+  LKCA_BODY void copy(const Grid& grid, int stage, int64_t between, bool vec) {
+    if (channels > 0) {
+      unsigned char* to = shared.samples + target + (stage == 0 ? (kStages - 1) * kStage : stage - kStage);
+      if (vec && rounds == 1) {
+        grid.template copy<16>(to, source);
+      } else {
+        LKCA_NO_UNROLL
+        for (int round = 0; round < rounds; ++round) {
+          const int offset = shared.from[round * kThreads + grid.thread()];
+          if (offset != kNothing) {
+            if (vec) {
+              grid.template copy<16>(to, source + offset);
+            } else {
+              grid.template copy<4>(to, source + offset);
+            }
+          }
+          to += (vec ? 16 : 4) * kAtOnce;
+        }
+      }
+      source += between;
+      --channels;
+    }
+    grid.close_copies();  // a group, even if empty: they are counted
+  }
+
+  /// The first channels. The warp has read what it had before.
+  template <class Grid>
+  LKCA_BODY void begin(const Grid& grid, int64_t between, bool vec) {
+    LKCA_NO_UNROLL
+    for (stage = kStage; stage < kStages * kStage; stage += kStage) copy(grid, stage, between, vec);
+    stage = 0;
+  }
+
+  /// Brings the warp together when the channel at hand is there, and sends another on its way.
+  template <class Grid>
+  LKCA_BODY void next(const Grid& grid, int64_t between, bool vec) {
+    grid.template await_copies<kStages - 2>();
+    grid.sync_warp();  // all lanes' pieces are there, and all have read the channel before
+    copy(grid, stage, between, vec);
   }
 
   /// The pair of samples beyond the end of an LR row, from the last pair within.
@@ -119,30 +193,37 @@ struct BicubicProduct {
     return left ? (pair & 0xffffu) | pair << 16 : (pair & 0xffff0000u) | pair >> 16;
   }
 
-  /// At the ends of an LR row the words that were loaded are not the ones around the pair, but the nearest within.
-  LKCA_BODY void mend(int t, Bicubic convention) {
+  /// d[parity of the pixel][f] += the interpolated samples of the channel at hand.
+  template <class Grid>
+  LKCA_BODY void add(const Grid& grid, Bicubic convention, float (&d)[2][2][4]) {
+    const int lane = grid.thread() % 32;
+    uint32_t e[kPairs][3], u[kPairs][2];  // of row t - 2; of the fifth row
     LKCA_UNROLL
     for (int v = 0; v < kPairs; ++v) {
-      uint32_t (&w)[3] = word[v], (&u)[2] = word_fifth[v];
-      if (ends >> 2 * v & 1) {
-        w[2] = w[1], w[1] = w[0], w[0] = beyond(w[1], true, convention);
-        if (t % 2 == 0) u[1] = u[0], u[0] = beyond(u[1], true, convention);
-      }
-      if (ends >> 2 * v & 2) {
-        w[0] = w[1], w[1] = w[2], w[2] = beyond(w[1], false, convention);
-        if (t % 2 == 1) u[0] = u[1], u[1] = beyond(u[0], false, convention);
+      const auto* const p = reinterpret_cast<const uint32_t*>(shared.samples + at[v] + stage);
+      const auto* const q = reinterpret_cast<const uint32_t*>(shared.samples + at[v] + stage + fifth);
+      LKCA_UNROLL
+      for (int k = 0; k < 3; ++k) e[v][k] = p[k];
+      LKCA_UNROLL
+      for (int k = 0; k < 2; ++k) u[v][k] = q[k];
+    }
+    stage = stage == (kStages - 1) * kStage ? 0 : stage + kStage;
+    if (ends != 0) {
+      const bool right = lane % 2 == 1;  // of the fifth row
+      LKCA_UNROLL
+      for (int v = 0; v < kPairs; ++v) {
+        if (ends >> 2 * v & 1) {
+          e[v][0] = beyond(e[v][1], true, convention);
+          if (!right) u[v][0] = beyond(u[v][1], true, convention);
+        }
+        if (ends >> 2 * v & 2) {
+          e[v][2] = beyond(e[v][1], false, convention);
+          if (right) u[v][1] = beyond(u[v][0], false, convention);
+        }
       }
     }
-  }
-
-  /// d[parity of the pixel][f] += the interpolated samples.
-  template <class Grid>
-  LKCA_BODY void add(const Grid& grid, int t, Bicubic convention, float (&d)[2][2][4]) {
-    if (ends != 0) mend(t, convention);
     grid.sync_warp();
     const auto odd = [](uint32_t a, uint32_t b) { return a >> 16 | b << 16; };
-    const auto& e = word;
-    const auto& u = word_fifth;
     uint32_t o[kPairs][2], uo[kPairs];
     LKCA_UNROLL
     for (int v = 0; v < kPairs; ++v) {
@@ -158,13 +239,13 @@ struct BicubicProduct {
       LKCA_UNROLL
       for (int parity = 0; parity < 2; ++parity) {
         LKCA_UNROLL
-        for (int f = 0; f < 2; ++f) f_of_product(d[parity][f], parity + f, constants[f]);
+        for (int f = 0; f < 2; ++f) f_of_product(d[parity][f], parity + f, f);
       }
     };
-    each([&](float (&sum)[4], int from, const Constants& c) { grid.mma(sum, four_of[from], c.high, T{}); });
-    each([&](float (&sum)[4], int from, const Constants& c) { grid.mma(sum, four_of[from], c.low, T{}); });
-    each([&](float (&sum)[4], int from, const Constants& c) { grid.mma(sum, fifth_of[from], c.fifth, T{}); });
-    load_words();
+    const Constants c = shared.constants[lane];
+    each([&](float (&sum)[4], int from, int f) { grid.mma(sum, four_of[from], c.high[f], T{}); });
+    each([&](float (&sum)[4], int from, int f) { grid.mma(sum, four_of[from], c.low[f], T{}); });
+    each([&](float (&sum)[4], int from, int f) { grid.mma(sum, fifth_of[from], c.fifth[f], T{}); });
   }
 };
 

@@ -33,10 +33,17 @@ struct Barrier {
   int64_t generation = 0;
 };
 
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
 struct Fibre {
   ucontext_t context;  // to start it
   jmp_buf place;       // to go on: swapcontext would make a system call each time
   bool started = false, done = false;
+  std::vector<std::vector<Copy>> groups = {{}};  // of copies on their way; the last is open
 };
 
 struct Lane {  // what a lane shows to its warp
@@ -214,6 +221,23 @@ float HostGrid::warp_sum(float value) const {
     value += other;
   }
   return value;
+}
+
+void HostGrid::start_copy(void* to, const void* from, size_t bytes) const {
+  on_read(from, bytes);
+  if (reinterpret_cast<uintptr_t>(to) % bytes != 0) fail("misaligned copy of " + std::to_string(bytes) + " bytes");
+  std::memset(to, 0xff, bytes);
+  fibres[current].groups.back().push_back({to, from, bytes});
+}
+
+void HostGrid::close_copies() const { fibres[current].groups.emplace_back(); }
+
+void HostGrid::finish_copies(size_t pending) const {
+  auto& groups = fibres[current].groups;
+  while (groups.size() > pending + 1) {  // the open group is not waited for
+    for (const Copy& copy : groups.front()) std::memcpy(copy.to, copy.from, copy.bytes);
+    groups.erase(groups.begin());
+  }
 }
 
 void HostGrid::mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], half_t) const {

@@ -3,6 +3,7 @@
 //  - run in several thread orders, a missing barrier changes the result;
 //  - shared memory is poisoned with NaN before each block and has guard bytes behind it;
 //  - device memory is what the call registered: any other address, or a misaligned vector, is an error;
+//  - what an asynchronous copy writes is NaN until its thread has waited for it;
 //  - bytes read and written are counted per registered range.
 #pragma once
 
@@ -26,6 +27,17 @@ struct HostGrid {
   void sync() const;
   void sync_warp() const;
   float warp_sum(float value) const;
+  template <int Bytes>
+  void copy(void* to, const void* from) const {
+    start_copy(to, from, Bytes);
+  }
+  void close_copies() const;
+  template <int Pending>
+  void await_copies() const {
+    finish_copies(Pending);
+  }
+  void start_copy(void* to, const void* from, size_t bytes) const;
+  void finish_copies(size_t pending) const;
   void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], half_t) const;
   void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bfloat_t) const;
   void mma(float (&d)[4], const uint32_t (&a)[2], uint32_t b, half_t) const;

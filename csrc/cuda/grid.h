@@ -26,6 +26,21 @@ struct DeviceGrid {
   /// Brings a warp together again after its threads went different ways: mma() needs all of them at once.
   LKCA_BODY void sync_warp() const { __syncwarp(); }
 
+  /// Sends 4 or 16 bytes on their way from global to shared memory: there for this thread when awaited, for others when
+  /// they have met it at a barrier after that.
+  template <int Bytes>
+  LKCA_BODY void copy(void* to, const void* from) const {
+    const auto target = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(target), "l"(from), "n"(Bytes) : "memory");
+  }
+  /// Ends a group of this thread's copies.
+  LKCA_BODY void close_copies() const { asm volatile("cp.async.commit_group;" ::: "memory"); }
+  /// Waits for all groups but the `Pending` latest.
+  template <int Pending>
+  LKCA_BODY void await_copies() const {
+    asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+  }
+
   /// Sum over the 32 lanes, the same in each; a butterfly, so the order never changes.
   LKCA_BODY float warp_sum(float value) const {
     LKCA_UNROLL

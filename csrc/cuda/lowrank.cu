@@ -365,14 +365,17 @@ const char* forward_rows(const Shuffle& shuffle, const LowrankInputs& in, void* 
   args.splits = forward_splits(shuffle, args.chunks);
   args.vec_z = vectors<T>(in.z, shuffle.pixels);
   args.vec_weight = vectors<T>(in.weight, in.rank);
+  args.vec_skip = kLowRes && BicubicProduct<T>::in_vectors(shuffle, in.skip);
   return launch<Kernel>(args, stream);
 }
 
-/// LowrankRows where it serves: 16 bits, s of 2, 4 or 8, a rank up to 32, HR rows of whole vectors.
+/// LowrankRows where it serves: 16 bits, s of 2, 4 or 8, a rank up to 32, HR rows of whole vectors, less than 2^31 of
+/// them in a channel.
 template <class T, bool kLowRes>
 const char* forward(const Shuffle& shuffle, const LowrankInputs& in, void* out, Stream stream) {
   if constexpr (sizeof(T) == 2) {
     if (in.rank <= LowrankRows<T, 2, kLowRes>::kc && vectors<T>(out, shuffle.width_hr) &&
+        shuffle.plane_hr() / kVec<T> < (int64_t{1} << 31) &&
         (kLowRes || vectors<T>(in.skip, shuffle.width_hr))) {
       const auto rows = [&](auto scale) {
         constexpr int S = decltype(scale)::value;

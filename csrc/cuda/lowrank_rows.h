@@ -18,7 +18,7 @@ struct LowrankRows {
   static_assert(sizeof(T) == 2 && (S == 2 || S == 4 || (S == 8 && !kLowRes)), "a vector is whole pixels");
   static constexpr bool kLines = kLowRes && S == 2;    // the LR skip is interpolated line by line, in floats,
   static constexpr bool kProduct = kLowRes && S == 4;  // or is a part of the product
-  static constexpr int threads = kThreads, min_blocks = kLowRes || S == 8 ? 2 : S == 4 ? 3 : 4;
+  static constexpr int threads = kThreads, min_blocks = kLines || S == 8 ? 2 : kLowRes ? 3 : 4;
   static constexpr int kRows = kLines ? 128 : 256, kU = kRows / S;  // weight rows and u rows of a chunk
   static constexpr int kFragments = S / 2;                          // of the columns of 4 u rows
   static constexpr int kPixels = 8 / S, kVectors = 4 / kPixels;     // of a vector; vectors of a thread and u row
@@ -34,7 +34,7 @@ struct LowrankRows {
     T* out;
     Bicubic bicubic;
     int64_t rank, chunks, splits;
-    bool vec_z, vec_weight;
+    bool vec_z, vec_weight, vec_skip;  // vec_skip: of the LR skip, see BicubicProduct
   };
 
   struct alignas(16) Row {
@@ -42,13 +42,27 @@ struct LowrankRows {
     float gate;
     int unused;
   };
+  /// What is not needed while HR rows are written, and would hold registers then.
+  struct Work {
+    int64_t index, batch;
+    int chunk, last;  // at hand; behind the last one
+  };
+
+  struct Nothing {
+    struct Shared {};
+    LKCA_BODY Nothing(int, const TableTaps*, Shared&) {}
+  };
+  using Interpolation = std::conditional_t<kProduct, BicubicProduct<T>, Nothing>;
+
   struct Shared {
     alignas(16) T z[kTilePixels * kStrideZ];
     T weight[kRows * kc];
     Row rows[kU];
     alignas(16) float shift[kRows];  // gate * bias
+    volatile Work work;
     TableTaps table[S];
     float lines[kLines ? kU * kLine : 1];
+    typename Interpolation::Shared interpolation;
   };
 
   static int64_t blocks(const Args& args) { return args.shuffle.batch * args.shuffle.pixel_tiles * args.splits; }
@@ -168,28 +182,25 @@ struct LowrankRows {
     }
   }
 
-  struct Nothing {
-    LKCA_BODY Nothing(int, const TableTaps*) {}
-  };
-
   template <class Grid>
   LKCA_BODY static void run(const Grid& grid, const Args& args, unsigned char* memory) {
     const Shuffle& shuffle = args.shuffle;
     Shared& shared = *reinterpret_cast<Shared*>(memory);
-    const int group = grid.thread() % 32 / 4, t = grid.thread() % 4;
-    const int pixel0 = grid.thread() / 32 % 4 * 32, first_block = grid.thread() / 128;
     if constexpr (kLowRes) fill_bicubic_table(grid, shuffle, args.bicubic, shared.table);
     if constexpr (kProduct) grid.sync();
-    [[maybe_unused]] std::conditional_t<kProduct, BicubicProduct<T>, Nothing> interpolation(grid.thread(),
-                                                                                            shared.table);
+    [[maybe_unused]] Interpolation interpolation(grid.thread(), shared.table, shared.interpolation);
 
     const int64_t work_count = shuffle.batch * shuffle.pixel_tiles * args.splits;
-    for (int64_t work = grid.block(); work < work_count; work += grid.blocks()) {
+    for (int64_t work = grid.block(); work < work_count; work = shared.work.index + grid.blocks()) {
       grid.sync();  // what the last work left in shared memory has been read
+      int thread = grid.thread();
+      compute_here(thread);
+      const int group = thread % 32 / 4, t = thread % 4;
+      const int pixel0 = thread / 32 % 4 * 32;
       const int64_t split = work % args.splits, batch_tile = work / args.splits;
       const int64_t batch = batch_tile / shuffle.pixel_tiles;
       const PixelTile tile(shuffle, batch_tile % shuffle.pixel_tiles);
-      int64_t offset[kVectors];
+      int offset[kVectors];  // in vectors, from the start of u row 0 of a channel
       [[maybe_unused]] int column[kVectors];
       int after = tile.count - pixel0 - group * kPixels;  // pixels of the tile from this thread's first on
       compute_here(after);
@@ -197,29 +208,36 @@ struct LowrankRows {
       for (int v = 0; v < kVectors; ++v) {
         const int pixel = pixel0 + (8 * v + group) * kPixels;
         const Element element(shuffle, tile, pixel * S);
-        offset[v] = element.offset;
-        compute_here(offset[v]);
+        offset[v] = static_cast<int>(element.offset / 8);
         column[v] = element.column / S;
-        if constexpr (kProduct) interpolation.place(shuffle, tile, t, v, pixel, args.bicubic);
       }
       const int first = static_cast<int>(args.chunks * split / args.splits);
       const int last = static_cast<int>(args.chunks * (split + 1) / args.splits);
+      if (thread == 0) {
+        shared.work.index = work;
+        shared.work.batch = batch;
+        shared.work.last = last;
+      }
       if constexpr (kProduct) {
-        const int channel = first * (kU / S) + first_block, end = smaller(last * (kU / S), shuffle.channels);
-        interpolation.begin(args.skip + (batch * shuffle.channels + channel) * shuffle.pixels + tile.first,
-                            2 * shuffle.pixels, (end - channel + 1) / 2);
+        const int channel = first * (kU / S) + thread / 128, end = smaller(last * (kU / S), shuffle.channels);
+        const T* const plane = args.skip + (batch * shuffle.channels + channel) * shuffle.pixels + tile.first;
+        interpolation.place(shuffle, tile, thread, pixel0, plane, (end - channel + 1) / 2, args.bicubic,
+                            args.vec_skip);
+        interpolation.begin(grid, 2 * shuffle.pixels, args.vec_skip);
       }
       load_columns<kTilePixels>(grid, shared.z, kc, args.z + batch * args.rank * shuffle.pixels + tile.first,
                                 shuffle.pixels, tile.count, args.rank, args.vec_z);
+      grid.sync();
       uint32_t a[kSteps][2][4];  // the same for every chunk
-      int share0 = group * kc + kShare * t;
-      compute_here(share0);
-      for (int chunk = first; chunk < last; ++chunk) {
+      load_pixels(shared.z, pixel0, group, t, a);
+      LKCA_NO_UNROLL
+      for (int chunk = first;;) {
+        if (grid.thread() == 0) shared.work.chunk = chunk;
+        const int64_t batch = shared.work.batch;
         const int u0 = chunk * kU;
         const int u_count = static_cast<int>(smaller<int64_t>(kU, shuffle.u_rows - u0)), rows = u_count * S;
-        if (chunk > first) grid.sync();  // the last chunk has been read
         load_weight(grid, args, shared.weight, static_cast<int64_t>(u0) * S, rows);
-        int m = grid.thread();
+        int m = grid.thread();  // and a thread's row of the weight
         compute_here(m);
         if (m < rows) {
           const URow row(shuffle, batch, u0 + m / S);
@@ -232,20 +250,24 @@ struct LowrankRows {
           fill_lines(grid, args, tile, batch * shuffle.channels + u0 / S, u_count / S, shared);
         }
         grid.sync();
-        if (chunk == first) load_pixels(shared.z, pixel0, group, t, a);
 
+        constexpr int kPerRow = 2 * kFragments * kc;  // elements of the weight for a u row, on average
+        const int share0 = m % 32 / 4 * kc + (kShare - kPerRow) * (m % 4);
         LKCA_NO_UNROLL
-        for (int block = first_block; block * 4 < u_count; block += 2) {
-          grid.sync_warp();
-          const bool exists = S >= 4 || block * 4 + t < u_count;  // a block is within one channel, or two channels
-          const int u = exists ? block * 4 + t : 0;
-          const Row row = shared.rows[u];
+        for (int u = m / 128 * 4 + m % 4; u < (u_count + 3) / 4 * 4; u += 8) {
+          if constexpr (kProduct) {
+            interpolation.next(grid, 2 * shuffle.pixels, args.vec_skip);
+          } else {
+            grid.sync_warp();
+          }
+          const bool exists = S >= 4 || u < u_count;  // 4 u rows are within one channel, or two channels
+          const Row row = shared.rows[exists ? u : 0];
           Vec16 skip[kVectors];
           LKCA_UNROLL
           for (int v = 0; v < kVectors; ++v) {
             skip[v] = Vec16{{0, 0, 0, 0}};
             if (!kLowRes && args.skip != nullptr && exists && 8 * v * kPixels < after) {
-              skip[v] = load16_once(args.skip + row.offset + offset[v]);
+              skip[v] = load16_once(reinterpret_cast<const Vec16*>(args.skip + row.offset) + offset[v]);
             }
           }
           float d[2][kFragments][4];  // of m16n8k16: the pixel's and j's fragment
@@ -257,7 +279,7 @@ struct LowrankRows {
               for (int e = 0; e < 4; ++e) d[m][n][e] = 0.0f;
             }
             const auto share =
-                *reinterpret_cast<const Vec16*>(shared.weight + (block * kFragments + n) * 8 * kc + share0);
+                *reinterpret_cast<const Vec16*>(shared.weight + u * kPerRow + n * 8 * kc + share0);
             LKCA_UNROLL
             for (int step = 0; step < kSteps; ++step) {
               const uint32_t b[2] = {share.word[2 * step], share.word[2 * step + 1]};
@@ -266,7 +288,7 @@ struct LowrankRows {
             }
           }
           float shift[S];
-          read_floats(shared.shift + u * S, shift);
+          read_floats(shared.shift + (exists ? u : 0) * S, shift);
           LKCA_UNROLL
           for (int m = 0; m < 2; ++m) {
             LKCA_UNROLL
@@ -275,7 +297,7 @@ struct LowrankRows {
               for (int e = 0; e < 4; ++e) d[m][n][e] = row.gate * d[m][n][e] + shift[2 * n + e % 2];
             }
           }
-          if constexpr (kProduct) interpolation.add(grid, t, args.bicubic, d);
+          if constexpr (kProduct) interpolation.add(grid, args.bicubic, d);
           LKCA_UNROLL
           for (int v = 0; v < kVectors; ++v) {
             float value[8], added[8];
@@ -295,9 +317,12 @@ struct LowrankRows {
               LKCA_UNROLL
               for (int e = 0; e < 8; ++e) value[e] += added[e];
             }
-            if (in) store16_once(args.out + row.offset + offset[v], pack(value, T{}));
+            if (in) store16_once(reinterpret_cast<Vec16*>(args.out + row.offset) + offset[v], pack(value, T{}));
           }
         }
+        chunk = shared.work.chunk + 1;
+        if (chunk >= shared.work.last) break;
+        grid.sync();  // the last chunk has been read
       }
     }
   }

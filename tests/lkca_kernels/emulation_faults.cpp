@@ -24,6 +24,11 @@ struct Faulty {
     auto* const values = reinterpret_cast<float*>(shared);
     const int t = grid.thread();
     values[t] = static_cast<float>(t);
+    if (kFault >= 6) {
+      grid.template copy<4>(values + t, args.out + t);
+      grid.close_copies();
+      if (kFault == 7) grid.template await_copies<0>();  // 7: no fault
+    }
     if (kFault == 5) values[threads + t] = 0.0f;  // past the end of shared memory
     if (kFault == 4 && t == 7) return;            // leaves before the barrier
     if (kFault != 1) grid.sync();                 // 1: the barrier is missing
@@ -55,6 +60,10 @@ extern "C" const char* lkca_emulation_fault(int fault, float* out, int64_t count
       return launch<Faulty<4>>(args, nullptr);
     case 5:
       return launch<Faulty<5>>(args, nullptr);
+    case 6:  // a copy that is not awaited
+      return launch<Faulty<6>>(args, nullptr);
+    case 7:
+      return launch<Faulty<7>>(args, nullptr);
     default:
       return launch<Faulty<0>>(args, nullptr);
   }

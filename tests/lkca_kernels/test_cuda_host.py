@@ -199,8 +199,12 @@ def test_lowrank_pixel_shuffle(grid: ctypes.CDLL, shape: tuple[int, ...], skip: 
     check_gradients(got, exact, dtype)
 
 
-# (h, w): one row and two, several rows in a tile, and none; the last tile may be short.
-@pytest.mark.parametrize("size", [(1, 6), (2, 130), (11, 22), (37, 8), (3, 150), (5, 4)], ids=str)
+# (h, w): one row and two, several rows in a tile, and none; the last tile may be short. Rows of whole vectors from 16.
+@pytest.mark.parametrize(
+    "size",
+    [(1, 6), (2, 130), (11, 22), (37, 8), (3, 150), (5, 4), (43, 6), (9, 16), (7, 24), (5, 40), (2, 136)],
+    ids=str,
+)
 @pytest.mark.parametrize("convention", ["matlab", "torch"])
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 def test_low_res_skip_alone(grid: ctypes.CDLL, dtype: torch.dtype, convention: str, size: tuple[int, int]) -> None:
@@ -715,6 +719,9 @@ def test_emulation_notices_faults(emulation: ctypes.CDLL) -> None:
         missing_barrier.append(run(1)[1] == right)
     emulation.lkca_emulation_thread_order(0)
     assert missing_barrier != [True, True]
+    run(0)
+    assert run(7) == (None, right[1:] + right[:1])  # copies of `right`
+    assert all(value != value for value in run(6)[1])
     for fault, words in {2: "outside", 3: "misaligned", 4: "barrier", 5: "past its end"}.items():
         message, _ = run(fault)
         assert message is not None and words in message, (fault, message)
