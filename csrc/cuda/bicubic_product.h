@@ -53,6 +53,10 @@ struct BicubicProduct {
     return shuffle.width >= 16 && vectors<T>(skip, shuffle.width);
   }
 
+  struct Words {
+    uint32_t four[kPairs][3], fifth[kPairs][2];  // of row t - 2; of the fifth row
+  };
+
   Shared& shared;
   const T* source;  // the thread's first piece in the next channel to be copied
   int channels;     // to be copied
@@ -181,10 +185,20 @@ struct BicubicProduct {
 
   /// Brings the warp together when the channel at hand is there, and sends another on its way.
   template <class Grid>
-  LKCA_BODY void next(const Grid& grid, int64_t between, bool vec) {
+  LKCA_BODY void next(const Grid& grid, int64_t between, bool vec, Words& words) {
     grid.template await_copies<kStages - 2>();
     grid.sync_warp();  // all lanes' pieces are there, and all have read the channel before
     copy(grid, stage, between, vec);
+    LKCA_UNROLL
+    for (int v = 0; v < kPairs; ++v) {
+      const auto* const p = reinterpret_cast<const uint32_t*>(shared.samples + at[v] + stage);
+      const auto* const q = reinterpret_cast<const uint32_t*>(shared.samples + at[v] + stage + fifth);
+      LKCA_UNROLL
+      for (int k = 0; k < 3; ++k) words.four[v][k] = p[k];
+      LKCA_UNROLL
+      for (int k = 0; k < 2; ++k) words.fifth[v][k] = q[k];
+    }
+    stage = stage == (kStages - 1) * kStage ? 0 : stage + kStage;
   }
 
   /// The pair of samples beyond the end of an LR row, from the last pair within.
@@ -195,19 +209,10 @@ struct BicubicProduct {
 
   /// d[parity of the pixel][f] += the interpolated samples of the channel at hand.
   template <class Grid>
-  LKCA_BODY void add(const Grid& grid, Bicubic convention, float (&d)[2][2][4]) {
+  LKCA_BODY void add(const Grid& grid, Words& words, Bicubic convention, float (&d)[2][2][4]) {
     const int lane = grid.thread() % 32;
-    uint32_t e[kPairs][3], u[kPairs][2];  // of row t - 2; of the fifth row
-    LKCA_UNROLL
-    for (int v = 0; v < kPairs; ++v) {
-      const auto* const p = reinterpret_cast<const uint32_t*>(shared.samples + at[v] + stage);
-      const auto* const q = reinterpret_cast<const uint32_t*>(shared.samples + at[v] + stage + fifth);
-      LKCA_UNROLL
-      for (int k = 0; k < 3; ++k) e[v][k] = p[k];
-      LKCA_UNROLL
-      for (int k = 0; k < 2; ++k) u[v][k] = q[k];
-    }
-    stage = stage == (kStages - 1) * kStage ? 0 : stage + kStage;
+    auto& e = words.four;
+    auto& u = words.fifth;
     if (ends != 0) {
       const bool right = lane % 2 == 1;  // of the fifth row
       LKCA_UNROLL

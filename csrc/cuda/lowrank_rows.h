@@ -7,9 +7,11 @@
 // s/2 fragments. Nothing is staged, and a warp writes 128 neighbouring bytes to each of four u rows.
 #pragma once
 
+#include <cstddef>
 #include <type_traits>
 
 #include "bicubic_product.h"
+#include "skip_ahead.h"
 
 namespace lkca::cuda {
 
@@ -24,7 +26,7 @@ struct LowrankRows {
   static constexpr int kPixels = 8 / S, kVectors = 4 / kPixels;     // of a vector; vectors of a thread and u row
   static constexpr int kSteps = 2, kc = 16 * kSteps;
   static constexpr int kShare = kc / 4;    // of k, which may be in any order: what a thread has is one vector
-  static constexpr int kStrideZ = kc + 8;  // an operand's
+  static constexpr int kStrideZ = kc + 6;  // 8 pixels are 152 words: a warp of load_z() writes to every bank once
   static constexpr int kReach = 2, kSamples = kPixels + 2 * kReach;
   static constexpr int kLine = 144;  // at least kTilePixels + 2 * kReach; u rows start in other banks
 
@@ -45,13 +47,15 @@ struct LowrankRows {
   /// What is not needed while HR rows are written, and would hold registers then.
   struct Work {
     int64_t index, batch;
-    int chunk, last;  // at hand; behind the last one
+    int first, chunk, last;  // the first one, the one at hand, behind the last one
   };
 
   struct Nothing {
     struct Shared {};
+    struct Words {};
     LKCA_BODY Nothing(int, const TableTaps*, Shared&) {}
   };
+  using Ahead = SkipAhead<T, kVectors, S == 8 ? 2 : 3>;
   using Interpolation = std::conditional_t<kProduct, BicubicProduct<T>, Nothing>;
 
   struct Shared {
@@ -63,15 +67,48 @@ struct LowrankRows {
     TableTaps table[S];
     float lines[kLines ? kU * kLine : 1];
     typename Interpolation::Shared interpolation;
+    alignas(16) std::conditional_t<kLowRes, typename Nothing::Shared, typename Ahead::Shared> ahead;  // with an HR skip
   };
 
   static int64_t blocks(const Args& args) { return args.shuffle.batch * args.shuffle.pixel_tiles * args.splits; }
-  static int64_t shared_bytes(const Args&) { return sizeof(Shared); }
+  static int64_t shared_bytes(const Args& args) {
+    return !kLowRes && args.skip != nullptr ? sizeof(Shared) : offsetof(Shared, ahead);
+  }
 
   /// Place of weight row m of a chunk in shared memory: the columns of a fragment one after another.
   LKCA_HD static int place(int m) {
     const int u = m / S, j = m % S;
     return (u / 4 * kFragments + j / 2) * 8 + u % 4 * 2 + j % 2;
+  }
+
+  /// z[pixel][k] from src[k][pixel]: a thread takes 8 pixels of two neighbouring k, which are one word.
+  template <class Grid>
+  LKCA_BODY static void load_z(const Grid& grid, const Args& args, T* z, const T* src, int count) {
+    constexpr int V = kVec<T>;
+    static_assert(kTilePixels / V * kc / 2 == kThreads);
+    const int rank = static_cast<int>(args.rank);
+    int thread = grid.thread();
+    compute_here(thread);
+    if (args.vec_z) {
+      const int i = (thread / 32 % 4 * 4 + thread % 4) * V, k = (thread / 128 * 8 + thread / 4 % 8) * 2;
+      Vec16 even = {{0, 0, 0, 0}}, odd = {{0, 0, 0, 0}};
+      const T* const at = src + k * args.shuffle.pixels + i;
+      if (i < count && k < rank) even = load16(at);
+      if (i < count && k + 1 < rank) odd = load16(at + args.shuffle.pixels);
+      auto* const words = reinterpret_cast<uint32_t*>(z + i * kStrideZ + k);
+      LKCA_UNROLL
+      for (int e = 0; e < V; e += 2) {
+        words[e * (kStrideZ / 2)] = (even.word[e / 2] & 0xffffu) | odd.word[e / 2] << 16;
+        words[(e + 1) * (kStrideZ / 2)] = even.word[e / 2] >> 16 | (odd.word[e / 2] & 0xffff0000u);
+      }
+    } else {
+      LKCA_NO_UNROLL
+      for (int index = thread; index < kTilePixels * kc; index += kThreads) {
+        const int k = index / kTilePixels, i = index % kTilePixels;
+        const bool in = i < count && k < rank;
+        z[i * kStrideZ + k] = in ? load(src + k * args.shuffle.pixels + i) : from_float<T>(0.0f);
+      }
+    }
   }
 
   template <class Grid>
@@ -190,6 +227,7 @@ struct LowrankRows {
     if constexpr (kProduct) grid.sync();
     [[maybe_unused]] Interpolation interpolation(grid.thread(), shared.table, shared.interpolation);
 
+    [[maybe_unused]] Ahead ahead;
     const int64_t work_count = shuffle.batch * shuffle.pixel_tiles * args.splits;
     for (int64_t work = grid.block(); work < work_count; work = shared.work.index + grid.blocks()) {
       grid.sync();  // what the last work left in shared memory has been read
@@ -198,7 +236,7 @@ struct LowrankRows {
       const int group = thread % 32 / 4, t = thread % 4;
       const int pixel0 = thread / 32 % 4 * 32;
       const int64_t split = work % args.splits, batch_tile = work / args.splits;
-      const int64_t batch = batch_tile / shuffle.pixel_tiles;
+      int64_t batch = batch_tile / shuffle.pixel_tiles;
       const PixelTile tile(shuffle, batch_tile % shuffle.pixel_tiles);
       int offset[kVectors];  // in vectors, from the start of u row 0 of a channel
       [[maybe_unused]] int column[kVectors];
@@ -216,6 +254,7 @@ struct LowrankRows {
       if (thread == 0) {
         shared.work.index = work;
         shared.work.batch = batch;
+        shared.work.first = first;
         shared.work.last = last;
       }
       if constexpr (kProduct) {
@@ -225,15 +264,20 @@ struct LowrankRows {
                             args.vec_skip);
         interpolation.begin(grid, 2 * shuffle.pixels, args.vec_skip);
       }
-      load_columns<kTilePixels>(grid, shared.z, kc, args.z + batch * args.rank * shuffle.pixels + tile.first,
-                                shuffle.pixels, tile.count, args.rank, args.vec_z);
-      grid.sync();
+      [[maybe_unused]] const auto within = [&](int v) { return 8 * v * kPixels < after; };
+      if constexpr (!kLowRes) {
+        if (args.skip != nullptr) {
+          const int u = first * kU + thread / 128 * 4 + t;
+          const int end = static_cast<int>(smaller<int64_t>(int64_t{last} * kU, shuffle.u_rows));
+          ahead.begin(grid, shared.ahead, args.skip + URow(shuffle, batch, u).offset, (end - u + 7) / 8,
+                      8 * S * shuffle.pixels, offset, within);
+        }
+      }
+      load_z(grid, args, shared.z, args.z + batch * args.rank * shuffle.pixels + tile.first, tile.count);
       uint32_t a[kSteps][2][4];  // the same for every chunk
-      load_pixels(shared.z, pixel0, group, t, a);
       LKCA_NO_UNROLL
       for (int chunk = first;;) {
         if (grid.thread() == 0) shared.work.chunk = chunk;
-        const int64_t batch = shared.work.batch;
         const int u0 = chunk * kU;
         const int u_count = static_cast<int>(smaller<int64_t>(kU, shuffle.u_rows - u0)), rows = u_count * S;
         load_weight(grid, args, shared.weight, static_cast<int64_t>(u0) * S, rows);
@@ -251,24 +295,21 @@ struct LowrankRows {
         }
         grid.sync();
 
+        if (chunk == shared.work.first) load_pixels(shared.z, m / 32 % 4 * 32, m % 32 / 4, m % 4, a);
         constexpr int kPerRow = 2 * kFragments * kc;  // elements of the weight for a u row, on average
         const int share0 = m % 32 / 4 * kc + (kShare - kPerRow) * (m % 4);
         LKCA_NO_UNROLL
         for (int u = m / 128 * 4 + m % 4; u < (u_count + 3) / 4 * 4; u += 8) {
+          [[maybe_unused]] typename Interpolation::Words words;
           if constexpr (kProduct) {
-            interpolation.next(grid, 2 * shuffle.pixels, args.vec_skip);
+            interpolation.next(grid, 2 * shuffle.pixels, args.vec_skip, words);
           } else {
             grid.sync_warp();
           }
           const bool exists = S >= 4 || u < u_count;  // 4 u rows are within one channel, or two channels
           const Row row = shared.rows[exists ? u : 0];
-          Vec16 skip[kVectors];
-          LKCA_UNROLL
-          for (int v = 0; v < kVectors; ++v) {
-            skip[v] = Vec16{{0, 0, 0, 0}};
-            if (!kLowRes && args.skip != nullptr && exists && 8 * v * kPixels < after) {
-              skip[v] = load16_once(reinterpret_cast<const Vec16*>(args.skip + row.offset) + offset[v]);
-            }
+          if constexpr (!kLowRes) {
+            if (args.skip != nullptr) ahead.next(grid, shared.ahead, 8 * S * shuffle.pixels, offset, within);
           }
           float d[2][kFragments][4];  // of m16n8k16: the pixel's and j's fragment
           LKCA_UNROLL
@@ -297,7 +338,10 @@ struct LowrankRows {
               for (int e = 0; e < 4; ++e) d[m][n][e] = row.gate * d[m][n][e] + shift[2 * n + e % 2];
             }
           }
-          if constexpr (kProduct) interpolation.add(grid, args.bicubic, d);
+          if constexpr (kProduct) interpolation.add(grid, words, args.bicubic, d);
+          if constexpr (!kLowRes) {
+            if (args.skip != nullptr) ahead.await(grid);
+          }
           LKCA_UNROLL
           for (int v = 0; v < kVectors; ++v) {
             float value[8], added[8];
@@ -306,22 +350,24 @@ struct LowrankRows {
               const int slot = v * kPixels + e / S, j = e % S;
               value[e] = d[slot % 2][j / 2][slot / 2 * 2 + j % 2];
             }
-            const bool in = exists && 8 * v * kPixels < after;
+            const bool in = exists && within(v);
             if (kLines && !in) continue;
             if (!kProduct && args.skip != nullptr) {
               if constexpr (kLines) {
                 along_row(args, shared, u, pixel0 + (8 * v + group) * kPixels, column[v], added);
-              } else {
-                unpack(skip[v], added, T{});
+              } else if constexpr (!kLowRes) {
+                unpack(ahead.take(grid, shared.ahead, v), added, T{});
               }
               LKCA_UNROLL
               for (int e = 0; e < 8; ++e) value[e] += added[e];
             }
             if (in) store16_once(reinterpret_cast<Vec16*>(args.out + row.offset) + offset[v], pack(value, T{}));
           }
+          if constexpr (!kLowRes) ahead.advance();
         }
         chunk = shared.work.chunk + 1;
         if (chunk >= shared.work.last) break;
+        batch = shared.work.batch;
         grid.sync();  // the last chunk has been read
       }
     }
