@@ -85,7 +85,7 @@ def evaluate_model(
     region: str | None = None,
     degradation: Degradation | None = None,
     device: torch.device | None = None,
-    force: bool = False,
+    force: bool | None = None,
     memory: str | None = None,
     middle: bool = False,
     overview: bool = False,
@@ -97,8 +97,9 @@ def evaluate_model(
     Python slices; cut to a multiple of ``scale``, said in ``notes``. degradation: the model's own by default. Bad and
     empty bands are neither scored nor shown to the network. memory: that the process may take, such as "2G" (half of
     what is free); the scene is done tile by tile. middle, overview: whether what a report and what the panel shows is
-    gathered on the way. Raises InputError where the model was made for other bands or another scale, the region is
-    smaller than ``scale`` or without valid samples, or the memory does not suffice.
+    gathered on the way. force: go on though wavelengths or values are not like the model's; None: the error does not
+    offer it. Raises InputError where the model was made for other bands or another scale, the region is smaller than
+    ``scale`` or without valid samples, or the memory does not suffice.
     """
     notes: list[str] = list(cube.warnings)
     if isinstance(model, LoadedModel):

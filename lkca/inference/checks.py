@@ -39,14 +39,17 @@ def check_scale(model: LoadedModel, scale: int | None) -> None:
         )
 
 
-def suits(cube: Cube, model: LoadedModel, *, force: bool = False) -> list[str]:
-    """Remarks on how the cube's bands and values differ from the model's; InputError where they are others."""
+def suits(cube: Cube, model: LoadedModel, *, force: bool | None = None) -> list[str]:
+    """Remarks on how the cube's bands and values differ from the model's; InputError where they are others.
+
+    force: whether to go on all the same; None where that cannot be asked for, and the error does not offer it.
+    """
     if model.adapted:
         return []
     return match_bands(cube, model.config, force=force) + match_range(cube, model.config, force=force)
 
 
-def match_bands(cube: Cube, config: ModelConfig, *, force: bool = False) -> list[str]:
+def match_bands(cube: Cube, config: ModelConfig, *, force: bool | None = None) -> list[str]:
     """Compares band count and wavelengths; returns remarks, or raises InputError where the bands are others.
 
     A wavelength that is off by more than half the model's band spacing is nearer to another band: refused unless
@@ -70,7 +73,8 @@ def match_bands(cube: Cube, config: ModelConfig, *, force: bool = False) -> list
         remedy = (
             "reorder the bands as the model has them"
             if same_set
-            else "fit a model to this sensor with 'lkca fit', or use --force if the bands do correspond"
+            else "fit a model to this sensor with 'lkca fit'"
+            + ("" if force is None else ", or use --force if the bands do correspond")
         )
         if not force:
             raise InputError(f"{what}; {remedy}")
@@ -80,7 +84,7 @@ def match_bands(cube: Cube, config: ModelConfig, *, force: bool = False) -> list
     return []
 
 
-def match_range(cube: Cube, config: ModelConfig, *, force: bool = False) -> list[str]:
+def match_range(cube: Cube, config: ModelConfig, *, force: bool | None = None) -> list[str]:
     """Compares the cube's values, from a part in its middle, with those that the model learned from.
 
     Reflectances and the counts that stand for them differ by a factor of thousands, ground by a factor of ten: beyond
@@ -92,7 +96,8 @@ def match_range(cube: Cube, config: ModelConfig, *, force: bool = False) -> list
     what = f"{cube.source}: the values reach {top:.4g}, those that the model learned from {peak:.4g}"
     if not force:
         raise InputError(
-            f"{what}; give a cube in the same units (see its scale factor with 'lkca inspect'), or --force"
+            f"{what}; give a cube in the same units (see its scale factor with 'lkca inspect')"
+            + ("" if force is None else ", or --force")
         )
     return [f"{what}; used all the same because of --force"]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from lkca.cli.app import app
@@ -40,9 +42,17 @@ def cli() -> Callable[..., Result]:
     return run
 
 
+def named_options(message: str) -> set[str]:
+    """What is neither quoted nor part of a quoted command."""
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", re.sub(r"'[^']*'", "", message)))
+
+
 @pytest.fixture
 def refuses(cli: Callable[..., Result]) -> Callable[..., str]:
-    """Runs a command that must fail with one sentence on stderr, no traceback, and nothing on stdout."""
+    """Runs a command that must fail with one sentence on stderr, no traceback, and nothing on stdout.
+
+    It may name no option that the command lacks, other than in a quoted command.
+    """
 
     def run(*args: str | Path, code: int = 2, says: tuple[str, ...] = ()) -> str:
         result = cli(*args)
@@ -54,6 +64,8 @@ def refuses(cli: Callable[..., Result]) -> Callable[..., str]:
         assert len(lines) == 1 and lines[0].startswith("error: "), message
         for words in says:
             assert words in lines[0], message
+        foreign = named_options(message) - {name for p in get_command(app).commands[args[0]].params for name in p.opts}
+        assert not foreign, f"lkca {args[0]} has no {foreign}: {message}"
         return lines[0]
 
     return run
