@@ -167,7 +167,9 @@ def upscale_command(
             note(warning)
         return cube
 
-    scenes = find_scenes(source)
+    scenes, remarks = find_scenes(source)
+    for remark in remarks if ranks.rank == 0 else ():
+        note(remark)
     many = len(source) > 1 or Path(source[0]).is_dir()
     if report is not None:
         if many:

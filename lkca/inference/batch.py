@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lkca.data import Cube
 from lkca.data.readers import CUBE_SUFFIXES
+from lkca.data.readers.dlr import accessories
 from lkca.data.readers.envi import is_header
 from lkca.errors import InputError, LkcaError, OutputError
 from lkca.inference.ranks import Heartbeat, Ranks
@@ -22,13 +23,15 @@ _MEETING = ".lkca-ranks"
 _POLL = 0.5
 
 
-def find_scenes(inputs: Sequence[str]) -> list[str]:
+def find_scenes(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
     """The files among ``inputs`` as they are, and the cubes in the folders among them, by name; no subfolders.
 
-    A folder's cubes are its ENVI headers and the files whose suffix is a cube's. Raises InputError for a folder
-    without any.
+    A folder's cubes are its ENVI headers and the files whose suffix is a cube's, but for the quick looks and quality
+    layers of a product that is there: the remarks, which come second, name those. Raises InputError for a folder
+    without any cube.
     """
     scenes: list[str] = []
+    remarks: list[str] = []
     for text in inputs:
         folder = Path(text)
         if not folder.is_dir():
@@ -37,8 +40,11 @@ def find_scenes(inputs: Sequence[str]) -> list[str]:
         found = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".") and _is_cube(entry)]
         if not found:
             raise InputError(f"{folder}: holds no cube ({', '.join(sorted(CUBE_SUFFIXES))}, or ENVI with its .hdr)")
-        scenes += map(str, found)
-    return scenes
+        if others := accessories(found):
+            names = ", ".join(entry.name for entry in others)
+            remarks.append(f"{folder}: left out, as they only go with the spectral images there: {names}")
+        scenes += [str(entry) for entry in found if entry not in others]
+    return scenes, remarks
 
 
 def name_outputs(scenes: Sequence[str], folder: Path) -> list[Path]:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 
-__all__ = ["Product", "find_metadata", "read_metadata"]
+__all__ = ["Product", "accessories", "find_metadata", "read_metadata"]
 
 _IMAGE = re.compile("(.+)-SPECTRAL_IMAGE(_COG)?", re.I)  # _COG: as DLR's geoservice names them
+_PART = re.compile("(.+?)-(SPECTRAL_IMAGE|QL_)", re.I)
 _METADATA = ("METADATA.XML", "METADATA.xml", "METADATA.XML.XML")  # EnMAP, DESIS, some downloads of EnMAP
 _MAX_BYTES = 2**25  # far more than some hundred bands need
 
@@ -37,6 +39,22 @@ def find_metadata(image: Path) -> Path | None:
     name = _IMAGE.fullmatch(image.stem)
     files = [image.with_name(f"{name[1]}-{ending}") for ending in _METADATA] if name else []
     return next((file for file in files if file.is_file()), None)
+
+
+def accessories(files: Sequence[Path]) -> list[Path]:
+    """Those of ``files`` that belong to a spectral image among them and are no scene of their own.
+
+    Quick looks and quality layers (-QL_VNIR, -QL_IMAGE, -QL_QUALITY_CLOUD, ...), and the ENVI header that
+    DESIS has beside a TIFF, which needs none.
+    """
+    parts = [(file, part[1], part[2].upper() == "QL_") for file in files if (part := _PART.match(file.name))]
+    products = {product for _, product, quick_look in parts if not quick_look}
+    tiffs = {file.stem for file in files if file.suffix.lower() == ".tif"}
+    return [
+        file
+        for file, product, quick_look in parts
+        if (product in products if quick_look else file.suffix.lower() == ".hdr" and file.stem in tiffs)
+    ]
 
 
 def read_metadata(file: Path, bands: int) -> Product:

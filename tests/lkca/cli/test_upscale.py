@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from lkca.data import Cube, Window, open_cube, write_cube
+from lkca.data import Cube, CubeMeta, Window, open_cube, write_cube
 from lkca.inference.journal import Journal, part_folder
 
 Cli = Callable[..., Result]
@@ -102,7 +102,8 @@ def test_a_folder_of_scenes(cli: Cli, scene_file: Path, tmp_path: Path) -> None:
     scenes.mkdir()
     with open_cube(scene_file) as cube:
         values, meta = cube.read(), cube.meta
-    write_cube(scenes / "a.tif", values[:, :20], meta)
+    write_cube(scenes / "a-SPECTRAL_IMAGE.tif", values[:, :20], meta)
+    write_cube(scenes / "a-QL_VNIR.tif", values[:3, :20], CubeMeta())
     write_cube(scenes / "b.img", values[:, :30], meta)
     (scenes / "c.tif").write_bytes(b"no picture")
     command = ("upscale", "-i", scenes, "-i", scene_file, "-o", results, "-s", 2, "--bicubic")
@@ -110,7 +111,8 @@ def test_a_folder_of_scenes(cli: Cli, scene_file: Path, tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "3 of 4 scenes done; failed: " in result.stdout and str(scenes / "c.tif") in result.stdout
     assert result.stderr.count("error: ") == 1 and "Traceback" not in result.stderr
-    assert {entry.name for entry in results.iterdir()} == {"a.tif", "b.img", "b.hdr", "scene.tif"}
+    assert {entry.name for entry in results.iterdir()} == {"a-SPECTRAL_IMAGE.tif", "b.img", "b.hdr", "scene.tif"}
+    assert f"note: {scenes}: left out" in result.stderr and "a-QL_VNIR.tif" in result.stderr
     write_cube(scenes / "c.tif", values[:, :10], meta, overwrite=True)
     result = cli(*command, "--resume")
     assert result.exit_code == 0 and "4 of 4 scenes done" in result.stdout

@@ -56,8 +56,8 @@ def child(job: dict[str, Any], process: dict[str, Any], result: Path, started: i
     if Path(job["source"]).is_dir():
         scenes: list[Any] = []
         upscale_scenes(
-            find_scenes([job["source"]]), Path(job["output"]), load_model(job["model"]), SceneOptions(**job["options"]),
-            open_scene=open_cube, ranks=ranks,
+            find_scenes([job["source"]])[0], Path(job["output"]), load_model(job["model"]),
+            SceneOptions(**job["options"]), open_scene=open_cube, ranks=ranks,
             done=lambda scene, said: scenes.append(
                 [scene, said.tiles, said.computed] if isinstance(said, UpscaleReport) else [scene, str(said)]
             ),

@@ -102,7 +102,7 @@ def folders(files: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) 
             write_cube(scenes / name, values, CubeMeta(wavelengths=np.linspace(450.0, 650.0, 5)))
     results: list[UpscaleReport | Exception] = []
     upscale_scenes(
-        find_scenes([str(scenes)]), alone, load_model(files[1]), SceneOptions(tile=13), open_scene=open_cube,
+        find_scenes([str(scenes)])[0], alone, load_model(files[1]), SceneOptions(tile=13), open_scene=open_cube,
         ranks=Ranks(), done=lambda scene, result: results.append(result),
     )  # fmt: skip
     assert all(isinstance(result, UpscaleReport) for result in results) and len(results) == 3
@@ -227,7 +227,8 @@ def test_scenes_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "c.hdr").write_text("ENVI\n")
     (tmp_path / "d.hdr").write_text("no ENVI")
     (tmp_path / "deeper.tif").mkdir()
-    found = find_scenes([str(tmp_path), "elsewhere.mat::cube"])
+    found, remarks = find_scenes([str(tmp_path), "elsewhere.mat::cube"])
+    assert remarks == []
     assert [Path(scene).name for scene in found] == ["a.npy", "b.tif", "c.hdr", "elsewhere.mat::cube"]
     outputs = name_outputs(found, Path("out"))
     assert [str(output) for output in outputs] == ["out/a.tif", "out/b.tif", "out/c.img", "out/elsewhere.mat"]
@@ -235,6 +236,24 @@ def test_scenes_of_a_folder(tmp_path: Path) -> None:
         name_outputs(["a.tif", "there/a.npy"], Path("out"))
     with pytest.raises(InputError, match="holds no cube"):
         find_scenes([str(tmp_path / "deeper.tif")])
+
+
+def test_what_only_goes_with_a_spectral_image_is_no_scene(tmp_path: Path) -> None:
+    enmap, desis = "ENMAP01-____L2A-DT1_20220712T104302Z_001_V010402_Z", "DESIS-HSI-L2A-DT1_009-20210716T1-V0213"
+    scenes = [f"{desis}-SPECTRAL_IMAGE.tif", f"{enmap}-SPECTRAL_IMAGE.TIF"]
+    scenes += ["L1B-SPECTRAL_IMAGE_SWIR.TIF", "L1B-SPECTRAL_IMAGE_VNIR.TIF", "alone-QL_VNIR.TIF", "mine-QL_.tif"]
+    layers = [f"{desis}-{name}" for name in ("QL_IMAGE.tif", "QL_QUALITY-2.tif", "SPECTRAL_IMAGE.hdr")]
+    layers += [f"{enmap}-QL_{name}.TIF" for name in ("PIXELMASK", "QUALITY_CLOUD", "SWIR", "VNIR")]
+    layers += ["L1B-QL_PIXELMASK_VNIR.TIF"]
+    for name in (*scenes, *layers):
+        (tmp_path / name).write_bytes(b"ENVI\n")
+    found, remarks = find_scenes([str(tmp_path)])
+    assert [Path(scene).name for scene in found] == sorted(scenes)
+    assert len(remarks) == 1 and all(name in remarks[0] for name in layers)
+    layer = str(tmp_path / layers[0])
+    assert find_scenes([layer]) == ([layer], [])  # whoever names it wants it
+    (tmp_path / scenes[0]).unlink()
+    assert str(tmp_path / layers[2]) in find_scenes([str(tmp_path)])[0]
 
 
 def test_scenes_are_balanced(tmp_path: Path) -> None:
