@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from lkca.errors import InputError
 from lkca.lowrank.dataflow import ConvCall, Dataflow, ShuffleCall, observe
 from lkca.models import LKCANet
-from lkca.nn import LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
+from lkca.nn import FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 from lkca.nn.parts import has_hooks, is_plain
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "LowRankError",
     "Shuffle",
     "Survey",
+    "altered",
     "loaded_model",
     "plain_model",
     "replaced_forward",
@@ -35,6 +36,7 @@ REPLACED = "its forward has been replaced (hooks of accelerate do so); remove th
 
 _SIDES = (16, 24, 32, 48, 64, 96, 128)  # windowed attention wants multiples of its window
 _OWN = (PixelShuffleUpsample, LowRankUpsample, LowRankConv2d)
+_KINDS: tuple[type[nn.Module], ...] = (*_OWN, FusedShuffle, nn.Conv2d)
 
 
 class LowRankError(InputError, ValueError):
@@ -240,8 +242,6 @@ def _keep(layer: Layer, names: dict[int, list[str]], ties: Counter[int], calls: 
         reason = f"reused: called {calls[id(conv)]} times in one forward pass"
     elif reason is None and ties[id(conv.weight)] > 1:
         reason = "shared: its weight is tied to another layer's"
-    elif layer.module is not conv and has_hooks(conv):
-        reason = "hooks on its inner convolution"
     if reason:
         result.skipped[layer.name] = reason
     elif layer not in result.layers:
@@ -255,16 +255,29 @@ def _refusal(layer: Layer) -> str | None:
         return "its weight is computed (weight or spectral norm, pruning or another parametrisation); remove that first"
     if conv.groups > 1:
         return f"a grouped convolution (groups={conv.groups})"
-    kind = type(conv)
-    if kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward:
-        return f"a {kind.__name__}, which computes something else than nn.Conv2d"
-    if replaced_forward(layer.module):
-        return REPLACED
+    if reason := altered(layer.module):
+        return reason
     if not conv.weight.is_floating_point():
         return f"its weight is {conv.weight.dtype}, not floating"
     if isinstance(conv.weight, nn.parameter.UninitializedParameter):
         return "its weight has no shape yet (a lazy module); run the model once"
     return None
+
+
+def altered(module: nn.Module) -> str | None:
+    """Why a convolution, or a layer of lkca.nn, may compute something else than its class among these; None: it can't.
+
+    A class derived from it has a forward of its own, a forward was replaced, or the convolution within has hooks.
+    """
+    for part in module.modules():
+        kind = next((kind for kind in _KINDS if isinstance(part, kind)), type(part))
+        if any(
+            getattr(type(part), name, None) is not getattr(kind, name, None) for name in ("forward", "_conv_forward")
+        ):
+            return f"a {type(part).__name__}, which computes something else than {kind.__name__}"
+        if part is not module and has_hooks(part):
+            return "hooks on its inner convolution"
+    return REPLACED if replaced_forward(module) else None
 
 
 def replaced_forward(module: nn.Module) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lkca.lowrank.dataflow import copied
-from lkca.lowrank.layers import REPLACED, Layer, LowRankError, plain_model, replaced_forward
+from lkca.lowrank.layers import Layer, LowRankError, altered, plain_model
 from lkca.models import LKCANet
 from lkca.nn import FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 from lkca.nn.mode import evaluating
@@ -210,7 +210,7 @@ def merge(model: Model, *, inplace: bool = False) -> Model:
 
     A copy unless ``inplace``. LowRankError where nothing is low-rank, or for an LKCANet whose full-rank kernel its
     configuration cannot describe (fitted, with a body that its components share), or where a layer's forward was
-    replaced.
+    replaced, its class has a forward of its own, or its convolution has hooks.
     """
     plain_model(model)
     result = model if inplace else copy.deepcopy(model)
@@ -223,8 +223,8 @@ def merge(model: Model, *, inplace: bool = False) -> Model:
             raise LowRankError("model: is a single layer; give a model that holds it, such as nn.Sequential(layer)")
         return merge(nn.Sequential(model)).get_submodule("0")  # type: ignore[return-value]
     for name, module in result.named_modules():
-        if (module in low or isinstance(module, FusedShuffle)) and replaced_forward(module):
-            raise LowRankError(f"model: {name} cannot be merged: {REPLACED}")
+        if (module in low or isinstance(module, FusedShuffle)) and (reason := altered(module)):
+            raise LowRankError(f"model: {name} cannot be merged: {reason}")
     for parent in result.modules():
         if isinstance(parent, LKCANet) and parent.upsample in low and parent.config.groups > 1:
             raise LowRankError(

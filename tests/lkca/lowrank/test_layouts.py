@@ -23,7 +23,7 @@ from lkca.lowrank import (
     replace_modules,
 )
 from lkca.lowrank.surgery import output
-from lkca.nn import LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
+from lkca.nn import FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 
 _spec = importlib.util.spec_from_file_location("layouts", Path(__file__).parent / "layouts.py")
 assert _spec is not None and _spec.loader is not None
@@ -140,6 +140,30 @@ class Same(nn.Conv2d):
         return super().forward(x) * 2
 
 
+class OwnFull(PixelShuffleUpsample):
+    def forward(self, x: Tensor, **others: Any) -> Tensor:
+        return 2 * super().forward(x, **others)
+
+
+class OwnLow(LowRankUpsample):
+    def forward(self, x: Tensor, **others: Any) -> Tensor:
+        return 2 * super().forward(x, **others)
+
+
+class OwnConv(LowRankConv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class OwnShuffle(FusedShuffle):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+class Named(LowRankUpsample):
+    """A class that computes what its base does."""
+
+
 def conv() -> nn.Conv2d:
     return nn.Conv2d(3, 12, 3, padding=1)
 
@@ -170,6 +194,12 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: nn.Sequential(doubled(LowRankUpsample(3, 3, 2, 4))),
         "been replaced",
     ),
+    "derived, ours": (lambda: nn.Sequential(OwnFull(3, 3, 2)), "a OwnFull, which computes something else"),
+    "derived, low-rank": (lambda: nn.Sequential(OwnLow(3, 3, 2, 4)), "a OwnLow, which"),
+    "derived, convolution": (
+        lambda: nn.Sequential(OwnConv(3, 12, 3, 4), nn.PixelShuffle(2)),
+        "a OwnConv, which",
+    ),
     "weight norm": (lambda: Between(nn.utils.parametrizations.weight_norm(conv()), nn.Identity()), "norm"),
     "old weight norm": (lambda: Between(nn.utils.weight_norm(conv()), nn.Identity()), "norm"),
     "functional": (Raw, "functional or transposed"),
@@ -198,6 +228,46 @@ def test_merge_refuses_a_replaced_forward(place: str) -> None:
     doubled(model.get_submodule(place))
     with pytest.raises(LowRankError, match=rf"model: {place[0]} cannot be merged: its forward has been replaced"):
         merge(model)
+
+
+MERGE_REFUSED: dict[str, tuple[Callable[[], list[nn.Module]], str]] = {
+    "low-rank": (lambda: [OwnLow(3, 3, 2, 4)], "0 cannot be merged: a OwnLow, which computes something else"),
+    "convolution": (lambda: [OwnConv(3, 12, 3, 4), nn.PixelShuffle(2)], "0 cannot be merged: a OwnConv, which"),
+    "shuffle": (lambda: [LowRankUpsample(3, 3, 2, 4), OwnShuffle(2)], "1 cannot be merged: a OwnShuffle, which"),
+    "inner convolution": (lambda: [within(LowRankUpsample(3, 3, 2, 4))], "0 cannot be merged: a Same, which"),
+    "hooks within": (lambda: [hooked(LowRankUpsample(3, 3, 2, 4))], "0 cannot be merged: hooks on its inner"),
+    "hooks within, convolution": (lambda: [hooked(LowRankConv2d(3, 12, 3, 4))], "0 cannot be merged: hooks on"),
+}
+
+
+def within(layer: LowRankUpsample) -> nn.Module:
+    layer.reduce = Same(3, 4, 3, padding=1, bias=False)
+    return layer
+
+
+def hooked(layer: LowRankUpsample | LowRankConv2d) -> nn.Module:
+    layer.reduce.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return layer
+
+
+@pytest.mark.parametrize("case", MERGE_REFUSED)
+def test_merge_refuses_what_would_be_lost(case: str) -> None:
+    make, reason = MERGE_REFUSED[case]
+    with pytest.raises(LowRankError, match=f"model: {reason}"):
+        merge(nn.Sequential(*make()))
+
+
+def test_merge_refuses_hooks_within_what_was_replaced() -> None:
+    model = replace_modules(nn.Sequential(conv(), nn.PixelShuffle(2))).model
+    model.get_submodule("0.conv").register_forward_hook(lambda module, inputs, output: 2 * output)
+    with pytest.raises(LowRankError, match="model: 0 cannot be merged: hooks on its inner"):
+        merge(model)
+
+
+def test_a_derived_class_with_its_base_s_forward() -> None:
+    model, x = nn.Sequential(Named(3, 3, 2, 4)), torch.rand(1, 3, 5, 5)
+    for changed in (factorize(model, energy=1.0), merge(model)):
+        torch.testing.assert_close(changed(x), model(x))
 
 
 def test_a_model_that_nothing_can_be_guessed_for_is_told_by_pattern() -> None:
