@@ -13,6 +13,7 @@ from lkca.training.config import DEFAULT_LOSS, LOSS_HELP
 from lkca.training.distill import DistillRecipe
 from lkca.training.distillation import Point
 from lkca.training.fit import Recipe
+from lkca.training.validation import LEAST_HELD
 
 __all__ = ["DistillConfig", "FitConfig", "RecipeConfig"]
 
@@ -75,7 +76,10 @@ class DistillConfig(StrictModel):
     patch: int = Field(default=16, ge=4, le=1024, description="Side of a patch in coarse pixels.")
     batch: int = Field(default=4, ge=1, le=1024, description="Patches per step.")
     holdout: float = Field(
-        default=0.2, ge=0, lt=1, description="Share of each scene's last rows that validate; 4 coarse ones at least."
+        default=0.2,
+        ge=0,
+        lt=1,
+        description=f"Share of each scene's last rows that validate; {LEAST_HELD} coarse ones at least.",
     )
     loss: dict[str, float] = Field(default_factory=lambda: dict(DEFAULT_LOSS), description=LOSS_HELP)
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of everything random.")

@@ -30,12 +30,10 @@ from lkca.training.distillation import Point
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget
 from lkca.training.start import Lost
-from lkca.training.validation import held_out, mean_scores, validation_record
+from lkca.training.validation import LEAST_HELD, held_out, mean_scores, validation_record
 from lkca_kernels import bicubic_upsample
 
 __all__ = ["DistilledModel", "distill_directory"]
-
-_LEAST = 4  # coarse rows that can validate
 
 
 @dataclass(frozen=True)
@@ -174,21 +172,21 @@ def _scenes(
     for source in sources:
         with open_cube(source, **how) as cube:
             notes += [*cube.warnings, *suits(cube, teacher)]
-            window, cut = whole_pixels(cube, None, scale, least=_LEAST)
+            window, cut = whole_pixels(cube, None, scale, least=LEAST_HELD)
             notes += cut
             values = cube.read(window, np.asarray(teacher.config.bands.used))
             about.append(TrainingData(name=cube.source, rows=cube.rows, cols=cube.cols, region=str(window)))
         image, valid = fill_invalid(torch.from_numpy((values - normal.offset) / np.float32(normal.peak)).float())
         rows = image.shape[1] // scale
-        count = max(_LEAST, round(rows * config.holdout)) if config.holdout else 0
-        edge = scale * (rows - count) if rows - count >= 2 * _LEAST else scale * rows
+        count = max(LEAST_HELD, round(rows * config.holdout)) if config.holdout else 0
+        edge = scale * (rows - count) if rows - count >= 2 * LEAST_HELD else scale * rows
         train.append(Scene(image[:, :edge], valid[:edge]))
         if edge < scale * rows:
             held.append(Scene(image[:, edge : scale * rows], valid[edge : scale * rows]))
     if not any(scene.valid.any() for scene in train):
         raise InputError("no pixel of the scenes has a valid sample in every band of the model; nothing to learn from")
     train, held = ([scene for scene in scenes if scene.valid.any()] for scenes in (train, held))
-    return _Data(train, held, about, held_out(config.holdout, _LEAST, len(held), len(sources))), notes
+    return _Data(train, held, about, held_out(config.holdout, LEAST_HELD, len(held), len(sources))), notes
 
 
 def _whole(scene: Scene, scale: int) -> Scene:

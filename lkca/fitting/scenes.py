@@ -13,11 +13,9 @@ from lkca.errors import InputError
 from lkca.inference.checks import OTHER_UNITS, upper_end, wavelength_gap
 from lkca.inference.windows import whole_pixels
 from lkca.models.config import BandSet, Normalisation, TrainingData
+from lkca.training.validation import MIN_COARSE_PIXELS
 
-__all__ = ["MIN_COARSE_PIXELS", "TrainingScenes", "prepare_scenes"]
-
-# A scene is cut into patches of coarse pixels, some held out; less than this per side leaves nothing to hold out.
-MIN_COARSE_PIXELS = 8
+__all__ = ["TrainingScenes", "prepare_scenes"]
 
 _PERCENTILE = 99.9
 _SAMPLE = 256  # pixels per side that tell the units of a scene

@@ -26,12 +26,11 @@ from lkca.metrics import PROTOCOL, mpsnr
 from lkca.models import LKCANet
 from lkca.models.config import ModelConfig, ValidationRecord
 from lkca.models.directory import LoadedModel, describe_architecture
-from lkca.training.validation import mean_scores
+from lkca.training.validation import LEAST_HELD, mean_scores
 
 __all__ = ["FactorizedModel", "MeasuredRank", "factorize_directory", "latencies", "load_any"]
 
 _CALIBRATION_SHARE = 0.75
-_LEAST_COARSE_ROWS = 4
 _PROBE = 32  # coarse pixels per side of the image that latency is measured on
 
 
@@ -105,7 +104,7 @@ def factorize_directory(
     for source in sources:
         with open_cube(source, **(how or {})) as cube:
             edge = int(cube.rows * _CALIBRATION_SHARE) // scale * scale
-            if edge == 0 or cube.rows - edge < _LEAST_COARSE_ROWS * scale:
+            if edge == 0 or cube.rows - edge < LEAST_HELD * scale:
                 raise InputError(f"{source}: has {cube.rows} rows, too few to calibrate on some and validate on others")
             reference = evaluate_model(cube, model, scale, region=f"{edge}:,:")
             truth = cube.read(reference.window)

@@ -14,6 +14,7 @@ from lkca.data.degradation import Degradation, DegradationMethod
 from lkca.errors import InputError
 from lkca.losses import LOSSES, WeightedLoss
 from lkca.models import PRESETS, LKCANetConfig
+from lkca.training.validation import MIN_COARSE_PIXELS
 
 __all__ = ["DEFAULT_LOSS", "LOSS_HELP", "DataConfig", "NetworkConfig", "TrainConfig", "read_train_config"]
 
@@ -45,7 +46,10 @@ class DataConfig(StrictModel):
     dataset: str | None = Field(default=None, description="File of 'lkca prepare'; it has its own validation scenes.")
     scenes: list[str] | None = Field(default=None, description="Cube files, instead of a data set.")
     holdout: float = Field(
-        default=0.1, ge=0, lt=1, description="Of files: share of the last rows that validate; 8 coarse ones at least."
+        default=0.1,
+        ge=0,
+        lt=1,
+        description=f"Of files: share of the last rows that validate; {MIN_COARSE_PIXELS} coarse ones at least.",
     )
     workers: int = Field(default=0, ge=0, le=256, description="Processes that read patches; 0: the training process.")
 

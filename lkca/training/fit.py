@@ -30,7 +30,7 @@ from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget, Progress, ProgressCallback
 from lkca.training.subspace import SpectralSubspace
 from lkca.training.supervised import LoopResult, Schedule, train
-from lkca.training.validation import Restored, held_out, mean_scores, psnr_gain
+from lkca.training.validation import LEAST_HELD, Restored, held_out, mean_scores, psnr_gain
 from lkca_kernels import bicubic_upsample
 
 __all__ = ["FitResult", "Recipe", "fit"]
@@ -64,7 +64,9 @@ class Recipe:
     weight_decay: float = knob(1e-2, "AdamW's; vectors are not decayed.", ge=0, le=1)
     teacher_weight_end: float = knob(0.5, "The teacher's weight at the end; it falls from 1.", ge=0, le=1)
     alignment: float = knob(0.1, "Weight of the features' distance.", ge=0)
-    holdout: float = knob(0.2, "Share of each scene's last rows that validate; 4 coarse ones at least.", gt=0, lt=1)
+    holdout: float = knob(
+        0.2, f"Share of each scene's last rows that validate; {LEAST_HELD} coarse ones at least.", gt=0, lt=1
+    )
 
     def __post_init__(self) -> None:
         sizes = {
@@ -367,11 +369,11 @@ def _checked(cubes: Sequence[Tensor], scale: int) -> list[_Cube]:
 
 def _hold_out(cubes: list[_Cube], scale: int, share: float) -> tuple[list[_Cube], list[_Cube], str]:
     """Cut the last rows off every cube that is tall enough; the text says which."""
-    least_held, least_kept = 4, 10  # coarse rows
+    least_kept = 10  # coarse rows
     kept, held = [], []
     for cube in cubes:
         rows = cube.sharp.shape[1] // scale
-        count = max(least_held, math.floor(rows * share))
+        count = max(LEAST_HELD, math.floor(rows * share))
         if share <= 0 or rows - count < least_kept:
             kept.append(cube)
             continue
@@ -380,4 +382,4 @@ def _hold_out(cubes: list[_Cube], scale: int, share: float) -> tuple[list[_Cube]
         kept.append(replace(cube, sharp=cube.sharp[:, :edge], valid=cube.valid[:edge]))
         if test.valid.any():
             held.append(test)
-    return kept, held, held_out(share, least_held, len(held), len(cubes), "training regions")
+    return kept, held, held_out(share, LEAST_HELD, len(held), len(cubes), "training regions")

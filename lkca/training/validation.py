@@ -19,7 +19,23 @@ from lkca_kernels import bicubic_upsample
 if TYPE_CHECKING:  # it imports lkca.fitting, which imports lkca.training.fit
     from lkca.training.data import SourceScene
 
-__all__ = ["SCORES", "Restored", "held_out", "mean_scores", "measure", "psnr_gain", "restore", "validation_record"]
+__all__ = [
+    "LEAST_HELD",
+    "MIN_COARSE_PIXELS",
+    "SCORES",
+    "Restored",
+    "held_out",
+    "mean_scores",
+    "measure",
+    "psnr_gain",
+    "restore",
+    "validation_record",
+]
+
+LEAST_HELD = 4  # coarse rows of a scene that can validate
+
+# A file of 'lkca train' is cut into patches of coarse pixels; less than this per side leaves nothing to hold out.
+MIN_COARSE_PIXELS = 8
 
 SCORES = ("mpsnr", "sam", "rmse", "ergas")
 
