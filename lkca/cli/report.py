@@ -17,6 +17,7 @@ from lkca.cli.options import (
     DegradationOption,
     Device,
     Force,
+    Memory,
     Nodata,
     Overwrite,
     Region,
@@ -76,6 +77,7 @@ def report_command(
     degradation: DegradationOption = None,
     overwrite: Overwrite = False,
     force: Force = False,
+    memory: Memory = None,
     device: Device = "auto",
     threads: Threads = None,
     variable: Variable = None,
@@ -123,7 +125,7 @@ def report_command(
         if files:
             results = evaluate_files(
                 files, loaded, scale, how=how, region=region, degradation=degradation, device=where, force=force,
-                pictured=MOST_PICTURED,
+                memory=memory, pictured=MOST_PICTURED,
             )  # fmt: skip
         report = report_of_model(results, loaded, model or "", device=where, command=command_line())
     for remark in (*(remark for scene in report.scenes for remark in scene.notes), *report.notes):

@@ -25,6 +25,8 @@ def test_a_model_on_a_file(cli: Cli, model_dir: Path, scene_file: Path, tmp_path
     page = out.read_text(encoding="utf-8")
     found = cells(cli("evaluate", *args).stdout)
     assert len(found) == 18 and all(f"<td>{number}</td>" in page for number in found)
+    assert cli("report", *args, "-o", out, "--overwrite", "--memory", "4G").exit_code == 0
+    assert all(f"<td>{number}</td>" in out.read_text(encoding="utf-8") for number in found)
     for heading in ("Pictures", "Where it differs", "Spectra", "PSNR by band"):
         assert f"<h3>{heading}</h3>" in page
     for heading in ("Rank of the upsampler", "Training", "Speed"):
@@ -71,6 +73,7 @@ def test_refusals(refuses: Refuses, model_dir: Path, scene_file: Path, tmp_path:
     refuses("report", *pair, "-m", model_dir, "-o", out, says=("without files",))
     refuses("report", *pair, "--region", "0:4,:", "-o", out, says=("--region",))
     refuses("report", *pair, "-o", out, says=("scene.tif", "144 × 80"))
+    refuses("report", "-m", model_dir, scene_file, "-o", out, "--memory", "10M", says=("10 MiB are allowed", "--memory"))
     refuses("evaluate", "-m", model_dir, scene_file, "--report", tmp_path / "x.png", says=(".html",))
     refuses("upscale", "-i", scene_file, "-o", tmp_path / "o.tif", "-m", model_dir, "--report", "x", says=(".html",))
     assert not list(tmp_path.iterdir())
