@@ -58,7 +58,7 @@ def _told() -> Iterator[None]:
         if os.environ.get("LKCA_DEBUG") == "1":
             traceback.print_exc()
         if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
-            complain("not enough memory; use a smaller --region or input, or close other programs")
+            complain("not enough memory; use a smaller scene or a part of it, or close other programs")
         elif isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of what the library writes: OutputError
             complain("the output could not be written (no space left); free some space or send it elsewhere")
         else:

@@ -104,7 +104,7 @@ def adapt(cube: Cube, prior: Prior, scale: int, *, components: int = COMPONENTS)
     if not alive.any():
         raise InputError(
             f"{cube.source}: no valid sample in the windows that the general model looks at; give a part of the scene "
-            "that holds data, or use --bicubic"
+            "that holds data, or use 'lkca upscale --bicubic'"
         )
     products, count = found.products[alive][:, alive], found.count[alive]
     space = SpectralSubspace.of_moments(products, products.diagonal() / count, found.total[alive] / count, components)

@@ -99,7 +99,7 @@ class Upscaler:
             self._good: np.ndarray = np.asarray(good_bands, dtype=bool)[self._used]
             if not self._good.any():
                 raise InputError(
-                    "every band that the model uses is bad or empty in this cube; bicubic (--bicubic) can still "
+                    "every band that the model uses is bad or empty in this cube; 'lkca upscale --bicubic' can still "
                     "upscale it"
                 )
             self.by_network[self._used[self._good]] = True

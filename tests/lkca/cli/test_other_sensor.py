@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from typer.testing import Result
 
 from lkca.data import open_cube, write_cube
 
@@ -36,3 +38,19 @@ def test_what_can_be_done(
     write_cube(counts, samples * 1000, meta.replace(scale_factor=1.0, nodata=None, stored_dtype=samples.dtype))
     message = refuses(command, *arguments, counts, says=("values reach", "same units"))
     assert ("--force" in message) == forced
+
+
+def test_a_scene_without_the_bands_of_the_model(
+    scene_file: Path, cli: Callable[..., Result], refuses: Callable[..., str], tmp_path: Path
+) -> None:
+    """It can be upscaled by bicubic, which evaluate has no option for."""
+    with open_cube(scene_file) as cube:
+        samples, meta = cube.read(), cube.meta
+    one, other, config = tmp_path / "one.tif", tmp_path / "other.tif", tmp_path / "fit.yaml"
+    config.write_text("max_steps: 1\nrecipe: {prior: false, width: 4, blocks: 1}\n")
+    for path, lost in ((one, slice(4, 6)), (other, slice(0, 4))):
+        values = samples.copy()
+        values[lost] = np.nan
+        write_cube(path, values, meta)
+    assert cli("fit", one, "-s", "2", "-o", tmp_path / "model", "--config", config).exit_code == 0
+    refuses("evaluate", "-m", tmp_path / "model", other, says=("every band", "'lkca upscale --bicubic'"))

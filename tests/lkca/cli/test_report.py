@@ -73,7 +73,9 @@ def test_refusals(refuses: Refuses, model_dir: Path, scene_file: Path, tmp_path:
     refuses("report", *pair, "-m", model_dir, "-o", out, says=("without files",))
     refuses("report", *pair, "--region", "0:4,:", "-o", out, says=("--region",))
     refuses("report", *pair, "-o", out, says=("scene.tif", "144 × 80"))
-    refuses("report", "-m", model_dir, scene_file, "-o", out, "--memory", "10M", says=("10 MiB are allowed", "--memory"))
+    refuses(
+        "report", "-m", model_dir, scene_file, "-o", out, "--memory", "10M", says=("10 MiB are allowed", "--memory")
+    )
     refuses("evaluate", "-m", model_dir, scene_file, "--report", tmp_path / "x.png", says=(".html",))
     refuses("upscale", "-i", scene_file, "-o", tmp_path / "o.tif", "-m", model_dir, "--report", "x", says=(".html",))
     assert not list(tmp_path.iterdir())
