@@ -31,7 +31,6 @@ struct HostGrid {
   void copy(void* to, const void* from) const {
     start_copy(to, from, Bytes);
   }
-  void copy_once(void* to, const void* from) const { start_copy(to, from, 16); }
   void close_copies() const;
   template <int Pending>
   void await_copies() const {

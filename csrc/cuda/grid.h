@@ -33,11 +33,6 @@ struct DeviceGrid {
     const auto target = static_cast<uint32_t>(__cvta_generic_to_shared(to));
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(target), "l"(from), "n"(Bytes) : "memory");
   }
-  /// 16 bytes of an HR tensor, which is read once: past L1.
-  LKCA_BODY void copy_once(void* to, const void* from) const {
-    const auto target = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(from) : "memory");
-  }
   /// Ends a group of this thread's copies.
   LKCA_BODY void close_copies() const { asm volatile("cp.async.commit_group;" ::: "memory"); }
   /// Waits for all groups but the `Pending` latest.

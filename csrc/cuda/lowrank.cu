@@ -375,8 +375,7 @@ template <class T, bool kLowRes>
 const char* forward(const Shuffle& shuffle, const LowrankInputs& in, void* out, Stream stream) {
   if constexpr (sizeof(T) == 2) {
     if (in.rank <= LowrankRows<T, 2, kLowRes>::kc && vectors<T>(out, shuffle.width_hr) &&
-        shuffle.plane_hr() / kVec<T> < (int64_t{1} << 31) &&
-        (kLowRes || vectors<T>(in.skip, shuffle.width_hr))) {
+        shuffle.plane_hr() / kVec<T> < (int64_t{1} << 31) && (kLowRes || vectors<T>(in.skip, shuffle.width_hr))) {
       const auto rows = [&](auto scale) {
         constexpr int S = decltype(scale)::value;
         return forward_rows<T, S, kLowRes>(shuffle, in, out, stream);

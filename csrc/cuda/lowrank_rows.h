@@ -7,11 +7,9 @@
 // s/2 fragments. Nothing is staged, and a warp writes 128 neighbouring bytes to each of four u rows.
 #pragma once
 
-#include <cstddef>
 #include <type_traits>
 
 #include "bicubic_product.h"
-#include "skip_ahead.h"
 
 namespace lkca::cuda {
 
@@ -55,7 +53,6 @@ struct LowrankRows {
     struct Words {};
     LKCA_BODY Nothing(int, const TableTaps*, Shared&) {}
   };
-  using Ahead = SkipAhead<T, kVectors, S == 8 ? 2 : 3>;
   using Interpolation = std::conditional_t<kProduct, BicubicProduct<T>, Nothing>;
 
   struct Shared {
@@ -67,13 +64,10 @@ struct LowrankRows {
     TableTaps table[S];
     float lines[kLines ? kU * kLine : 1];
     typename Interpolation::Shared interpolation;
-    alignas(16) std::conditional_t<kLowRes, typename Nothing::Shared, typename Ahead::Shared> ahead;  // with an HR skip
   };
 
   static int64_t blocks(const Args& args) { return args.shuffle.batch * args.shuffle.pixel_tiles * args.splits; }
-  static int64_t shared_bytes(const Args& args) {
-    return !kLowRes && args.skip != nullptr ? sizeof(Shared) : offsetof(Shared, ahead);
-  }
+  static int64_t shared_bytes(const Args&) { return sizeof(Shared); }
 
   /// Place of weight row m of a chunk in shared memory: the columns of a fragment one after another.
   LKCA_HD static int place(int m) {
@@ -227,13 +221,12 @@ struct LowrankRows {
     if constexpr (kProduct) grid.sync();
     [[maybe_unused]] Interpolation interpolation(grid.thread(), shared.table, shared.interpolation);
 
-    [[maybe_unused]] Ahead ahead;
     const int64_t work_count = shuffle.batch * shuffle.pixel_tiles * args.splits;
     for (int64_t work = grid.block(); work < work_count; work = shared.work.index + grid.blocks()) {
       grid.sync();  // what the last work left in shared memory has been read
       int thread = grid.thread();
       compute_here(thread);
-      const int group = thread % 32 / 4, t = thread % 4;
+      const int group = thread % 32 / 4;
       const int pixel0 = thread / 32 % 4 * 32;
       const int64_t split = work % args.splits, batch_tile = work / args.splits;
       int64_t batch = batch_tile / shuffle.pixel_tiles;
@@ -260,19 +253,10 @@ struct LowrankRows {
       if constexpr (kProduct) {
         const int channel = first * (kU / S) + thread / 128, end = smaller(last * (kU / S), shuffle.channels);
         const T* const plane = args.skip + (batch * shuffle.channels + channel) * shuffle.pixels + tile.first;
-        interpolation.place(shuffle, tile, thread, pixel0, plane, (end - channel + 1) / 2, args.bicubic,
-                            args.vec_skip);
+        interpolation.place(shuffle, tile, thread, pixel0, plane, (end - channel + 1) / 2, args.bicubic, args.vec_skip);
         interpolation.begin(grid, 2 * shuffle.pixels, args.vec_skip);
       }
-      [[maybe_unused]] const auto within = [&](int v) { return 8 * v * kPixels < after; };
-      if constexpr (!kLowRes) {
-        if (args.skip != nullptr) {
-          const int u = first * kU + thread / 128 * 4 + t;
-          const int end = static_cast<int>(smaller<int64_t>(int64_t{last} * kU, shuffle.u_rows));
-          ahead.begin(grid, shared.ahead, args.skip + URow(shuffle, batch, u).offset, (end - u + 7) / 8,
-                      8 * S * shuffle.pixels, offset, within);
-        }
-      }
+      const auto within = [&](int v) { return 8 * v * kPixels < after; };
       load_z(grid, args, shared.z, args.z + batch * args.rank * shuffle.pixels + tile.first, tile.count);
       uint32_t a[kSteps][2][4];  // the same for every chunk
       LKCA_NO_UNROLL
@@ -308,8 +292,13 @@ struct LowrankRows {
           }
           const bool exists = S >= 4 || u < u_count;  // 4 u rows are within one channel, or two channels
           const Row row = shared.rows[exists ? u : 0];
-          if constexpr (!kLowRes) {
-            if (args.skip != nullptr) ahead.next(grid, shared.ahead, 8 * S * shuffle.pixels, offset, within);
+          Vec16 skip[kVectors];
+          LKCA_UNROLL
+          for (int v = 0; v < kVectors; ++v) {
+            skip[v] = Vec16{{0, 0, 0, 0}};
+            if (!kLowRes && args.skip != nullptr && exists && within(v)) {
+              skip[v] = load16_once(reinterpret_cast<const Vec16*>(args.skip + row.offset) + offset[v]);
+            }
           }
           float d[2][kFragments][4];  // of m16n8k16: the pixel's and j's fragment
           LKCA_UNROLL
@@ -319,8 +308,7 @@ struct LowrankRows {
               LKCA_UNROLL
               for (int e = 0; e < 4; ++e) d[m][n][e] = 0.0f;
             }
-            const auto share =
-                *reinterpret_cast<const Vec16*>(shared.weight + u * kPerRow + n * 8 * kc + share0);
+            const auto share = *reinterpret_cast<const Vec16*>(shared.weight + u * kPerRow + n * 8 * kc + share0);
             LKCA_UNROLL
             for (int step = 0; step < kSteps; ++step) {
               const uint32_t b[2] = {share.word[2 * step], share.word[2 * step + 1]};
@@ -339,9 +327,6 @@ struct LowrankRows {
             }
           }
           if constexpr (kProduct) interpolation.add(grid, words, args.bicubic, d);
-          if constexpr (!kLowRes) {
-            if (args.skip != nullptr) ahead.await(grid);
-          }
           LKCA_UNROLL
           for (int v = 0; v < kVectors; ++v) {
             float value[8], added[8];
@@ -355,15 +340,14 @@ struct LowrankRows {
             if (!kProduct && args.skip != nullptr) {
               if constexpr (kLines) {
                 along_row(args, shared, u, pixel0 + (8 * v + group) * kPixels, column[v], added);
-              } else if constexpr (!kLowRes) {
-                unpack(ahead.take(grid, shared.ahead, v), added, T{});
+              } else {
+                unpack(skip[v], added, T{});
               }
               LKCA_UNROLL
               for (int e = 0; e < 8; ++e) value[e] += added[e];
             }
             if (in) store16_once(reinterpret_cast<Vec16*>(args.out + row.offset) + offset[v], pack(value, T{}));
           }
-          if constexpr (!kLowRes) ahead.advance();
         }
         chunk = shared.work.chunk + 1;
         if (chunk >= shared.work.last) break;
