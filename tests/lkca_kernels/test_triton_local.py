@@ -71,7 +71,7 @@ def test_forward_and_backward(sizes, window, dtype, memory) -> None:
     names, tensors = ("out", "x", "w1", "w2"), (x, w1, w2, residual, grad, window)
     for name, got, want, plain in zip(names, (out, *found), wanted(*tensors), wanted(*tensors, dtype), strict=True):
         # The ratio takes the scale out of x, so that the gradients of few channels cancel: PyTorch's lose as much.
-        assert got.dtype == dtype and error(got, want) < max(BOUND[dtype], error(plain, want)), name
+        assert got.dtype == dtype and error(got, want) < max(BOUND[dtype], 2 * error(plain, want)), name
     assert found[0].is_contiguous(memory_format=getattr(torch, memory, torch.contiguous_format))
     assert found[1].is_contiguous() and found[2].is_contiguous()
     out.fill_(12345.0)
