@@ -13,9 +13,8 @@
 //    so that the constants depend on f alone.
 //  - The samples are exact in the storage type. A constant is the sum of two of its values, off by 2^-17 at most. The
 //    lanes of the fifth row that are left over take its second parts.
-//  - The samples reach a warp's own piece of shared memory by asynchronous copies, a few channels ahead: registers
-//  would
-//    hold one channel, which does not cover the latency of L2.
+//  - The samples reach a warp's own piece of shared memory by asynchronous copies, a few channels ahead. Registers
+//    would hold one channel, which does not cover the latency of L2.
 #pragma once
 
 #include "epilogue.h"
