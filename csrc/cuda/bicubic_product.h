@@ -159,12 +159,11 @@ struct BicubicProduct {
         LKCA_NO_UNROLL
         for (int round = 0; round < rounds; ++round) {
           const int offset = shared.from[round * kThreads + grid.thread()];
-          if (offset != kNothing) {
-            if (vec) {
-              grid.template copy<16>(to, source + offset);
-            } else {
-              grid.template copy<4>(to, source + offset);
-            }
+          const bool wanted = offset != kNothing;  // no branch: mma() is next, and needs the warp together
+          if (vec) {
+            grid.template copy<16>(to, source + (wanted ? offset : 0), wanted);
+          } else {
+            grid.template copy<4>(to, source + (wanted ? offset : 0), wanted);
           }
           to += (vec ? 16 : 4) * kAtOnce;
         }

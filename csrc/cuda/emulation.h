@@ -28,8 +28,8 @@ struct HostGrid {
   void sync_warp() const;
   float warp_sum(float value) const;
   template <int Bytes>
-  void copy(void* to, const void* from) const {
-    start_copy(to, from, Bytes);
+  void copy(void* to, const void* from, bool wanted = true) const {
+    if (wanted) start_copy(to, from, Bytes);
   }
   void close_copies() const;
   template <int Pending>

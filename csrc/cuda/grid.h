@@ -27,11 +27,13 @@ struct DeviceGrid {
   LKCA_BODY void sync_warp() const { __syncwarp(); }
 
   /// Sends 4 or 16 bytes on their way from global to shared memory: there for this thread when awaited, for others when
-  /// they have met it at a barrier after that.
+  /// they have met it at a barrier after that. Nothing where not `wanted`, without a branch.
   template <int Bytes>
-  LKCA_BODY void copy(void* to, const void* from) const {
+  LKCA_BODY void copy(void* to, const void* from, bool wanted = true) const {
     const auto target = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(target), "l"(from), "n"(Bytes) : "memory");
+    asm volatile("{.reg .pred p; setp.ne.u32 p, %3, 0; @p cp.async.ca.shared.global [%0], [%1], %2;}" ::"r"(target),
+                 "l"(from), "n"(Bytes), "r"(static_cast<uint32_t>(wanted))
+                 : "memory");
   }
   /// Ends a group of this thread's copies.
   LKCA_BODY void close_copies() const { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -139,8 +139,8 @@ LKCA_HD Vec16 pack(const float (&in)[8], T) {
 }
 
 // ---- global memory ----------------------------------------------------------------------------------------
-// Every access of a body to device memory goes through these: on the emulated grid they check that the
-// address lies in a tensor of the call and is aligned, and count the bytes.
+// Every access of a body to device memory goes through these, or the grid's copy(): on the emulated grid they check
+// that the address lies in a tensor of the call and is aligned, and count the bytes.
 template <class T>
 LKCA_BODY T load(const T* p) {
 #if !defined(__CUDACC__)
@@ -210,13 +210,6 @@ LKCA_HD I larger(I a, I b) {
 LKCA_BODY void compute_here(int& value) {
 #if defined(__CUDACC__)
   asm volatile("" : "+r"(value));
-#else
-  (void)value;
-#endif
-}
-LKCA_BODY void compute_here(int64_t& value) {
-#if defined(__CUDACC__)
-  asm volatile("" : "+l"(value));
 #else
   (void)value;
 #endif
