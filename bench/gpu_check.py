@@ -322,8 +322,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder  # what an earlier run found must not count
         for case in cases(options.quick):
-            tune(case)
-        tiles = json.loads(cache_file().read_text())
+            if time.monotonic() - began <= options.seconds:
+                tune(case)
+        tiles = json.loads(cache_file().read_text()) if cache_file().is_file() else {}
     left_out = []
     for case in cases(options.quick):
         if time.monotonic() - began > options.seconds:

@@ -1,4 +1,4 @@
-"""Tile sizes, from channels, rank, scale and dtype alone: the image size never causes a new compilation.
+"""Tile sizes, from channels, rank, scale, dtype and kind of skip alone, never from the image size.
 
 Each function lists an operator's few candidates, the default first; `tune.choose` picks one. Those of
 `lowrank_pixel_shuffle` were timed on an H200, the others chosen by the ahead-of-time report (registers, spills, shared
@@ -61,13 +61,15 @@ def _shuffle_tiles(
 ) -> tuple[ShuffleTile, ...]:
     """Tiles from (columns, block_p, num_warps, num_stages), without repetitions.
 
-    ``columns`` is the wanted number of rows times phases; tl.dot needs 16 at least.
+    ``columns`` is the wanted number of rows times phases; tl.dot needs 16 at least. Where a single row has more phases,
+    there are fewer pixels instead.
     """
     sp = power_of_two(scale)
-    tiles = (
-        ShuffleTile(max(1, 16 // sp, min(columns // sp, power_of_two(rows))), block_p, block_r, num_warps, num_stages)
-        for columns, block_p, num_warps, num_stages in shapes
-    )
+    tiles = []
+    for columns, block_p, num_warps, num_stages in shapes:
+        block_q = max(1, 16 // sp, min(columns // sp, power_of_two(rows)))
+        pixels = max(16, block_p * columns // max(columns, block_q * sp))
+        tiles.append(ShuffleTile(block_q, pixels, block_r, num_warps, num_stages))
     return tuple(dict.fromkeys(tiles))
 
 
@@ -80,7 +82,8 @@ def tap_group(scale: int) -> int:
 def forward_tiles(
     channels: int, rank: int, scale: int, dtype: torch.dtype, low_res_skip: bool = False
 ) -> tuple[ForwardTile, ...]:
-    """4096 outputs per program and step of its loop, and 32 accumulators a thread, by default.
+    """4096 outputs per program and step of its loop, and 32 accumulators a thread, by default; under an LR skip a
+    thread for each group of pixels.
 
     Half of it where the scale is no power of two: such rows are stored element by element, with an address for each.
     """
@@ -89,9 +92,9 @@ def forward_tiles(
     block_r = max(16, power_of_two(rank)) if rank <= whole else 32
     if scale != power_of_two(scale):
         shapes = [(32, 64, 4, 1), (64, 32, 4, 1), (32, 32, 4, 1)]
-    elif low_res_skip:  # a thread for each group of pixels of a channel
+    elif low_res_skip:
         first = {2: (32, 64, 4, 1), 8: (64, 64, 2, 1)}.get(scale, (32, 128, 4, 1))
-        shapes = [first, (32, 64, 2, 1)]
+        shapes = [first, (64, 64, 4, 1) if scale == 8 else (32, 64, 2, 1)]
     elif dtype == torch.float32:
         shapes = [(64, 64, 4, 1), (32, 64, 4, 1)]
     else:

@@ -83,7 +83,12 @@ def product_precision(dtype: torch.dtype) -> str:
     and take a fraction of the time. Only NVIDIA's compiler knows them.
     """
     usual = precision(dtype)
-    return "tf32x3" if dtype == torch.float32 and usual == "ieee" and torch.version.hip is None else usual
+    return full_precision(dtype) if usual == "ieee" else usual
+
+
+def full_precision(dtype: torch.dtype) -> str:
+    """`product_precision` where PyTorch's setting is "ieee"."""
+    return "tf32x3" if dtype == torch.float32 and torch.version.hip is None else "ieee"
 
 
 @lru_cache

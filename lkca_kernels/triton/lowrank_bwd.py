@@ -28,7 +28,7 @@ from lkca_kernels.memory_format import memory_format_of
 from .bicubic import bicubic_adjoint
 from .config import ShuffleTile, backward_input_tiles, backward_weight_tiles, power_of_two, splits
 from .guard import check, check_shuffle
-from .launch import launch, product_precision, streaming_multiprocessors, strides
+from .launch import full_precision, launch, product_precision, streaming_multiprocessors, strides
 from .tiles import high_res_columns
 from .tune import choose
 
@@ -253,7 +253,7 @@ def _products(grad_out: Tensor, z: Tensor, phases: int, s: int, tile: ShuffleTil
     arguments = {
         "grad_ptr": grad_out, "z_ptr": z, "product_ptr": product, "B": batch, "splits": parts, "length": length,
         # Where PyTorch allows tf32, it does so for products alone.
-        "SUM_PRECISION": "tf32x3" if common["PRECISION"] == "tf32" else common["PRECISION"],
+        "SUM_PRECISION": full_precision(z.dtype),
         **common, **strides("grad", grad_out, "bcyx"), **strides("z", z, "bryx"),
     }  # fmt: skip
     launch(

@@ -1,4 +1,4 @@
-"""Device functions that the upsampling kernels share: where a tile lies, how it is stored, the bicubic skip."""
+"""Device functions that the upsampling kernels share: where a tile lies, how it is read and stored."""
 
 # Kernel parameters are pointers, integers or constants by Triton's own rules, which annotations cannot say.
 # mypy: allow-untyped-defs, allow-incomplete-defs
@@ -10,7 +10,6 @@ import triton.language as tl
 
 __all__ = [
     "high_res_columns",
-    "high_res_offsets",
     "load_shuffled",
     "low_res_pixels",
     "shuffled_rows",
@@ -18,8 +17,8 @@ __all__ = [
 ]
 
 # A tile is BLOCK_Q rows by BLOCK_P low-resolution pixels. Row q = c*S + i is HR row i of channel c under each
-# LR pixel; p = y*w + x runs over the whole LR plane, so a narrow image wastes no lanes. SP is S rounded up to a
-# power of two, as Triton needs; phases j >= S are masked.
+# LR pixel; p = y*pitch + x runs over the whole LR plane, so a narrow image wastes no lanes: the pitch is w, or a few
+# pixels more. SP is S rounded up to a power of two, as Triton needs; phases j >= S are masked.
 
 
 @triton.jit
