@@ -210,7 +210,7 @@ def _partial_sums(x: Tensor, grad: Tensor | None, tile: ChannelTile) -> Tensor:
     batch, channels = x.shape[:2]
     (x, grad), h, w = flat_planes(x, grad)
     c_blocks, p_blocks = triton.cdiv(channels, tile.block_c), triton.cdiv(h * w, tile.block_p)
-    parts, length = splits(p_blocks, batch * c_blocks, 4 * streaming_multiprocessors(x.device))
+    parts, length = splits(p_blocks, batch * c_blocks, 8 * streaming_multiprocessors(x.device))
     sums = torch.empty((parts, batch, channels), dtype=torch.float32, device=x.device)
     arguments = {
         "x_ptr": x, "grad_ptr": grad, "part_ptr": sums,

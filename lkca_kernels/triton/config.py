@@ -8,7 +8,7 @@ memory, estimated occupancy).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -16,7 +16,6 @@ import torch
 __all__ = [
     "AdjointTile",
     "ChannelTile",
-    "ForwardTile",
     "LocalTile",
     "ShuffleTile",
     "adjoint_tiles",
@@ -28,7 +27,6 @@ __all__ = [
     "local_tiles",
     "power_of_two",
     "splits",
-    "steps",
     "tap_group",
 ]
 
@@ -49,13 +47,6 @@ class ShuffleTile:
     num_stages: int = 1
 
 
-@dataclass(frozen=True)
-class ForwardTile(ShuffleTile):
-    """``group`` neighbouring pixels share the taps of an LR skip in registers; 0: each pixel loads its own."""
-
-    group: int = 0
-
-
 def _shuffle_tiles(
     rows: int, scale: int, block_r: int, shapes: Iterable[tuple[int, int, int, int]]
 ) -> tuple[ShuffleTile, ...]:
@@ -73,15 +64,15 @@ def _shuffle_tiles(
     return tuple(dict.fromkeys(tiles))
 
 
-def tap_group(scale: int) -> int:
-    """Neighbouring pixels whose bicubic taps one thread shares: about 32 outputs; 0: each its own."""
-    return {2: 4, 4: 2, 8: 1}.get(scale, 0)
+def tap_group(kind: str, scale: int, tile: ShuffleTile) -> int:
+    """Neighbouring pixels whose bicubic taps one thread shares: 16 to 64 outputs; 0: each its own, or no LR skip."""
+    return {2: 4, 4: 2, 8: 1}.get(scale, 0) if kind in ("matlab", "torch") and tile.block_q % scale == 0 else 0
 
 
 @cache
 def forward_tiles(
     channels: int, rank: int, scale: int, dtype: torch.dtype, low_res_skip: bool = False
-) -> tuple[ForwardTile, ...]:
+) -> tuple[ShuffleTile, ...]:
     """4096 outputs per program and step of its loop, and 32 accumulators a thread, by default; under an LR skip a
     thread for each group of pixels.
 
@@ -99,10 +90,7 @@ def forward_tiles(
         shapes = [(64, 64, 4, 1), (32, 64, 4, 1)]
     else:
         shapes = [(32, 128, 4, 3), (64, 128, 8, 3), (64, 64, 4, 3), (32, 64, 4, 2)]
-    group = tap_group(scale) if low_res_skip else 0
-    return tuple(
-        ForwardTile(**asdict(tile), group=group) for tile in _shuffle_tiles(channels * scale, scale, block_r, shapes)
-    )
+    return _shuffle_tiles(channels * scale, scale, block_r, shapes)
 
 
 @cache
@@ -201,16 +189,8 @@ def local_tiles(channels: int, hidden: int) -> tuple[LocalTile, ...]:
     return tuple(dict.fromkeys(tiles))
 
 
-def splits(tiles: int, programs: int, multiprocessors: int) -> tuple[int, int]:
-    """Parts to cut a sum over ``tiles`` into, so that each multiprocessor has two programs, and their length."""
-    wanted = max(1, min(tiles, -(-2 * multiprocessors // programs)))
-    length = -(-tiles // wanted)
+def splits(tiles: int, programs: int, wanted: int) -> tuple[int, int]:
+    """Parts to cut ``tiles`` into, and their length; each takes ``programs``, of which about ``wanted`` are to come."""
+    parts = max(1, min(tiles, -(-wanted // max(1, programs))))
+    length = -(-tiles // parts)
     return -(-tiles // length), length
-
-
-def steps(q_blocks: int, programs: int, multiprocessors: int) -> int:
-    """Tiles of rows that one program takes after another, where one program for each row tile would make ``programs``.
-
-    Many, since the addresses of the columns are worked out once; few enough that a multiprocessor has 16 programs.
-    """
-    return max(1, min(q_blocks, programs // (16 * multiprocessors)))

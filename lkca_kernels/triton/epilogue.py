@@ -18,7 +18,7 @@ from .bicubic import bicubic_adjoint
 from .config import ShuffleTile, epilogue_tiles, power_of_two, tap_group
 from .guard import check_shuffle
 from .launch import launch, skip_kind, strides
-from .skip import add_skip, bicubic_tile
+from .skip import add_skip
 from .tiles import load_shuffled, low_res_pixels, store_shuffled
 from .tune import choose
 
@@ -67,16 +67,10 @@ def pixel_shuffle_epilogue_fwd_kernel(
     if gate_ptr is not None:
         gate = tl.load(gate_ptr + b * gate_sb + (q // S).to(tl.int64) * gate_sc, mask=q < rows, other=0.0)
         tile *= tl.reshape(gate.to(tl.float32), [BLOCK_Q, 1, 1])
-    if GROUP > 0:
-        tile += bicubic_tile(
-            skip_ptr + b * skip_sb, p0, q_block * (BLOCK_Q // S), rows // S, h, w, w, skip_sc, skip_sy, skip_sx,
-            SKIP == "matlab", S, BLOCK_Q // S, BLOCK_P, GROUP, GROUP % 2 == 0,
-        )  # fmt: skip
-    else:
-        tile = add_skip(
-            tile, skip_ptr, b * skip_sb, p0, y, x, q0, h, w, skip_sc, skip_sy, skip_sx, rows, SKIP,
-            S, SP, BLOCK_Q, BLOCK_P,
-        )  # fmt: skip
+    tile = add_skip(
+        tile, skip_ptr, b * skip_sb, p0, y, x, q_block, h, w, w, skip_sc, skip_sy, skip_sx, rows, SKIP,
+        S, SP, BLOCK_Q, BLOCK_P, GROUP, GROUP % 2 == 0,
+    )  # fmt: skip
     store_shuffled(
         out_ptr + b * out_sb, tile, p0, q, h, w, out_sc, out_sy, out_sx, rows, S, SP, BLOCK_Q, BLOCK_P
     )  # fmt: skip
@@ -155,7 +149,7 @@ def _run_fwd(
     batch, phases, h, w = y.shape
     rows = phases // s
     p_blocks, q_blocks = triton.cdiv(h * w, tile.block_p), triton.cdiv(rows, tile.block_q)
-    group = tap_group(s) if kind in ("matlab", "torch") and tile.block_q % s == 0 else 0
+    group = tap_group(kind, s, tile)
     arguments = {
         "y_ptr": y, "gate_ptr": gate, "skip_ptr": skip, "out_ptr": out,
         "rows": rows, "h": h, "w": w, "p_blocks": p_blocks, "q_blocks": q_blocks,

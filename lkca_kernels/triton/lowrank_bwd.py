@@ -247,8 +247,7 @@ def _products(grad_out: Tensor, z: Tensor, phases: int, s: int, tile: ShuffleTil
     batch, rank = z.shape[:2]
     common = _common(z, phases, s, tile)
     programs = batch * common["q_blocks"] * common["r_blocks"]
-    # splits gives two programs to each of what it takes for multiprocessors.
-    parts, length = splits(common["p_blocks"], programs, _RESIDENT * streaming_multiprocessors(z.device) // 2)
+    parts, length = splits(common["p_blocks"], programs, _RESIDENT * streaming_multiprocessors(z.device))
     product = torch.empty((parts, batch, phases, rank + 1), dtype=torch.float32, device=z.device)
     arguments = {
         "grad_ptr": grad_out, "z_ptr": z, "product_ptr": product, "B": batch, "splits": parts, "length": length,

@@ -12,14 +12,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .config import ForwardTile, forward_tiles, power_of_two, steps
+from .config import ShuffleTile, forward_tiles, power_of_two, splits, tap_group
 from .guard import check, check_shuffle
 from .launch import launch, product_precision, skip_kind, streaming_multiprocessors, strides
-from .skip import add_skip, bicubic_tile
+from .skip import add_skip
 from .tiles import high_res_columns, low_res_pixels, shuffled_rows
 from .tune import choose
 
 __all__ = ["lowrank_pixel_shuffle_fwd"]
+
+# Programs a multiprocessor: few, since each works out the addresses of its columns once; enough to end together.
+_PROGRAMS = 16
 
 
 @triton.jit(do_not_specialize=["p_blocks", "q_blocks", "splits", "length", "h"])
@@ -62,10 +65,8 @@ def lowrank_pixel_shuffle_fwd_kernel(
     x0 = (p0 - y0 * pitch).to(tl.int32)
     columns, column_ok = high_res_columns(y0, x0, h, w, pitch, out_sy, out_sx, S, SP, BLOCK_P)
     out_image = out_ptr + b * out_sb
-    skip_image = skip_ptr
-    if SKIP != "none":
-        skip_image += b * skip_sb
     if SKIP == "hr":
+        skip_image = skip_ptr + b * skip_sb
         skip_columns, _ = high_res_columns(y0, x0, h, w, pitch, skip_sy, skip_sx, S, SP, BLOCK_P)
     n = tl.arange(0, BLOCK_Q * SP)
     a = tl.arange(0, BLOCK_Q)
@@ -128,17 +129,11 @@ def lowrank_pixel_shuffle_fwd_kernel(
         tile = tl.permute(tl.reshape(acc, [BLOCK_P, BLOCK_Q, SP]), [1, 0, 2])
         if SKIP == "hr":
             tile += tl.reshape(skip.to(tl.float32), [BLOCK_Q, BLOCK_P, SP])
-        elif SKIP != "none":
-            if GROUP > 0:
-                tile += bicubic_tile(
-                    skip_image, p0, q_block * CHANNELS, rows // S, h, w, pitch, skip_sc, skip_sy, skip_sx,
-                    SKIP == "matlab", S, CHANNELS, BLOCK_P, GROUP, PAIRS,
-                )  # fmt: skip
-            else:
-                tile = add_skip(
-                    tile, skip_image, 0, p0, y, x, q0, h, w, skip_sc, skip_sy, skip_sx, rows, SKIP,
-                    S, SP, BLOCK_Q, BLOCK_P,
-                )  # fmt: skip
+        else:
+            tile = add_skip(
+                tile, skip_ptr, b * skip_sb, p0, y, x, q_block, h, w, pitch, skip_sc, skip_sy, skip_sx, rows, SKIP,
+                S, SP, BLOCK_Q, BLOCK_P, GROUP, PAIRS,
+            )  # fmt: skip
         tile = tl.reshape(tile, [BLOCK_Q, BLOCK_P * SP]).to(out_ptr.dtype.element_ty)
         if WHOLE:
             tl.store(out_image + c0 * out_sc + out_rows, tile, mask=ok)
@@ -184,26 +179,24 @@ def _run(
     out: Tensor,
     s: int,
     kind: str,
-    tile: ForwardTile,
+    tile: ShuffleTile,
 ) -> None:
     batch, rank, h, w = z.shape
     rows = weight.shape[0] // s
-    whole = tile.block_q % s == 0
-    group = tile.group if whole else 0
+    group = tap_group(kind, s, tile)
     pitch = triton.cdiv(w, group) * group if group else w
     p_blocks, q_blocks = triton.cdiv(h * pitch, tile.block_p), triton.cdiv(rows, tile.block_q)
-    length = steps(q_blocks, batch * p_blocks * q_blocks, streaming_multiprocessors(z.device))
-    splits = triton.cdiv(q_blocks, length)
+    parts, length = splits(q_blocks, batch * p_blocks, _PROGRAMS * streaming_multiprocessors(z.device))
     arguments = {
         "z_ptr": z, "weight_ptr": weight, "bias_ptr": bias, "gate_ptr": gate, "skip_ptr": skip, "out_ptr": out,
         "rows": rows, "R": rank, "h": h, "w": w, "pitch": pitch,
-        "p_blocks": p_blocks, "q_blocks": q_blocks, "splits": splits, "length": length,
+        "p_blocks": p_blocks, "q_blocks": q_blocks, "splits": parts, "length": length,
         **strides("z", z, "bryx"), **strides("weight", weight, "mr"), **strides("bias", bias, "m"),
         **strides("gate", gate, "bc"), **strides("skip", skip, "bcyx"), **strides("out", out, "bcyx"),
         "S": s, "SP": power_of_two(s), "SKIP": kind, "PRECISION": product_precision(z.dtype),
         "BLOCK_Q": tile.block_q, "BLOCK_P": tile.block_p, "BLOCK_R": tile.block_r, "STAGES": tile.num_stages,
-        "WHOLE": whole, "EVEN": rows % tile.block_q == 0, "SLICED": rank > tile.block_r,
+        "WHOLE": tile.block_q % s == 0, "EVEN": rows % tile.block_q == 0, "SLICED": rank > tile.block_r,
         "GROUP": group, "PAIRS": w % 2 == 0 and group > 0 and group % 2 == 0,
     }  # fmt: skip
-    programs = batch * p_blocks * splits
+    programs = batch * p_blocks * parts
     launch(lowrank_pixel_shuffle_fwd_kernel, programs, arguments, device=z.device, num_warps=tile.num_warps)

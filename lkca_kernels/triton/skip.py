@@ -11,24 +11,33 @@ import triton.language as tl
 
 from .tiles import load_shuffled, shuffled_rows
 
-__all__ = ["add_skip", "bicubic_tile", "keys"]
+__all__ = ["add_skip", "keys"]
 
 
 @triton.jit
 def add_skip(
-    tile, ptr, start, p0, y, x, q0, h, w, sc, sy, sx, rows, KIND: tl.constexpr,
+    tile, ptr, start, p0, y, x, q_block, h, w, pitch, sc, sy, sx, rows, KIND: tl.constexpr,
     S: tl.constexpr, SP: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_P: tl.constexpr,
+    GROUP: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     """``tile`` plus the skip connection: KIND is "none", "hr", or the bicubic convention of an LR skip.
 
-    The image lies at ``ptr + start``; ``ptr`` is None where there is none.
+    The image lies at ``ptr + start``; ``ptr`` is None where there is none. GROUP, PAIRS: as in `_bicubic_tile`, which
+    takes an LR skip where GROUP is not 0.
     """
+    q0 = q_block * BLOCK_Q
     if KIND == "hr":
         q = q0 + tl.arange(0, BLOCK_Q)
         tile += load_shuffled(ptr + start, p0, q, h, w, sc, sy, sx, rows, S, SP, BLOCK_Q, BLOCK_P).to(tl.float32)
     elif KIND != "none":
         MATLAB: tl.constexpr = KIND == "matlab"
-        tile = _add_bicubic(tile, ptr + start, y, x, q0, h, w, sc, sy, sx, rows, MATLAB, S, SP, BLOCK_Q, BLOCK_P)
+        if GROUP > 0:
+            tile += _bicubic_tile(
+                ptr + start, p0, q_block * (BLOCK_Q // S), rows // S, h, w, pitch, sc, sy, sx, MATLAB,
+                S, BLOCK_Q // S, BLOCK_P, GROUP, PAIRS,
+            )  # fmt: skip
+        else:
+            tile = _add_bicubic(tile, ptr + start, y, x, q0, h, w, sc, sy, sx, rows, MATLAB, S, SP, BLOCK_Q, BLOCK_P)
     return tile
 
 
@@ -88,7 +97,7 @@ def _first(phase, s):
 
 @triton.constexpr_function
 def _weight(k, phase, s, a):
-    """`keys` of tap k - 2 from a phase, at compile time."""
+    """`keys` of tap k - 2 from a phase, at compile time; Triton 3.6 lets it call no other function of Python."""
     d = abs(k - 2 - (phase + 0.5) / s + 0.5)
     return ((a + 2) * d - (a + 3)) * d * d + 1 if d <= 1 else (((d - 5) * d + 8) * d - 4) * a
 
@@ -123,7 +132,7 @@ def _taps_of_pairs(row, x, w, sx, mask, MATLAB: tl.constexpr, GROUP: tl.constexp
 
 
 @triton.jit
-def bicubic_tile(
+def _bicubic_tile(
     x_ptr, p0, c0, channels, h, w, pitch, sc, sy, sx, MATLAB: tl.constexpr,
     S: tl.constexpr, CHANNELS: tl.constexpr, BLOCK_P: tl.constexpr, GROUP: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
