@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ __all__ = [
 _CARD_SHARE = 0.8  # of its free memory
 _SHARE = 0.5  # of the free memory, where no budget is given
 _TILE_BYTES = 2 << 30  # of a result, at most: larger ones gain little and leave less to overlap
+_NARROW = 1.25  # times what tiles narrower than the scene compute is what they cost: their rows are written one by one
 _STEP = 16  # coarse pixels
 _LEAST = 8
 _COPIED_SAMPLES = 1 << 22
@@ -112,17 +114,14 @@ def plan_tiles(
 ) -> TilePlan:
     """The largest tiles that the budget allows, up to 2 GiB of result each; no more than there are pixels.
 
+    They are as wide as the area, unless the network would have a quarter more to compute than for square ones.
+
     stored_bytes: of a sample of the output. copied: whether finished samples are taken to it through memory.
     resident: bytes of output that the writer holds in memory. tile: side in coarse pixels, or rows and columns, instead
     of those found. Raises InputError where not even the smallest tile fits.
     """
     scale = upscaler.scale
     fine_bytes = upscaler.bands * area.height * area.width * scale**2 * stored_bytes
-
-    def cut(side: int) -> tuple[int, int]:
-        """Tiles of at most about that side, of equal size."""
-        rows, cols = (math.ceil(length / math.ceil(length / side)) for length in (area.height, area.width))
-        return rows, cols
 
     def needed(size: tuple[int, int]) -> int:
         row = upscaler.bands * size[1] * scale
@@ -147,25 +146,52 @@ def plan_tiles(
                 f"{size_text(budget.total)} are allowed; {_remedy(budget)} or give a smaller --tile"
             )
         return plan(size)
-    best: tuple[int, int] | None = None
-    for side in range(_STEP, max(area.height, area.width) + _STEP, _STEP):
-        size = cut(side)
-        large = 4 * size[0] * size[1] * scale**2 * upscaler.bands > _TILE_BYTES
-        if not fits(size) or (large and best is not None):
-            break
-        best = size
-    side = 2 * _STEP * _LEAST
-    while best is None and side >= _LEAST:
-        size = cut(side)
-        best = size if fits(size) else None
-        side -= _LEAST
+
+    def largest(sizes: Iterator[tuple[int, int]]) -> tuple[int, int] | None:
+        """Of rising ones."""
+        found: tuple[int, int] | None = None
+        for size in sizes:
+            large = 4 * size[0] * size[1] * scale**2 * upscaler.bands > _TILE_BYTES
+            if not fits(size) or (large and found is not None):
+                break
+            found = size
+        return found
+
+    def cost(size: tuple[int, int]) -> float:
+        return _computed(area, size, upscaler.halo) * (1.0 if size[1] == area.width else _NARROW)
+
+    longest = max(area.height, area.width)
+    square = largest(_cut(area, side, side) for side in range(_STEP, longest + _STEP, _STEP))
+    wide = largest(_cut(area, rows, area.width) for rows in range(_STEP, area.height + _STEP, _STEP))
+    best = min((size for size in (wide, square) if size is not None), key=cost, default=None)
+    if best is None:
+        small = (_cut(area, side, side) for side in range(2 * _STEP * _LEAST, 0, -_LEAST))
+        best = next((size for size in small if fits(size)), None)
     if best is None:
         raise InputError(
-            f"the smallest tiles ({_LEAST} × {_LEAST} pixels) need {size_text(needed(cut(_LEAST)))} of memory, "
+            f"the smallest tiles ({_LEAST} × {_LEAST} pixels) need "
+            f"{size_text(needed(_cut(area, _LEAST, _LEAST)))} of memory, "
             f"{size_text(budget.total)} are allowed; {_remedy(budget)}"
             + (", or write .tif or an ENVI file, which are not collected in memory" if resident else "")
         )
     return plan(best)
+
+
+def _cut(area: Window, rows: int, cols: int) -> tuple[int, int]:
+    """Tiles of at most that size, all of about one size."""
+    height, width = (
+        math.ceil(length / math.ceil(length / side)) for length, side in ((area.height, rows), (area.width, cols))
+    )
+    return height, width
+
+
+def _computed(area: Window, size: tuple[int, int], halo: int) -> int:
+    """Coarse pixels that the network sees, for all tiles of that size."""
+    rows, cols = (
+        length + 2 * halo * (math.ceil(length / side) - 1)
+        for length, side in zip((area.height, area.width), size, strict=True)
+    )
+    return rows * cols
 
 
 def resident_memory() -> int:

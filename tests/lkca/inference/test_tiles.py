@@ -145,8 +145,22 @@ def test_tiles_cover_the_scene_once(scale: int, copied: bool) -> None:
 
 def test_more_memory_gives_larger_tiles_up_to_a_point() -> None:
     area = Window(0, 0, 4000, 4000)
-    sizes = [plan_tiles(area, upscaler(), budget(megabytes)).rows for megabytes in (600, 1000, 2000, 50_000, 100_000)]
+    plans = [plan_tiles(area, upscaler(), budget(megabytes)) for megabytes in (600, 1000, 2000, 50_000, 100_000)]
+    sizes = [plan.rows * plan.cols for plan in plans]
     assert sizes == sorted(sizes) and sizes[0] < sizes[2] and sizes[-2] == sizes[-1]
+
+
+def test_tiles_are_as_wide_as_the_scene_unless_halos_cost_too_much() -> None:
+    def size(width: int, halo: int, megabytes: int) -> tuple[int, int]:
+        one = upscaler()
+        one.halo, one.reach = halo, 3 * halo // 2
+        plan = plan_tiles(Window(0, 0, 2000, width), one, budget(megabytes))
+        return plan.rows, plan.cols
+
+    assert size(1000, 18, 20_000) == (334, 1000)
+    for width, halo, megabytes in ((1000, 18, 1000), (4000, 60, 20_000)):  # a wide tile would have few rows
+        rows, cols = size(width, halo, megabytes)
+        assert cols < width and 0.8 < rows / cols < 1.25
 
 
 def test_a_budget_that_is_too_small() -> None:
