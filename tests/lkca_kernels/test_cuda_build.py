@@ -97,7 +97,7 @@ def test_no_kernel_spills(objects: dict[Path, list[Kernel]]) -> None:
         print(kernel)
         assert kernel.spills == 0 and kernel.stack == 0, kernel
         assert kernel.registers <= 128, kernel  # two blocks of 256 threads on a multiprocessor
-        assert kernel.shared == 0, kernel  # all of it is dynamic, see test_cuda_host.py
+        assert kernel.shared == 0, kernel  # all of it is dynamic, see cuda_host/test_all_kernels.py
 
 
 def test_objects_link_and_a_launch_without_a_card_is_an_error(

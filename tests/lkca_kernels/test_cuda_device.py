@@ -11,13 +11,11 @@ from torch import Tensor
 import lkca_kernels
 from lkca_kernels import cuda, reference
 
+from .cuda_host.cases import BOUND, DTYPES, FIRST, rms
+
 WHY_NOT = cuda.unavailable()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(WHY_NOT is not None, reason=f"CUDA backend {WHY_NOT}")]
 
-DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-# As in test_cuda_host.py: half an ulp of the result, and where a 16-bit value goes into the sum. float32 is not TF32.
-BOUND = {torch.float32: 2e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
-FIRST = {torch.float32: 2e-6, torch.float16: 2**-8, torch.bfloat16: 2**-5}
 # (B, C, R, h, w, s)
 SHAPES = [
     (1, 1, 1, 1, 1, 2),
@@ -36,12 +34,6 @@ SHAPES = [
 def random(*shape: int, dtype: torch.dtype, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator).to("cuda", dtype)
-
-
-def rms(value: Tensor, expected: Tensor) -> float:
-    assert value.shape == expected.shape
-    scale = expected.square().mean().sqrt().clamp_min(1e-12)
-    return float((value.double() - expected).square().mean().sqrt() / scale)
 
 
 def check(
