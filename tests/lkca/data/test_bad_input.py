@@ -208,8 +208,18 @@ def test_classic_netcdf(tmp_path: Path) -> None:
 
 
 def test_arrays_of_objects_are_never_unpickled(tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", np.array([{"a": 1}, None], dtype=object))
+    objects = np.array([{"a": 1}, None], dtype=object)
+    np.save(tmp_path / "x.npy", objects)
     refused(tmp_path / "x.npy", "holds object samples; expected real numbers")
+    np.savez(tmp_path / "x.npz", cube=objects)
+    refused(tmp_path / "x.npz", "no 3-D numeric array")
+
+
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"M\xfcnchen.npy")
+    file.write_bytes(b"x")
+    with pytest.raises(InputError, match="not UTF-8; rename it"):
+        open_cube(file)
 
 
 def test_bad_json_metadata(tmp_path: Path) -> None:

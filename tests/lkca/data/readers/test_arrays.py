@@ -1,0 +1,90 @@
+"""Which array of a container is the cube, and which of its axes holds the bands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+
+from lkca.data import Window, open_cube
+from lkca.data.readers.arrays import guess_axes
+from lkca.errors import InputError
+
+from .samples import CUBE, RCB, write_v73
+
+
+@pytest.mark.parametrize(
+    ("shape", "counts", "axes"),
+    [
+        ((100, 100, 191), set(), "rcb"),
+        ((191, 100, 100), set(), "brc"),
+        ((100, 191, 100), set(), None),
+        ((100, 191, 100), {191}, "rbc"),
+        ((100, 120, 100), {100}, None),
+        ((100, 100, 120), {100}, None),
+        ((610, 340, 103), set(), "rcb"),
+        ((64, 64, 64), {64}, None),
+        ((64, 64, 64), set(), None),
+        ((64, 96, 218), set(), "rcb"),
+        ((103, 610, 340), set(), None),
+        ((103, 610, 340), {103}, "brc"),
+        ((64, 700, 900), set(), None),
+        ((218, 64, 96), set(), "rcb"),
+    ],
+)
+def test_axes_by_the_stated_rule(shape: tuple[int, ...], counts: set[int], axes: str | None) -> None:
+    if axes is None:
+        with pytest.raises(InputError, match="--axes"):
+            guess_axes(shape, "x.mat", counts)
+    else:
+        assert guess_axes(shape, "x.mat", counts)[0] == axes
+
+
+def test_a_guess_is_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((4, 6, 9), dtype=np.uint8))
+    with open_cube(tmp_path / "x.npy") as cube:
+        assert cube.shape == (4, 6, 9)
+        assert "--axes" in cube.warnings[0]
+    assert open_cube(tmp_path / "x.npy", axes="brc").shape == (6, 9, 4)
+    assert not open_cube(tmp_path / "x.npy", axes="rcb").warnings
+    np.save(tmp_path / "x.npy", np.zeros((4, 6, 6), dtype=np.uint8))  # 4 bands, or as many bands as columns
+    with open_cube(tmp_path / "x.npy") as cube:
+        assert cube.shape == (6, 6, 4) and "bands, rows, columns" in cube.warnings[0]
+
+
+@pytest.mark.parametrize("axes", ["rcb", "brc", "rbc", "crb", "bcr", "cbr"])
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".mat", ".h5", ".v73.mat"])
+def test_axes_override(tmp_path: Path, axes: str, suffix: str) -> None:
+    file = tmp_path / f"x{suffix}"
+    array = np.ascontiguousarray(CUBE.transpose(["brc".index(axis) for axis in axes]))
+    if suffix == ".npy":
+        np.save(file, array)
+    elif suffix == ".npz":
+        np.savez(file, cube=array)
+    elif suffix == ".mat":
+        scipy.io.savemat(file, {"cube": array})
+    elif suffix == ".h5":
+        with h5py.File(file, "w") as h5:
+            h5["cube"] = array
+    else:
+        write_v73(file, {"cube": array})
+    with open_cube(file, axes=axes.upper()) as cube:
+        assert cube.shape == (12, 9, 5)
+        assert np.array_equal(cube.read(), CUBE)
+        assert np.array_equal(cube.read(Window(2, 1, 3, 4), [4, 1]), CUBE[[4, 1], 2:5, 1:5])
+
+
+def test_two_cubes_are_not_guessed(tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "x.mat", {"a": RCB, "b": RCB})
+    with h5py.File(tmp_path / "x.h5", "w") as h5:
+        h5["vnir/cube"], h5["swir/cube"] = RCB, RCB
+    np.savez(tmp_path / "x.npz", a=RCB, b=RCB)
+    for name, choices in (("x.mat", "a 12x9x5, b"), ("x.h5", "/swir/cube 12x9x5, /vnir"), ("x.npz", "a 12x9x5, b")):
+        with pytest.raises(InputError, match=choices):
+            open_cube(tmp_path / name)
+    assert open_cube(f"{tmp_path / 'x.mat'}::b").shape == (12, 9, 5)
+    assert open_cube(f"{tmp_path / 'x.h5'}::/swir/cube").shape == (12, 9, 5)
+    assert open_cube(tmp_path / "x.npz", variable="a").shape == (12, 9, 5)

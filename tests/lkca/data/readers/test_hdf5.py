@@ -1,0 +1,172 @@
+"""HDF5 and NetCDF4: where scale, place and spectral lists stand by the conventions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from rasterio.crs import CRS
+
+from lkca.data import open_cube
+from lkca.errors import InputError
+
+from .samples import CUBE, NM, RCB
+
+
+def test_netcdf_conventions(tmp_path: Path) -> None:
+    file = tmp_path / "x.nc"
+    stored = CUBE.astype(np.int16)
+    stored[1, 2, 3] = -32768
+    with h5py.File(file, "w") as h5:
+        data = h5.create_dataset("reflectance", data=stored, chunks=(2, 5, 5), compression="gzip")
+        data.attrs.update(
+            {"scale_factor": 0.5, "add_offset": 1.0, "_FillValue": np.int16(-32768), "grid_mapping": "crs"}
+        )
+        h5["wavelength"] = NM / 1000
+        h5["wavelength"].attrs["units"] = "um"
+        h5["y"] = 4000000 - 30 * (np.arange(12) + 0.5)
+        h5["x"] = 500000 + 30 * (np.arange(9) + 0.5)
+        for axis, name in enumerate(("wavelength", "y", "x")):
+            h5[name].make_scale(name)
+            data.dims[axis].attach_scale(h5[name])
+        h5["crs"] = 0
+        h5["crs"].attrs["crs_wkt"] = CRS.from_epsg(32610).to_wkt()
+        h5.attrs["title"] = "a test"
+    with open_cube(file) as cube:
+        expected = np.where(stored == -32768, np.nan, stored * 0.5 + 1)
+        assert np.array_equal(cube.read(), expected.astype(np.float32), equal_nan=True)
+        assert np.allclose(cube.meta.wavelengths, NM)
+        assert np.allclose(list(cube.meta.transform)[:6], [30, 0, 500000, 0, -30, 4000000])
+        assert (cube.format, cube.summary()["crs"]) == ("NetCDF4", "EPSG:32610")
+        assert cube.meta.tags["title"] == "a test" and not cube.warnings
+
+
+def _in_degrees(h5: h5py.File, name: str, units: tuple[str, str]) -> h5py.Dataset:
+    """A cube with coordinate variables, of latitude and longitude in these units."""
+    data = h5.create_dataset(name, data=CUBE)
+    h5["band"], h5["lat"], h5["lon"] = NM, 50 - 0.1 * np.arange(12), 10 + 0.1 * np.arange(9)
+    for axis, dimension in enumerate(("band", "lat", "lon")):
+        h5[dimension].make_scale(dimension)
+        data.dims[axis].attach_scale(h5[dimension])
+    h5["lat"].attrs["units"], h5["lon"].attrs["units"] = units
+    return data
+
+
+@pytest.mark.parametrize(
+    ("units", "mapping", "epsg"),
+    [
+        (("degrees_north", "degrees_east"), None, 4326),
+        (("degree_N", "degreesE"), {"grid_mapping_name": "latitude_longitude", "semi_major_axis": 6378137.0}, 4326),
+        (("degrees_north", "degrees_east"), {"grid_mapping_name": "latitude_longitude", "earth_radius": 6371e3}, None),
+        (("degrees_north", "degrees_east"), {"grid_mapping_name": "rotated_latitude_longitude"}, None),
+        (("degrees", "degrees"), None, None),
+        (("degrees_east", "degrees_north"), None, None),
+    ],
+)
+def test_netcdf_degrees(tmp_path: Path, units: tuple[str, str], mapping: dict | None, epsg: int | None) -> None:
+    with h5py.File(tmp_path / "x.nc", "w") as h5:
+        data = _in_degrees(h5, "reflectance", units)
+        if mapping is not None:
+            data.attrs["grid_mapping"], h5["crs"] = "crs", 0
+            h5["crs"].attrs.update(mapping)
+    with open_cube(tmp_path / "x.nc") as cube:
+        assert cube.summary()["crs"] == (None if epsg is None else f"EPSG:{epsg}")
+        assert np.allclose(list(cube.meta.transform)[:6], [0.1, 0, 9.95, 0, -0.1, 50.05])
+
+
+@pytest.mark.parametrize(
+    ("mapping", "place", "epsg"),
+    [("/crs", "crs", 4258), ("../crs", "crs", 4258), ("crs", "g/crs", 4258), ("m/crs", "g/m/crs", 4258),
+     ("crs", "other/crs", None), ("crs: lat lon other: y x", "g/crs", 4258)],
+)  # fmt: skip
+@pytest.mark.parametrize("group", [False, True])
+def test_grid_mapping_by_path(tmp_path: Path, mapping: str, place: str, epsg: int | None, group: bool) -> None:
+    """One that was not found made degrees of ETRS89 those of WGS 84."""
+    with h5py.File(tmp_path / "x.nc", "w") as h5:
+        data = _in_degrees(h5, "g/reflectance", ("degrees_north", "degrees_east"))
+        data.attrs["grid_mapping"] = mapping
+        node = h5.create_group(place) if group else h5.create_dataset(place, data=0)
+        node.attrs["crs_wkt"] = CRS.from_epsg(4258).to_wkt()
+    with open_cube(tmp_path / "x.nc") as cube:
+        assert cube.summary()["crs"] == (None if epsg is None else f"EPSG:{epsg}")
+        assert cube.meta.transform is not None
+
+
+def test_a_map_info_that_is_not_known_matters_only_without_another_crs(tmp_path: Path) -> None:
+    for wkt in (None, CRS.from_epsg(32610).to_wkt()):
+        with h5py.File(tmp_path / "x.h5", "w") as h5:
+            data = h5.create_dataset("reflectance", data=CUBE)
+            data.dims[0].label, data.dims[1].label, data.dims[2].label = "band", "y", "x"
+            h5["Map_Info"] = "Robinson, 1, 1, 10, 50, 30, 30, WGS-84"
+            if wkt is not None:
+                data.attrs["grid_mapping"], h5["crs"] = "crs", 0
+                h5["crs"].attrs["crs_wkt"] = wkt
+        with open_cube(tmp_path / "x.h5", axes="brc") as cube:
+            assert any("the cube has no CRS" in words for words in cube.warnings) == (wkt is None)
+            assert (cube.meta.crs is None) == (wkt is None) and cube.meta.transform.a == 30
+
+
+def test_hdf5_attributes_that_are_no_lists_of_bands(tmp_path: Path) -> None:
+    """As long as the rows, or single numbers of a cube of one row: the datasets and their units stay."""
+    for rows, fwhm in ((12, 9.0), (1, 9.0), (1, np.array([9.0]))):
+        with h5py.File(tmp_path / "x.h5", "w") as h5:
+            cube = h5.create_dataset("cube", data=RCB[:rows])
+            h5["wavelength"], h5["fwhm"] = 1e7 / NM, np.full(5, 5.0)
+            h5["wavelength"].attrs["units"] = "cm-1"
+            cube.attrs["wavelengths"], cube.attrs["fwhm"] = np.arange(1.0, rows + 1), fwhm
+        with open_cube(tmp_path / "x.h5", axes="rcb" if rows == 12 else None) as opened:
+            assert opened.shape == (rows, 9, 5) and np.allclose(opened.meta.wavelengths, NM)
+            assert np.allclose(opened.meta.fwhm, 5 * NM**2 / 1e7)
+
+
+def test_hdf5_wavelengths_of_the_cube_go_before_datasets(tmp_path: Path) -> None:
+    """By whatever name; units of the dataset are not theirs. A cube of one band has a list of one."""
+    for bands in (5, 1):
+        with h5py.File(tmp_path / "x.h5", "w") as h5:
+            cube = h5.create_dataset("cube", data=RCB[..., :bands])
+            h5["wavelength"] = np.full(bands, 5000.0)
+            h5["wavelength"].attrs["units"] = "cm-1"
+            cube.attrs["wavelengths"] = NM[:bands]
+        with open_cube(tmp_path / "x.h5") as opened:
+            assert opened.shape == (12, 9, bands) and np.array_equal(opened.meta.wavelengths, NM[:bands])
+
+
+@pytest.mark.parametrize("name", ["scale_factor", "Scale_Factor"])
+def test_hdf5_scales_by_band(tmp_path: Path, name: str) -> None:
+    """The first number of a list was the scale of all bands, without a word."""
+    scale, offset = np.array([0.5, 1, 2, 4, 8]), np.arange(5.0)
+    with h5py.File(tmp_path / "x.h5", "w") as h5:
+        cube = h5.create_dataset("cube", data=CUBE)
+        cube.attrs[name], cube.attrs["add_offset"] = scale, offset
+    factor = 1 / scale if name == "Scale_Factor" else scale
+    with open_cube(tmp_path / "x.h5", axes="brc") as opened:
+        expected = CUBE * factor[:, None, None] + offset[:, None, None]
+        assert np.allclose(opened.read(), expected) and np.array_equal(opened.meta.scale_factor, factor)
+    for values in ([3.0, 3.0], scale[:4]):
+        with h5py.File(tmp_path / "x.h5", "a") as h5:
+            h5["cube"].attrs[name], h5["cube"].attrs["add_offset"] = values, 0.0
+        if len(values) == 2:  # all the same: as good as one
+            with open_cube(tmp_path / "x.h5", axes="brc") as opened:
+                assert opened.meta.scale_factor == (3.0 if name == "scale_factor" else 1 / 3.0)
+        else:
+            with pytest.raises(InputError, match=f"{name} lists 4 numbers for 5 bands; expected one or 5"):
+                open_cube(tmp_path / "x.h5", axes="brc")
+
+
+@pytest.mark.parametrize("units", ["nm", "um", "1", None])
+def test_netcdf_band_coordinate(tmp_path: Path, units: str | None) -> None:
+    values = NM / 1000 if units == "um" else NM
+    with h5py.File(tmp_path / "x.nc", "w") as file:
+        cube = file.create_dataset("reflectance", data=CUBE)
+        file["channel"] = values
+        file["channel"].make_scale("channel")
+        cube.dims[0].attach_scale(file["channel"])
+        if units is not None:
+            file["channel"].attrs["units"] = units
+    with open_cube(tmp_path / "x.nc", axes="brc") as opened:
+        if units in ("nm", "um"):
+            np.testing.assert_allclose(opened.meta.wavelengths, NM)
+        else:
+            assert opened.meta.wavelengths is None

@@ -1,0 +1,116 @@
+"""GeoTIFF and what else GDAL opens: pages, spectral lists, scales, masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+from lkca.data import open_cube, write_cube
+from lkca.errors import InputError
+
+from .samples import CUBE, NM, write_tiff
+
+
+@pytest.mark.parametrize("bands", [1, 2])
+def test_tiff_pages_beyond_the_first_are_told(tmp_path: Path, bands: int) -> None:
+    """Bands as pages, which GDAL reads one by one, were a cube of one band; a second picture was left out unsaid."""
+    file = tmp_path / "x.tif"
+    for first in range(0, 4, bands):
+        page = CUBE[first : first + bands]
+        with write_tiff(file, page, APPEND_SUBDATASET="YES" if first else "NO") as dataset:
+            dataset.write(page)
+    if bands == 1:
+        with pytest.raises(InputError, match=r"holds 4 pages .*stack them.*gdal_translate GTIFF_DIR:1:x\.tif one\.tif"):
+            open_cube(file)
+    else:
+        with open_cube(file) as cube:
+            assert np.array_equal(cube.read(), CUBE[:2]) and "2 pages; the first is read" in cube.warnings[0]
+
+
+def test_only_a_tiff_has_pages(tmp_path: Path) -> None:
+    with write_tiff(tmp_path / "x.tif", CUBE[:1]) as dataset:
+        dataset.write(CUBE[:1])
+    parts = "".join(f'<MDI key="SUBDATASET_{i}_NAME">x{i}</MDI>' for i in (1, 2))
+    (tmp_path / "x.vrt").write_text(
+        f'<VRTDataset rasterXSize="9" rasterYSize="12"><Metadata domain="SUBDATASETS">{parts}</Metadata>'
+        '<VRTRasterBand dataType="UInt16" band="1"><SimpleSource><SourceFilename relativeToVRT="1">x.tif'
+        "</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    with open_cube(tmp_path / "x.vrt") as cube:
+        assert np.array_equal(cube.read(), CUBE[:1]) and not cube.warnings
+
+
+def test_geotiff_spectral_places(tmp_path: Path) -> None:
+    with write_tiff(tmp_path / "imagery.tif", CUBE) as dataset:
+        dataset.write(CUBE)
+        for band in range(5):
+            dataset.update_tags(band + 1, ns="IMAGERY", CENTRAL_WAVELENGTH_UM=str(NM[band] / 1000), FWHM_UM=str(0.01))
+    with write_tiff(tmp_path / "envi.tif", CUBE) as dataset:
+        dataset.write(CUBE)
+        lists = {"wavelength": "{" + ",".join(map(str, NM / 1000)) + "}", "bbl": "{1,0,1,1,1}"}
+        dataset.update_tags(ns="ENVI", wavelength_units="Micrometers", **lists)
+    with write_tiff(tmp_path / "description.tif", CUBE) as dataset:
+        dataset.write(CUBE)
+        for band in range(5):
+            dataset.set_band_description(band + 1, f"{NM[band]} nm")
+    with write_tiff(tmp_path / "none.tif", CUBE) as dataset:
+        dataset.write(CUBE)
+    for name in ("imagery", "envi", "description"):
+        with open_cube(tmp_path / f"{name}.tif") as cube:
+            assert np.allclose(cube.meta.wavelengths, NM), name
+            assert cube.meta.transform == Affine(2, 0, 100, 0, -2, 200)
+            assert cube.good_bands.all() == (name != "envi")
+    assert np.allclose(open_cube(tmp_path / "imagery.tif").meta.fwhm, 10)
+    assert open_cube(tmp_path / "none.tif").meta.wavelengths is None
+
+
+def test_geotiff_scales_mask_and_nodata_per_band(tmp_path: Path) -> None:
+    with write_tiff(tmp_path / "x.tif", CUBE, nodata=65535) as dataset:
+        dataset.write(CUBE)
+        dataset.scales, dataset.offsets = (0.1, 0.2, 0.3, 0.4, 0.5), (1.0,) * 5
+        mask = np.full((12, 9), 255, dtype=np.uint8)
+        mask[3, 4] = 0
+    with open_cube(tmp_path / "x.tif") as cube:
+        expected = CUBE * np.array([0.1, 0.2, 0.3, 0.4, 0.5])[:, None, None] + 1
+        assert np.allclose(cube.read(), expected, rtol=1e-6)
+        assert np.allclose(cube.select([3, 1]).read(), expected[[3, 1]], rtol=1e-6)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), write_tiff(tmp_path / "m.tif", CUBE) as dataset:
+        dataset.write(CUBE)
+        dataset.write_mask(mask)
+    with open_cube(tmp_path / "m.tif") as cube:
+        assert np.argwhere(~cube.valid_mask()).tolist() == [[3, 4]]
+        assert cube.meta.stored_dtype == np.uint16
+        write_cube(tmp_path / "out.tif", cube.read(), cube.meta)
+        with rasterio.open(tmp_path / "out.tif") as dataset:
+            assert set(dataset.dtypes) == {"uint16"} and dataset.nodata == 65535
+            assert np.array_equal(dataset.read(), np.where(mask, CUBE, 65535))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), write_tiff(tmp_path / "m0.tif", CUBE, nodata=0) as dataset:
+        dataset.write(CUBE)
+        dataset.write_mask(mask)
+    with open_cube(tmp_path / "m0.tif") as cube:
+        assert cube.meta.nodata == 0 and np.argwhere(~cube.valid_mask()).tolist() == [[3, 4]]
+
+
+def test_bands_with_different_nodata_values(tmp_path: Path) -> None:
+    """A value that is nodata in one band is a sample in another: only a VRT can say so."""
+    bands = ""
+    for band, nodata in enumerate((None, -1, -2), start=1):
+        samples = np.array([[[-1, -2, 5]]], dtype=np.int16)
+        with write_tiff(tmp_path / f"{band}.tif", samples) as dataset:
+            dataset.write(samples)
+        declared = "" if nodata is None else f"<NoDataValue>{nodata}</NoDataValue>"
+        bands += (
+            f'<VRTRasterBand dataType="Int16" band="{band}">{declared}<SimpleSource><SourceFilename relativeToVRT="1">'
+            f"{band}.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>"
+        )
+    vrt = tmp_path / "x.vrt"
+    vrt.write_text(f'<VRTDataset rasterXSize="3" rasterYSize="1">{bands}</VRTDataset>')
+    expected = [[-1, -2, 5], [np.nan, -2, 5], [-1, np.nan, 5]]
+    with open_cube(vrt) as cube:
+        np.testing.assert_array_equal(cube.read()[:, 0], expected)
+        np.testing.assert_array_equal(cube.read(bands=[2, 0])[:, 0], [expected[2], expected[0]])
+        assert cube.meta.stored_dtype == np.int16 and np.isnan(cube.meta.nodata)
