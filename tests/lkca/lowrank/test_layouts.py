@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,7 @@ from lkca.lowrank import (
 from lkca.lowrank.surgery import output
 from lkca.nn import FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 
-_spec = importlib.util.spec_from_file_location("layouts", Path(__file__).parent / "layouts.py")
-assert _spec is not None and _spec.loader is not None
-layouts = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(layouts)
-LAYOUTS = layouts.LAYOUTS
+from .layouts import LAYOUTS, EdvrLike
 
 
 def make(kind: Callable[[], nn.Module]) -> nn.Module:
@@ -341,7 +336,7 @@ def test_what_is_swapped_is_tried_with_all_arguments(first: str, reads: bool) ->
 
 
 def test_half_a_shared_shuffle_stays_a_shuffle() -> None:
-    model, x = make(layouts.EdvrLike), torch.rand(1, 3, 6, 6)
+    model, x = make(EdvrLike), torch.rand(1, 3, 6, 6)
     result = factorize_reported(model, rank={"upconv1": 24})
     assert [(layer.name, layer.fused) for layer in result.layers] == [("upconv1", False)]
     torch.testing.assert_close(result.model(x), model(x), atol=1e-5, rtol=0)
