@@ -95,11 +95,14 @@ def evaluate_model(
     model: a prior, the general model, is adapted to the degraded cube; it never sees the truth. Bands in which the
     model's results are cut at 0 are cut for bicubic too: the comparison is of what was restored. region: 'ROWS,COLS' as
     Python slices; cut to a multiple of ``scale``, said in ``notes``. degradation: the model's own by default. Bad and
-    empty bands are neither scored nor shown to the network. memory: that the process may take, such as "2G" (half of
-    what is free); the scene is done tile by tile. middle, overview: whether what a report and what the panel shows is
-    gathered on the way. force: go on though wavelengths or values are not like the model's; None: the error does not
-    offer it. Raises InputError where the model was made for other bands or another scale, the region is smaller than
-    ``scale`` or without valid samples, or the memory does not suffice.
+    empty bands are neither scored nor shown to the network. middle, overview: whether what a report and what the panel
+    shows is gathered on the way. The scene is done tile by tile.
+
+    force: go on though wavelengths or values are not like the model's; None: the error does not offer it. memory: that
+    the process may take, such as "2G", or "half" of what is free; None: half, and the error does not offer --memory.
+
+    Raises InputError where the model was made for other bands or another scale, the region is smaller than ``scale`` or
+    without valid samples, or the memory does not suffice.
     """
     notes: list[str] = list(cube.warnings)
     if isinstance(model, LoadedModel):
@@ -247,8 +250,8 @@ def _tiles(low: Cube, upscaler: Upscaler, budget: Budget) -> list[Window]:
         if side <= _LEAST:
             raise InputError(
                 f"{low.source}: scoring it in tiles of {side} × {side} coarse pixels needs "
-                f"{size_text(needed + budget.fixed)} of memory, {size_text(budget.total)} are allowed; give more with "
-                "--memory, or close other programs"
+                f"{size_text(needed + budget.fixed)} of memory, {size_text(budget.total)} are allowed; "
+                f"{budget.remedy}"
             )
         side = max(_LEAST, side * 3 // 4)
 

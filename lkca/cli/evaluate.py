@@ -78,7 +78,7 @@ def evaluate_command(
     report: ReportOption = None,
     overwrite: Overwrite = False,
     force: Force = False,
-    memory: Memory = None,
+    memory: Memory = "half",
     device: Device = "auto",
     threads: Threads = None,
     variable: Variable = None,
@@ -165,7 +165,7 @@ def evaluate_files(
     degradation: DegradationMethod | None,
     device: torch.device,
     force: bool,
-    memory: str | None = None,
+    memory: str,
     pictured: int = 0,
     overview: bool = False,
 ) -> Iterator[Evaluation]:

@@ -83,12 +83,11 @@ Threads = Annotated[
     typer.Option("--threads", min=1, max=4096, rich_help_panel=_RUN, help="CPU threads.", show_default="all cores"),
 ]
 Memory = Annotated[
-    str | None,
+    str,
     typer.Option(
         "--memory",
         rich_help_panel=LARGE,
-        help="What the process may take, such as 2G.",
-        show_default="half of what is free",
+        help="What the process may take, such as 2G; half: of what is free.",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]

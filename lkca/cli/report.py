@@ -77,7 +77,7 @@ def report_command(
     degradation: DegradationOption = None,
     overwrite: Overwrite = False,
     force: Force = False,
-    memory: Memory = None,
+    memory: Memory = "half",
     device: Device = "auto",
     threads: Threads = None,
     variable: Variable = None,

@@ -108,7 +108,7 @@ def upscale_command(
         str,
         typer.Option("--tile", rich_help_panel=LARGE, help="Side of a tile in pixels of the input, or auto."),
     ] = "auto",
-    memory: Memory = None,
+    memory: Memory = "half",
     precision: Annotated[
         Precision,
         typer.Option(

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _CARD_SHARE = 0.8  # of its free memory
-_SHARE = 0.5  # of the free memory, where no budget is given
+_SHARE = 0.5  # of the free memory, where nothing else is asked for
 _TILE_BYTES = 2 << 30  # of a result, at most: larger ones gain little and leave less to overlap
 _NARROW = 1.25  # times what tiles narrower than the scene compute is what they cost: their rows are written one by one
 _STEP = 16  # coarse pixels
@@ -44,23 +44,27 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 class Budget:
     """Bytes of main memory that this process may hold in all, those that it holds already, and for blocks of files.
 
-    given: whether somebody asked for it, or it is a share of what is free.
+    remedy: what to do where that does not suffice.
     """
 
     total: int
     held: int
-    given: bool
+    remedy: str
 
     @classmethod
     def of(cls, text: str | None, neighbours: int = 1) -> Budget:
-        """From ``"2G"``, ``"500M"`` (1024-based), or half of what is free, shared among ``neighbours`` processes."""
+        """From ``"2G"``, ``"500M"`` (1024-based), or ``"half"`` of what is free, shared among ``neighbours`` processes.
+
+        None: half, where --memory is no option and the remedy does not name it.
+        """
         held = resident_memory()
-        if text is None:
-            return cls(held + int(_SHARE * available_memory() / neighbours), held, False)
+        if text is None or text == "half":
+            remedy = "close other programs" + ("" if text is None else ", or say with --memory what may be used")
+            return cls(held + int(_SHARE * available_memory() / neighbours), held, remedy)
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
         if match is None or float(match[1]) == 0:
-            raise InputError(f"the memory '{text}' is not understood; give for example 2G or 800M")
-        return cls(int(float(match[1]) * _UNITS[match[2]]), held, True)
+            raise InputError(f"the memory '{text}' is not understood; give for example 2G, 800M or half")
+        return cls(int(float(match[1]) * _UNITS[match[2]]), held, "give more with --memory")
 
     @property
     def cache(self) -> int:
@@ -143,7 +147,7 @@ def plan_tiles(
         if not fits(size):
             raise InputError(
                 f"tiles of {size[0]} × {size[1]} pixels need {size_text(needed(size))} of memory, "
-                f"{size_text(budget.total)} are allowed; {_remedy(budget)} or give a smaller --tile"
+                f"{size_text(budget.total)} are allowed; {budget.remedy} or give a smaller --tile"
             )
         return plan(size)
 
@@ -171,7 +175,7 @@ def plan_tiles(
         raise InputError(
             f"the smallest tiles ({_LEAST} × {_LEAST} pixels) need "
             f"{size_text(needed(_cut(area, _LEAST, _LEAST)))} of memory, "
-            f"{size_text(budget.total)} are allowed; {_remedy(budget)}"
+            f"{size_text(budget.total)} are allowed; {budget.remedy}"
             + (", or write .tif or an ENVI file, which are not collected in memory" if resident else "")
         )
     return plan(best)
@@ -227,7 +231,3 @@ def tile_bytes(rows: int, cols: int, upscaler: Upscaler) -> int:
     network = (rows + 2 * halo) * (cols + 2 * halo) * 4 * (3 * bands + upscaler.features)
     fine = 4 * upscaler.buffer_size(rows, cols)
     return int(2 * read + network + 4 * fine)  # two parts of results, a convolution's or bicubic's, what is stored
-
-
-def _remedy(budget: Budget) -> str:
-    return "give more with --memory" if budget.given else "close other programs, or say with --memory what may be used"

@@ -38,10 +38,11 @@ class SceneOptions:
     """How a scene is upscaled.
 
     scale: of bicubic and of the general model; a model directory has its own. roi: the part to upscale, see
-    :func:`lkca.inference.windows.parse_roi`. tile: side in coarse pixels; memory: budget such as "2G"; both found by
-    default. precision: of the network's body. dtype, compress: of the output file. overwrite, resume: what may be
-    replaced, what is to go on. force: take a cube whose wavelengths or values are not like the model's. preview: a
-    picture to write beside the output file. command: for the output's provenance.
+    :func:`lkca.inference.windows.parse_roi`. tile: side in coarse pixels, found by default. memory: budget such as
+    "2G", or "half" of what is free; None: half, and errors do not offer --memory. precision: of the network's body.
+    dtype, compress: of the output file. overwrite, resume: what may be replaced, what is to go on. force: take a
+    cube whose wavelengths or values are not like the model's. preview: a picture to write beside the output file.
+    command: for the output's provenance.
 
     Raises InputError for a scale that is no whole number from 2, a tile that is none from 1, a roi or memory that is no
     text.

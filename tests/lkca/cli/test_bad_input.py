@@ -395,3 +395,25 @@ def test_a_stopped_fit_leaves_a_usable_model(cli: Cli, kind: signal.Signals) -> 
     assert "stopped early" in out
     assert cli("upscale", "-i", "c.npy", "-o", "o.npz", "-m", "m").exit_code == 0
     assert json.loads(Path("m/config.json").read_text())["training"]["interrupted"] is True
+
+
+@pytest.mark.parametrize(
+    ("command", "offered"),
+    [
+        ("upscale -i {scene} -o o.tif -m {model}", True),
+        ("evaluate {scene} -m {model}", True),
+        ("report {scene} -m {model} -o r.html", True),
+        ("factorize {model} -o small --calibration {scene}", False),
+        ("fit {scene} -s 2 -o m --max-steps 1 --report r.html", False),
+        ("demo -o d --size 40 --bands 20 --max-steps 1", False),
+    ],
+    ids=lambda value: str(value).partition(" ")[0],
+)
+def test_too_little_memory(
+    cli: Cli, model_dir: Path, scene_file: Path, monkeypatch: pytest.MonkeyPatch, command: str, offered: bool
+) -> None:
+    """It is refused before it is taken; --memory is named by the commands that have it."""
+    monkeypatch.setattr("lkca.inference.plan.available_memory", lambda: 0)
+    result = cli(*command.format(scene=scene_file, model=model_dir).split())
+    assert result.exit_code == 2 and "are allowed; close other programs" in result.stderr
+    assert ("--memory" in result.stderr) == offered

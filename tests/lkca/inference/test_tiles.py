@@ -124,7 +124,7 @@ def upscaler(bands: int = 100, scale: int = 4) -> Upscaler:
 
 
 def budget(megabytes: int) -> Budget:
-    return Budget(megabytes << 20, 300 << 20, True)
+    return Budget(megabytes << 20, 300 << 20, "give more")
 
 
 def covered(plan: TilePlan) -> np.ndarray:
@@ -165,7 +165,7 @@ def test_tiles_are_as_wide_as_the_scene_unless_halos_cost_too_much() -> None:
 
 def test_a_budget_that_is_too_small() -> None:
     area = Window(0, 0, 400, 400)
-    with pytest.raises(InputError, match=r"the smallest tiles .* need .* MiB are allowed; give more with --memory"):
+    with pytest.raises(InputError, match=r"the smallest tiles .* need .* MiB are allowed; give more"):
         plan_tiles(area, upscaler(), budget(470))
     with pytest.raises(InputError, match=r"tiles of 400 × 400 pixels need .* or give a smaller --tile"):
         plan_tiles(area, upscaler(), budget(600), tile=400)
@@ -175,9 +175,10 @@ def test_a_budget_that_is_too_small() -> None:
 
 def test_budgets() -> None:
     assert Budget.of("2G").total == 2 << 30 and Budget.of("1.5 GiB").total == 3 << 29
-    assert Budget.of("800M").total == 800 << 20 and Budget.of("800M").given
-    own, shared = Budget.of(None), Budget.of(None, 4)
-    assert own.total > shared.total > shared.held > 0 and not own.given
+    assert Budget.of("800M").total == 800 << 20 and "--memory" in Budget.of("800M").remedy
+    own, shared = Budget.of(None), Budget.of("half", 4)
+    assert own.total > shared.total > shared.held > 0
+    assert "--memory" not in own.remedy and "--memory" in shared.remedy
     for text in ("", "much", "0", "-1G", "2X", "1e9"):
         with pytest.raises(InputError, match="not understood"):
             Budget.of(text)
