@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import time
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lkca.cli.console import command_line, note, print_line, print_table, progress_console, training_bar
-from lkca.cli.options import Overwrite, examples, set_threads
+from lkca.cli.options import Axes, BandShape, Nodata, Overwrite, Variable, examples, reading, set_threads
 
 if TYPE_CHECKING:
     from lkca.training import Progress as TrainProgress
@@ -47,6 +48,10 @@ def train_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.", show_default=False)] = ...,  # type: ignore[assignment]
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run's last checkpoint stands.")] = False,
     overwrite: Overwrite = False,
+    variable: Variable = None,
+    shape: BandShape = None,
+    axes: Axes = None,
+    nodata: Nodata = None,
 ) -> None:
     """Trains a network on a prepared data set or on cube files.
 
@@ -56,7 +61,9 @@ def train_command(
     from lkca.training.config import read_train_config
     from lkca.training.trainer import train
 
-    settings = read_train_config(config, changes or [])
+    how = reading(variable, shape, axes, nodata)
+    keys = [f"data.{name}={json.dumps(value)}" for name, value in how.items() if value is not None]
+    settings = read_train_config(config, [*(changes or []), *keys])
     set_threads(settings.threads)
     quiet = os.environ.get("RANK", "0") != "0"  # torchrun's number of this process
     with train_progress(settings, quiet=quiet) as callback:

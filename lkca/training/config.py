@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from lkca.config import StrictModel, read_yaml, record_of, validated
 from lkca.data.degradation import Degradation, DegradationMethod
@@ -52,12 +52,27 @@ class DataConfig(StrictModel):
         description=f"Of files: share of the last rows that validate; {MIN_COARSE_PIXELS} coarse ones at least.",
     )
     workers: int = Field(default=0, ge=0, le=256, description="Processes that read patches; 0: the training process.")
+    variable: str | None = Field(default=None, description="Of files: name of the cube in them.")
+    shape: tuple[PositiveInt, PositiveInt] | None = Field(
+        default=None, description="Of files: rows and columns of a 2-D (bands × pixels) matrix."
+    )
+    axes: str | None = Field(default=None, description="Of files: order of the axes, such as brc.")
+    nodata: float | None = Field(default=None, description="Of files: stored where samples are missing.")
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
         if (self.dataset is None) == (not self.scenes):
             raise ValueError("data: give either 'dataset', a file of 'lkca prepare', or 'scenes', a list of cube files")
+        if self.dataset is not None and (idle := [name for name, value in self.reading.items() if value is not None]):
+            raise ValueError(
+                f"data: {idle[0]} tells how to read 'scenes' and has no effect on a data set; leave it out"
+            )
         return self
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What :func:`lkca.data.open_cube` is to be told of the scenes."""
+        return self.model_dump(include={"variable", "shape", "axes", "nodata"})
 
 
 class TrainConfig(StrictModel):

@@ -6,9 +6,10 @@ That makes a resumed run see what an unbroken one would have, and two processes 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -62,7 +63,7 @@ def open_training_set(config: DataConfig, scale: int) -> TrainingSet:
     """The scenes that a configuration names. InputError where they cannot be read or leave nothing to train on."""
     if config.dataset is not None:
         return _prepared(open_dataset(Path(config.dataset)), scale)
-    return _files(config.scenes or [], config.holdout, scale)
+    return _files(config.scenes or [], config.holdout, scale, config.reading)
 
 
 def _prepared(dataset: PreparedDataset, scale: int) -> TrainingSet:
@@ -95,9 +96,9 @@ def _prepared(dataset: PreparedDataset, scale: int) -> TrainingSet:
     )
 
 
-def _files(files: Sequence[str], holdout: float, scale: int) -> TrainingSet:
+def _files(files: Sequence[str], holdout: float, scale: int, how: Mapping[str, Any]) -> TrainingSet:
     """Cube files of one sensor; the last ``holdout`` of each one's rows validates where enough rows are left."""
-    scenes = prepare_scenes(list(files), scale)
+    scenes = prepare_scenes(list(files), scale, how=how)
     train: list[SourceScene] = []
     validation: list[SourceScene] = []
     for cube, about in zip(scenes.cubes, scenes.data, strict=True):

@@ -178,6 +178,22 @@ def test_two_scenes_of_different_sensors(refuses: Refuses) -> None:
     refuses("fit", "a.npy", "b.npy", "-s", "2", "-o", "m", says=("b.npy", "7 bands", "6"))
 
 
+def test_axes_that_cannot_be_told(cli: Cli, refuses: Refuses) -> None:
+    """``refuses`` sees that the command has the option which its advice names; train keeps it in its configuration."""
+    save("c.npy", cube(32, 32, 32))
+    Path("t.yaml").write_text(
+        "scale: 2\ndata: {scenes: [c.npy]}\nmodel: {preset: tiny}\nsteps: 1\npatch: 4\ntensorboard: false\n"
+    )
+    refuses("train", "t.yaml", "-o", "run", says=("c.npy", "--axes rcb"))
+    refuses("train", "t.yaml", "-o", "run", "--axes", "xyz", says=("c.npy", "xyz"))
+    refuses("train", "t.yaml", "-o", "run", "--shape", "9", says=("--shape is '9'",))
+    assert cli("train", "t.yaml", "-o", "run", "--axes", "rcb", "--nodata", "-1").exit_code == 0
+    assert "axes: rcb\n  nodata: -1.0\n" in Path("run/config.yaml").read_text()
+    refuses("train", "t.yaml", "-o", "run", "--resume", says=("data: the run",))
+    assert cli("train", "t.yaml", "-o", "run", "--resume", "data.axes=rcb", "data.nodata=-1").exit_code == 0
+    refuses("train", "t.yaml", "-o", "x", "data={dataset: c.h5, axes: rcb}", says=("axes", "'scenes'"))
+
+
 def test_two_scenes_in_different_units(refuses: Refuses) -> None:
     """One peak would divide both: of the reflectances nothing would be left."""
     save("a.npy", cube()), save("b.npy", cube() * 10_000)
