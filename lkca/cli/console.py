@@ -60,10 +60,10 @@ def row_progress(title: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def training_bar(console: Console, *fields: str, title: str = "{task.description}", quiet: bool = False) -> Progress:
-    """The bar of what trains: title, share done, time spent, and these fields of its task; none in a log."""
+def training_bar(console: Console, *fields: str, quiet: bool = False) -> Progress:
+    """The bar of what trains: description, share done, time spent, and these fields of its task; none in a log."""
     columns = (
-        TextColumn(title, markup=False),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),

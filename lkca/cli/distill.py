@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lkca.cli.console import command_line, note, print_line, print_table, progress_console, training_bar
+from lkca.cli.console import command_line, note, print_line, print_table
+from lkca.cli.fit import fit_progress
 from lkca.cli.options import (
     FITTED_HELP,
     Axes,
@@ -95,15 +96,8 @@ def distill_command(
     set_threads(settings.threads)
     how = reading(variable, shape, axes, nodata)
     loaded = fitted_model(teacher, scale)
-    console = progress_console()
-    with terminate_as_interrupt(), training_bar(console, "gain", title="distil") as bar:
-        task = bar.add_task("distil", total=1.0, gain="")
-
-        def report(done: float, loss: float | None, gain: float | None) -> None:
-            fields: dict[str, Any] = {} if gain is None else {"gain": f"{gain:+.2f} dB vs bicubic"}
-            bar.update(task, completed=done, **fields)
-
-        made = distill_directory(loaded, data, settings, how=how, report=report, command=command_line())
+    with terminate_as_interrupt(), fit_progress() as callback:
+        made = distill_directory(loaded, data, settings, how=how, callback=callback, command=command_line())
     for remark in made.notes:
         note(remark)
     save_model(output, made.net, made.config, overwrite=overwrite)

@@ -28,7 +28,7 @@ from lkca.nn.layout import channels_last
 from lkca.training.distill import DistillRecipe, distill
 from lkca.training.distillation import Point
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
-from lkca.training.progress import Budget
+from lkca.training.progress import Budget, Progress, ProgressCallback
 from lkca.training.start import Lost
 from lkca.training.validation import LEAST_HELD, held_out, mean_scores, validation_record
 from lkca_kernels import bicubic_upsample
@@ -56,15 +56,14 @@ def distill_directory(
     config: DistillConfig,
     *,
     how: Mapping[str, Any] | None = None,
-    report: Callable[[float, float | None, float | None], None] = lambda done, loss, gain: None,
+    callback: ProgressCallback | None = None,
     command: str = "",
 ) -> DistilledModel:
     """Factorise the teacher's upsampler to ``rank`` or ``energy`` and train the student over ``sources``.
 
-    The scenes are made coarser as the teacher was trained to undo; the last rows of each validate. report: called with
-    the share of the budget that is spent, the loss, and the held-out gain over bicubic in dB when it was measured.
-    ``how``: keyword arguments for :func:`lkca.data.open_cube`. InputError for scenes that do not suit the teacher, or a
-    configuration that leaves nothing to train.
+    The scenes are made coarser as the teacher was trained to undo; the last rows of each validate. callback: called
+    after each step. how: keyword arguments for :func:`lkca.data.open_cube`. command: kept in the model's records.
+    InputError for scenes that do not suit the teacher, or a configuration that leaves nothing to train.
     """
     if (config.rank is None) == (config.energy is None):
         raise InputError("give either the rank or the energy of the student, for example --rank 32 or --energy 0.99")
@@ -101,6 +100,11 @@ def distill_directory(
     whole = (_whole(scene, scale) for scene in data.train)
     lost = Lost.of(((scene.image, scene.valid[None]) for scene in whole), teacher.config.degradation)
     budget = Budget(config.minutes and 60 * config.minutes, config.max_steps)
+
+    def tell(loss: float | None, gain: float | None) -> None:
+        if callback is not None:
+            callback(Progress("distil", budget.taken, budget.elapsed, budget.fraction, loss, gain))
+
     torch.manual_seed(config.seed)
     try:
         done = distill(
@@ -112,7 +116,7 @@ def distill_directory(
             criterion=WeightedLoss(config.loss, lost.unit).to(device),
             score=(lambda: scores(student)["mpsnr"] - base["mpsnr"]) if data.held else None,
             generator=torch.Generator().manual_seed(config.seed),
-            report=lambda loss, gain: report(budget.fraction, loss, gain),
+            report=tell,
         )
     except ValueError as error:
         if isinstance(error, InputError):

@@ -11,11 +11,12 @@ __all__ = ["Budget", "Progress", "ProgressCallback"]
 
 @dataclass(frozen=True)
 class Progress:
-    """One report of a running fit.
+    """One report of a running training.
 
-    stage: "prepare", "teacher" or "distil" (which begins with the factorisation). step: optimiser steps so far, over
-    all stages. elapsed: seconds since the start. fraction: share of the budget that is spent, 0..1. loss: of the latest
-    step. gain: held-out MPSNR above bicubic, in dB (None: not measured yet, or nothing held out).
+    stage: of a fit "prepare", "teacher", then "distil" (which begins with the factorisation); of a distillation
+    "distil", of the trainer "train". step: optimiser steps so far, over all stages. elapsed: seconds since the start.
+    fraction: share of the budget that is spent, 0..1. loss: of the latest step. gain: held-out MPSNR above bicubic, in
+    dB (None: not measured yet, or nothing held out).
     """
 
     stage: str

@@ -38,6 +38,7 @@ def test_a_full_rank_teacher(full_rank: Path, scene_file: Path, cli: Callable[..
     result = cli("distill", "--teacher", full_rank, "--rank", "3", "-o", out, config, "--data", scene_file)
     assert result.exit_code == 0, result.stderr
     assert "rank 3, 6 steps" in result.stdout and "factorised, untrained" in result.stdout
+    assert "note: distil (after" in result.stderr  # a log shows no bar
     small = load_model(out)
     assert small.net.config.rank == 3 and small.config.training.details == {"teacher": "full", "rank": 3}
     assert small.config.validation is not None and "last 20% of the rows, at least 4" in small.config.validation.split
