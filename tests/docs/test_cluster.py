@@ -16,7 +16,7 @@ from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.config import BandSet, ModelConfig, Normalisation, TrainingRecord
 from lkca.models.directory import describe_architecture, save_model
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "cluster.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "cluster.md"
 BANDS, SCALE = 8, 2
 
 
