@@ -94,9 +94,9 @@ class Middle:
             self.results[name][(slice(None), *here)] = result[(slice(None), *there)]
 
 
-def central_window(rows: int, cols: int, scale: int, side: int = SIDE) -> Window:
-    """At most ``side`` × ``side`` pixels in the middle, on a grid of ``scale``."""
-    most = max(side // scale, 1) * scale
+def central_window(rows: int, cols: int, scale: int) -> Window:
+    """At most ``SIDE`` × ``SIDE`` pixels in the middle, on a grid of ``scale``."""
+    most = max(SIDE // scale, 1) * scale
     height, width = min(rows, most), min(cols, most)
     return Window((rows - height) // 2 // scale * scale, (cols - width) // 2 // scale * scale, height, width)
 

@@ -29,6 +29,7 @@ CompositeKind = Literal["true", "cir"]
 # nm, for red, green and blue of the screen; cir: colour infrared, vegetation red
 _COLOURS: dict[str, tuple[float, float, float]] = {"true": (640, 550, 460), "cir": (860, 650, 550)}
 _TOO_FAR = 60.0  # nm; a band further away does not stand for a colour
+_STRETCH = (2, 98)  # percentiles that become black and full
 _REFLECTANCE = 2.0  # no reflectance is larger, glints included; no count or radiance scene stays below
 _GAMMA = np.float32(0.7)  # a display shows linear values too dark
 _SMOOTHED = 1 << 18  # samples whose means are made at a time
@@ -57,9 +58,8 @@ class Composite:
         good_bands: np.ndarray | None = None,
         *,
         kind: CompositeKind = "true",
-        percent: tuple[float, float] = (2, 98),
     ) -> Composite:
-        """Colours of ``cube`` (bands, rows, cols), stretched between percentiles of the bands' valid values.
+        """Colours of ``cube`` (bands, rows, cols), between the 2nd and the 98th percentile of the bands' valid values.
 
         The nearest good bands to 640, 550 and 460 nm (``cir``: 860, 650, 550 nm) are taken; without wavelengths, or
         where a colour has no band within 60 nm, those at 3/4, 1/2 and 1/4 of the good bands: false colour. Colours by
@@ -69,7 +69,7 @@ class Composite:
         """
         if cube.ndim != 3:
             raise ValueError(f"rgb: expected (bands, rows, cols), found {cube.shape}")
-        return cls.choose(len(cube), wavelengths, good_bands, kind=kind).stretched(cube, percent)
+        return cls.choose(len(cube), wavelengths, good_bands, kind=kind).stretched(cube)
 
     @classmethod
     def choose(
@@ -83,9 +83,9 @@ class Composite:
         """The colours of :meth:`of` for a cube of so many ``bands``, not stretched yet: black is 0, white 1."""
         return cls(*_pick_bands(bands, wavelengths, good_bands, kind), np.zeros(3, np.float32), np.ones(3, np.float32))
 
-    def stretched(self, cube: np.ndarray, percent: tuple[float, float] = (2, 98)) -> Composite:
+    def stretched(self, cube: np.ndarray) -> Composite:
         """The same colours between the percentiles of ``cube``, as :meth:`of` says."""
-        limits = np.array([_percentiles(unmasked(cube[band]), percent) for band in self.bands], dtype=np.float32)
+        limits = np.array([_percentiles(unmasked(cube[band])) for band in self.bands], dtype=np.float32)
         if self.by_wavelength:
             limits[:] = limits.min(), limits.max()
         low, high = limits.T
@@ -213,9 +213,9 @@ def _double(plane: np.ndarray) -> np.ndarray:
     return unmasked(plane).astype(np.float64)
 
 
-def _percentiles(band: np.ndarray, percent: tuple[float, float]) -> tuple[float, float]:
+def _percentiles(band: np.ndarray) -> tuple[float, float]:
     values = band[np.isfinite(band)]
     if not values.size:
         return 0.0, 1.0
-    low, high = np.percentile(values, percent)
+    low, high = np.percentile(values, _STRETCH)
     return float(low), float(high)

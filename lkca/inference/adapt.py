@@ -76,8 +76,8 @@ class _Statistics:
 
 
 @torch.no_grad()
-def adapt(cube: Cube, prior: Prior, scale: int, *, components: int = COMPONENTS) -> LoadedModel:
-    """The network over the cube's bands that restores each of its strongest ``components`` by the prior.
+def adapt(cube: Cube, prior: Prior, scale: int) -> LoadedModel:
+    """The network over the cube's bands that restores each of its strongest ``COMPONENTS`` components by the prior.
 
     Reads a fixed sample of windows over the whole scene, so time and memory do not grow with its size, and the result
     depends on the cube alone. Missing samples are left out; bad and empty bands stay to bicubic, constant ones and what
@@ -107,7 +107,7 @@ def adapt(cube: Cube, prior: Prior, scale: int, *, components: int = COMPONENTS)
             "that holds data, or use 'lkca upscale --bicubic'"
         )
     products, count = found.products[alive][:, alive], found.count[alive]
-    space = SpectralSubspace.of_moments(products, products.diagonal() / count, found.total[alive] / count, components)
+    space = SpectralSubspace.of_moments(products, products.diagonal() / count, found.total[alive] / count, COMPONENTS)
     nonnegative = found.below <= _NEGLIGIBLE * found.products.diagonal()
     peak = found.peak if found.peak > 0 else 1.0
     over_components = repeat(factorize(prior.network(scale), energy=_ENERGY), space.synthesis.shape[1])

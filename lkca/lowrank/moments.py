@@ -69,15 +69,13 @@ def pairs(calibration: Calibration, model: nn.Module) -> list[tuple[Tensor, Tens
 
 
 @torch.no_grad()
-def collect_moments(
-    model: nn.Module, layers: Sequence[Layer], calibration: Calibration, seed: int = 0
-) -> list[Moments]:
+def collect_moments(model: nn.Module, layers: Sequence[Layer], calibration: Calibration) -> list[Moments]:
     """Moments of each layer's input patches while ``model`` runs over ``calibration``.
 
     A callable is given the model and runs it on what it likes. LowRankError for a layer that no run reached, or whose
     inputs were not finite.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     sums: list[list[Any]] = [[0, 0.0, 0.0] for _ in layers]
 
     def listener(total: list[Any]) -> Callable[[nn.Module, Any], None]:

@@ -18,6 +18,7 @@ _COLOUR_MAP = "inferno"
 _LEVELS = 255  # of the palette; the last index is that of missing pixels
 _MISSING = 217  # grey
 _STEPS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
+_CROPS = 3
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ def round_limit(values: np.ndarray) -> float:
     return float(f"{next(step * power for step in _STEPS if step * power >= top * (1 - 1e-9)):.3g}")
 
 
-def choose_crops(picture: np.ndarray, scale: int, count: int = 3) -> list[Window]:
-    """Up to ``count`` squares that do not overlap and have most edges, on a grid of ``scale``.
+def choose_crops(picture: np.ndarray, scale: int) -> list[Window]:
+    """Up to three squares that do not overlap and have most edges, on a grid of ``scale``.
 
     picture: (rows, cols, 3) in 0..1, of the truth: no result is favoured. None where the scene is small.
     """
@@ -77,7 +78,7 @@ def choose_crops(picture: np.ndarray, scale: int, count: int = 3) -> list[Window
     y, x = tops[:, None], lefts[None]
     energy = total[y + side, x + side] - total[y, x + side] - total[y + side, x] + total[y, x]
     crops: list[Window] = []
-    while len(crops) < count and np.isfinite(energy.max()):
+    while len(crops) < _CROPS and np.isfinite(energy.max()):
         i, j = np.unravel_index(int(energy.argmax()), energy.shape)
         top, left = int(tops[i]), int(lefts[j])
         crops.append(Window(top, left, side, side))

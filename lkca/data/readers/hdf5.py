@@ -68,7 +68,7 @@ def open_hdf5(file: Path, source: str, variable: str | None, shape: tuple[int, i
         kinds = {name: f"{dataset.dtype} dataset of shape {dataset.shape}" for name, dataset in datasets.items()}
         wanted = None if variable is None else "/" + variable.strip("/")
         name = choose_cube(arrays, wanted, source, others=kinds, pixels=shape)
-        return _cube(h5, name, datasets, shape, axes, file, source)
+        return _cube(h5, name, datasets, shape, axes, file)
     except BaseException:
         h5.close()
         raise
@@ -93,7 +93,6 @@ def _cube(
     pixels: tuple[int, int] | None,
     axes: str | None,
     file: Path,
-    source: str,
 ) -> Cube:
     dataset = datasets[name]
     named = f"{file}::{name}"

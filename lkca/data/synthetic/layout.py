@@ -106,11 +106,10 @@ class _Canvas:
         part = slice(low[1], high[1]), slice(low[0], high[0])
         return part, self.x[:, part[1]] - centre[0], self.y[part[0]] - centre[1]
 
-    def paint(self, where: np.ndarray, object_: int, cover: np.ndarray | float, sun: np.ndarray | float = 1) -> None:
-        """Set an object where ``where`` (bool, whole map) holds; ``cover`` and ``sun`` as maps or numbers."""
-        self.map.object[where] = object_
-        for target, value in ((self.map.cover, cover), (self.map.sun, sun)):
-            target[where] = value[where] if isinstance(value, np.ndarray) else value
+    def paint(self, where: np.ndarray, object_: int, cover: np.ndarray | float) -> None:
+        """Set an object in full sun where ``where`` (bool, whole map) holds; ``cover`` as a map or a number."""
+        self.map.object[where], self.map.sun[where] = object_, 1
+        self.map.cover[where] = cover[where] if isinstance(cover, np.ndarray) else cover
 
 
 def draw_scene(height: int, width: int, pitch: float, rng: np.random.Generator) -> SceneMap:
