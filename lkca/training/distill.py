@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import call
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from lkca.config import knob
 from lkca.losses import SpectralGradientLoss
 from lkca.nn import LowRankConv2d, LowRankUpsample
 from lkca.nn.mode import evaluating
-from lkca.training.distillation import Apply, Criterion, Decay, Distiller, Point, _call, teacher_weight
+from lkca.training.distillation import Apply, Criterion, Decay, Distiller, Point, teacher_weight
 from lkca.training.progress import Budget
 from lkca.training.supervised import LoopResult, Schedule, train
 
@@ -61,7 +62,7 @@ def distill(
     recipe: DistillRecipe | None = None,
     criterion: Criterion | None = None,
     score: Callable[[], float] | None = None,
-    apply: Apply = _call,
+    apply: Apply = call,
     generator: torch.Generator | None = None,
     report: Callable[[float | None, float | None], None] = lambda loss, gain: None,
 ) -> LoopResult:

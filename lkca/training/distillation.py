@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass
+from operator import call
 from typing import Literal
 
 import torch
@@ -48,14 +49,9 @@ def teacher_weight(position: float, start: float = 1.0, end: float = 0.0, decay:
     return end + (start - end) * left[decay]
 
 
-def _call(model: nn.Module, x: Tensor) -> Tensor:
-    result: Tensor = model(x)
-    return result
-
-
 @torch.no_grad()
 def self_ensemble(
-    model: nn.Module, degraded: Tensor, orientations: Iterable[int] = range(8), apply: Apply = _call
+    model: nn.Module, degraded: Tensor, orientations: Iterable[int] = range(8), apply: Apply = call
 ) -> Tensor:
     """Mean of the model's outputs over symmetries of the square, each undone afterwards (Timofte et al. 2016)."""
     turned = [undo_dihedral(apply(model, dihedral(degraded, e)), e) for e in orientations]
@@ -100,7 +96,7 @@ class Distiller(nn.Module):
         example: Tensor,
         points: Sequence[Point] = (),
         *,
-        apply: Apply = _call,
+        apply: Apply = call,
     ) -> None:
         super().__init__()
         self.student = student

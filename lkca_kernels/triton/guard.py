@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["check", "check_shuffle"]
+from .support import DTYPES
 
-_DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16})
+__all__ = ["check", "check_shuffle"]
 
 
 def check(first: Tensor, *others: tuple[str, Tensor | None, tuple[int, ...]]) -> None:
@@ -16,7 +16,7 @@ def check(first: Tensor, *others: tuple[str, Tensor | None, tuple[int, ...]]) ->
     Raises ValueError, since a kernel given less would read past the end of a tensor.
     """
     dtype, device = first.dtype, first.device
-    if dtype not in _DTYPES or first.layout is not torch.strided:
+    if dtype not in DTYPES or first.layout is not torch.strided:
         raise ValueError(f"expected a dense float32, float16 or bfloat16 tensor, got {first.layout} {dtype}")
     for name, tensor, shape in others:
         if tensor is None:

@@ -9,10 +9,10 @@ import torch
 
 from lkca_kernels.backends import ONLY_ON_CPUS
 
-__all__ = ["can_run", "interpreted", "unavailable"]
+__all__ = ["DTYPES", "can_run", "interpreted", "unavailable"]
 
 _MINIMUM = (3, 6)
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def interpreted() -> bool:
@@ -36,7 +36,7 @@ def can_run(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: i
     """None where the kernels serve such a call, else the reason."""
     if op in ONLY_ON_CPUS:
         return ONLY_ON_CPUS[op]
-    if dtype not in _DTYPES:
+    if dtype not in DTYPES:
         return f"serves float32, float16 and bfloat16, not {dtype}"
     if upscale_factor > 256:
         return f"serves scale factors up to 256, not {upscale_factor}: a tile holds all phases of a row"
