@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -121,16 +121,13 @@ class CubeWriter:
         integer file that has no nodata value; the writer is then aborted.
         """
         self._check(window, array)
-        try:
-            stored = self._encoder.encode(unmasked(array))
-        except ValueError as error:
-            self.abort()
-            raise OutputError(
-                f"{self.path}: {error}; write a float dtype or set a nodata value in the metadata"
-            ) from error
-        except BaseException:
-            self.abort()
-            raise
+        with self._or_abort():
+            try:
+                stored = self._encoder.encode(unmasked(array))
+            except ValueError as error:
+                raise OutputError(
+                    f"{self.path}: {error}; write a float dtype or set a nodata value in the metadata"
+                ) from error
         self._put(window, stored)
 
     def write_stored(self, window: Window, stored: np.ndarray) -> None:
@@ -150,22 +147,25 @@ class CubeWriter:
         """
         if not self._open:
             raise OutputError(f"{self.path}: is closed; nothing more can be written")
-        try:
+        with self._or_abort():
             self._backend.adopt(samples)
-        except OSError as error:
-            self.abort()
-            raise write_error(self.path, error) from error
         self._pixels = self.shape[0] * self.shape[1]
 
-    def _put(self, window: Window, stored: np.ndarray) -> None:
+    @contextlib.contextmanager
+    def _or_abort(self) -> Iterator[None]:
+        """Whatever is raised inside aborts the writer; an OSError is told as what could not be written."""
         try:
-            self._backend.write(window, stored)
+            yield
         except OSError as error:
             self.abort()
             raise write_error(self.path, error) from error
         except BaseException:
             self.abort()
             raise
+
+    def _put(self, window: Window, stored: np.ndarray) -> None:
+        with self._or_abort():
+            self._backend.write(window, stored)
         self._pixels += window.height * window.width
 
     def _check(self, window: Window, array: np.ndarray) -> None:
@@ -192,16 +192,10 @@ class CubeWriter:
             raise OutputError(
                 f"{self.path}: only {self._pixels} of {rows * cols} pixels were written; nothing was kept"
             )
-        try:
+        with self._or_abort():
             self._backend.gaps = self._encoder.gaps
             self._backend.finish()
             self._put_in_place()
-        except OSError as error:
-            self.abort()
-            raise write_error(self.path, error) from error
-        except BaseException:
-            self.abort()
-            raise
         self._open = False
         finals = [final for _, final in self._backend.pairs]
         self.report = WriteReport(
