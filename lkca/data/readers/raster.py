@@ -63,21 +63,7 @@ def open_raster(file: Path, source: str) -> Cube:
                 f"(gdalbuildvrt -separate CUBE.vrt GTIFF_DIR:1:{file.name} GTIFF_DIR:2:{file.name} ...), "
                 f"or extract one: gdal_translate GTIFF_DIR:1:{file.name} one.tif"
             )
-        dtypes = set(dataset.dtypes)
-        if any(np.dtype(dtype).kind not in "biuf" for dtype in dtypes):
-            raise InputError(f"{source}: holds {', '.join(sorted(dtypes))} samples; expected real numbers")
-        claimed = dataset.height * dataset.width * dataset.count * max(np.dtype(d).itemsize for d in dtypes)
-        if dataset.driver == "GTiff" and claimed > MAX_RATIO * file.stat().st_size:
-            raise InputError(
-                f"{source}: claims {dataset.height} x {dataset.width} x {dataset.count} samples ({claimed} bytes), "
-                f"more than a file of {file.stat().st_size} bytes can hold; it is damaged"
-            )
-        # GDAL unpacks a whole block (all bands of it, where they are interleaved by pixel) for any sample of it
-        height, width = dataset.block_shapes[0]
-        block = height * width * max(np.dtype(d).itemsize for d in dtypes)
-        if dataset.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE") == "PIXEL":
-            block *= dataset.count
-        check_memory(block, f"{source}: each of its blocks ({height} x {width} pixels)", "store it in smaller tiles")
+        _check_samples(dataset, file, source)
         reader = _RasterWindows(dataset)
         meta, files = _meta(dataset, reader), [file]
         warnings = [f"{source}: holds {pages} pages; the first is read"] if pages > 1 else []
@@ -101,6 +87,26 @@ def open_raster(file: Path, source: str) -> Cube:
     except BaseException:
         dataset.close()
         raise
+
+
+def _check_samples(dataset: Any, file: Path, source: str) -> None:
+    """InputError for samples that are no real numbers, more than the file can hold, or in blocks too large to read."""
+    dtypes = set(dataset.dtypes)
+    if any(np.dtype(dtype).kind not in "biuf" for dtype in dtypes):
+        raise InputError(f"{source}: holds {', '.join(sorted(dtypes))} samples; expected real numbers")
+    itemsize = max(np.dtype(dtype).itemsize for dtype in dtypes)
+    claimed = dataset.height * dataset.width * dataset.count * itemsize
+    if dataset.driver == "GTiff" and claimed > MAX_RATIO * file.stat().st_size:
+        raise InputError(
+            f"{source}: claims {dataset.height} x {dataset.width} x {dataset.count} samples ({claimed} bytes), "
+            f"more than a file of {file.stat().st_size} bytes can hold; it is damaged"
+        )
+    # GDAL unpacks a whole block (all bands of it, where they are interleaved by pixel) for any sample of it
+    height, width = dataset.block_shapes[0]
+    block = height * width * itemsize
+    if dataset.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE") == "PIXEL":
+        block *= dataset.count
+    check_memory(block, f"{source}: each of its blocks ({height} x {width} pixels)", "store it in smaller tiles")
 
 
 class _RasterWindows:
