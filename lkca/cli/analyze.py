@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lkca.cli.console import note, print_json, print_line, print_table
 from lkca.cli.options import FITTED_HELP, Json, ModelScale, Overwrite, examples
+from lkca.errors import InputError
 from lkca.output import check_output
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lkca.lowrank import Analysis
 
 __all__ = ["EXAMPLES", "analyze_command"]
@@ -44,11 +50,10 @@ def analyze_command(
 ) -> None:
     """Shows the spectrum of each convolution that feeds a pixel shuffle, and what a lower rank would keep and save."""
     from lkca.lowrank import analyze
-    from lkca.lowrank.directory import load_any
 
     if plot is not None:
         check_output(plot, overwrite=overwrite, inputs=[])
-    net = load_any(model, scale)
+    net = _load(model, scale)
     found = analyze(net, ranks=rank or None)
     if json:
         print_json(found.as_dict())
@@ -59,6 +64,39 @@ def analyze_command(
     if plot is not None:
         found.plot(plot)
         note(f"picture written to {plot}")
+
+
+def _load(model: str, scale: int | None) -> nn.Module:
+    """The network of a model directory or of a shipped model, or what 'package.module:callable' returns.
+
+    The working directory is searched too, and the module's code is run. scale: which of a shipped model's. Raises
+    InputError for anything else, as :func:`lkca.inference.choose.fitted_model` does.
+    """
+    from torch import nn
+
+    from lkca.inference.choose import fitted_model
+
+    package, separator, name = model.partition(":")
+    if not separator or Path(model).exists():
+        return fitted_model(model, scale).net
+    if scale is not None:
+        raise InputError(f"{model}: is made by code, which has its own scale factor; leave out -s")
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        made: Any = importlib.import_module(package)
+        for part in name.split("."):
+            made = getattr(made, part)
+        made = made if isinstance(made, nn.Module) else made()
+    except Exception as error:  # the user's own code
+        raise InputError(
+            f"{model}: gives no model ({type(error).__name__}: {error}); expected 'module:callable'"
+        ) from error
+    finally:
+        sys.path.remove(here)
+    if not isinstance(made, nn.Module):
+        raise InputError(f"{model}: gives a {type(made).__name__}; expected a torch.nn.Module")
+    return made
 
 
 def _print(model: str, found: Analysis) -> None:

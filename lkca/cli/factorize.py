@@ -24,7 +24,7 @@ from lkca.cli.options import (
 from lkca.errors import InputError
 
 if TYPE_CHECKING:
-    from lkca.lowrank.directory import FactorizedModel
+    from lkca.fitting.factorize import FactorizedModel
 
 __all__ = ["EXAMPLES", "factorize_command"]
 
@@ -71,8 +71,8 @@ def factorize_command(
     The factors are fitted to the layer's own inputs on the calibration scenes; each rank that is tried is measured, in
     quality and in time. Without a limit given, 0.05 dB may be lost.
     """
+    from lkca.fitting.factorize import factorize_directory
     from lkca.inference.choose import fitted_model
-    from lkca.lowrank.directory import factorize_directory
     from lkca.models.directory import check_model_output, save_model
 
     wanted = {"max_psnr_drop": max_psnr_drop, "rank": rank, "energy": energy, "budget": budget}

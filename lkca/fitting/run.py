@@ -12,7 +12,6 @@ from lkca.data import Cube
 from lkca.data.degradation import Degradation
 from lkca.errors import InputError
 from lkca.fitting.config import FitConfig
-from lkca.fitting.scenes import prepare_scenes
 from lkca.inference.array import resolve_device
 from lkca.models.config import ModelConfig, TrainingRecord, utc_now
 from lkca.models.directory import describe_architecture, load_model, package_versions
@@ -20,6 +19,7 @@ from lkca.models.prior import shipped_prior
 from lkca.training import FitResult, fit
 from lkca.training.fit import Recipe
 from lkca.training.progress import ProgressCallback
+from lkca.training.scenes import prepare_scenes
 from lkca.training.transfer import backbone
 from lkca.training.validation import validation_record
 

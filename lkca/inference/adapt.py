@@ -24,7 +24,7 @@ from lkca.models.config import BandSet, ModelConfig, Normalisation, TrainingData
 from lkca.models.directory import LoadedModel, describe_architecture, package_versions
 from lkca.models.lkcanet import lift, repeat
 from lkca.models.prior import Prior
-from lkca.training.subspace import SpectralSubspace
+from lkca.models.subspace import SpectralSubspace
 from lkca_kernels import bicubic_upsample
 
 __all__ = ["COMPONENTS", "PIXELS", "adapt", "sample_windows"]

@@ -21,10 +21,10 @@ from lkca.data.memory import available_memory
 from lkca.data.protocols import PreparedDataset, SceneEntry, open_dataset
 from lkca.data.window import Window
 from lkca.errors import InputError
-from lkca.fitting.scenes import prepare_scenes
 from lkca.models.config import BandSet, Normalisation, TrainingData
 from lkca.training.config import DataConfig
 from lkca.training.patches import dihedral, fill_invalid
+from lkca.training.scenes import prepare_scenes
 from lkca.training.validation import MIN_COARSE_PIXELS, held_out
 
 __all__ = ["PatchDataset", "SourceScene", "TrainingSet", "micro_batches", "open_training_set"]

@@ -23,12 +23,12 @@ from lkca.metrics import Metrics, evaluate
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.lkcanet import lift, repeat
 from lkca.models.prior import Prior, shipped_prior
+from lkca.models.subspace import SpectralSubspace
 from lkca.nn import LowRankUpsample, PixelShuffleUpsample
 from lkca.nn.layout import channels_last
 from lkca.training.distillation import Criterion, Distiller, Point, teacher_weight
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget, Progress, ProgressCallback
-from lkca.training.subspace import SpectralSubspace
 from lkca.training.supervised import LoopResult, Schedule, train
 from lkca.training.validation import LEAST_HELD, Restored, held_out, mean_scores, psnr_gain
 from lkca_kernels import bicubic_upsample

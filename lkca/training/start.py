@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from lkca.data.degradation import Degradation
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.lkcanet import lift, repeat
+from lkca.models.subspace import SpectralSubspace
 from lkca.nn import LowRankUpsample
 from lkca.training.data import PatchDataset
-from lkca.training.subspace import SpectralSubspace
 from lkca_kernels import bicubic_upsample
 
 __all__ = ["Lost", "first", "new_network"]

@@ -16,7 +16,7 @@ from lkca.models.config import ValidationRecord
 from lkca.training.patches import fill_invalid
 from lkca_kernels import bicubic_upsample
 
-if TYPE_CHECKING:  # it imports lkca.fitting, which imports lkca.training.fit
+if TYPE_CHECKING:  # it imports lkca.training.scenes, which imports this
     from lkca.training.data import SourceScene
 
 __all__ = [

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lkca.data.degradation import Degradation, crop_to_multiple
-from lkca.training.subspace import SpectralSubspace
+from lkca.models.subspace import SpectralSubspace
 from lkca_kernels import bicubic_upsample
 
 __all__ = ["TEST", "VALIDATION", "component_images", "read"]

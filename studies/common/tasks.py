@@ -21,11 +21,11 @@ from lkca.metrics import Metrics, evaluate
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.edsr import EDSR
 from lkca.models.lkcanet import lift, repeat
+from lkca.models.subspace import SpectralSubspace
 from lkca.nn import LowRankUpsample
 from lkca.nn.layout import channels_last
 from lkca.training.distillation import Criterion
 from lkca.training.patches import PatchSampler, Scene, dihedral
-from lkca.training.subspace import SpectralSubspace
 from lkca_kernels import bicubic_upsample
 from studies.common.config import Network, Study, other_time
 from studies.common.scenes import TEST, component_images, read

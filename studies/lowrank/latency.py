@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from lkca.fitting.factorize import latencies
 from lkca.lowrank import factorize
-from lkca.lowrank.directory import latencies
 from lkca.models import LKCANet
 from studies.lowrank.networks import SCALE, network
 

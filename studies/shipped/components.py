@@ -25,7 +25,7 @@ from lkca.data.degradation import Degradation, crop_to_multiple
 from lkca.lowrank import factorize
 from lkca.metrics import evaluate
 from lkca.models.prior import load_prior, shipped_prior
-from lkca.training.subspace import SpectralSubspace
+from lkca.models.subspace import SpectralSubspace
 from lkca_kernels import bicubic_upsample
 from studies.common.scenes import VALIDATION, read
 

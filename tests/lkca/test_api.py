@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 import subprocess
 import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +40,19 @@ def test_every_module_says_what_is_public(package: str) -> None:
         module = importlib.import_module(info.name)
         missing = [name for name in getattr(module, "__all__", ()) if not hasattr(module, name)]
         assert not missing, f"{info.name} has no {missing}"
+
+
+def test_packages_import_in_one_direction() -> None:
+    """Whatever is imported anywhere, within functions and for types too; CycleError names who imports whom."""
+    root = Path(lkca.__file__).parent
+    needs: dict[str, set[str]] = {}
+    for path in root.rglob("*.py"):
+        package = path.relative_to(root).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("lkca."):
+                needs.setdefault(package, set()).add(node.module.split(".")[1])
+    order = list(TopologicalSorter({name: found - {name} for name, found in needs.items()}).static_order())
+    assert {"data", "models", "lowrank", "inference", "training", "fitting"} < set(order)
 
 
 def test_kernels_know_nothing_of_lkca() -> None:

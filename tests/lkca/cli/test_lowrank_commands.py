@@ -13,7 +13,7 @@ from typer.testing import Result
 
 from lkca.data import open_cube, write_cube
 from lkca.data.meta import CubeMeta
-from lkca.lowrank.directory import factorize_directory
+from lkca.fitting.factorize import factorize_directory
 from lkca.models.directory import load_model
 
 FOREIGN = """

@@ -18,7 +18,7 @@ from lkca.inference.array import bicubic_array, upscale_array
 from lkca.inference.degrade import degrade_array
 from lkca.models.directory import load_model, save_model
 from lkca.models.prior import Prior, shipped_prior
-from lkca.training.subspace import SpectralSubspace
+from lkca.models.subspace import SpectralSubspace
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,7 @@
-"""Model directories: lower the rank of a fitted model by what it loses on real scenes; load any model for analysis."""
+"""A model directory of lower rank: as far as the user's scenes allow."""
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +16,6 @@ from lkca.data import Window, open_cube
 from lkca.errors import InputError
 from lkca.evaluation import Evaluation, evaluate_model
 from lkca.inference.array import upscale_array
-from lkca.inference.choose import fitted_model
 from lkca.inference.degrade import degrade_array, degraded
 from lkca.lowrank.factorize import Factorization, factorize_reported
 from lkca.metrics import PROTOCOL, mpsnr
@@ -28,7 +24,7 @@ from lkca.models.config import ModelConfig, ValidationRecord
 from lkca.models.directory import LoadedModel, describe_architecture
 from lkca.training.validation import LEAST_HELD, mean_scores
 
-__all__ = ["FactorizedModel", "MeasuredRank", "factorize_directory", "latencies", "load_any"]
+__all__ = ["FactorizedModel", "MeasuredRank", "factorize_directory", "latencies"]
 
 _CALIBRATION_SHARE = 0.75
 _PROBE = 32  # coarse pixels per side of the image that latency is measured on
@@ -55,35 +51,6 @@ class FactorizedModel:
     before: tuple[Evaluation, ...]
     after: tuple[Evaluation, ...]
     points: tuple[MeasuredRank, ...]
-
-
-def load_any(model: str, scale: int | None = None) -> nn.Module:
-    """The network of a model directory or of a shipped model, or what 'package.module:callable' returns.
-
-    The working directory is searched too, and the module's code is run. scale: which of a shipped model's. Raises
-    InputError for anything else, as :func:`lkca.inference.choose.fitted_model` does.
-    """
-    package, separator, name = model.partition(":")
-    if not separator or Path(model).exists():
-        return fitted_model(model, scale).net
-    if scale is not None:
-        raise InputError(f"{model}: is made by code, which has its own scale factor; leave out -s")
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        made: Any = importlib.import_module(package)
-        for part in name.split("."):
-            made = getattr(made, part)
-        made = made if isinstance(made, nn.Module) else made()
-    except Exception as error:  # the user's own code
-        raise InputError(
-            f"{model}: gives no model ({type(error).__name__}: {error}); expected 'module:callable'"
-        ) from error
-    finally:
-        sys.path.remove(here)
-    if not isinstance(made, nn.Module):
-        raise InputError(f"{model}: gives a {type(made).__name__}; expected a torch.nn.Module")
-    return made
 
 
 def factorize_directory(
