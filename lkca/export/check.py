@@ -35,7 +35,9 @@ def compare(model: PhysicalModel, run: Callable[[Tensor], Tensor], bands: int, h
     generator = torch.Generator().manual_seed(0)
     checks = []
     for batch, rows, cols in check_sizes(halo):
-        cube = torch.rand(batch, bands, rows, cols, generator=generator) * model.peak + model.offset
+        cube = (
+            torch.rand(batch, bands, rows, cols, generator=generator, dtype=torch.float32) * model.peak + model.offset
+        )
         with torch.inference_mode():
             expected = model(cube)
         found = run(cube)

@@ -31,7 +31,9 @@ class PhysicalModel(nn.Module):
         self.peak = model.config.normalisation.peak
         bands = model.config.bands
         least = [0.0 if band in set(bands.nonnegative) else -torch.inf for band in bands.used]
-        self.register_buffer("least", torch.tensor(least)[:, None, None] if bands.nonnegative else None)
+        self.register_buffer(
+            "least", torch.tensor(least, dtype=torch.float32)[:, None, None] if bands.nonnegative else None
+        )
 
     def forward(self, cube: Tensor) -> Tensor:
         result: Tensor = self.net((cube - self.offset) / self.peak) * self.peak + self.offset
@@ -69,5 +71,5 @@ def traced(module: nn.Module, bands: int) -> torch.export.ExportedProgram:
     sizes = {0: torch.export.Dim("batch"), 2: torch.export.Dim("rows"), 3: torch.export.Dim("cols")}
     with torch.no_grad():
         return torch.export.export(
-            module, (torch.rand(batch, bands, rows, cols),), dynamic_shapes=(sizes,), strict=False
+            module, (torch.rand(batch, bands, rows, cols, dtype=torch.float32),), dynamic_shapes=(sizes,), strict=False
         )

@@ -94,7 +94,7 @@ class Upscaler:
             self._norm = model.config.normalisation
             self._used = np.asarray(model.config.bands.used)
             self._nonnegative = model.config.bands.nonnegative
-            self._least = torch.full((self._used.size,), -torch.inf)
+            self._least = torch.full((self._used.size,), -torch.inf, dtype=torch.float32)
             self._least[np.isin(self._used, self._nonnegative)] = 0.0
             self._good: np.ndarray = np.asarray(good_bands, dtype=bool)[self._used]
             if not self._good.any():
@@ -141,7 +141,7 @@ class Upscaler:
         assert self._encoder is None
         rows, cols = (part.stop - part.start for part in core or all_of(filled))
         result = np.empty((self.bands, rows * self.scale, cols * self.scale), dtype=np.float32)
-        buffer = torch.empty(self.buffer_size(rows, cols))
+        buffer = torch.empty(self.buffer_size(rows, cols), dtype=torch.float32)
         for piece in self.pieces(filled, missing, core, lambda: buffer):
             result[piece.bands, piece.rows] = piece.samples
         return result

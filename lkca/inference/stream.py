@@ -31,7 +31,7 @@ def stream(
     if not tiles:
         return
     size = max(upscaler.buffer_size(tile.height, tile.width) for tile in tiles)
-    buffers = [torch.empty(size) for _ in range(2)]
+    buffers = [torch.empty(size, dtype=torch.float32) for _ in range(2)]
     stored: list[Future[None] | None] = [None, None]  # who still uses each buffer
     turn = 0
 

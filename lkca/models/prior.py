@@ -47,7 +47,7 @@ class Prior:
     def network(self, scale: int) -> LKCANet:
         """Full-rank network over one component; bicubic as yet where :attr:`scales` lacks the scale."""
         config = LKCANetConfig(bands=1, scale=scale, shared=True, **self.architecture)
-        net = LKCANet(config)
+        net = LKCANet(config).float()
         own = {k: v for k, v in self.state.items() if not k.startswith(_TAIL)}
         missing, unexpected = net.load_state_dict(own, strict=False)
         assert not unexpected and set(missing) == {"band_mean", "upsample.conv.weight"}, (missing, unexpected)

@@ -233,7 +233,7 @@ class _Run:
                 window=r.window,
                 shared=True,
             )
-            net, lr = LKCANet(config), r.teacher_lr
+            net, lr = LKCANet(config).float(), r.teacher_lr
         return channels_last(net.to(self.device)), lr
 
     def restore(self, net: LKCANet, degraded: Tensor, base: Tensor) -> Tensor:
@@ -249,7 +249,7 @@ class _Run:
             degraded = self.degradation.apply(cube.sharp)
             base = bicubic_upsample(degraded[None], self.scale)[0]
             gains.append(psnr_gain(Restored(cube.sharp, cube.valid, base, self.restore(net, degraded, base))))
-        return float(torch.tensor(gains).mean())
+        return sum(gains) / len(gains)
 
     def train(self, net: LKCANet, loss_of: Callable[[float], Tensor], end: float, lr: float) -> LoopResult:
         schedule = Schedule(self.budget.fraction, end, lr, self.recipe.weight_decay)

@@ -71,7 +71,7 @@ class PatchSampler:
         self._batch = batch
         self._generator = generator
         self._mixed = mixed
-        self._pixels = torch.tensor([float(s.valid.sum()) for s in self._scenes])
+        self._pixels = torch.tensor([float(s.valid.sum()) for s in self._scenes], dtype=torch.float32)
 
     def _integer(self, end: int) -> int:
         return int(torch.randint(end, (1,), generator=self._generator))

@@ -76,14 +76,15 @@ def new_network(config: LKCANetConfig, lost: Lost, patches: PatchDataset, degrad
     """
     scale = config.scale
     if not (config.shared and config.components):
-        net = LKCANet(config)
+        net = LKCANet(config).float()
         net.band_mean.copy_(lost.mean)
         return net
     assert config.rank is not None
     space = SpectralSubspace.of_moments(lost.products, lost.power, lost.mean, config.components)
     components, unit = space.synthesis.shape[1], lost.power.mean().clamp_min(_LEAST).sqrt().float()
     per_component = config.rank // config.components
-    one = LKCANet(replace(config, bands=1, components=None, rank=None if per_component == scale**2 else per_component))
+    rank = None if per_component == scale**2 else per_component
+    one = LKCANet(replace(config, bands=1, components=None, rank=rank)).float()
     if isinstance(one.upsample, LowRankUpsample):
         nn.init.zeros_(one.upsample.reduce.weight)
         one.upsample.weight.copy_(_subpixels(space, patches, degradation, per_component))

@@ -42,7 +42,7 @@ def _analysis(net: LKCANet) -> Tensor:
     """(components, bands): the map from bands to what the body sees."""
     if isinstance(net.project, nn.Conv2d):
         return net.project.weight.detach()[:, :, 0, 0]
-    return torch.eye(net.config.bands)
+    return torch.eye(net.config.bands).to(net.head.weight)
 
 
 def _tail_kernel(net: LKCANet) -> Tensor:
@@ -52,7 +52,7 @@ def _tail_kernel(net: LKCANet) -> Tensor:
         kernel = layer.merged_weight().detach()
     elif config.shared:  # one convolution, each band from its own group
         own = layer.conv.weight.detach()
-        return torch.einsum("bg,pwkl->bpgwkl", torch.eye(config.groups), own)
+        return torch.einsum("bg,pwkl->bpgwkl", torch.eye(config.groups).to(own), own)
     else:
         kernel = layer.conv.weight.detach()
     result: Tensor = kernel.unflatten(1, (config.groups, config.width)).unflatten(0, (config.bands, config.scale**2))

@@ -10,7 +10,9 @@ import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import lkca
 
@@ -65,3 +67,37 @@ def test_errors_are_one_line_of_bounded_length() -> None:
     error = lkca.InputError("x.mat: holds \x1b[2J\n" + "name " * 1000 + "; name one")
     assert str(error).startswith("x.mat: holds \\x1b[2J\\nname") and str(error).endswith("; name one")
     assert len(str(error)) < 1000
+
+
+def test_the_default_dtype_of_torch_plays_no_part(tmp_path: Path) -> None:
+    """Programs of scientists set it to float64; what lkca makes for itself stays float32, and draws what it drew."""
+    from lkca.evaluation import evaluate_model
+    from lkca.export import export_model
+    from lkca.models.directory import LoadedModel
+    from lkca.models.shipped import find_model
+    from lkca.training import Recipe, fit
+
+    with lkca.synthetic_scene(rows=48, cols=40, bands=4) as cube:
+        values = cube.read()
+    cave = find_model("cave31", 2)
+    assert isinstance(cave, LoadedModel)
+
+    def made(name: str) -> list[np.ndarray]:
+        scene = lkca.Cube.from_array(values, source="scene")
+        fits = [fit([torch.from_numpy(values)], 2, minutes=None, max_steps=3)]
+        fits += [fit([torch.from_numpy(values)], 5, minutes=None, max_steps=3, recipe=Recipe(prior=False, width=4))]
+        results = [lkca.upscale(values, scale=2), lkca.upscale(values, "bicubic", scale=2)]
+        results += [np.float32(evaluate_model(scene, find_model("general"), 2).scores["model"].mpsnr)]
+        assert export_model(cave, tmp_path / name, "pt2", plain=True).error < 1e-5
+        assert all(parameter.dtype is torch.float32 for done in fits for parameter in done.net.parameters())
+        return results + [parameter.detach().numpy() for parameter in fits[0].net.parameters()]
+
+    expected = made("single.pt2")
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = made("double.pt2")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == np.float32
+        np.testing.assert_array_equal(one, other)

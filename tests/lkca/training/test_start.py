@@ -67,6 +67,17 @@ def test_a_dense_body_gets_the_mean_spectrum(mixing: np.ndarray, patches: PatchD
     torch.testing.assert_close(net.band_mean, torch.from_numpy(mixing.sum(1) / 2).float(), atol=0.05, rtol=0.05)
 
 
+@pytest.mark.parametrize("components", (None, 3), ids=("dense", "shared"))
+def test_float32_whatever_the_default_dtype(patches: PatchDataset, components: int | None) -> None:
+    config = LKCANetConfig(bands=BANDS, scale=SCALE, width=4, blocks=1, components=components, shared=bool(components))
+    torch.set_default_dtype(torch.float64)
+    try:
+        net = start(config, patches)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {value.dtype for value in net.state_dict().values()} == {torch.float32}
+
+
 def test_the_unit_is_what_bicubic_leaves() -> None:
     image = (
         np.random.default_rng(0).random((3, 40, 40)).astype(np.float32)

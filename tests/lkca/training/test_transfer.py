@@ -75,6 +75,17 @@ def test_a_body_over_all_bands_is_restricted_to_grey(config: dict[str, int]) -> 
     torch.testing.assert_close(start.network(2).residual(x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_float32_whatever_the_default_dtype(shared: bool) -> None:
+    old = model(network(bands=6, shared=shared))
+    torch.set_default_dtype(torch.float64)
+    try:
+        start = backbone(old)
+        assert {value.dtype for value in start.network(2).state_dict().values()} == {torch.float32}
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def scene(bands: int, seed: int) -> torch.Tensor:
     """Sharp-edged patches of a few spectra."""
     rng = np.random.default_rng(seed)
