@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lkca.nn.parts import is_plain, keeps_size
+from lkca.nn.parts import is_plain, keeps_size, rows
 from lkca_kernels import channel_attention, local_channel_attention
 from lkca_kernels.autocasting import autocast
 from lkca_kernels.reference import surroundings
@@ -80,7 +80,7 @@ class ChannelAttention(nn.Module):
             x, residual = autocast(x, residual)
             gate = torch.sigmoid(self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)))))
             return _gated(x, gate, residual)
-        w1, w2 = self.fc1.weight.flatten(1), self.fc2.weight.flatten(1)
+        w1, w2 = rows(self.fc1), rows(self.fc2)
         b1 = w1.new_zeros(w1.shape[0]) if self.fc1.bias is None else self.fc1.bias
         b2 = w2.new_zeros(w2.shape[0]) if self.fc2.bias is None else self.fc2.bias
         return channel_attention(x, w1, b1, w2, b2, residual)
@@ -144,7 +144,7 @@ class LocalChannelAttention(nn.Module):
             ratio = surroundings(x, self.window).to(x.dtype)
             gate = 2 * torch.sigmoid(self.fc2(F.relu(self.fc1(ratio))))
             return _gated(x, gate, residual)
-        w1, w2 = self.fc1.weight.flatten(1), self.fc2.weight.flatten(1)
+        w1, w2 = rows(self.fc1), rows(self.fc2)
         return local_channel_attention(x, w1, w2, residual, window=self.window)
 
     def extra_repr(self) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lkca.nn.attention import LocalChannelAttention
-from lkca.nn.parts import is_plain, keeps_size
+from lkca.nn.parts import is_plain, keeps_size, rows
 from lkca_kernels import large_kernel_branch
 
 __all__ = ["LargeKernelBlock"]
@@ -81,8 +81,8 @@ class LargeKernelBlock(nn.Module):
     def _branch(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """P2 relu(P1 D(x)) + residual; step by step where a part has been replaced, or is listened to by a hook."""
         if self._is_as_made():
-            layers = self.expand.weight.flatten(1), self.contract.weight.flatten(1)
-            return large_kernel_branch(x, self.depthwise.weight, *layers, residual)
+            depthwise = rows(self.depthwise).view(self.depthwise.weight.shape)
+            return large_kernel_branch(x, depthwise, rows(self.expand), rows(self.contract), residual)
         y: Tensor = self.contract(self.activation(self.expand(self.depthwise(x))))
         return y if residual is None else residual + y
 

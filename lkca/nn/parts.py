@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TypeGuard, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["has_hooks", "is_plain", "keeps_size"]
+__all__ = ["has_hooks", "is_plain", "keeps_size", "rows"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -25,3 +25,14 @@ def keeps_size(conv: nn.Conv2d, kernel: tuple[int, ...], groups: int = 1) -> boo
     """Whether a convolution with ``kernel`` keeps the image's size with zeros around it, without stride or dilation."""
     settings = conv.kernel_size, conv.padding, conv.groups, conv.stride, conv.dilation, conv.padding_mode
     return settings == (kernel, tuple(n // 2 for n in kernel), groups, (1, 1), (1, 1), "zeros")
+
+
+def rows(conv: nn.Conv2d) -> Tensor:
+    """Kernel (out, n) of a convolution that is pointwise or depthwise: one row for each output channel.
+
+    Its gradient has the weight's own strides, of channels-last kernels too, where they differ in sides of 1 alone: DDP
+    warns of any others.
+    """
+    weight = conv.weight
+    channels_last = weight.stride(1) == 1 and weight.stride(3) == weight.shape[1]
+    return weight.permute(0, 2, 3, 1).flatten(1) if channels_last else weight.flatten(1)

@@ -72,6 +72,12 @@ def test_channels_last(make: Callable[..., nn.Module]) -> None:
     expected = module(image())
     found = module.to(memory_format=torch.channels_last)(image().to(memory_format=torch.channels_last))
     torch.testing.assert_close(found, expected)
+    gradients = torch.autograd.grad(found.sum(), tuple(module.parameters()))
+    for gradient, p in zip(gradients, module.parameters(), strict=True):
+        assert gradient.stride() == p.stride()  # else DDP warns: a convolution's gradients have them
+    contiguous = make()
+    gradients = torch.autograd.grad(contiguous(image()).sum(), tuple(contiguous.parameters()))
+    assert all(g.stride() == p.stride() for g, p in zip(gradients, contiguous.parameters(), strict=True))
 
 
 def test_autocast(make: Callable[..., nn.Module]) -> None:
