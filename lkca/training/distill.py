@@ -71,8 +71,13 @@ def distill(
     draw() gives the next batch: degraded (B, C, h, w), sharp (B, C', H, W), normalised, and what of it counts,
     (B, 1, H, W) bool, or None for all. criterion: compares outputs; by default L1 + 0.3 SAM + 0.1 gradient
     (:class:`lkca.losses.SpectralGradientLoss`). score, report: as in :func:`lkca.training.supervised.train`.
-    generator: for the orientations. ValueError for points that do not fit the models.
+    generator: for the orientations. ValueError for points that do not fit the models, and for a student of which no
+    parameter asks for a gradient.
     """
+    if not any(p.requires_grad for p in student.parameters()):
+        raise ValueError(
+            "student: no parameter of it asks for a gradient, as those of a loaded model; call requires_grad_(True)"
+        )
     recipe = recipe or DistillRecipe()
     criterion = criterion or SpectralGradientLoss()
 

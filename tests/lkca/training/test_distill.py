@@ -170,6 +170,14 @@ def test_warmup_moves_the_factors_alone() -> None:
         distill(teacher, network(), lambda: (x, y, None), budget=Budget(None, 3), recipe=recipe)
 
 
+def test_a_frozen_student_is_refused() -> None:
+    teacher, (x, y) = network().requires_grad_(False), pair()  # as load_model gives it
+    student = factorize(teacher, rank=2)
+    with pytest.raises(ValueError, match=r"student: no parameter .* requires_grad_\(True\)"):
+        distill(teacher, student, lambda: (x, y, None), budget=Budget(None, 2))
+    distill(teacher, student.requires_grad_(True), lambda: (x, y, None), budget=Budget(None, 2))
+
+
 def test_pixels_that_do_not_count_teach_nothing() -> None:
     teacher, (x, y) = network(), pair()
     valid = torch.zeros(2, 1, 10, 12, dtype=torch.bool)
