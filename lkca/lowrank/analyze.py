@@ -20,6 +20,7 @@ from lkca.lowrank.spectrum import (
     singular_values,
     stable_rank,
 )
+from lkca_kernels.arguments import integer
 
 __all__ = ["Analysis", "Candidate", "LayerAnalysis", "analyze"]
 
@@ -171,7 +172,7 @@ def analyze(
             for layer, m in zip(found.layers, moments, strict=True)
         ]
     parameters = sum(p.numel() for p in model.parameters())
-    wanted = None if ranks is None else sorted(set(ranks))
+    wanted = None if ranks is None else sorted({integer("ranks", rank) for rank in ranks})
     if wanted and wanted[0] < 1:
         raise LowRankError(f"ranks: expected positive integers, got {wanted[0]}")
     first = found.example[0] if found.example else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, TypeVar
 
 import torch
@@ -184,7 +185,7 @@ def _chosen(
     else:
         chosen = []
         for layer in found.layers:
-            if layer.rank is not None and isinstance(rank, int) and rank >= layer.rank:
+            if layer.rank is not None and isinstance(rank, Integral) and rank >= layer.rank:
                 skipped[layer.name] = f"has rank {layer.rank} already; factorise to a lower one"
             else:
                 chosen.append(layer)
@@ -199,8 +200,9 @@ def _chosen(
 
 def _given(layer: Layer, rank: int | Mapping[str, int]) -> int:
     value = rank[layer.name] if isinstance(rank, Mapping) else rank
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise LowRankError(f"rank: expected an integer, got {value!r}")
+    value = int(value)
     if value < 1 or value % layer.groups:
         groups = f" of the {layer.groups} groups" if layer.groups > 1 else ""
         raise LowRankError(f"rank: expected a positive multiple{groups}, got {value}")

@@ -151,7 +151,7 @@ class Layer:
 @dataclass
 class Survey:
     """layers: that can be factorised. skipped: name -> why not. macs: of the whole model on ``example``, the arguments
-    of its run; both None where the model was not run, ``unrun`` then says why."""
+    of its run; both None where the model was not run, ``unrun`` then says why it could not be."""
 
     layers: list[Layer] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -187,7 +187,7 @@ def survey(model: nn.Module, example: Any = None, *, run: bool = True) -> Survey
     ``nn.Sequential``. The latter holds with ``run=False`` too.
     """
     plain_model(model)
-    flow, result = None, Survey(unrun="not asked for")
+    flow, result = None, Survey()
     if isinstance(model, nn.Conv2d):
         return _single(model, result)
     if run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from lkca.lowrank import (
 )
 from lkca.lowrank.layers import Layer
 from lkca.lowrank.moments import collect_moments
+from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.edsr import EDSR
 from lkca.nn import LowRankUpsample, PixelShuffleUpsample
 
@@ -283,10 +285,19 @@ def test_bad_arguments() -> None:
             factorize(model, **arguments)
     with pytest.raises(LowRankError, match="single layer"):
         factorize(nn.Conv2d(3, 12, 3), rank=2)
+    low = LKCANet(LKCANetConfig(bands=4, scale=2, rank=2))
+    with pytest.raises(LowRankError, match=r"has rank 2 already; factorise to a lower one\)$"):
+        factorize(low, rank=2)
     with pytest.raises(LowRankError, match="Module"):
         factorize(torch.rand(3), rank=2)
     with pytest.raises(LowRankError, match="no low-rank layer"):
         merge(model)
+
+
+def test_a_rank_may_be_numpy_s() -> None:
+    ranks = {name: np.int64(rank) for name, rank in ranks_of(factorize(small(), rank=np.uint8(2))).items()}
+    assert set(ranks.values()) == {2} and ranks_of(factorize(small(), rank=ranks)) == ranks
+    assert '"rank": 3' in json.dumps(analyze(small(), ranks=np.arange(1, 4)).as_dict())
 
 
 @pytest.mark.realdata
