@@ -71,14 +71,27 @@ def check_run(run: Path, config: TrainConfig, *, resume: bool, overwrite: bool) 
     if strange := sorted(entries - own):
         raise InputError(f"{run}: holds files that are not a run's ({', '.join(strange[:3])}); choose another name")
     if resume and (run / _CONFIG).exists():
-        old = read_yaml(run / _CONFIG, TrainConfig).model_dump(exclude=FREE)
-        new = config.model_dump(exclude=FREE)
-        changed = [key for key in new if new[key] != old[key]]
-        if changed:
-            key = changed[0]
-            raise InputError(f"{key}: the run in {run} began with {old[key]}, not {new[key]}; resume with the same")
+        old = _flat(read_yaml(run / _CONFIG, TrainConfig).model_dump(exclude=FREE))
+        new = _flat(config.model_dump(exclude=FREE))
+        for key in old | new:
+            before, now = old.get(key), new.get(key)
+            if before != now:
+                raise InputError(f"{key}: the run in {run} began with {before}, not {now}; resume with the same")
+        if (run / _LAST).exists() and latest_checkpoint(run / _CHECKPOINTS) is None:
+            raise InputError(
+                f"{run}: is at its end and holds no state to go on from; give --overwrite instead of --resume to begin "
+                "anew, which replaces its models"
+            )
     elif entries and not (resume or overwrite):
         raise InputError(f"{run}: holds a run; give --resume to go on with it, or --overwrite to begin anew")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Records within records as keys with dots, as the command line has them."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def train(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -371,6 +372,22 @@ def test_a_run_is_neither_overwritten_nor_resumed_differently_by_accident(
         run(folder, settings(dataset))
     with pytest.raises(InputError, match=r"lr: the run in .* began with 0.005, not 0.1"):
         run(folder, settings(dataset, lr=0.1), resume=True)
+    with pytest.raises(InputError, match=r"^model.width: the run in .* began with 6, not 7; resume"):
+        run(folder, settings(dataset, model={"preset": "tiny", "width": 7, "blocks": 1}), resume=True)
+    with pytest.raises(InputError, match=r"^loss.sam: the run in .* began with 0.3, not None; resume"):
+        run(folder, settings(dataset, loss={"l1": 1.0, "l2": 0.01, "gradient": 0.1}), resume=True)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"files that are not a run's \(notes.txt\)"):
         run(tmp_path, settings(dataset), overwrite=True)
+
+
+def test_the_models_of_a_run_without_a_state_are_kept(
+    unbroken: tuple[Path, list[Progress], TrainResult], dataset: Path, tmp_path: Path
+) -> None:
+    """Its checkpoints were removed to save space: --resume began anew, and removed the models first."""
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken[0], folder)
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(InputError, match=r"run: is at its end and holds no state .* give --overwrite"):
+        run(folder, settings(dataset), resume=True)
+    assert load_model(folder / "best").config.training.steps == unbroken[2].best_step
