@@ -19,6 +19,7 @@ from lkca.cli.options import (
     Threads,
     Variable,
     examples,
+    one_process,
     reading,
     set_threads,
 )
@@ -92,6 +93,7 @@ def distill_command(
     if "rank" in changes or "energy" in changes:  # one of them on the command line goes before either in the file
         kept = {name: value for name, value in kept.items() if name not in ("rank", "energy")}
     settings = validated(DistillConfig, kept | changes, "command line")
+    one_process("distill")
     check_model_output(output, overwrite=overwrite)
     set_threads(settings.threads)
     how = reading(variable, shape, axes, nodata)

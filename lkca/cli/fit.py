@@ -22,6 +22,7 @@ from lkca.cli.options import (
     Threads,
     Variable,
     examples,
+    one_process,
     reading,
     set_threads,
 )
@@ -114,6 +115,7 @@ def fit_command(
     if minutes == 0:
         changes["minutes"] = None
     settings = validated(FitConfig, settings.model_dump(exclude_unset=True) | changes, "command line")
+    one_process("fit")
     check_model_output(output, overwrite=overwrite)
     if report is not None:
         check_report(report, overwrite=overwrite, inputs=files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -29,6 +30,7 @@ __all__ = [
     "Threads",
     "Variable",
     "examples",
+    "one_process",
     "parse_shape",
     "reading",
     "set_threads",
@@ -148,3 +150,13 @@ def set_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def one_process(command: str) -> None:
+    """Refuses torchrun for a command that shares no work: each process would do all of it, and all but one lose it."""
+    world = os.environ.get("WORLD_SIZE") or "1"
+    if world != "1":
+        raise InputError(
+            f"WORLD_SIZE is {world}, but 'lkca {command}' is the work of one process; start it without torchrun, or "
+            "unset WORLD_SIZE"
+        )

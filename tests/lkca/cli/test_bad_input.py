@@ -248,6 +248,29 @@ def test_wrong_use(refuses: Refuses, args: tuple[str, ...]) -> None:
     assert names() == {"c.npy"}
 
 
+@pytest.mark.parametrize("command", ["fit", "distill"])
+def test_a_training_of_one_process_refuses_several(
+    refuses: Refuses, monkeypatch: pytest.MonkeyPatch, model_dir: Path, scene_file: Path, command: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    fit = ("fit", scene_file, "-s", "2", "--max-steps", "2", "-o", "new")
+    distill = (
+        "distill",
+        "--teacher",
+        model_dir,
+        "--energy",
+        "0.5",
+        "--data",
+        scene_file,
+        "--max-steps",
+        "2",
+        "-o",
+        "new",
+    )
+    refuses(*(fit if command == "fit" else distill), says=("WORLD_SIZE is 2", f"'lkca {command}' is the work of one"))
+    assert not Path("new").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
