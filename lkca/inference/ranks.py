@@ -62,7 +62,7 @@ class Heartbeat:
 
     def __enter__(self) -> Heartbeat:
         self.say("running")
-        self._born = self._touched(self.ranks.rank) or 0.0
+        self._born = self.touched(self.ranks.rank) or 0.0
         self._thread.start()
         return self
 
@@ -83,9 +83,16 @@ class Heartbeat:
             aside.write_text(json.dumps(said), encoding="utf-8")
             os.replace(aside, path)
 
+    def touched(self, rank: int) -> float | None:
+        """When a rank last said that it lives, by the clock of the folder's file system; None where it never did."""
+        try:
+            return self._path(rank).stat().st_mtime
+        except OSError:
+            return None
+
     def state(self, rank: int) -> tuple[str, str]:
         """State and detail of a rank, "dead" where it says nothing any more."""
-        touched, own = self._touched(rank), self._touched(self.ranks.rank)
+        touched, own = self.touched(rank), self.touched(self.ranks.rank)
         said = {"state": "", "detail": "", "token": None}
         with contextlib.suppress(OSError, ValueError):
             said = json.loads(self._path(rank).read_text(encoding="utf-8"))
@@ -104,7 +111,7 @@ class Heartbeat:
 
     def others_here(self) -> bool:
         """Whether another process still uses the folder: of this run, or of an earlier one with more ranks."""
-        own = self._touched(self.ranks.rank)
+        own = self.touched(self.ranks.rank)
         for path in self.folder.glob("rank-*"):
             with contextlib.suppress(OSError, ValueError, KeyError):
                 said = json.loads(path.read_text(encoding="utf-8"))
@@ -122,12 +129,6 @@ class Heartbeat:
 
     def _path(self, rank: int) -> Path:
         return self.folder / f"rank-{rank}"
-
-    def _touched(self, rank: int) -> float | None:
-        try:
-            return self._path(rank).stat().st_mtime
-        except OSError:
-            return None
 
 
 def _ended(node: str, process: int) -> bool:

@@ -22,7 +22,7 @@ from lkca.data.writers import output_meta
 from lkca.data.writers.base import check_disk_space, leftovers
 from lkca.errors import InputError, LkcaError, OutputError
 from lkca.inference.finish import Finisher
-from lkca.inference.journal import Journal, Record, differences
+from lkca.inference.journal import Journal, Record, differences, part_folder
 from lkca.inference.plan import Budget, TilePlan
 from lkca.inference.preview import Preview
 from lkca.inference.ranks import Heartbeat, Ranks
@@ -32,6 +32,7 @@ from lkca.inference.strips import Piece
 from lkca.inference.task import Model, SceneOptions, Task, fingerprint, model_name
 from lkca.inference.windows import parse_roi
 from lkca.models.directory import LoadedModel, load_model, save_model
+from lkca.output import check_output
 
 __all__ = ["SceneOptions", "ScenePlan", "UpscaleReport", "plan_scene", "upscale_scene"]
 
@@ -96,7 +97,7 @@ def upscale_scene(
     job = _Job(cube, Path(output), model, options, ranks, Budget.of(options.memory, ranks.local), progress)
     start = time.perf_counter()
     with rasterio.Env(GDAL_CACHEMAX=job.budget.cache):
-        report = job.lead() if ranks.rank == 0 else job.help()
+        report = job.finished() or (job.lead() if ranks.rank == 0 else job.help())
     return replace(report, seconds=time.perf_counter() - start)
 
 
@@ -146,13 +147,38 @@ class _Job:
     budget: Budget
     progress: Progress | None
 
+    def finished(self) -> UpscaleReport | None:
+        """Every process: the report where ``resume`` finds the output made, and no unfinished run of it; else None.
+
+        InputError where the output is of another size, or was made by another model, than is asked for.
+        """
+        options, model = self.options, self.model
+        if not options.resume or options.overwrite or part_folder(self.output).exists() or not self.output.exists():
+            return None
+        rows, cols, bands = self.cube.shape
+        area, wanted = parse_roi(options.roi, self.cube), model_name(model)
+        scale = model.config.scale if isinstance(model, LoadedModel) else options.scale
+        differing = []
+        with open_cube(self.output) as done:
+            made = done.meta.tags.get("LKCA_MODEL", wanted)
+            if scale is not None and done.shape != (area.height * scale, area.width * scale, bands):
+                asked = f"{area.height * scale} × {area.width * scale} pixels, {bands} bands"
+                differing.append(f"it has {done.rows} × {done.cols} pixels, {done.bands} bands, asked for are {asked}")
+            if Path(made).name != Path(wanted).name:
+                differing.append(f"it was made by {made}, asked for is {wanted}")
+        if differing:
+            raise InputError(
+                f"{self.output}: is finished, but not what is asked for: {'; '.join(differing)}; give --overwrite "
+                "to make it anew, or another name"
+            )
+        note = f"{self.output}: is there, and no unfinished run of it: nothing to resume (--overwrite makes it anew)"
+        return UpscaleReport(self.output, rows, cols, bands, 0, 0.0, (note,))
+
     def lead(self) -> UpscaleReport:
         """The first process: begins the journal, computes its share, takes all tiles to the writer."""
         options, journal = self.options, Journal(self.output)
         identity = fingerprint(self.cube, self.model, options)
         interrupted = journal.folder.exists()
-        if options.resume and not options.overwrite and not interrupted and self.output.exists():
-            return self._nothing_to_do(identity["scale"])
         earlier = journal.check(identity, resume=options.resume, overwrite=options.overwrite)
         task = Task.of(self.cube, self.model, options, made=None if earlier is None else self._kept(journal))
         # An earlier run was allowed to write this output; what may stand there now is its own.
@@ -203,6 +229,8 @@ class _Job:
     def help(self) -> UpscaleReport:
         """Another process: waits for the journal, computes its share, stays until the first one has finished."""
         journal = Journal(self.output)
+        if not journal.folder.exists():  # or the first one has refused it, and never begins
+            check_output(self.output, overwrite=self.options.overwrite)
         record: Record | None = self._await_journal(journal)
         computed = 0
         while record is not None:
@@ -222,10 +250,13 @@ class _Job:
 
     def _await_journal(self, journal: Journal) -> Record:
         identity = fingerprint(self.cube, self.model, self.options)
+        heartbeat = Heartbeat(journal.folder, self.ranks)
+        earlier = heartbeat.touched(0)  # perhaps of a run that has ended, whose record is no task of ours
         began, why = time.monotonic(), "rank 0 has not begun"
         while time.monotonic() - began < Heartbeat.LATE:
+            lives = heartbeat.touched(0) not in (None, earlier)  # asked first: it begins to beat after its record
             record = journal.read()
-            if record is not None and record.world == self.ranks.world:
+            if lives and record is not None and record.world == self.ranks.world:
                 differing = differences(record.fingerprint, identity)
                 if not differing:
                     return record
@@ -243,26 +274,6 @@ class _Job:
     def _kept(self, journal: Journal) -> LoadedModel | None:
         folder = journal.folder / "model"
         return replace(load_model(folder), path=Path("general"), adapted=True) if folder.exists() else None
-
-    def _nothing_to_do(self, scale: int | None) -> UpscaleReport:
-        """InputError where the finished output is of another size, or was made by another model, than is asked for."""
-        rows, cols, bands = self.cube.shape
-        area, wanted = parse_roi(self.options.roi, self.cube), model_name(self.model)
-        with open_cube(self.output) as done:
-            made = done.meta.tags.get("LKCA_MODEL", wanted)
-            differing = []
-            if scale is not None and done.shape != (area.height * scale, area.width * scale, bands):
-                asked = f"{area.height * scale} × {area.width * scale} pixels, {bands} bands"
-                differing.append(f"it has {done.rows} × {done.cols} pixels, {done.bands} bands, asked for are {asked}")
-            if Path(made).name != Path(wanted).name:
-                differing.append(f"it was made by {made}, asked for is {wanted}")
-        if differing:
-            raise InputError(
-                f"{self.output}: is finished, but not what is asked for: {'; '.join(differing)}; give --overwrite "
-                "to make it anew, or another name"
-            )
-        note = f"{self.output}: is there, and no unfinished run of it: nothing to resume (--overwrite makes it anew)"
-        return UpscaleReport(self.output, rows, cols, bands, 0, 0.0, (note,))
 
     def _report(self, task: Task, tiles: int, computed: int, warnings: Sequence[str]) -> UpscaleReport:
         bicubic = int(np.count_nonzero(~task.upscaler.by_network))

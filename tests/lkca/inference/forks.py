@@ -2,9 +2,9 @@
 
 Reads jobs from stdin, one JSON a line: {source (a scene, or a folder of them), output, model, options, delay (seconds
 that reading a tile takes longer), late (Heartbeat.LATE), steps}. A step is a list of processes that run at once, each
-{rank, world, kill (seconds after its start or, with "tile", after it has read its first tile), fail (number of its read
-that fails)}. Forking after the imports spares their seconds at every start; this process itself never runs an operator,
-so that its children may.
+{rank, world, wait (seconds before it begins), kill (seconds after its start or, with "tile", after it has read its
+first tile), fail (number of its read that fails)}. Forking after the imports spares their seconds at every start; this
+process itself never runs an operator, so that its children may.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def slowly(delay: float, fail: int | None, started: int) -> None:
 
 
 def child(job: dict[str, Any], process: dict[str, Any], result: Path, started: int) -> int:
+    time.sleep(process.get("wait", 0))
     Heartbeat.LATE = job["late"]
     slowly(job["delay"], process.get("fail"), started)
     ranks = Ranks(process.get("rank", 0), process.get("world", 1))

@@ -74,6 +74,33 @@ def test_a_rank_that_fails_or_never_comes(tmp_path: Path, in_processes: InProces
     assert code == 1 and "waited in vain" in message and "rank 0 has not begun" in message
 
 
+@pytest.mark.parametrize("again", [{"resume": True}, {"overwrite": True, "tile": 20}], ids=["resume", "overwrite"])
+def test_what_an_earlier_run_left_is_nobodys_task(
+    tmp_path: Path, in_processes: InProcesses, alone: np.ndarray, again: dict[str, object]
+) -> None:
+    """A rank that comes before the first one finds the plan of a run that ended, and the failure of that."""
+    output = tmp_path / "o.tif"
+    step = [{"rank": 0, "world": 2, "fail": 3}, {"rank": 1, "world": 2}]
+    [[(failed, _), (code, _)]] = in_processes(output, [step], tile=13)
+    assert failed == 2 and code == 1 and (part_folder(output) / "rank-0").exists()
+    step = [{"rank": 0, "world": 2, "wait": 0.7}, {"rank": 1, "world": 2}]
+    [ends] = in_processes(output, [step], late=10.0, **again)
+    assert [code for code, _ in ends] == [0, 0], ends
+    assert np.array_equal(stored(output), alone)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["o.tif"]
+
+
+def test_no_rank_waits_for_a_task_that_never_comes(tmp_path: Path, in_processes: InProcesses) -> None:
+    """The output is finished, or refused: every rank sees it, not the first one alone."""
+    output = tmp_path / "o.tif"
+    both = [{"rank": 1, "world": 2}, {"rank": 0, "world": 2}]
+    [[(code, _), (first, _)]] = in_processes(output, [both], tile=13)
+    assert (code, first) == (0, 0)
+    for options, expected, says in (({"resume": True}, 0, "nothing to resume"), ({}, 2, "exists already")):
+        [ends] = in_processes(output, [both], late=2.0, **options)
+        assert [code for code, _ in ends] == [expected, expected] and all(says in message for _, message in ends), ends
+
+
 def test_torchrun(tmp_path: Path, files: tuple[Path, Path], alone: np.ndarray) -> None:
     source, model = files
     command = [
