@@ -7,6 +7,7 @@ there, in order, to the writer while the others still come. docs/scenes.md.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -150,7 +151,7 @@ class _Job:
     def finished(self) -> UpscaleReport | None:
         """Every process: the report where ``resume`` finds the output made, and no unfinished run of it; else None.
 
-        InputError where the output is of another size, or was made by another model, than is asked for.
+        InputError where the output is of another size, place or type, or was made by another model, than is asked for.
         """
         options, model = self.options, self.model
         if not options.resume or options.overwrite or part_folder(self.output).exists() or not self.output.exists():
@@ -158,12 +159,19 @@ class _Job:
         rows, cols, bands = self.cube.shape
         area, wanted = parse_roi(options.roi, self.cube), model_name(model)
         scale = model.config.scale if isinstance(model, LoadedModel) else options.scale
+        dtype = output_meta(self.cube.meta, options.dtype, str(self.output)).stored_dtype
         differing = []
         with open_cube(self.output) as done:
             made = done.meta.tags.get("LKCA_MODEL", wanted)
             if scale is not None and done.shape != (area.height * scale, area.width * scale, bands):
                 asked = f"{area.height * scale} × {area.width * scale} pixels, {bands} bands"
                 differing.append(f"it has {done.rows} × {done.cols} pixels, {done.bands} bands, asked for are {asked}")
+            corners = [meta.transform @ (0, 0) for meta in (self.cube.meta.window(area), done.meta) if meta.transform]
+            if len(corners) == 2 and math.dist(*corners) > (done.meta.gsd or 0) / 2:
+                begins = [", ".join(f"{number:.10g}" for number in corner) for corner in corners]
+                differing.append(f"it begins at {begins[1]}, asked for is {begins[0]}")
+            if done.meta.stored_dtype != dtype:
+                differing.append(f"it holds {done.meta.stored_dtype}, asked for is {dtype}")
             if Path(made).name != Path(wanted).name:
                 differing.append(f"it was made by {made}, asked for is {wanted}")
         if differing:
@@ -172,6 +180,8 @@ class _Job:
                 "to make it anew, or another name"
             )
         note = f"{self.output}: is there, and no unfinished run of it: nothing to resume (--overwrite makes it anew)"
+        if options.preview is not None:
+            note += f"; {options.preview} was not drawn"
         return UpscaleReport(self.output, rows, cols, bands, 0, 0.0, (note,))
 
     def lead(self) -> UpscaleReport:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 
 from lkca.data import Cube, CubeMeta, open_cube
 from lkca.errors import InputError, OutputError
@@ -227,9 +228,20 @@ def test_nothing_to_resume(stopped: Any) -> None:
         (None, {"scale": 2}, "it was made by .*model, asked for is bicubic"),
         (None, {"scale": 4}, r"has 122 × 106 pixels, 5 bands, asked for are 244 × 212 pixels, 5 bands; it was made"),
         (model, {"roi": "0:9,:"}, "asked for are 18 × 106 pixels"),
+        (model, {"dtype": "int16"}, "it holds float32, asked for is int16"),
     ):
         with pytest.raises(InputError, match=f"is finished, but not what is asked for: .*{says}"):
             upscale_scene(cube, output, other, SceneOptions(resume=True, **options))
+
+
+def test_another_part_of_the_same_size_is_not_finished(tmp_path: Path, holed_scene: np.ndarray) -> None:
+    cube = Cube.from_array(holed_scene, CubeMeta(transform=Affine(30, 0, 5000, 0, -30, 4000)))
+    output, preview = tmp_path / "o.tif", tmp_path / "p.png"
+    upscale_scene(cube, output, None, SceneOptions(scale=2, roi="0:9,:"))
+    report = upscale_scene(cube, output, None, SceneOptions(scale=2, roi="0:9,:", resume=True, preview=preview))
+    assert "nothing to resume" in report.notes[0] and "p.png was not drawn" in report.notes[0]
+    with pytest.raises(InputError, match=r"it begins at 5000, 4000, asked for is 5000, 3970"):
+        upscale_scene(cube, output, None, SceneOptions(scale=2, roi="1:10,:", resume=True))
 
 
 def test_full_disk(
