@@ -35,9 +35,9 @@ def parse_roi(text: str | None, cube: Cube) -> Window:
         ) from None
     if west > east or south > north:
         raise InputError(f"the region '{text}' has its ends exchanged; give XMIN,YMIN,XMAX,YMAX")
-    if cube.meta.transform is None:
+    if cube.meta.transform is None or cube.meta.transform.is_degenerate:
         raise InputError(
-            f"{cube.source}: has no geotransform, so map coordinates mean nothing; give pixels as 0:100,0:100"
+            f"{cube.source}: has no geotransform that turns map coordinates into pixels; give pixels as 0:100,0:100"
         )
     corners = np.array([~cube.meta.transform @ (x, y) for x in (west, east) for y in (south, north)])
     (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)

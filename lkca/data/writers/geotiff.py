@@ -30,6 +30,7 @@ __all__ = ["GeoTiffBackend"]
 
 _TILE = 256
 _INTERLEAVE = {None: "BAND", "bsq": "BAND", "bip": "PIXEL"}
+_PARAMETERS = ("bidx", "ns")  # of rasterio's update_tags, which takes tags by name; to GDAL such names have no case
 _COMPRESSIONS = ("none", "deflate", "lzw", "zstd", "lzma", "packbits")
 
 
@@ -146,10 +147,14 @@ class GeoTiffBackend(Backend):
         dataset.scales = tuple(np.broadcast_to(np.asarray(meta.scale_factor, dtype=np.float64), bands).tolist())
         dataset.offsets = tuple(np.broadcast_to(np.asarray(meta.offset, dtype=np.float64), bands).tolist())
         if meta.gcps and meta.transform is None:
-            dataset.gcps = (list(meta.gcps), None if meta.gcps_crs is None else CRS.from_wkt(meta.gcps_crs))
+            dataset.gcps = (list(meta.gcps), CRS() if meta.gcps_crs is None else CRS.from_wkt(meta.gcps_crs))
         if meta.rpc is not None:
             dataset.rpcs = meta.rpc
-        tags = {key: value for key, value in meta.tags.items() if "=" not in key and key}
+        tags = {
+            key.upper() if key in _PARAMETERS else key: value
+            for key, value in meta.tags.items()
+            if "=" not in key and key
+        }
         if tags:
             dataset.update_tags(**tags)
         _write_spectral(dataset, meta, bands)

@@ -166,6 +166,12 @@ def test_a_geotiff_holds_a_transform_or_gcps(tmp_path: Path) -> None:
         assert cube.meta.gcps == () and list(cube.meta.transform) == pytest.approx(list(GRIDS["rotated"]))
 
 
+def test_gcps_without_a_crs_survive_a_geotiff(tmp_path: Path) -> None:
+    write_cube(tmp_path / "x.tif", CUBE, CubeMeta(gcps=gcps()))
+    with open_cube(tmp_path / "x.tif") as cube:
+        assert len(cube.meta.gcps) == 4 and cube.meta.gcps_crs is None
+
+
 def test_rpc_of_a_larger_image(tmp_path: Path) -> None:
     """ENVI notes where a tile starts in the image that its RPC describes."""
     tile = parse_rpc_info(rpc_info_text(rpc()).rpartition("0, 0, 1")[0] + "5, 7, 1", "x.hdr")

@@ -336,3 +336,10 @@ def test_no_tag_breaks_a_writer(tmp_path: Path, tags: dict[str, str], name: str)
         with open_cube(tmp_path / file) as cube:
             assert np.array_equal(cube.read(), PHYSICAL[:2, :4, :4], equal_nan=True)
             assert np.array_equal(cube.meta.wavelengths, [500, 600])
+
+
+def test_tags_named_as_parameters_of_rasterio(tmp_path: Path) -> None:
+    """They were taken for its own, and all tags went into a domain that a COG has no place for."""
+    write_cube(tmp_path / "x.tif", PHYSICAL, CubeMeta(tags={"ns": "elsewhere", "bidx": "3", "sensor": "a"}))
+    with open_cube(tmp_path / "x.tif") as cube:
+        assert cube.meta.tags == {"NS": "elsewhere", "BIDX": "3", "sensor": "a"}

@@ -115,8 +115,9 @@ def test_regions_in_map_coordinates() -> None:
     ):
         with pytest.raises(InputError, match=says):
             parse_roi(text, cube)
-    with pytest.raises(InputError, match="no geotransform"):
-        parse_roi("0,0,1,1", Cube.from_array(np.zeros((2, 4, 4))))
+    for transform in (None, Affine(30, 0, 500000, 0, 0, 5000000)):  # a row of no height
+        with pytest.raises(InputError, match="no geotransform"):
+            parse_roi("0,0,1,1", Cube.from_array(np.zeros((2, 4, 4)), CubeMeta(transform=transform)))
 
 
 def upscaler(bands: int = 100, scale: int = 4) -> Upscaler:
