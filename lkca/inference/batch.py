@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lkca.data import Cube
-from lkca.data.readers import CUBE_SUFFIXES
-from lkca.data.readers.dlr import accessories
+from lkca.data.readers import CUBE_SUFFIXES, OTHER_SUFFIXES, dlr, jpl
 from lkca.data.readers.envi import is_header
 from lkca.errors import InputError, LkcaError, OutputError
 from lkca.inference.ranks import Heartbeat, Ranks
@@ -26,9 +25,9 @@ _POLL = 0.5
 def find_scenes(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
     """The files among ``inputs`` as they are, and the cubes in the folders among them, by name; no subfolders.
 
-    A folder's cubes are its ENVI headers and the files whose suffix is a cube's, but for the quick looks and quality
-    layers of a product that is there: the remarks, which come second, name those. Raises InputError for a folder
-    without any cube.
+    A folder's cubes are its ENVI headers and the files whose suffix is a cube's, but for what only goes with a spectral
+    image that is there (quick looks, quality, geometry): the remarks, which come second, name those, and what may be a
+    cube, but is not taken unnamed (``OTHER_SUFFIXES``). Raises InputError for a folder without any cube.
     """
     scenes: list[str] = []
     remarks: list[str] = []
@@ -37,12 +36,17 @@ def find_scenes(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
         if not folder.is_dir():
             scenes.append(text)
             continue
-        found = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".") and _is_cube(entry)]
+        files = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".") and entry.is_file()]
+        found = [entry for entry in files if _is_cube(entry)]
+        unnamed = ", ".join(entry.name for entry in files if entry.suffix.lower() in OTHER_SUFFIXES)
         if not found:
-            raise InputError(f"{folder}: holds no cube ({', '.join(sorted(CUBE_SUFFIXES))}, or ENVI with its .hdr)")
-        if others := accessories(found):
+            kinds = f"{', '.join(sorted(CUBE_SUFFIXES))}, or ENVI with its .hdr"
+            raise InputError(f"{folder}: holds no cube ({kinds})" + (f"; name {unnamed} itself" if unnamed else ""))
+        if others := [*dlr.accessories(found), *jpl.accessories(found)]:
             names = ", ".join(entry.name for entry in others)
             remarks.append(f"{folder}: left out, as they only go with the spectral images there: {names}")
+        if unnamed:
+            remarks.append(f"{folder}: left out: {unnamed}; name with -i what is a cube of its own")
         scenes += [str(entry) for entry in found if entry not in others]
     return scenes, remarks
 
@@ -132,9 +136,9 @@ def _leave_together(heartbeat: Heartbeat, meeting: Path) -> None:
         shutil.rmtree(meeting, ignore_errors=True)
 
 
-def _is_cube(entry: Path) -> bool:
-    suffix = entry.suffix.lower()
-    return entry.is_file() and (suffix in CUBE_SUFFIXES or (suffix == ".hdr" and is_header(entry)))
+def _is_cube(file: Path) -> bool:
+    suffix = file.suffix.lower()
+    return suffix in CUBE_SUFFIXES or (suffix == ".hdr" and is_header(file))
 
 
 def _size(scene: str) -> int:

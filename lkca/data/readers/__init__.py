@@ -14,11 +14,12 @@ from lkca.data.readers.numpy import open_npy, open_npz
 from lkca.data.readers.raster import open_raster
 from lkca.errors import InputError, LkcaError
 
-__all__ = ["CUBE_SUFFIXES", "open_cube"]
+__all__ = ["CUBE_SUFFIXES", "OTHER_SUFFIXES", "open_cube"]
 
 _SUPPORTED = "ENVI (.hdr with its data file), GeoTIFF (.tif), MATLAB (.mat), HDF5/NetCDF4 (.h5, .nc), .npz, .npy"
 CUBE_SUFFIXES = frozenset({".tif", ".tiff", ".mat", ".h5", ".hdf5", ".he5", ".nc", ".nc4", ".npz", ".npy"})
-_CONTAINERS = CUBE_SUFFIXES | {".hdf", ".vrt", ".jp2"}
+OTHER_SUFFIXES = frozenset({".hdf", ".vrt", ".jp2"})  # read too, but mostly no cube, or one that is there already
+_CONTAINERS = CUBE_SUFFIXES | OTHER_SUFFIXES
 
 
 def open_cube(

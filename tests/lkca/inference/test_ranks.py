@@ -261,8 +261,18 @@ def test_scenes_of_a_folder(tmp_path: Path) -> None:
     assert [str(output) for output in outputs] == ["out/a.tif", "out/b.tif", "out/c.img", "out/elsewhere.mat"]
     with pytest.raises(InputError, match=r"would both become out/a\.tif"):
         name_outputs(["a.tif", "there/a.npy"], Path("out"))
-    with pytest.raises(InputError, match="holds no cube"):
+    with pytest.raises(InputError, match=r"holds no cube \(.*\)$"):
         find_scenes([str(tmp_path / "deeper.tif")])
+
+
+def test_what_may_be_a_cube_is_named(tmp_path: Path) -> None:
+    for name in ("b.jp2", "a.vrt"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=r"holds no cube \(.*\); name a.vrt, b.jp2 itself"):
+        find_scenes([str(tmp_path)])
+    (tmp_path / "a.tif").write_bytes(b"x")
+    scenes, remarks = find_scenes([str(tmp_path)])
+    assert scenes == [str(tmp_path / "a.tif")] and len(remarks) == 1 and "left out: a.vrt, b.jp2" in remarks[0]
 
 
 def test_what_only_goes_with_a_spectral_image_is_no_scene(tmp_path: Path) -> None:
@@ -281,6 +291,24 @@ def test_what_only_goes_with_a_spectral_image_is_no_scene(tmp_path: Path) -> Non
     assert find_scenes([layer]) == ([layer], [])  # whoever names it wants it
     (tmp_path / scenes[0]).unlink()
     assert str(tmp_path / layers[2]) in find_scenes([str(tmp_path)])[0]
+
+
+def test_geometry_and_quality_of_jpls_spectrometers_are_no_scenes(tmp_path: Path) -> None:
+    scenes = ["AV320230821t173024_L1B_RDN_main_d71e8b07_RDN_ORT.hdr", "EMIT_L2A_RFL_001_20230316T045133_2307503_005.nc"]
+    scenes += ["ang20170228t170016_corr_v2p5_img.hdr", "ang20170228t170016_rdn_v2p5_img.hdr"]
+    scenes += ["emit20220815t042838_o22703_s000_l1b_rdn_b0106_v01.hdr", "f080611t01p00r07rdn_c_sc01_ort_img.hdr"]
+    scenes += ["f080611t01p00r08rdn_c_obs.hdr", "lake_loc.hdr", "lake_rfl.hdr"]  # another line's, and a user's own
+    layers = [f"ang20170228t170016_{part}.hdr" for part in ("obs_ort", "ort_glt", "ort_igm", "rdn_v2p5_loc")]
+    layers += [f"AV320230821t173024_L1B_ORT_main_d71e8b07_{part}.hdr" for part in ("GLT", "IGM", "LOC_ORT", "OBS_ORT")]
+    layers += [f"EMIT_{part}_001_20230316T045133_2307503_005.nc" for part in ("L1B_OBS", "L2A_MASK", "L2A_RFLUNCERT")]
+    layers += ["emit20220815t042838_o22703_s000_l1b_glt_b0106_v01.hdr", "f080611t01p00r07rdn_c.glt.hdr"]
+    for name in (*scenes, *layers):
+        (tmp_path / name).write_bytes(b"ENVI\n")
+    found, remarks = find_scenes([str(tmp_path)])
+    assert [Path(scene).name for scene in found] == sorted(scenes)
+    assert len(remarks) == 1 and all(name in remarks[0] for name in layers)
+    layer = str(tmp_path / layers[0])
+    assert find_scenes([layer]) == ([layer], [])  # whoever names it wants it
 
 
 def test_scenes_are_balanced(tmp_path: Path) -> None:
