@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lkca.data import Cube
 from lkca.data.readers import CUBE_SUFFIXES, OTHER_SUFFIXES, dlr, jpl
-from lkca.data.readers.envi import is_header
+from lkca.data.readers.envi import DATA_SUFFIXES, find_header, is_header
 from lkca.errors import InputError, LkcaError, OutputError
 from lkca.inference.ranks import Heartbeat, Ranks
 from lkca.inference.scene import UpscaleReport, upscale_scene
@@ -17,7 +17,7 @@ from lkca.inference.task import Model, SceneOptions
 
 __all__ = ["deal", "find_scenes", "name_outputs", "upscale_scenes"]
 
-_WRITABLE = {".hdr": ".img", ".mat": ".mat", ".npz": ".npz"}
+_WRITABLE = {".mat": ".mat", ".npz": ".npz"}
 _MEETING = ".lkca-ranks"
 _POLL = 0.5
 
@@ -58,9 +58,7 @@ def name_outputs(scenes: Sequence[str], folder: Path) -> list[Path]:
     """
     outputs: dict[Path, str] = {}
     for scene in scenes:
-        file = Path(scene.partition("::")[0])
-        stem = file.name[: -len(".hdr")] if file.suffix.lower() == ".hdr" else file.name
-        output = folder / (Path(stem).stem + _WRITABLE.get(file.suffix.lower(), ".tif"))
+        output = folder / _result_name(Path(scene.partition("::")[0]))
         if output in outputs:
             raise InputError(f"{scene} and {outputs[output]} would both become {output}; upscale one of them apart")
         outputs[output] = scene
@@ -139,6 +137,15 @@ def _leave_together(heartbeat: Heartbeat, meeting: Path) -> None:
 def _is_cube(file: Path) -> bool:
     suffix = file.suffix.lower()
     return suffix in CUBE_SUFFIXES or (suffix == ".hdr" and is_header(file))
+
+
+def _result_name(file: Path) -> str:
+    suffix = file.suffix.lower()
+    if suffix == ".hdr":
+        file = file.with_suffix("")
+    elif suffix in CUBE_SUFFIXES | OTHER_SUFFIXES or find_header(file) is None:
+        return file.stem + _WRITABLE.get(suffix, ".tif")
+    return (file.stem if file.suffix.lower() in DATA_SUFFIXES else file.name) + ".img"  # names may hold dots
 
 
 def _size(scene: str) -> int:

@@ -275,6 +275,29 @@ def test_what_may_be_a_cube_is_named(tmp_path: Path) -> None:
     assert scenes == [str(tmp_path / "a.tif")] and len(remarks) == 1 and "left out: a.vrt, b.jp2" in remarks[0]
 
 
+def test_results_are_called_as_their_scenes(tmp_path: Path) -> None:
+    """Names may hold dots, and an ENVI cube may be named by its data file."""
+    for name in (
+        "flight.2020.01",
+        "flight.2020.02.hdr",
+        "line_img",
+        "line_img.hdr",
+        "x.bil",
+        "x.hdr",
+        "y.img",
+        "z.vrt",
+    ):
+        (tmp_path / name).write_text("ENVI\n")
+    (tmp_path / "flight.2020.01.hdr").write_text("ENVI\n")
+    names = {
+        "flight.2020.01.hdr": "flight.2020.01.img", "flight.2020.02.hdr": "flight.2020.02.img",
+        "line_img": "line_img.img", "x.bil": "x.img", "y.img": "y.tif", "z.vrt": "z.tif", "s.v1.tif": "s.v1.tif",
+    }  # fmt: skip
+    outputs = name_outputs([str(tmp_path / name) for name in names], Path("out"))
+    assert [output.name for output in outputs] == list(names.values())
+    assert name_outputs(["a.img.hdr"], Path("out")) == [Path("out/a.img")]
+
+
 def test_what_only_goes_with_a_spectral_image_is_no_scene(tmp_path: Path) -> None:
     enmap, desis = "ENMAP01-____L2A-DT1_20220712T104302Z_001_V010402_Z", "DESIS-HSI-L2A-DT1_009-20210716T1-V0213"
     scenes = [f"{desis}-SPECTRAL_IMAGE.tif", f"{enmap}-SPECTRAL_IMAGE.TIF"]
