@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -136,7 +136,6 @@ def upscale_command(
     from lkca.data.memory import keep_freed_memory
     from lkca.inference.batch import find_scenes
     from lkca.inference.ranks import Ranks
-    from lkca.inference.scene import plan_scene
     from lkca.inference.task import SceneOptions
     from lkca.models.shipped import DEFAULT, find_model
 
@@ -177,16 +176,31 @@ def upscale_command(
         check_report(report, overwrite=overwrite, inputs=[*scenes, str(output)])
     with _stoppable():
         if dry_run:
-            from lkca.inference.batch import name_outputs
-
-            outputs = name_outputs(scenes, output) if many else [output]
-            for scene, target in zip(scenes, outputs, strict=True):
-                with open_scene(scene) as cube:
-                    _print_plan(scene, target, plan_scene(cube, target, loaded, options, ranks=ranks))
+            _plan(scenes, output, loaded, options, ranks, open_scene, many=many)
         elif many:
             _upscale_many(scenes, output, loaded, options, ranks, open_scene, name)
         else:
             _upscale_one(scenes[0], output, loaded, options, ranks, open_scene, name, report)
+
+
+def _plan(
+    scenes: list[str],
+    output: Path,
+    model: Model,
+    options: SceneOptions,
+    ranks: Ranks,
+    open_scene: Callable[[str], Cube],
+    *,
+    many: bool,
+) -> None:
+    from lkca.inference.batch import folder_to_plan_in, name_outputs
+    from lkca.inference.scene import plan_scene
+
+    targets = name_outputs(scenes, output) if many else [output]
+    with folder_to_plan_in(output) if many else nullcontext(output.parent) as folder:
+        for scene, target in zip(scenes, targets, strict=True):
+            with open_scene(scene) as cube:
+                _print_plan(scene, target, plan_scene(cube, folder / target.name, model, options, ranks=ranks))
 
 
 def _upscale_one(

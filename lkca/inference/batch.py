@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from lkca.data import Cube
@@ -15,7 +17,7 @@ from lkca.inference.ranks import Heartbeat, Ranks
 from lkca.inference.scene import UpscaleReport, upscale_scene
 from lkca.inference.task import Model, SceneOptions
 
-__all__ = ["deal", "find_scenes", "name_outputs", "upscale_scenes"]
+__all__ = ["deal", "find_scenes", "folder_to_plan_in", "name_outputs", "upscale_scenes"]
 
 _WRITABLE = {".mat": ".mat", ".npz": ".npz"}
 _MEETING = ".lkca-ranks"
@@ -65,6 +67,24 @@ def name_outputs(scenes: Sequence[str], folder: Path) -> list[Path]:
     return list(outputs)
 
 
+@contextmanager
+def folder_to_plan_in(folder: Path) -> Iterator[Path]:
+    """``folder``; or, where :func:`upscale_scenes` will have to make it, one in its place that goes again.
+
+    Raises OutputError where none can be made.
+    """
+    if folder.exists():
+        yield folder
+        return
+    parent = next(parent for parent in folder.absolute().parents if parent.exists())
+    try:
+        place = tempfile.TemporaryDirectory(dir=parent, prefix=".lkca-")
+    except OSError as error:
+        raise _no_folder(folder, error) from error
+    with place as name:
+        yield Path(name)
+
+
 def deal(scenes: Sequence[str], ranks: Ranks) -> list[int]:
     """Numbers of the scenes that this rank does: the largest first, each to whom has least."""
     sizes = [_size(scene) for scene in scenes]
@@ -100,7 +120,7 @@ def upscale_scenes(
         if ranks.world > 1:
             meeting.mkdir(exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
+        raise _no_folder(folder, error) from error
     alone = Ranks(local=ranks.local)
     with Heartbeat(meeting, ranks) as heartbeat:
         for number in deal(scenes, ranks):
@@ -132,6 +152,10 @@ def _leave_together(heartbeat: Heartbeat, meeting: Path) -> None:
         time.sleep(_POLL)
     if not heartbeat.others_here():
         shutil.rmtree(meeting, ignore_errors=True)
+
+
+def _no_folder(folder: Path, error: OSError) -> OutputError:
+    return OutputError(f"{folder}: cannot be made ({error.strerror}); choose another folder")
 
 
 def _is_cube(file: Path) -> bool:

@@ -107,6 +107,9 @@ def test_a_folder_of_scenes(cli: Cli, scene_file: Path, tmp_path: Path) -> None:
     write_cube(scenes / "b.img", values[:, :30], meta)
     (scenes / "c.tif").write_bytes(b"no picture")
     command = ("upscale", "-i", scenes, "-i", scene_file, "-o", results, "-s", 2, "--bicubic")
+    plan = cli("upscale", "-i", scenes / "a-SPECTRAL_IMAGE.tif", "-i", scene_file, *command[5:], "--dry-run")
+    assert plan.exit_code == 0 and f"→ {results / 'scene.tif'}" in plan.stdout, plan.output  # a folder yet to be made
+    assert [entry.name for entry in tmp_path.iterdir()] == ["scenes"]
     result = cli(*command)
     assert result.exit_code == 1
     assert "3 of 4 scenes done; failed: " in result.stdout and str(scenes / "c.tif") in result.stdout
