@@ -33,7 +33,7 @@ def test_dask_gives_what_the_whole_scene_gives(tmp_path: Path, monkeypatch: pyte
     net = LKCANet(LKCANetConfig(bands=BANDS, scale=SCALE, width=6, blocks=2, kernel_size=5, window=3, rank=4))
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    with synthetic_scene(rows=100, cols=77, bands=BANDS, seed=0) as scene:
+    with synthetic_scene(rows=100, cols=260, bands=BANDS, seed=0) as scene:
         array, meta = scene.read(), scene.meta
     assert meta.wavelengths is not None
     config = ModelConfig(
@@ -45,7 +45,9 @@ def test_dask_gives_what_the_whole_scene_gives(tmp_path: Path, monkeypatch: pyte
         training=TrainingRecord(data=[], seed=0, seconds=0, device="cpu"),
     )
     save_model("model", net.eval(), config)
+    array[:, :, :110] *= 1e-3  # whole tiles of deep shadow
     array[:, 60:68, 55:70] = np.nan  # a hole across the tiles' edges
+    array[:, :, 200:] = np.nan  # whole tiles of nothing, margins too
     write_cube("scene.tif", array, meta.replace(nodata=None, scale_factor=1.0, stored_dtype=np.dtype("float32")))
     with dask.config.set(scheduler="threads", num_workers=2):
         exec(compile(recipe(), str(PAGE), "exec"), {"__name__": "recipe"})
