@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from affine import Affine
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from lkca.data import Cube, CubeMeta
+from lkca.data.control import moved_gcps
 from lkca.data.spectral import to_nanometers
 from lkca.errors import InputError
 from lkca.inference.task import SceneOptions
@@ -31,24 +34,30 @@ _ROUNDING = 0.1  # of a step between coordinates, which may be float32
 
 
 def as_cube(source: Any) -> Cube:
-    """The DataArray's values as a cube of physical values; wavelengths, nodata value, CRS and transform as its
-    coordinates and attributes have them. Raises InputError where a dimension cannot be told."""
+    """The DataArray's values as a cube of physical values; wavelengths, nodata value, CRS, transform and ground control
+    points as its coordinates and attributes have them. Raises InputError where a dimension cannot be told."""
     bands, rows, columns = _dims(source)
     values = np.asarray(source.transpose(bands, rows, columns).values)
     if values.dtype.kind not in "biuf":
         raise InputError(f"the DataArray holds {values.dtype}; expected real numbers")
     values = values.astype(np.float32)
     for name in _MISSING:
-        if source.attrs.get(name) is not None:
-            values[values == np.float32(source.attrs[name])] = np.nan
-    found = [where.get(name) for where in (source.attrs, source.encoding) for name in _MISSING]
-    missing = [value for value in found if value is not None]
+        for missing in _numbers(source.attrs, name):
+            values[values == np.float32(missing)] = np.nan
+    for band, (factor, offset) in enumerate(_packing(source, values.shape[0])):
+        values[band] = values[band].astype(np.float64) * factor + offset
+    nodata = [
+        value for where in (source.attrs, source.encoding) for name in _MISSING for value in _numbers(where, name)
+    ]
     crs, transform = _place(source, rows, columns)
+    gcps = next((points for coord in source.coords.values() if (points := _gcps(coord.attrs))), ())
     meta = CubeMeta(
         wavelengths=_wavelengths(source, bands),
-        nodata=float(missing[0]) if missing else None,
-        crs=crs,
+        nodata=nodata[0] if nodata else None,
+        crs=None if gcps else crs,
         transform=transform,
+        gcps=gcps,
+        gcps_crs=crs if gcps else None,
     )
     return Cube.from_array(values, meta, source=_title(source))
 
@@ -71,18 +80,19 @@ def like_source(result: np.ndarray, source: Any, options: SceneOptions) -> Any:
         if finer is not None:
             coords[name] = finer
     for name, coord in source.coords.items():
-        if _geotransform(coord.attrs) is not None:
-            coords[name] = coord.assign_attrs(_finer_geotransform(coord.attrs, scale))
+        if finer_place := {**_finer_geotransform(coord.attrs, scale), **_finer_gcps(coord.attrs, scale)}:
+            coords[name] = coord.assign_attrs(finer_place)
     attrs = {**source.attrs, **_finer_geotransform(source.attrs, scale)}
     if np.size(attrs.get("transform", ())) >= _AFFINE:  # xarray.open_rasterio's: a, b, c, d, e, f
         a, b, c, d, e, f = (float(number) for number in tuple(attrs["transform"])[:_AFFINE])
         attrs["transform"] = (a / scale, b / scale, c, d / scale, e / scale, f)
     if "res" in attrs:
         attrs["res"] = tuple(float(size) / scale for size in np.atleast_1d(attrs["res"]))
-    for name in _MISSING:
-        if attrs.get(name) is not None:
-            result[np.isnan(result)] = attrs[name]
-            break
+    for band, (factor, offset) in enumerate(_packing(source, result.shape[0])):
+        result[band] = (result[band].astype(np.float64) - offset) / factor
+    filling = [value for name in _MISSING for value in _numbers(attrs, name)]
+    if filling:
+        result[np.isnan(result)] = filling[0]
     finer_array = xarray.DataArray(result, dims=dims, coords=coords, name=source.name, attrs=attrs)
     return finer_array.transpose(*source.dims)
 
@@ -100,6 +110,23 @@ def _dims(source: Any) -> tuple[str, str, str]:
             )
         found.append(fitting[0])
     return found[0], found[1], found[2]
+
+
+def _packing(source: Any, bands: int) -> list[tuple[float, float]]:
+    """(factor, offset) of each band, physical = packed * factor + offset: of CF, or rioxarray's by band; none where the
+    values are physical."""
+    pairs = []
+    for names, neutral in ((("scale_factor", "scales"), 1.0), (("add_offset", "offsets"), 0.0)):
+        found = [numbers for name in names if len(numbers := _numbers(source.attrs, name)) in (1, bands)]
+        pairs.append((found[0] * bands)[:bands] if found else [neutral] * bands)
+    packing = list(zip(*pairs, strict=True))
+    return packing if any(pair != (1.0, 0.0) for pair in packing) else []
+
+
+def _numbers(attrs: Mapping[Any, Any], name: str) -> list[float]:
+    """The number, or numbers, of an attribute; empty where there are none."""
+    value = np.ravel(attrs.get(name, ()))
+    return [float(number) for number in value] if value.dtype.kind in "iuf" else []
 
 
 def _wavelengths(source: Any, bands: str) -> np.ndarray | None:
@@ -139,8 +166,10 @@ def _place(source: Any, rows: str, columns: str) -> tuple[str | None, Affine | N
 def _start_and_step(source: Any, dim: str, known: float | None) -> tuple[float, float] | None:
     """Where the first pixel begins, and how far apart they are (known: of a single one); None without an even
     coordinate along ``dim``."""
-    coord = source.coords.get(dim)
-    if coord is None or coord.dtype.kind not in "iuf" or coord.ndim != 1 or not coord.size:
+    if dim not in source.coords:  # whose .get counts pixels where there is none
+        return None
+    coord = source.coords[dim]
+    if coord.dtype.kind not in "iuf" or coord.ndim != 1 or not coord.size:
         return None
     values = np.asarray(coord.values, dtype=np.float64)
     if values.size == 1:
@@ -167,6 +196,31 @@ def _finer_geotransform(attrs: Mapping[str, Any], scale: int) -> dict[str, str]:
     x, a, b, y, d, e = written
     finer = [x, a / scale, b / scale, y, d / scale, e / scale]
     return {"GeoTransform": " ".join(f"{number:.17g}" for number in finer)}
+
+
+def _finer_gcps(attrs: Mapping[str, Any], scale: int) -> dict[str, str]:
+    points = _gcps(attrs)
+    if not points:
+        return {}
+    written = json.loads(attrs["gcps"])
+    for feature, point in zip(written["features"], moved_gcps(points, Affine.scale(1 / scale)), strict=True):
+        feature["properties"] |= {"row": point.row, "col": point.col}
+    return {"gcps": json.dumps(written)}
+
+
+def _gcps(attrs: Mapping[str, Any]) -> tuple[GroundControlPoint, ...]:
+    """rioxarray's, a GeoJSON text; none where there are none that can be read."""
+    try:
+        features = json.loads(attrs["gcps"])["features"]
+        return tuple(
+            GroundControlPoint(
+                float(of["row"]), float(of["col"]), *map(float, feature["geometry"]["coordinates"]),
+                id=str(of["id"]), info=str(of["info"]),
+            )
+            for feature in features for of in [feature["properties"]]
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError):
+        return ()
 
 
 def _finer(coord: Any, dim: str, scale: int) -> Any:

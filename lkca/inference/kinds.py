@@ -145,5 +145,5 @@ def _upscale_cube(
 def _values(tensor: Tensor) -> np.ndarray:
     if tensor.is_complex():
         raise InputError("the tensor is complex; give real values")
-    result: np.ndarray = tensor.detach().to("cpu", torch.float32).numpy()
+    result: np.ndarray = tensor.to(torch.float32).numpy(force=True)
     return result

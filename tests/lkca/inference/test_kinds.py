@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,10 @@ def scene() -> np.ndarray:
 def test_tensors(scene: np.ndarray, model_of: Callable[..., LoadedModel]) -> None:
     expected = lkca.upscale(scene, model_of())
     assert isinstance(expected, np.ndarray) and expected.dtype == np.float32
-    for tensor in (torch.from_numpy(scene), torch.from_numpy(scene).double().requires_grad_()):
+    negative = (
+        torch.complex(torch.from_numpy(scene), torch.from_numpy(-scene)).conj().imag
+    )  # a view with a sign of its own
+    for tensor in (torch.from_numpy(scene), torch.from_numpy(scene).double().requires_grad_(), negative):
         result = lkca.upscale(tensor, model_of())
         assert isinstance(result, torch.Tensor) and result.dtype == torch.float32
         assert np.array_equal(result.numpy(), expected)
@@ -110,6 +114,62 @@ def test_a_file_of_a_data_array_lies_where_it_does(scene: np.ndarray, tmp_path: 
     assert lkca.upscale(bare, "bicubic", scale=2).attrs["GeoTransform"] == "of no numbers"
     with pytest.raises(InputError, match=r"pick the cube with dataset\[NAME\], of 'reflectance'"):
         lkca.upscale(source.to_dataset(), "bicubic", scale=2)  # type: ignore[call-overload]
+
+
+def test_a_grid_without_coordinates_lies_where_its_geotransform_says(scene: np.ndarray, tmp_path: Path) -> None:
+    """As rioxarray opens rotated grids; xarray counts the pixels of a dimension that has no coordinate."""
+    turned = Affine.translation(5000, 4000) @ Affine.rotation(30) @ Affine.scale(30, -30)
+    place = {"crs_wkt": CRS.from_epsg(32610).to_wkt(), "GeoTransform": " ".join(map(str, turned.to_gdal()))}
+    source = xarray.DataArray(scene, dims=("band", "y", "x"), coords={"spatial_ref": ((), 0, place)})
+    lkca.upscale(source, "bicubic", scale=2, output=tmp_path / "o.tif")
+    with lkca.open_cube(tmp_path / "o.tif") as cube:
+        assert list(cube.meta.transform) == pytest.approx(list(turned @ Affine.scale(0.5)))
+
+
+def test_ground_control_points_of_data_arrays(scene: np.ndarray, tmp_path: Path) -> None:
+    """As rioxarray keeps them, beside a geotransform that says nothing."""
+    features = [
+        {
+            "properties": {"id": str(row), "info": "", "row": row, "col": 9.0},
+            "geometry": {"coordinates": [13.0, 52.0 - row]},
+        }
+        for row in (0.0, 6.0, 12.0)
+    ]
+    place = {"crs_wkt": CRS.from_epsg(4326).to_wkt(), "GeoTransform": "0.0 1.0 0.0 0.0 0.0 1.0"}
+    place["gcps"] = json.dumps({"features": features})
+    source = xarray.DataArray(scene, dims=("band", "y", "x"), coords={"spatial_ref": ((), 0, place)})
+    finer = json.loads(lkca.upscale(source, "bicubic", scale=2).spatial_ref.attrs["gcps"])["features"]
+    assert [(of["properties"]["row"], of["properties"]["col"]) for of in finer] == [(0, 18), (12, 18), (24, 18)]
+    assert [of["geometry"] for of in finer] == [of["geometry"] for of in features]
+    lkca.upscale(source, "bicubic", scale=2, output=tmp_path / "o.tif")
+    with lkca.open_cube(tmp_path / "o.tif") as cube:
+        assert [(point.row, point.col, point.y) for point in cube.meta.gcps] == [
+            (0, 18, 52),
+            (12, 18, 46),
+            (24, 18, 40),
+        ]
+        assert CRS.from_wkt(cube.meta.gcps_crs) == CRS.from_epsg(4326)
+    source.spatial_ref.attrs["gcps"] = "none"
+    assert lkca.upscale(source, "bicubic", scale=2).spatial_ref.attrs["gcps"] == "none"
+
+
+@pytest.mark.parametrize("by_band", [False, True])
+def test_packed_values_of_data_arrays(scene: np.ndarray, tmp_path: Path, by_band: bool) -> None:
+    """As rioxarray opens integers: the model and a file have the physical values, a DataArray is packed again."""
+    factors = np.array([1e-4, 2e-4, 1e-4, 1e-4, 4e-4]) if by_band else np.full(5, 1e-4)
+    packing = {"scales": tuple(factors), "add_offset": 0.1} if by_band else {"scale_factor": 1e-4, "add_offset": 0.1}
+    packed = np.rint((scene - 0.1) / factors[:, None, None]).astype(np.int16)
+    packed[:, 2, 3] = -9999
+    source = xarray.DataArray(packed, dims=("band", "y", "x"), attrs={"_FillValue": np.array([-9999]), **packing})
+    physical = np.where(packed == -9999, np.nan, packed * factors[:, None, None] + 0.1)
+    expected = lkca.upscale(physical, "bicubic", scale=2)
+    result = lkca.upscale(source, "bicubic", scale=2)
+    assert result.attrs == source.attrs and (result[:, 4:6, 6:8] == -9999).all()
+    unpacked = result.where(result != -9999).to_numpy() * factors[:, None, None] + 0.1
+    np.testing.assert_allclose(unpacked, expected, atol=1e-6)
+    lkca.upscale(source, "bicubic", scale=2, output=tmp_path / "o.tif")
+    with lkca.open_cube(tmp_path / "o.tif") as cube:
+        np.testing.assert_allclose(cube.read(), expected, atol=1e-6)
 
 
 def test_dimensions_by_name(scene: np.ndarray) -> None:
