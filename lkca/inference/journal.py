@@ -181,9 +181,18 @@ class Journal:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Sentences about the entries that two fingerprints do not share."""
-    new = json.loads(json.dumps(new))
+    was, now = _entries(old), _entries(json.loads(json.dumps(new)))
     return [
-        f"the {name} was {old.get(name, 'not given')}, now it is {new.get(name, 'not given')}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
+        f"the {name} was {was.get(name, 'not given')}, now it is {now.get(name, 'not given')}"
+        for name in sorted(was.keys() | now.keys())
+        if was.get(name) != now.get(name)
     ]
+
+
+def _entries(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """By names in which those of an entry's parts follow its own."""
+    entries: dict[str, Any] = {}
+    for name, value in fingerprint.items():
+        parts = value if isinstance(value, dict) else {"": value}
+        entries |= {f"{name}'s {part}" if part else name: found for part, found in parts.items()}
+    return entries

@@ -121,8 +121,8 @@ def plan_tiles(
     They are as wide as the area, unless the network would have a quarter more to compute than for square ones.
 
     stored_bytes: of a sample of the output. copied: whether finished samples are taken to it through memory.
-    resident: bytes of output that the writer holds in memory. tile: side in coarse pixels, or rows and columns, instead
-    of those found. Raises InputError where not even the smallest tile fits.
+    resident: bytes of output that the writer holds in memory. tile: side in coarse pixels, or rows and columns of a
+    run that has begun, instead of those found. Raises InputError where not even the smallest tile fits.
     """
     scale = upscaler.scale
     fine_bytes = upscaler.bands * area.height * area.width * scale**2 * stored_bytes
@@ -145,9 +145,11 @@ def plan_tiles(
         height, width = (tile, tile) if isinstance(tile, int) else tile
         size = (min(height, area.height), min(width, area.width))
         if not fits(size):
+            begun = not isinstance(tile, int)
             raise InputError(
                 f"tiles of {size[0]} × {size[1]} pixels need {size_text(needed(size))} of memory, "
-                f"{size_text(budget.total)} are allowed; {budget.remedy} or give a smaller --tile"
+                f"{size_text(budget.total)} are allowed; {budget.remedy}"
+                + ("; a run keeps the tiles that it began with" if begun else " or give a smaller --tile")
             )
         return plan(size)
 

@@ -175,7 +175,7 @@ def test_a_run_that_begins_anew_gets_no_tiles_of_the_one_before(
 def test_another_task_does_not_go_on(stopped: Any, model_of: Callable[..., LoadedModel]) -> None:
     cube, output, model = stopped
     for other, options, says in (
-        (model_of("full rank"), SceneOptions(), "the model was"),
+        (model_of("full rank"), SceneOptions(), "the model's digest was"),
         (model, SceneOptions(dtype="float64"), "the dtype was None, now it is float64"),
         (model, SceneOptions(roi="0:50,:"), "the region was 0:61,0:53, now it is 0:50,0:53"),
         (model, SceneOptions(precision="bf16"), "the precision was fp32, now it is bf16"),
@@ -183,8 +183,10 @@ def test_another_task_does_not_go_on(stopped: Any, model_of: Callable[..., Loade
         with pytest.raises(InputError, match=f"cannot be resumed: {says}"):
             upscale_scene(cube, output, other, SceneOptions(**{**options.__dict__, "resume": True}))
     brighter = Cube.from_array(2 * cube.read(), cube.meta)
-    with pytest.raises(InputError, match="cannot be resumed: the input was"):
+    with pytest.raises(InputError, match=r"cannot be resumed: the input's sample was \d+, now it is \d+; give --over"):
         upscale_scene(brighter, output, model, SceneOptions(resume=True))
+    with pytest.raises(InputError, match=r"13 × 13 pixels need .* with --memory; a run keeps the tiles that it began"):
+        upscale_scene(cube, output, model, SceneOptions(resume=True, memory="9M"))
     report = upscale_scene(cube, output, model, SceneOptions(resume=True, tile=50))
     assert report.tiles == TILES and report.computed < TILES  # the earlier grid stays
 
