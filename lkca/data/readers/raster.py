@@ -11,7 +11,7 @@ import numpy as np
 import rasterio
 import rasterio.windows
 from affine import Affine
-from rasterio.enums import MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 
 from lkca.data.codec import nodata_code
@@ -31,6 +31,7 @@ _IN_DESCRIPTION = re.compile(
     r"\(?\b(\d+(?:\.\d+)?)\s*(nanomet(?:er|re)s?|nm|micromet(?:er|re)s?|microns?|um|µm)\b\)?", re.I
 )
 
+_COLOURS = 4
 _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".vrt": "VRT"}
 # Their files name data elsewhere, in other folders or on the network; GDAL tells them by content, whatever the suffix.
 _ELSEWHERE = {
@@ -39,7 +40,7 @@ _ELSEWHERE = {
 
 
 def open_raster(file: Path, source: str) -> Cube:
-    """A cube of all bands of a raster.
+    """A cube of all bands of a raster; of more than four a last one that is alpha is a mask.
 
     Wavelengths, fwhm and bad bands come from band tags (``wavelength``, ``wavelength_units``, ``fwhm``,
     ``bbl``), else GDAL's IMAGERY domain (µm), else the dataset's ENVI domain, else the band descriptions, else the
@@ -67,16 +68,18 @@ def open_raster(file: Path, source: str) -> Cube:
         reader = _RasterWindows(dataset)
         meta, files = _meta(dataset, reader), [file]
         warnings = [f"{source}: holds {pages} pages; the first is read"] if pages > 1 else []
+        if reader.alpha is not None:
+            warnings.append(f"{source}: its last band, {reader.alpha}, is alpha, and read as a mask")
         metadata = find_metadata(file)
         if metadata is not None:
             try:
-                meta = _completed(meta, read_metadata(metadata, dataset.count))
+                meta = _completed(meta, read_metadata(metadata, len(reader.indexes)))
                 files.append(metadata)
             except ValueError as error:
                 warnings.append(f"{source}: {metadata.name} {error}; no wavelengths or scale are taken from it")
         return Cube(
             source,
-            (dataset.height, dataset.width, dataset.count),
+            (dataset.height, dataset.width, len(reader.indexes)),
             meta,
             reader,
             format="GeoTIFF" if dataset.driver == "GTiff" else dataset.driver,
@@ -112,18 +115,23 @@ def _check_samples(dataset: Any, file: Path, source: str) -> None:
 class _RasterWindows:
     """Reads blocks; where bands differ in their nodata values, or a mask says what is missing, that becomes NaN.
 
+    indexes: of the cube's bands, from 1; not that of a last one that is alpha, a mask as gdalwarp -dstalpha adds it.
     stored_dtype: of the file; ``dtype``: of the blocks, which is a float where integers are to hold NaN.
     nodata: NaN where nothing but such NaN says what is missing.
     """
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
-        self.nodatavals = dataset.nodatavals
+        # GDAL takes the fourth of four byte bands for alpha where nobody said so
+        marked = dataset.count > _COLOURS and dataset.colorinterp[-1] == ColorInterp.alpha
+        self.alpha = dataset.count if marked else None
+        self.indexes = [index for index in dataset.indexes if index != self.alpha]
+        self.nodatavals = [dataset.nodatavals[index - 1] for index in self.indexes]
         self.mixed = len({str(value) for value in self.nodatavals}) > 1  # as text, where NaN equals NaN
         first = self.nodatavals[0]
         self.nodata = np.nan if self.mixed else None if first is None else float(first)
         flags = dataset.mask_flag_enums[0]
-        self.masked = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+        self.masked = self.alpha is not None or (MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags)
         self.stored_dtype = self.dtype = np.result_type(*dataset.dtypes)
         if self.dtype.kind != "f":
             code = nodata_code(self.dtype, self.nodata)
@@ -135,11 +143,15 @@ class _RasterWindows:
 
     def __call__(self, window: Window, bands: np.ndarray) -> np.ndarray:
         part = rasterio.windows.Window(window.col, window.row, window.width, window.height)
-        indexes = [int(band) + 1 for band in bands]
+        indexes = [self.indexes[band] for band in bands]
         try:
             with bounded_cache():
                 block = self.dataset.read(indexes, window=part)
-                mask = self.dataset.dataset_mask(window=part) if self.masked else None
+                mask = None
+                if self.alpha is not None:
+                    mask = self.dataset.read(self.alpha, window=part)
+                elif self.masked:
+                    mask = self.dataset.dataset_mask(window=part)
         except RasterioError as error:
             # rasterio hides GDAL's own words in the cause
             raise OSError(str(error.__cause__ or error)) from error
@@ -155,8 +167,12 @@ class _RasterWindows:
 
 
 def _meta(dataset: Any, reader: _RasterWindows) -> CubeMeta:
-    tags = [dataset.tags(band) for band in dataset.indexes]
-    wavelengths, fwhm = _wavelengths(dataset, tags)
+    indexes = reader.indexes
+    tags = [dataset.tags(band) for band in indexes]
+    scales, offsets, descriptions = (
+        [listed[band - 1] for band in indexes] for listed in (dataset.scales, dataset.offsets, dataset.descriptions)
+    )
+    wavelengths, fwhm = _wavelengths(dataset, indexes, descriptions, tags)
     interleave = {"BAND": "bsq", "PIXEL": "bip", "LINE": "bil"}.get(
         dataset.tags(ns="IMAGE_STRUCTURE").get("INTERLEAVE", "").upper()
     )
@@ -166,9 +182,9 @@ def _meta(dataset: Any, reader: _RasterWindows) -> CubeMeta:
         fwhm=fwhm,
         good_bands=_good_bands(dataset, tags),
         nodata=reader.nodata,
-        scale_factor=_uniform(dataset.scales, 1.0),
-        offset=_uniform(dataset.offsets, 0.0),
-        band_names=tuple(name or "" for name in dataset.descriptions) if any(dataset.descriptions) else None,
+        scale_factor=_uniform(scales, 1.0),
+        offset=_uniform(offsets, 0.0),
+        band_names=tuple(name or "" for name in descriptions) if any(descriptions) else None,
         crs=dataset.crs.to_wkt() if dataset.crs else None,
         transform=None if dataset.transform == Affine.identity() else dataset.transform,
         gcps=tuple(gcps),
@@ -191,20 +207,22 @@ def _completed(meta: CubeMeta, product: Product) -> CubeMeta:
     return meta if meta.nodata is not None else meta.replace(nodata=product.nodata)
 
 
-def _wavelengths(dataset: Any, tags: list[dict[str, str]]) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _wavelengths(
+    dataset: Any, indexes: list[int], descriptions: list[str | None], tags: list[dict[str, str]]
+) -> tuple[np.ndarray | None, np.ndarray | None]:
     lower = [{key.lower(): value for key, value in band.items()} for band in tags]
     centres = _floats([band.get("wavelength", band.get("wavelengths")) for band in lower])
     if centres is not None:
         return to_nanometers(centres, _floats([band.get("fwhm") for band in lower]), lower[0].get("wavelength_units"))
-    imagery = [dataset.tags(band, ns="IMAGERY") for band in dataset.indexes]
+    imagery = [dataset.tags(band, ns="IMAGERY") for band in indexes]
     centres = _floats([band.get("CENTRAL_WAVELENGTH_UM") for band in imagery])
     if centres is not None:
         return to_nanometers(centres, _floats([band.get("FWHM_UM") for band in imagery]), "um")
     envi = {key.lower().replace(" ", "_"): value for key, value in dataset.tags(ns="ENVI").items()}
-    centres = _float_list(envi.get("wavelength"), dataset.count)
+    centres = _float_list(envi.get("wavelength"), len(indexes))
     if centres is not None:
-        return to_nanometers(centres, _float_list(envi.get("fwhm"), dataset.count), envi.get("wavelength_units"))
-    matches = [_IN_DESCRIPTION.search(name or "") for name in dataset.descriptions]
+        return to_nanometers(centres, _float_list(envi.get("fwhm"), len(indexes)), envi.get("wavelength_units"))
+    matches = [_IN_DESCRIPTION.search(name or "") for name in descriptions]
     if all(matches) and len({match[2].lower() for match in matches if match}) == 1:
         values = np.array([float(match[1]) for match in matches if match])
         unit = next(match[2] for match in matches if match)
@@ -215,7 +233,7 @@ def _wavelengths(dataset: Any, tags: list[dict[str, str]]) -> tuple[np.ndarray |
 def _good_bands(dataset: Any, tags: list[dict[str, str]]) -> np.ndarray | None:
     values = _floats([band.get("bbl") for band in tags])
     if values is None:
-        values = _float_list(dataset.tags(ns="ENVI").get("bbl"), dataset.count)
+        values = _float_list(dataset.tags(ns="ENVI").get("bbl"), len(tags))
     return None if values is None else good_band_mask(values)
 
 

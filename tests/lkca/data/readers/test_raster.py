@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from rasterio.enums import ColorInterp
 
 from lkca.data import open_cube, write_cube
 from lkca.errors import InputError
@@ -66,6 +67,30 @@ def test_geotiff_spectral_places(tmp_path: Path) -> None:
             assert cube.good_bands.all() == (name != "envi")
     assert np.allclose(open_cube(tmp_path / "imagery.tif").meta.fwhm, 10)
     assert open_cube(tmp_path / "none.tif").meta.wavelengths is None
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "float32"])
+def test_an_alpha_band_is_a_mask(tmp_path: Path, dtype: str) -> None:
+    """As gdalwarp -dstalpha leaves it, whose fill value is 0; of four bands the last may be a spectral one."""
+    bands, rows, cols = CUBE.shape
+    alpha = np.full((rows, cols), 255)
+    alpha[3, 4] = 0
+    for count in (bands, 3):
+        stored = np.concatenate([np.where(alpha, CUBE[:count], 0), alpha[None]]).astype(dtype)
+        shape = {"count": count + 1, "height": rows, "width": cols, "dtype": dtype}
+        with rasterio.open(tmp_path / "x.tif", "w", driver="GTiff", **shape) as dataset:
+            dataset.colorinterp = [ColorInterp.gray, *[ColorInterp.undefined] * (count - 1), ColorInterp.alpha]
+            dataset.write(stored)
+            for band in range(count):
+                dataset.update_tags(band + 1, wavelength=str(500 + band))
+        with open_cube(tmp_path / "x.tif") as cube:
+            if count == 3:
+                assert cube.bands == 4 and cube.valid_mask().all() and not cube.warnings
+                continue
+            assert cube.bands == bands and np.array_equal(cube.meta.wavelengths, 500.0 + np.arange(bands))
+            assert "last band, 6, is alpha" in cube.warnings[0]
+            assert np.argwhere(~cube.valid_mask()).tolist() == [[3, 4]] and cube.meta.stored_dtype == dtype
+            assert np.array_equal(cube.read(bands=[4, 0])[:, 0], stored[[4, 0], 0].astype(np.float32))
 
 
 def test_geotiff_scales_mask_and_nodata_per_band(tmp_path: Path) -> None:
