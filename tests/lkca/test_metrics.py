@@ -139,8 +139,9 @@ def test_what_masked_arrays_mask_does_not_count(pair: tuple[np.ndarray, np.ndarr
 def test_what_only_the_prediction_lacks_is_counted_as_missing(pair: tuple[np.ndarray, np.ndarray]) -> None:
     reference, prediction = (x.copy() for x in pair)
     prediction[2, 4, 5] = np.inf
+    reference[1, 7, 8] = np.nan  # nobody could have it
     got = evaluate(reference, prediction, scale=4)
-    assert (got.missing, got.pixels) == (1, 33 * 21 - 1)
+    assert (got.missing, got.pixels) == (1, 33 * 21 - 2)
     assert all(math.isfinite(getattr(got, name)) for name in FIELDS)
 
 
@@ -202,9 +203,12 @@ def test_constant_bands_have_no_correlation_and_zero_bands_no_ergas(pair: tuple[
     assert evaluate(reference, prediction, scale=4, peak=1.0).cc == pytest.approx(plain.cc)
     reference[5] = 0
     assert evaluate(reference, prediction, scale=4, peak=1.0).ergas == pytest.approx(plain.ergas)
-    constant = np.full((2, 8, 8), 0.1, dtype=np.float32)
+    constant = np.full((2, 9, 7), 0.1)  # whose mean over 63 pixels is rounded
     assert evaluate(constant, constant, scale=4).cc == 1
     assert evaluate(constant, constant * 1.5, scale=4).cc == 0
+    flat = pair[1].copy()
+    flat[4] = 0.3  # explains nothing of its band, which counts
+    assert evaluate(pair[0], flat, scale=4).cc == pytest.approx(0.8 * evaluate(pair[0][:4], pair[1][:4], scale=4).cc)
 
 
 def test_default_peak_is_the_largest_valid_good_value(pair: tuple[np.ndarray, np.ndarray]) -> None:

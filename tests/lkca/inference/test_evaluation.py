@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -76,6 +77,7 @@ def test_tiles_do_not_matter(
     monkeypatch: pytest.MonkeyPatch, model_of: Models, holed_scene: np.ndarray, scale: int, side: int
 ) -> None:
     good = np.array([True, True, False, True, True])
+    holed_scene[2] *= 2  # a bad band is no peak
     cube = Cube.from_array(holed_scene, CubeMeta(good_bands=good))
     monkeypatch.setattr(evaluation, "_TILE_PIXELS", (side * scale) ** 2)
     model, window = model_of("low rank", scale), Window(2, 3, 57 // scale * scale, 50 // scale * scale)
@@ -104,7 +106,7 @@ def test_tiles_do_not_matter(
 
 @pytest.mark.parametrize("method", get_args(DegradationMethod))
 def test_the_general_model_and_every_degradation(
-    monkeypatch: pytest.MonkeyPatch, holed_scene: np.ndarray, method: DegradationMethod
+    monkeypatch: pytest.MonkeyPatch, model_of: Models, holed_scene: np.ndarray, method: DegradationMethod
 ) -> None:
     monkeypatch.setattr(evaluation, "_TILE_PIXELS", 20**2)
     cube, prior, degradation = (
@@ -115,11 +117,25 @@ def test_the_general_model_and_every_degradation(
     result = evaluate_model(cube, prior, 2, degradation=degradation)
     for name, metrics in at_once(cube, prior, 2, Window(0, 0, 60, 52), degradation, list(range(5))).items():
         close(result.scores[name], metrics)
+    model = model_of("low rank", 2)
+    model = replace(model, config=model.config.model_copy(update={"degradation": degradation}))
+    own = evaluate_model(cube, model, 2, force=True)  # as it was trained to undo, where nothing else is asked for
+    assert own.degradation == degradation and own.scores["bicubic"] == result.scores["bicubic"]
 
 
 def test_memory_that_does_not_suffice(holed_scene: np.ndarray) -> None:
     with pytest.raises(InputError, match=r"8 × 8 coarse pixels needs .* allowed; give more with --memory"):
         evaluate_model(Cube.from_array(holed_scene), None, 2, memory="100M")
+
+
+def test_what_the_prediction_lacks_is_not_scored_and_told(holed_scene: np.ndarray) -> None:
+    guess = 0.9 * holed_scene
+    row, col = np.argwhere(np.isfinite(holed_scene).all(axis=0))[0]
+    guess[4, row, col] = np.nan
+    lacking = CubeMeta(good_bands=np.array([True, False, True, True, True]))
+    result = evaluate_prediction(Cube.from_array(holed_scene), Cube.from_array(guess, lacking, "guess"), 2)
+    assert result.bands.tolist() == [0, 2, 3, 4]
+    assert [note for note in result.notes if "lacks 1 pixels" in note]
 
 
 def test_contradictions_are_told(holed_scene: np.ndarray) -> None:
@@ -134,6 +150,7 @@ def test_contradictions_are_told(holed_scene: np.ndarray) -> None:
 
     assert notes() == "" and notes(transform=None, crs=None, wavelengths=None) == ""
     assert "55400.0 pixels apart" in notes(transform=Affine(5, 0, 5e5 + 277e3, 0, -5, 4e6))
+    assert "12.2 pixels apart" in notes(transform=Affine(6, 0, 5e5, 0, -6, 4e6))  # at the other corner
     assert "their CRSs differ" in notes(crs=CRS.from_epsg(32611).to_wkt())
     assert "band 0 lies at 1400.0 nm, not at 400.0 nm" in notes(wavelengths=wavelengths + 1000)
     assert "their units or scale factors differ" in notes(holed_scene * 1e4)
