@@ -40,23 +40,57 @@ def test_integers_round_clip_and_count(dtype: str) -> None:
     assert (encoder.clipped, encoder.missing) == (2, 2)
 
 
+@pytest.mark.parametrize("some", [slice(None), slice(2), slice(2, None)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_ends_of_the_range_are_values_and_what_is_beyond_is_clipped(dtype: type, some: slice) -> None:
+    encoder = Encoder(CubeMeta(stored_dtype=np.dtype("i2"), nodata=-32768.0))
+    stored = encoder.encode(np.array([[[-32767.4, -32767.6, 32767.4, 32767.6]]], dtype=dtype)[..., some])
+    assert stored[0, 0].tolist() == [-32767, -32767, 32767, 32767][some]
+    assert encoder.clipped == len(stored[0, 0]) / 2
+
+
+def test_integers_of_more_digits_than_float32_has_are_exact() -> None:
+    values = np.random.default_rng(0).uniform(-2, 2, (1, 1, 1000)).astype(np.float32)
+    stored = Encoder(CubeMeta(stored_dtype=np.dtype("i4"), scale_factor=1e-9)).encode(values)
+    assert np.array_equal(stored, np.rint(values.astype(np.float64) / 1e-9))
+
+
+def test_counts_of_parts_add_up() -> None:
+    values = np.array([[[1.0, 2.0], [-7.0, np.nan], [99999.0, 4.0], [3.0, np.nan]]])
+    meta = CubeMeta(stored_dtype=np.dtype("i2"), nodata=-32768.0)
+    whole, parts = Encoder(meta), Encoder(meta)
+    whole.encode(values)
+    for row in range(4):
+        one = Encoder(meta)
+        one.encode(values[:, row : row + 1])
+        parts.add(one.counts())
+    assert parts.counts() == whole.counts() == {"clipped": 1, "missing": 2, "low": -7, "high": 32767}
+
+
 def test_halves_round_to_even() -> None:
     """IEEE 754's rule: no drift where many samples fall in the middle."""
     stored = Encoder(CubeMeta(stored_dtype=np.dtype("i2"))).encode(np.array([[[-1.5, -0.5, 0.5, 1.5, 2.5, 3.5]]]))
     assert stored[0, 0].tolist() == [-2, 0, 0, 2, 2, 4]
 
 
-def test_a_valid_float_never_becomes_nodata() -> None:
+@pytest.mark.parametrize("nodata", [0.0, -9999.0])
+def test_a_valid_float_never_becomes_nodata(nodata: float) -> None:
     """Zero is the nodata value of many float files, and what a network may well return."""
-    encoder = Encoder(CubeMeta(stored_dtype=np.dtype("f4"), nodata=0.0))
-    stored = encoder.encode(np.array([[[0.0, np.nan, 1.0]]]))
-    assert 0 < stored[0, 0, 0] < 2e-38 and stored[0, 0, 1:].tolist() == [0.0, 1.0] and encoder.missing == 1
+    encoder, least = Encoder(CubeMeta(stored_dtype=np.dtype("f4"), nodata=nodata)), 1e-3 if nodata else 2e-38
+    stored = encoder.encode(np.array([[[nodata, np.nan, 1.0]]]))
+    assert 0 < stored[0, 0, 0] - nodata < least
+    assert stored[0, 0, 1:].tolist() == [nodata, 1.0] and encoder.missing == 1
+    for others in (1, -1):  # of which it is the lowest, or the highest
+        stored = encoder.encode(np.array([[[nodata, nodata + others]]], dtype=np.float32))
+        assert 0 < stored[0, 0, 0] - nodata < least and stored[0, 0, 1] == nodata + others
 
 
 def test_a_valid_sample_never_becomes_nodata() -> None:
     encoder = Encoder(CubeMeta(stored_dtype=np.dtype("i2"), nodata=0.0, scale_factor=0.5))
     stored = encoder.encode(np.array([[[0.1, -0.1, 0.0, 7.0, np.nan]]]))
     assert stored[0, 0].tolist() == [1, -1, 1, 14, 0]
+    for values, codes in (([0, 7], [1, 14]), ([-7, 0], [-14, 1])):  # of which it is the lowest, or the highest
+        assert encoder.encode(np.array([[values]], dtype=np.float32))[0, 0].tolist() == codes
 
 
 def test_missing_samples_without_a_code_are_refused() -> None:
