@@ -33,6 +33,19 @@ def test_windows_and_bands_in_any_order() -> None:
     assert np.array_equal(view.read(Window(1, 1, 2, 2)), array[[3, 1], 3:5, 4:6])
 
 
+def test_a_selection_is_described_by_what_its_bands_have() -> None:
+    numbers = np.arange(1.0, 6.0)
+    meta = CubeMeta(
+        wavelengths=100 * numbers, fwhm=numbers, good_bands=numbers != 2, scale_factor=numbers, offset=-numbers,
+        band_names=tuple("abcde"), tags={"default bands": "5, 4, 3", "sensor": "x"},
+    )  # fmt: skip
+    found = Cube.from_array(scene(), meta).select([3, 1]).meta
+    assert (found.wavelengths.tolist(), found.fwhm.tolist()) == ([400, 200], [4, 2])
+    assert (found.scale_factor.tolist(), found.offset.tolist()) == ([4, 2], [-4, -2])
+    assert found.good_bands.tolist() == [True, False] and found.band_names == ("d", "b")
+    assert found.tags == {"sensor": "x"}  # the others count the bands of the whole
+
+
 @pytest.mark.parametrize("bands", [[], [5], [-1], [0.5], [[0]], np.ones(4, dtype=bool)])
 def test_bands_that_do_not_exist(bands: list) -> None:
     with pytest.raises(InputError, match="band"):
@@ -88,11 +101,13 @@ def test_arrays_that_are_no_cube(array: np.ndarray) -> None:
         Cube.from_array(array)
 
 
-def test_lists_of_wrong_length() -> None:
-    with pytest.raises(InputError, match="4 wavelengths for 5 bands"):
-        Cube.from_array(scene(), CubeMeta(wavelengths=np.arange(4.0)))
-    with pytest.raises(InputError, match="scale factor is 0"):
-        Cube.from_array(scene(), CubeMeta(scale_factor=0.0))
+def test_lists_of_wrong_length_and_impossible_numbers() -> None:
+    for name in ("wavelengths", "fwhm", "good_bands", "band_names", "scale_factor", "offset"):
+        with pytest.raises(InputError, match=f"4 {name.replace('_', ' ')} for 5 bands"):
+            Cube.from_array(scene(), CubeMeta(**{name: np.ones(4)}))
+    for name, value in (("scale_factor", 0.0), ("scale_factor", np.inf), ("offset", np.nan)):
+        with pytest.raises(InputError, match=f"the {name.replace('_', ' ')} is {value}"):
+            Cube.from_array(scene(), CubeMeta(**{name: value}))
 
 
 def test_memory_is_asked_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +143,7 @@ def test_summary_is_json() -> None:
     assert (summary["bad_bands"], summary["gsd"], summary["nodata"]) == (1, 2.0, "nan")
     assert summary["bounds"] == [0.0, 0.0, 18.0, 24.0]
     turned = Cube.from_array(scene(), CubeMeta(transform=Affine(0, 3, 100, -2, 0, 50))).summary()
-    assert turned["bounds"] == [100.0, 32.0, 136.0, 50.0]
+    assert (turned["bounds"], turned["gsd"]) == ([100.0, 32.0, 136.0, 50.0], 2.0)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +159,13 @@ def test_summary_is_json() -> None:
         ([7.5, 12.0], "um", [7500, 12000]),
         ([25000.0, 4000.0], "Wavenumber", [400, 2500]),
         ([749481.145, 119916.9832], "GHz", [400, 2500]),
+        ([749481145.0, 119916983.2], "MHz", [400, 2500]),
+        ([749.481145, 119.9169832], "THz", [400, 2500]),
+        ([4000, 25000], "Angstroms", [400, 2500]),
+        ([4e-4, 2.5e-3], "mm", [400, 2500]),
+        ([4e-5, 2.5e-4], "cm", [400, 2500]),
+        ([4e-7, 2.5e-6], "Meters", [400, 2500]),
+        ([4e-7, 2.5e-6], "m", [400, 2500]),
         ([1, 2], "Index", None),
         ([], "nm", None),
         ([np.nan, 500], "nm", None),
@@ -152,7 +174,7 @@ def test_summary_is_json() -> None:
 def test_wavelength_units(values: list[float], units: str | None, expected: list[float] | None) -> None:
     found, _ = to_nanometers(np.array(values), None, units)
     assert found is None if expected is None else np.allclose(found, expected)
-    if expected is not None and units not in ("Wavenumber", "GHz"):
+    if expected is not None:
         assert np.allclose(to_nanometers(np.array(values), np.array(values) / 100, units)[1], np.array(expected) / 100)
 
 

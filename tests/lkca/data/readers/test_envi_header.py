@@ -89,6 +89,10 @@ def test_gains_count_instead_of_the_reflectance_factor() -> None:
         MINIMAL + "data gain values = {0.1, 0.2}\ndata offset values = {1, 1}\nreflectance scale factor = 10\n"
     )
     assert meta.scale_factor.tolist() == [0.1, 0.2] and meta.offset == 1.0
+    _, meta, _ = parse(MINIMAL + "data gain values = {0.1, 0.2}\nreflectance scale factor = 10\n")
+    assert meta.scale_factor.tolist() == [0.1, 0.2] and meta.offset == 0.0
+    _, meta, _ = parse(MINIMAL + "data offset values = {1, 2}\n")
+    assert meta.scale_factor == 1.0 and meta.offset.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -119,6 +123,10 @@ ALBERS = "9, 6378137.0, 6356752.3, 23, -96, 0, 0, 29.5, 45.5, {}Albers, units=Me
     [
         ("UTM, 1, 1, 1640000, 13451443, 10, 10, 10, North, WGS-84, units=Feet", "", "EPSG:32610"),
         ("UTM, 1, 1, 500, 4100, 0.01, 0.01, 10, North, WGS-84, units=Km", "", "EPSG:32610"),
+        ("UTM, 1, 1, 547000, 4484000, 11, 11, 10, North, WGS-84, units=Yards", "", "EPSG:32610"),
+        ("UTM, 1, 1, 310, 2550, 0.01, 0.01, 10, North, WGS-84, units=Miles", "", "EPSG:32610"),
+        ("UTM, 1, 1, 270, 2210, 0.01, 0.01, 10, North, WGS-84, units=Nautical Miles", "", "EPSG:32610"),
+        ("Geographic Lat/Lon, 1, 1, -2.1, 0.65, 1e-5, 1e-5, WGS-84, units=Radians", "", "EPSG:4326"),
         ("Geographic Lat/Lon, 1, 1, -441000, 136440, 1, 1, WGS-84, units=Seconds", "", "EPSG:4326"),
         ("Geographic Lat/Lon, 1, 1, -7350, 2274, 1, 1, North America 1983, units=Minutes", "", "EPSG:4269"),
         ("State Plane (NAD 83), 1, 1, 600000, 200000, 2, 2, 3104, North America 1983, units=Meters", "", "EPSG:32118"),
