@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import posixpath
 import re
 from pathlib import Path
@@ -346,11 +345,8 @@ def _number_attr(node: Any, *names: str) -> float | None:
     for name in names:
         if name in node.attrs:
             value = np.asarray(node.attrs[name]).ravel()
-            try:
-                number = float(value[0])
-            except (ValueError, TypeError, IndexError):
-                continue
-            return number if not math.isinf(number) else None
+            with contextlib.suppress(ValueError, TypeError, IndexError):
+                return float(value[0])
     return None
 
 

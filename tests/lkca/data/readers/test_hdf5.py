@@ -76,6 +76,23 @@ def test_netcdf_degrees(tmp_path: Path, units: tuple[str, str], mapping: dict | 
         assert np.allclose(list(cube.meta.transform)[:6], [0.1, 0, 9.95, 0, -0.1, 50.05])
 
 
+def test_uneven_coordinates_are_no_grid(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.nc", "w") as h5:
+        _in_degrees(h5, "reflectance", ("degrees_north", "degrees_east"))
+        h5["lon"][4] += 0.03
+    with open_cube(tmp_path / "x.nc") as cube:
+        assert cube.meta.transform is None
+
+
+def test_spectral_lists_are_those_of_the_cubes_group(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as h5:
+        for group, first in (("swir", 1000), ("vnir", 0)):
+            h5[f"{group}/cube"], h5[f"{group}/bands/wavelength"] = RCB, NM + first
+    for group, first in (("swir", 1000), ("vnir", 0)):
+        with open_cube(f"{tmp_path / 'x.h5'}::/{group}/cube") as cube:
+            assert np.array_equal(cube.meta.wavelengths, NM + first)
+
+
 @pytest.mark.parametrize(
     ("mapping", "place", "epsg"),
     [("/crs", "crs", 4258), ("../crs", "crs", 4258), ("crs", "g/crs", 4258), ("m/crs", "g/m/crs", 4258),
@@ -153,6 +170,20 @@ def test_hdf5_scales_by_band(tmp_path: Path, name: str) -> None:
         else:
             with pytest.raises(InputError, match=f"{name} lists 4 numbers for 5 bands; expected one or 5"):
                 open_cube(tmp_path / "x.h5", axes="brc")
+
+
+@pytest.mark.parametrize("name", ["scale_factor", "add_offset"])
+def test_an_infinite_scale_is_refused(tmp_path: Path, name: str) -> None:
+    """It was taken for no scale at all."""
+    with h5py.File(tmp_path / "x.h5", "w") as h5:
+        cube = h5.create_dataset("cube", data=CUBE)
+        cube.attrs[name], cube.attrs["_FillValue"] = np.inf, np.inf
+    with pytest.raises(InputError, match=r"(scale factor|offset) is inf"):
+        open_cube(tmp_path / "x.h5", axes="brc")
+    with h5py.File(tmp_path / "x.h5", "a") as h5:
+        del h5["cube"].attrs[name]
+    with open_cube(tmp_path / "x.h5", axes="brc") as opened:  # such a nodata value is no sample's
+        assert np.array_equal(opened.read(), CUBE)
 
 
 @pytest.mark.parametrize("units", ["nm", "um", "1", None])
