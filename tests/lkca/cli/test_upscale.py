@@ -14,6 +14,7 @@ from typer.testing import Result
 
 from lkca.data import Cube, CubeMeta, Window, open_cube, write_cube
 from lkca.inference.journal import Journal, part_folder
+from lkca.visual import Composite
 
 Cli = Callable[..., Result]
 Refuses = Callable[..., str]
@@ -48,9 +49,12 @@ def test_region_and_preview(cli: Cli, scene_file: Path, model_dir: Path, tmp_pat
         expected = one.read(Window(20, 10, 60, 50))
         np.testing.assert_allclose(other.read(), expected, atol=1.01e-4)  # one step of the stored integers
         assert other.meta.tags["LKCA_MODEL"] == str(model_dir) and other.meta.tags["LKCA_VERSION"]
+        with open_cube(scene_file) as source:
+            colours = Composite.of(source.read(), source.meta.wavelengths, source.good_bands)
+        shown = colours.render(other.read())
     import matplotlib.image
 
-    assert matplotlib.image.imread(picture).shape[:2] == (60, 50)
+    np.testing.assert_allclose(matplotlib.image.imread(picture)[..., :3], shown, atol=1.01 / 255)
 
 
 def test_a_nodata_value_that_the_file_does_not_name(cli: Cli, refuses: Refuses, tmp_path: Path) -> None:

@@ -138,11 +138,12 @@ def test_windows_with_their_halo_equal_the_whole() -> None:
     torch.testing.assert_close(part, model.apply(x)[6:10], atol=1e-15, rtol=0)
 
 
-def test_nan_spreads_to_what_sees_it_and_no_further() -> None:
-    x = torch.ones(1, 8, 8)
+@pytest.mark.parametrize(("method", "side"), [("area", 1), ("bicubic", 2), ("gaussian", 2)])
+def test_nan_spreads_to_what_sees_it_and_no_further(method: str, side: int) -> None:
+    x = torch.ones(1, 12, 12)
     x[0, 0, 0] = float("nan")
-    bad = degrade(x, 2, "area").isnan()
-    assert bad[0, 0, 0] and bad.sum() == 1
+    bad = degrade(x, 2, method).isnan()  # type: ignore[arg-type]
+    assert bad[0, :side, :side].all() and bad.sum() == side**2
 
 
 @pytest.mark.parametrize("method", METHODS)

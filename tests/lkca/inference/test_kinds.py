@@ -68,7 +68,7 @@ def test_data_arrays(scene: np.ndarray, model_of: Callable[..., LoadedModel]) ->
     assert result.y.attrs == {"units": "m"}
     xarray.testing.assert_identical(result.wavelength.variable, source.wavelength.variable)
     assert result.spatial_ref.attrs["GeoTransform"] == "100 15 0 5000 0 -15"
-    np.testing.assert_allclose(result.lat[1:-1:2, 0], source.lat[:-1, 0] - 0.00025 - 0.25e-4, atol=1e-3)
+    np.testing.assert_allclose(result.lat[1:-1:2, 0], source.lat[:-1, 0] - 0.25e-3 - 0.25e-4, rtol=0, atol=1e-9)
     assert result.lat.dims == ("y", "x") and "name" not in result.coords
 
 

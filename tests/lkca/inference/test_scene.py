@@ -17,6 +17,7 @@ from lkca.errors import InputError
 from lkca.inference import SceneOptions, upscale_array, upscale_scene
 from lkca.inference.array import bicubic_array, resolve_device
 from lkca.inference.degrade import degrade_array
+from lkca.inference.fill import fill_missing
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.config import BandSet, ModelConfig, Normalisation, TrainingRecord
 from lkca.models.directory import LoadedModel, describe_architecture
@@ -86,7 +87,7 @@ def test_missing_samples_do_not_bleed() -> None:
     result = upscale_array(holed, m)
     hole = np.isnan(holed).repeat(SCALE, 1).repeat(SCALE, 2)
     assert np.array_equal(np.isnan(result), hole)
-    assert np.abs(result[~hole]).max() < 20
+    np.testing.assert_array_equal(result[~hole], upscale_array(fill_missing(holed)[0], m)[~hole])
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".img", ".npz", ".mat"])
@@ -148,6 +149,11 @@ def test_wavelengths(tmp_path: Path, shift: float, outcome: str) -> None:
         assert bool(upscale_scene(cube, tmp_path / "o.npz", model()).notes) == (outcome == "remark")
 
 
+def test_wavelengths_of_bands_beside_the_network_do_not_matter(tmp_path: Path) -> None:
+    shifted = CubeMeta(wavelengths=WAVELENGTHS + np.array([0, 40, 0, 0, 0]))
+    assert not upscale_scene(Cube.from_array(samples(), shifted), tmp_path / "o.npz", model(used=[0, 2, 4])).notes
+
+
 def test_reversed_bands_are_told_apart() -> None:
     cube = Cube.from_array(samples(), CubeMeta(wavelengths=WAVELENGTHS[::-1].copy()))
     with pytest.raises(InputError, match="reorder"):
@@ -159,9 +165,10 @@ def test_unknown_wavelengths_are_remarked_on(tmp_path: Path) -> None:
     assert len(notes) == 1 and "names no wavelengths" in notes[0]
 
 
-def test_other_units_are_refused() -> None:
+@pytest.mark.parametrize("factor", [10_000, 1e-4])
+def test_other_units_are_refused(factor: float) -> None:
     with pytest.raises(InputError, match=r"the values reach .* units"):
-        lkca.upscale(Cube.from_array(samples() * 10_000, meta()), model())
+        lkca.upscale(Cube.from_array(samples() * np.float32(factor), meta()), model())
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -183,11 +190,11 @@ def test_failure_leaves_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_degraded_scene_is_missing_where_half_is() -> None:
     x = samples(8, 8)
-    x[0, 0:2, 0:2] = np.nan
-    x[1, 0, 0] = np.nan
-    low = degrade_array(x, Degradation(scale=4))
-    assert np.isfinite(low).all()  # a quarter of a coarse pixel, at most, was missing
     x[0, 0:2, 0:4] = np.nan
+    x[0, 0, 0], x[1, 0, 0] = 0.5, np.nan
+    low = degrade_array(x, Degradation(scale=4))
+    assert np.isfinite(low).all()  # 7 of a coarse pixel's 16, at most, were missing
+    x[0, 0, 0] = np.nan
     low = degrade_array(x, Degradation(scale=4, method="area"))
     assert np.isnan(low).sum() == 1 and np.isnan(low[0, 0, 0])
 
