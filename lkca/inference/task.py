@@ -178,7 +178,7 @@ def fingerprint(cube: Cube, model: Model, options: SceneOptions) -> dict[str, An
             "shape": list(cube.shape),
             "source": cube.source.partition("::")[2],
             "nodata": str(cube.meta.nodata),
-            "sample": None if files else _sample(cube),
+            "sample": _sample(cube),
         },
         "region": str(parse_roi(options.roi, cube)),
         "model": {"name": model_name(model), "digest": _digest(model)},
@@ -218,7 +218,7 @@ def _stored_scale(cube: Cube, dtype: str) -> float:
 
 
 def _sample(cube: Cube) -> int:
-    """Checksum of the middle of a cube without files: no size and time tell it from another."""
+    """Checksum of the middle of a cube: its axes, or an array, are told from others by no file's size and time."""
     middle = cube.read(Window.centre(cube.rows, cube.cols, _SAMPLE, _SAMPLE))
     return zlib.crc32(np.ascontiguousarray(middle).data)
 
