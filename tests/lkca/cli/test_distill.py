@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from typer.testing import Result
 from lkca.data import open_cube, write_cube
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.directory import describe_architecture, load_model, save_model
+from lkca.training.patches import PatchSampler, Scene
 
 
 @pytest.fixture(scope="module", params=("dense", "preset"))
@@ -31,7 +33,16 @@ def full_rank(model_dir: Path, tmp_path_factory: pytest.TempPathFactory, request
     return save_model(tmp_path_factory.mktemp("teacher") / "full", net, config)
 
 
-def test_a_full_rank_teacher(full_rank: Path, scene_file: Path, cli: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_full_rank_teacher(
+    full_rank: Path, scene_file: Path, cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Scene] = []
+
+    def spy(scenes: list[Scene], *args: Any, **options: Any) -> PatchSampler:
+        seen.extend(scenes)
+        return PatchSampler(scenes, *args, **options)
+
+    monkeypatch.setattr("lkca.fitting.distill.PatchSampler", spy)
     config = tmp_path / "kd.yaml"
     config.write_text("max_steps: 6\nbatch: 2\nenergy: 0.5\nrecipe: {decay: linear, warmup_share: 0.3}\n")
     out = tmp_path / "small"
@@ -39,6 +50,7 @@ def test_a_full_rank_teacher(full_rank: Path, scene_file: Path, cli: Callable[..
     assert result.exit_code == 0, result.stderr
     assert "rank 3, 6 steps" in result.stdout and "factorised, untrained" in result.stdout
     assert "note: distil (after" in result.stderr  # a log shows no bar
+    assert [scene.image.shape[1] for scene in seen] == [58]  # of 72 rows: the others validate
     small = load_model(out)
     assert small.net.config.rank == 3 and small.config.training.details == {"teacher": "full", "rank": 3}
     assert small.config.validation is not None and "last 20% of the rows, at least 4" in small.config.validation.split

@@ -97,6 +97,8 @@ def test_factorize_prints_the_numbers_that_it_stores(fitted: tuple[Path, Path], 
     assert done.config.validation is not None
     stored = [done.config.validation.scores[name]["mpsnr"] for name in ("before", "after")]
     assert [point.mpsnr for point in done.points] == pytest.approx(stored, abs=1e-6)
+    whole = factorize_directory(model, [str(fitted[0])], rank=model.net.config.groups)  # what validates calibrates not
+    assert torch.equal(whole.net.upsample.weight, done.net.upsample.weight)
 
 
 def test_factorize_says_what_does_not_go(

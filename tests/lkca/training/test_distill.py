@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from functools import partial
 
 import pytest
@@ -176,6 +177,20 @@ def test_a_frozen_student_is_refused() -> None:
     with pytest.raises(ValueError, match=r"student: no parameter .* requires_grad_\(True\)"):
         distill(teacher, student, lambda: (x, y, None), budget=Budget(None, 2))
     distill(teacher, student.requires_grad_(True), lambda: (x, y, None), budget=Budget(None, 2))
+
+
+def test_the_teachers_weight_falls_over_both_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher, (x, y) = network(), pair()
+    recipe, seen = DistillRecipe(warmup_share=0.5, decay="linear"), []
+
+    def spy(position: float, *others: object) -> float:
+        seen.append((position, *others))
+        return teacher_weight(position, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(importlib.import_module("lkca.training.distill"), "teacher_weight", spy)
+    student = factorize(teacher, rank=2)
+    done = distill(teacher, student, lambda: (x, y, None), budget=Budget(None, 4), recipe=recipe)
+    assert seen == [(position, 1.0, 0.0, "linear") for position in (0, 0.25, 0.5, 0.75)] and done.steps == 4
 
 
 def test_pixels_that_do_not_count_teach_nothing() -> None:

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
 
+from lkca.data import Cube
 from lkca.data.degradation import crop_to_multiple, degrade
 from lkca.errors import InputError
+from lkca.fitting import prepare_scenes
 from lkca.metrics import evaluate
 from lkca.training import Progress, fit
+from lkca.training.distillation import teacher_weight
 from lkca.training.fit import Recipe
 from lkca_kernels import bicubic_upsample
 
@@ -31,15 +36,31 @@ def gain(net: torch.nn.Module, cube: torch.Tensor, scale: int) -> float:
     return evaluate(cube, ours, scale=scale).mpsnr - evaluate(cube, base, scale=scale).mpsnr
 
 
-def test_fit_beats_bicubic_on_unseen_pixels_and_reports() -> None:
+def test_fit_beats_bicubic_on_unseen_pixels_and_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Progress] = []
+    weights: list[float] = []
+
+    def spy(position: float, *, end: float) -> float:
+        weights.append(teacher_weight(position, end=end))
+        return weights[-1]
+
+    monkeypatch.setattr(importlib.import_module("lkca.training.fit"), "teacher_weight", spy)
     result = fit([scene()], 2, minutes=None, max_steps=90, recipe=SMALL, callback=seen.append)
     assert gain(result.net, scene(seed=7), 2) > 0.3
+    assert weights[0] == 1 and weights[-1] == pytest.approx(SMALL.teacher_weight_end, abs=0.01)
     assert result.steps == seen[-1].step and 80 < result.steps <= 90
+    assert result.description["training_pixels"] == 40 * 40  # the last 8 rows validate
     assert [s for s in dict.fromkeys(p.stage for p in seen)] == ["prepare", "teacher", "distil"]
     assert result.metrics["student"]["mpsnr"] > result.metrics["bicubic"]["mpsnr"]
     assert "rows" in result.split and not result.interrupted and not result.net.training
     assert result.config.rank == result.rank and result.config.bands == 6
+
+
+def test_a_glint_is_no_peak_and_bands_below_zero_may_stay_there() -> None:
+    values = scene().numpy()
+    values[1, 5, 5], values[3] = 50.0, values[3] - 0.5
+    ready = prepare_scenes([Cube.from_array(values)], 2)
+    assert 0.5 < ready.normalisation.peak < 1 and ready.bands.nonnegative == [0, 1, 2, 4, 5]
 
 
 def test_same_seed_same_network() -> None:

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from lkca.data.degradation import Degradation
-from lkca.training.optimise import Average
+from lkca.training.data import PatchDataset, SourceScene
+from lkca.training.optimise import Average, adamw, rate_factor
 from lkca.training.patches import PatchSampler, Scene, dihedral, fill_invalid, undo_dihedral
 from lkca.training.progress import Budget
 from lkca.training.supervised import Schedule, train
@@ -61,6 +62,33 @@ def test_sampler_draws_pairs_of_any_phase_from_scenes_of_any_size() -> None:
         )
 
 
+def test_patches_lie_anywhere_in_any_orientation_and_so_do_their_masks() -> None:
+    image = torch.stack(torch.meshgrid(torch.arange(9.0), torch.arange(8.0), indexing="ij"))  # says where it lies
+    known = (image[0] + 2 * image[1]) % 5 > 0
+    generator = torch.Generator().manual_seed(0)
+    sampler = PatchSampler(
+        [Scene(image, known)], 2, Degradation(scale=2).apply, patch=3, batch=200, generator=generator
+    )
+    holed = torch.where(known, image, math.nan).numpy()
+    scene = SourceScene("x", holed.shape, lambda window: holed[(slice(None), *window.slices)])
+    dataset, other = (PatchDataset([scene], 6, seed) for seed in (0, 1))
+    assert any(not torch.equal(dataset[number][0], other[number][0]) for number in range(3))
+    for patches in (zip(*sampler.draw()[1:], strict=True), (dataset[number] for number in range(200))):
+        places, turns = set(), set()
+        for sharp, valid in patches:
+            row, col = (int(least) for least in sharp[:, valid[0]].amin(1))
+            there = (..., slice(row, row + 6), slice(col, col + 6))
+            turn = [
+                element
+                for element in range(8)
+                if torch.equal(dihedral(image[there], element)[:, valid[0]], sharp[:, valid[0]])
+            ]
+            assert len(turn) == 1 and torch.equal(dihedral(known[there], turn[0]), valid[0])
+            places.add((row, col))
+            turns.add(turn[0])
+        assert len(places) == 4 * 3 and turns == set(range(8))
+
+
 class Parabola(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -83,6 +111,37 @@ def test_train_leaves_the_best_that_was_scored() -> None:
     module = Parabola()
     train(module, lambda position: (module.x - 5).square().sum(), schedule, Budget(None, 200))
     assert module.x.item() == pytest.approx(5, abs=0.2)  # without a score: the last state
+
+
+def test_the_learning_rate_warms_up_and_falls_along_half_a_cosine() -> None:
+    assert [rate_factor(0.0, step, 4) for step in (0, 1, 3, 9)] == [0.25, 0.5, 1, 1]
+    assert [rate_factor(position, 9, 4) for position in (0.5, 1.0)] == pytest.approx([0.5, 0])
+    assert rate_factor(1 / 3, 0, 0) == pytest.approx(0.75)
+
+
+def test_vectors_are_not_decayed() -> None:
+    groups = adamw(nn.Conv2d(2, 3, 1), 1e-3, 0.1).param_groups
+    assert [(group["weight_decay"], [p.ndim for p in group["params"]]) for group in groups] == [(0.1, [4]), (0.0, [1])]
+
+
+def test_the_average_forgets_its_start_and_the_module_gets_its_own_state_back() -> None:
+    module = Parabola()
+    average = Average(module, 0.9)
+    module.x.data.fill_(1)
+    average.update(module, 1)  # of which 1/11 is kept
+    assert average.state["x"].item() == pytest.approx(10 / 11)
+    module.x.data.fill_(2)
+    average.update(module, 1000)
+    assert average.state["x"].item() == pytest.approx(0.9 * 10 / 11 + 0.2)
+    with average.inside(module):
+        assert module.x.item() == average.state["x"].item()
+    assert module.x.item() == 2
+
+
+def test_gradients_are_clipped() -> None:
+    module = Parabola()
+    train(module, lambda position: (module.x - 5).square().sum(), Schedule(0.0, 1.0, lr=0.1), Budget(None, 1))
+    assert module.x.grad is not None and module.x.grad.item() == pytest.approx(-1)
 
 
 def test_average_of_tied_weights() -> None:

@@ -20,6 +20,7 @@ from lkca.data import Cube, CubeMeta
 from lkca.data.protocols.dataset import write_dataset
 from lkca.errors import InputError
 from lkca.inference.checks import match_bands
+from lkca.losses import WeightedLoss
 from lkca.models.directory import load_model
 from lkca.training import Progress
 from lkca.training.checkpoint import latest_checkpoint
@@ -288,12 +289,34 @@ def test_files_of_one_sensor_hold_out_their_last_rows(tmp_path: Path, dataset: P
     values = settings(dataset, data={"scenes": [str(tmp_path / "s.npz")], "holdout": 0.25}, steps=4)
     result = run(tmp_path / "run", values)
     assert "last 25% of the rows, at least 8 coarse ones" in result.split and result.metrics  # 8 of 24 coarse rows
-    with pytest.raises(InputError, match=r"s.npz: has \d+ x \d+ pixels to train on, a patch"):
+    with pytest.raises(InputError, match=r"s.npz: has 32 x 40 pixels to train on, a patch"):
         run(tmp_path / "other", values | {"patch": 30})
 
 
-def test_missing_pixels_teach_nothing(tmp_path: Path, dataset: Path) -> None:
-    """What a network makes of a pixel without truth does not change its gradient."""
+def test_missing_pixels_teach_nothing(tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a network makes of a pixel without truth does not change its gradient: it is taken for the truth."""
+    cube = scene(48, 40, 5).read()
+    cube[:, 20:26, 10:30] = np.nan
+    np.savez(tmp_path / "s.npz", cube=cube.transpose(1, 2, 0))
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    forward = WeightedLoss.forward
+
+    def spy(self: WeightedLoss, restored: torch.Tensor, sharp: torch.Tensor) -> torch.Tensor:
+        seen.append((restored.detach().movedim(1, -1), sharp.movedim(1, -1)))
+        return forward(self, restored, sharp)
+
+    monkeypatch.setattr(WeightedLoss, "forward", spy)
+    data = {"scenes": [str(tmp_path / "s.npz")], "holdout": 0}
+    result = run(tmp_path / "run", settings(dataset, data=data, steps=2))
+    assert result.model is not None
+    truth = torch.from_numpy(cube[np.isfinite(cube)] / np.float32(load_model(result.model).config.normalisation.peak))
+    for restored, sharp in seen:
+        filled = ~torch.isin(sharp, truth).all(-1)
+        assert filled.any() and torch.equal(restored[filled], sharp[filled])
+        assert not torch.equal(restored[~filled], sharp[~filled])
+
+
+def test_patches_without_gaps_of_which_half_is_valid() -> None:
     from lkca.training.data import PatchDataset, SourceScene
 
     cube = scene(40, 40, 5).read() / 4095
