@@ -86,13 +86,17 @@ def test_a_file_that_computes_something_else_is_removed(
 ) -> None:
     honest = formats.write
 
-    def wrong(*args: Any, **kwargs: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-        run = honest(*args, **kwargs)
-        return lambda cube: run(cube) + 1.0  # of 4095
+    def wrong_by(added: float) -> Callable[..., Callable[[torch.Tensor], torch.Tensor]]:
+        def write(*args: Any, **kwargs: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+            run = honest(*args, **kwargs)
+            return lambda cube: run(cube) + added
 
-    monkeypatch.setattr("lkca.export.run.write", wrong)
-    with pytest.raises(OutputError, match=r"differ from the model's by 2\.4e-04"):
-        export_model(models["full"], tmp_path / "model.pt2", "pt2")
+        return write
+
+    for added, words in ((1.0, r"2\.4e-04"), (float("nan"), "inf")):  # of 4095
+        monkeypatch.setattr("lkca.export.run.write", wrong_by(added))
+        with pytest.raises(OutputError, match=f"differ from the model's by {words}"):
+            export_model(models["full"], tmp_path / "model.pt2", "pt2")
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr("lkca.export.run.write", lambda *args, **kwargs: lambda cube: cube)
     with pytest.raises(OutputError, match="inf"):

@@ -15,7 +15,7 @@ from lkca.errors import InputError
 from lkca.inference import SceneOptions, plan_scene, upscale_scene
 from lkca.inference.array import Upscaler
 from lkca.inference.fill import fill_missing, fill_spectra
-from lkca.inference.plan import Budget, TilePlan, plan_tiles, resident_memory
+from lkca.inference.plan import Budget, TilePlan, plan_tiles, resident_memory, tile_bytes
 from lkca.inference.windows import parse_roi
 from lkca.models.directory import LoadedModel
 
@@ -162,6 +162,22 @@ def test_tiles_are_as_wide_as_the_scene_unless_halos_cost_too_much() -> None:
     for width, halo, megabytes in ((1000, 18, 1000), (4000, 60, 20_000)):  # a wide tile would have few rows
         rows, cols = size(width, halo, megabytes)
         assert cols < width and 0.8 < rows / cols < 1.25
+
+
+def test_a_tile_fits_the_card_too() -> None:
+    area, card = Window(0, 0, 400, 400), 100 << 20
+    on_cpu, on_card = (plan_tiles(area, upscaler(), budget(6000), device_memory=most) for most in (None, card))
+    assert tile_bytes(on_card.rows, on_card.cols, upscaler()) <= card < tile_bytes(on_cpu.rows, on_cpu.cols, upscaler())
+    with pytest.raises(InputError, match="tiles of 400 × 400 pixels need"):
+        plan_tiles(area, upscaler(), budget(6000), tile=400, device_memory=card)
+
+
+def test_what_is_copied_through_memory_counts() -> None:
+    kept, copied = (
+        plan_tiles(Window(0, 0, 400, 400), upscaler(), budget(6000), stored_bytes=2, copied=copies, tile=100).memory
+        for copies in (False, True)
+    )
+    assert copied - kept == 2 * 2 * (2**22 // (100 * 400)) * (100 * 400)  # rows of about four million samples, twice
 
 
 def test_a_budget_that_is_too_small() -> None:
