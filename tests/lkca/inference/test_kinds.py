@@ -107,9 +107,11 @@ def test_a_file_of_a_data_array_lies_where_it_does(scene: np.ndarray, tmp_path: 
     with lkca.open_cube(tmp_path / "plain.tif") as cube:
         assert cube.meta.crs is None and cube.meta.transform is None
     bare = source.drop_vars(["x", "y", "spatial_ref"])
-    bare.attrs |= {"GeoTransform": "(100, 30, 0, 5000, 0, -30)", "crs": np.arange(3), "nodata": None}
+    bare.attrs |= {"GeoTransform": "(100, 30, 4, 5000, -2, -30)", "crs": np.arange(3), "nodata": None}
+    bare.attrs["transform"] = (30.0, 4.0, 100.0, -2.0, -30.0, 5000.0)
     bare.encoding["_FillValue"] = None
-    assert lkca.upscale(bare, "bicubic", scale=2).attrs["GeoTransform"] == "100 15 0 5000 0 -15"
+    finer = lkca.upscale(bare, "bicubic", scale=2).attrs
+    assert finer["GeoTransform"] == "100 15 2 5000 -1 -15" and finer["transform"] == (15, 2, 100, -1, -15, 5000)
     bare.attrs["GeoTransform"] = "of no numbers"
     assert lkca.upscale(bare, "bicubic", scale=2).attrs["GeoTransform"] == "of no numbers"
     with pytest.raises(InputError, match=r"pick the cube with dataset\[NAME\], of 'reflectance'"):

@@ -16,6 +16,7 @@ from lkca.data.degradation import Degradation
 from lkca.errors import InputError
 from lkca.inference import SceneOptions, upscale_array, upscale_scene
 from lkca.inference.array import bicubic_array, resolve_device
+from lkca.inference.checks import wavelength_gap
 from lkca.inference.degrade import degrade_array
 from lkca.inference.fill import fill_missing
 from lkca.models import LKCANet, LKCANetConfig
@@ -149,9 +150,15 @@ def test_wavelengths(tmp_path: Path, shift: float, outcome: str) -> None:
         assert bool(upscale_scene(cube, tmp_path / "o.npz", model()).notes) == (outcome == "remark")
 
 
-def test_wavelengths_of_bands_beside_the_network_do_not_matter(tmp_path: Path) -> None:
-    shifted = CubeMeta(wavelengths=WAVELENGTHS + np.array([0, 40, 0, 0, 0]))
-    assert not upscale_scene(Cube.from_array(samples(), shifted), tmp_path / "o.npz", model(used=[0, 2, 4])).notes
+def test_bands_beside_the_network_need_not_be_those_of_the_model(tmp_path: Path) -> None:
+    x, shifted = samples(), CubeMeta(wavelengths=WAVELENGTHS + np.array([0, 40, 0, 0, 0]))
+    x[1] *= 1e4
+    assert not upscale_scene(Cube.from_array(x, shifted), tmp_path / "o.npz", model(used=[0, 2, 4])).notes
+
+
+def test_bands_that_share_a_wavelength_are_as_far_from_others_as_their_neighbours() -> None:
+    shared = np.array([400.0, 500, 500, 600])
+    assert wavelength_gap(shared, shared + 1) == (pytest.approx(0.1), 1)  # a tenth of 100 nm stands for no distance
 
 
 def test_reversed_bands_are_told_apart() -> None:

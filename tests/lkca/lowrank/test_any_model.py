@@ -144,6 +144,7 @@ def test_calibrated_factors_are_optimal_for_the_outputs(bias: bool) -> None:
 
     moments = collect_moments(model, [layer], x)[0]
     expected = singular_values(layer.matrix(), moments, centred=bias)
+    torch.testing.assert_close(analyze(model, calibration=x).layers[0].data_singular_values, expected)
     for rank in (1, 2, 4, 8):
         plain, data = (factorize(model, rank={"2.0": rank}, calibration=c) for c in (None, x))
         assert lost(data) < 0.9 * lost(plain)
@@ -163,6 +164,8 @@ def test_moments_are_those_of_the_patches() -> None:
     torch.testing.assert_close(conv.weight.detach().flatten(1) @ moments.mean, mean)
     power = conv.weight.detach().flatten(1)
     torch.testing.assert_close((power @ moments.second @ power.T).trace(), y.square().mean((0, 2, 3)).sum())
+    variance = y.var((0, 2, 3), correction=0).sum()
+    torch.testing.assert_close((power @ moments.covariance @ power.T).trace(), variance)
     assert moments.count == y[:, 0].numel()
     with pytest.raises(LowRankError, match="no run reached"):
         collect_moments(net, [Layer("0", nn.Conv2d(3, 4, 3), 1)], x)
@@ -225,6 +228,24 @@ def test_a_layer_of_ours_alone() -> None:
     assert analyze(layer).layers[0].full_rank == 16
     with pytest.raises(LowRankError, match="single layer"):
         factorize(layer, rank=2, inplace=True)
+
+
+@pytest.mark.parametrize(("rank", "macs"), [((), 2 * 4 * 27), ((12,), 12 * 27 + 8 * 12)], ids=["full", "low"])
+def test_groups_that_share_a_convolution(rank: tuple[int, ...], macs: int) -> None:
+    """Each costs its own pass; the bias of all is corrected, so that the mean of the outputs stays."""
+    torch.manual_seed(0)
+    layer = (LowRankUpsample if rank else PixelShuffleUpsample)(6, 2, 2, *rank, shared_groups=2).double()
+    x = (torch.rand(4, 3, 9, 9).double() + 1).repeat(1, 2, 1, 1)
+
+    def weights(model: nn.Module) -> int:
+        return sum(p.numel() for name, p in model.named_parameters() if not name.endswith("bias"))
+
+    found = analyze(layer, x).layers[0]
+    assert (found.macs, found.groups, found.weights) == (macs, 2, weights(layer))
+    assert analyze(layer, x, ranks=[3]).layers[0].candidates[0].rank == 4  # of both together
+    low = factorize_reported(nn.Sequential(layer), rank=2, calibration=x)
+    assert low.layers[0].weights == (weights(layer), weights(low.model))
+    torch.testing.assert_close(low.model(x).mean((0, 2, 3)), layer(x).mean((0, 2, 3)))
 
 
 class OneSize(nn.Module):

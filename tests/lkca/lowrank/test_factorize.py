@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lkca.lowrank import break_even_rank, energy_curve, factorize, rank_for_energy, spectrum, stable_rank
+from lkca.lowrank import (
+    break_even_rank,
+    energy_curve,
+    factorize,
+    factorize_reported,
+    rank_for_energy,
+    spectrum,
+    stable_rank,
+)
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.lkcanet import lift
 
@@ -25,11 +33,13 @@ def test_full_rank_is_exact_and_truncation_is_the_best_of_its_rank(shared: bool)
     torch.testing.assert_close(exact(x), net(x))
 
     groups = net.config.groups
-    low = factorize(net, rank=2 * groups)
+    result = factorize_reported(net, rank=2 * groups)
+    low = result.model
     assert low.upsample.rank == 2 * groups and torch.equal(low.features(x), net.features(x))
     lost = (low.upsample.merged_weight() - exact.upsample.merged_weight()).square().sum()
     values = spectrum(net.upsample).singular_values
     torch.testing.assert_close(lost, groups * values[2:].square().sum())  # Eckart-Young, each group
+    assert result.layers[0].energy == pytest.approx(float(energy_curve(values)[1]))
 
 
 def test_a_lifted_network_is_factorised_too() -> None:
