@@ -206,7 +206,7 @@ def _given(layer: Layer, rank: int | Mapping[str, int]) -> int:
     if value < 1 or value % layer.groups:
         groups = f" of the {layer.groups} groups" if layer.groups > 1 else ""
         raise LowRankError(f"rank: expected a positive multiple{groups}, got {value}")
-    return min(value, layer.full_rank)
+    return value
 
 
 def _apply(
