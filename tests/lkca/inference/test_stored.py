@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from lkca.data import Cube, CubeMeta
+from lkca.data import Cube, CubeMeta, CubeWriter
 from lkca.errors import InputError, OutputError
 from lkca.inference import SceneOptions, samples, upscale_scene
 from lkca.inference.array import Upscaler
@@ -75,16 +75,21 @@ def test_both_ways_store_the_same(
             counted.append(piece.counts is not None)
             yield piece
 
+    said: list[dict[str, float]] = []  # of each tile, which decides whether overviews look for missing samples
+    count = CubeWriter.count
     monkeypatch.setattr(Upscaler, "pieces", spy)
+    monkeypatch.setattr(CubeWriter, "count", lambda writer, counts: count(writer, said.append(dict(counts)) or counts))
     for options in ({}, {"tile": 16}, {"roi": "5:40,3:50"}):
         counted.clear()
-        stored = _upscaled(tmp_path, scene, model, **options)
+        stored, counts = _upscaled(tmp_path, scene, model, **options), list(said)
         assert any(counted) == (output not in ENCODED_AFTERWARDS)
+        assert sum(tile["missing"] for tile in counts) > 0
         with monkeypatch.context() as without:
             without.setattr("lkca.inference.array.stores", lambda _: False)
-            counted.clear()
-            assert _upscaled(tmp_path, scene, model, **options) == stored
+            counted.clear(), said.clear()
+            assert _upscaled(tmp_path, scene, model, **options) == stored and said == counts
             assert not any(counted)
+        said.clear()
 
 
 def test_full_rank_is_encoded_afterwards(
