@@ -104,6 +104,8 @@ def test_regions_in_map_coordinates() -> None:
     assert parse_roi("500060,4999700,500150,4999940", cube) == Window(2, 2, 8, 3)
     assert parse_roi("500061,4999701,500149,4999939", cube) == Window(2, 2, 8, 3)  # every pixel that is touched
     assert parse_roi("0,0,500030,1e7", cube) == Window(0, 0, 40, 1)  # as far as there are any
+    fine = Cube.from_array(np.zeros((2, 40, 50)), CubeMeta(transform=Affine(0.3, 0, 10, 0, -0.3, 50)))
+    assert parse_roi("16.9,0,18.1,50", fine) == Window(0, 23, 40, 4)  # columns 22.9999… to 27.0000… in binary
     turned = Cube.from_array(np.zeros((2, 40, 50)), CubeMeta(transform=north_up @ Affine.rotation(90)))
     (x0, y0), (x1, y1) = (turned.meta.transform @ corner for corner in ((5, 2), (15, 8)))
     assert parse_roi(f"{min(x0, x1)},{min(y0, y1)},{max(x0, x1)},{max(y0, y1)}", turned) == Window(2, 5, 6, 10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import pytest
 import rasterio
 import scipy.io
 
-from lkca.data import Cube, Window, open_cube
+from lkca.data import Cube, CubeMeta, Window, open_cube
 from lkca.data.protocols import PROTOCOLS, open_dataset, prepare
 from lkca.data.protocols.cave import CAVE_TEST, CAVE_VALIDATION
 from lkca.data.protocols.dataset import write_dataset
 from lkca.data.protocols.scene import CHIKUSEI, HOUSTON2018, PAVIA, SceneProtocol
+from lkca.data.protocols.statistics import Statistics
 from lkca.errors import InputError
 
 SCENES = [CHIKUSEI, HOUSTON2018, PAVIA]
@@ -224,6 +226,31 @@ def test_a_data_set_of_ones_own_is_checked_scene_by_scene(
         writer.add("train", "a", Cube.from_array(smooth(9, 8, 5).transpose(2, 0, 1)))
         writer.add(split, name, Cube.from_array(smooth(9, 8, bands).transpose(2, 0, 1)))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("described", [{"scale_factor": 1e-4}, {"offset": 0.5}, {"nodata": 0.0}], ids=str)
+def test_what_are_no_plain_counts_stay_floats(tmp_path: Path, described: dict[str, float]) -> None:
+    values = (smooth(9, 8, 5).transpose(2, 0, 1) * 1e-4).astype(np.float32)
+    values[0, 2, 3] = np.nan
+    meta = CubeMeta(stored_dtype=np.dtype(np.uint16), **described)
+    with write_dataset(tmp_path / "own.h5") as writer:
+        writer.add("train", "a", Cube.from_array(values, meta))
+        writer.finish("own", "all trains", None, None)
+    with h5py.File(tmp_path / "own.h5") as file:
+        np.testing.assert_array_equal(file["train/a"][()], values)
+
+
+def test_statistics_are_of_all_blocks() -> None:
+    first = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    second = first + 12
+    second[0, 0, :2] = np.nan
+    found = Statistics()
+    found.update(first), found.update(second)
+    assert found.summary() == {
+        "min": 0, "max": 23, "mean": (sum(range(24)) - 12 - 13) / 22, "missing": 2 / 24,
+        "mean_of_first_band": (sum(range(6)) + 14 + 15 + 16 + 17) / 10, "mean_of_last_band": 14.5,
+        "crc32": f"{zlib.crc32(first.tobytes() + second.tobytes()):08x}",
+    }  # fmt: skip
 
 
 def test_wavelengths_of_a_data_set_are_those_of_its_bands(tmp_path: Path) -> None:
