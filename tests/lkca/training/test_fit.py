@@ -14,6 +14,7 @@ from lkca.metrics import evaluate
 from lkca.training import Progress, fit
 from lkca.training.distillation import teacher_weight
 from lkca.training.fit import Recipe
+from lkca.training.patches import PatchSampler, fill_invalid
 from lkca_kernels import bicubic_upsample
 
 SMALL = Recipe(components=3, width=8, blocks=1, batch=2, patch=8, prior=False, teacher_lr=5e-3)
@@ -80,14 +81,27 @@ def test_small_scenes_do_no_harm(size: tuple[int, int, int, int]) -> None:
     assert gain(result.net, cube, scale) > -0.2
 
 
-def test_missing_values_are_not_learned_from() -> None:
+def test_missing_values_are_neither_learned_from_nor_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     cube = scene()
-    cube[:, 10:14, 5:30] = float("nan")
+    cube[:, 10:14, 5:30] = cube[:, 42:46, 5:20] = float("nan")  # the last 8 rows validate
     cube[2] = 0.5  # a constant band
     cube[4, 20, 20] = float("inf")
     result = fit([cube], 2, minutes=None, max_steps=30, recipe=SMALL)
     assert result.net(torch.rand(1, 6, 5, 5)).isfinite().all()
     assert result.metrics["student"]["mpsnr"] >= result.metrics["bicubic"]["mpsnr"]
+    held, valid = (part[..., 40:, :] for part in fill_invalid(cube))
+    base = bicubic_upsample(degrade(held, 2)[None], 2)[0]
+    expected = evaluate(held, base, scale=2, peak=1.0, mask=valid)
+    assert result.metrics["bicubic"]["mpsnr"] == pytest.approx(expected.mpsnr)
+    draw, seen = PatchSampler.draw, list[Progress]()
+
+    def nothing_valid(self: PatchSampler) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        coarse, sharp, known = draw(self)
+        return coarse, sharp, torch.zeros_like(known)
+
+    monkeypatch.setattr(PatchSampler, "draw", nothing_valid)
+    fit([cube], 2, minutes=None, max_steps=8, recipe=SMALL, callback=seen.append)
+    assert {progress.loss for progress in seen if progress.stage == "teacher"} == {0.0}
 
 
 @pytest.mark.parametrize("at", [3, 45])

@@ -7,11 +7,14 @@ import torch
 from torch import nn
 
 from lkca.data.degradation import Degradation
+from lkca.metrics import evaluate
+from lkca.models import LKCANet, LKCANetConfig
 from lkca.training.data import PatchDataset, SourceScene
 from lkca.training.optimise import Average, adamw, rate_factor
 from lkca.training.patches import PatchSampler, Scene, dihedral, fill_invalid, undo_dihedral
 from lkca.training.progress import Budget
 from lkca.training.supervised import Schedule, train
+from lkca.training.validation import Restored, mean_scores, measure, psnr_gain, restore
 
 
 def test_the_eight_symmetries_differ_and_are_undone() -> None:
@@ -155,6 +158,19 @@ def test_average_of_tied_weights() -> None:
     assert torch.equal(averages[0].state["weight"], averages[1].state["0.weight"])
     with averages[1].inside(tied):
         assert torch.equal(alone.weight, averages[0].state["weight"])
+
+
+def test_pixels_without_truth_are_not_scored() -> None:
+    cube = torch.rand(3, 12, 10, generator=torch.Generator().manual_seed(0))
+    cube[1, 4:7, 3:9] = math.nan
+    source = SourceScene("x", (3, 12, 10), lambda window: cube.numpy()[(slice(None), *window.slices)])
+    net, degradation = LKCANet(LKCANetConfig(bands=3, scale=2, width=4, blocks=0)), Degradation(scale=2)
+    done = restore(net, source, degradation, torch.device("cpu"))
+    expected = evaluate(done.sharp, done.bicubic, scale=2, peak=1.0, mask=cube.isfinite().all(0))
+    assert measure(net, [source], degradation, torch.device("cpu"))["bicubic"] == mean_scores([expected])
+    known = torch.where(done.valid, done.sharp, 99.0)
+    halved = Restored(done.sharp, done.valid, known + 0.2, known + 0.1)
+    assert psnr_gain(halved) == pytest.approx(20 * math.log10(2), abs=1e-4)
 
 
 def test_budget() -> None:
