@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -60,3 +61,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         if mark in markdown:
             markdown = markdown.replace(mark, text())
     return markdown
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """MkDocs calls this for every page; Markdown knows neither the roles of reST in docstrings nor its ``::``."""
+    return re.sub(r":[a-z]+:<code>~?", "<code>", html).replace("::</p>", ":</p>")

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 __all__ = ["DegradationMethod", "Format", "Precision", "Protocol"]
 
 DegradationMethod: TypeAlias = Literal["bicubic", "gaussian", "area"]  # lkca.data.degradation
-Format: TypeAlias = Literal["onnx", "pt2", "aoti"]  # lkca.export
+Format: TypeAlias = Literal["onnx", "pt2", "aoti"]
+"""What :func:`lkca.export.export_model` writes."""
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]  # of a network's body, lkca.inference
 Protocol: TypeAlias = Literal["chikusei", "houston2018", "pavia", "cave"]  # lkca.data.protocols

@@ -84,6 +84,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "sam": sam_loss,
     "gradient": gradient_loss,
 }
+"""The losses by the names that configuration files use."""
 
 
 class WeightedLoss(nn.Module):

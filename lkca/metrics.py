@@ -20,8 +20,11 @@ from lkca.data.codec import unmasked
 __all__ = ["PROTOCOL", "PSNR_LIMIT", "SSIM_WINDOW", "MetricAccumulator", "Metrics", "evaluate", "mpsnr"]
 
 PROTOCOL = "sspsr"
-PSNR_LIMIT = 100.0  # dB; what a band without any error is said to have
+"""Name of the rules by which these metrics are computed."""
+PSNR_LIMIT = 100.0
+"""dB; what a band without any error is said to have."""
 SSIM_WINDOW = 7
+"""Pixels per side of a window of MSSIM."""
 
 _K1, _K2 = 0.01, 0.03  # Wang et al. 2004
 _BEYOND = SSIM_WINDOW - 1  # how far a window reaches beyond its first pixel

@@ -33,8 +33,10 @@ __all__ = [
 ]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
+"""Every :data:`Format`."""
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "pt2": ".pt2", "aoti": ".pt2"}
-ONNX_OPSET = 18  # what torch's exporter is written for: others are converted from it
+ONNX_OPSET = 18
+"""What torch's exporter is written for: others are converted from it."""
 METADATA_FILE = "lkca.json"  # in the pt2 package
 
 Run = Callable[[Tensor], Tensor]

@@ -13,12 +13,12 @@ from lkca.nn import LargeKernelBlock, LowRankUpsample, PixelShuffleUpsample
 
 __all__ = ["PRESETS", "LKCANet", "LKCANetConfig", "lift", "repeat"]
 
-# Sizes of a body that spectral components share.
 PRESETS: dict[str, dict[str, int]] = {
     "tiny": {"components": 6, "width": 24, "blocks": 2, "attended": 1},
     "base": {"components": 8, "width": 32, "blocks": 4, "attended": 1},
     "large": {"components": 12, "width": 48, "blocks": 6, "attended": 1},
 }
+"""Fields of :class:`LKCANetConfig` by the name of a size; the body is one that spectral components share."""
 
 _STUDENT = 5  # rank channels for each component (docs/model.md)
 _BICUBIC_REACH = 2

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -24,3 +27,19 @@ def test_site_builds_strictly(tmp_path: Path) -> None:
     assert "<code>channel_attention</code>" in support and "bfloat16" in support  # made from the backends' modules
     for page in tmp_path.rglob("*.html"):
         assert "fonts.googleapis" not in page.read_text(encoding="utf-8"), page
+    reference = "".join(page.read_text(encoding="utf-8") for page in (tmp_path / "reference").glob("lkca*.html"))
+    _holds_every_public_name(reference)
+    assert not re.search(r":(class|func|meth|data|attr):|::</p>", reference)  # what only Sphinx understands
+
+
+def _holds_every_public_name(reference: str) -> None:
+    """A function may stand under its module, whose name is the same (lkca.lowrank.factorize.factorize)."""
+    there = set(re.findall(r'id="([\w.]+)" class="doc doc-heading"', reference))
+    missing = []
+    for name in runpy.run_path(str(ROOT / "tests" / "test_public_api.py"))["MODULES"][1:]:  # those of lkca are theirs
+        module = importlib.import_module(name)
+        for item in module.__all__:
+            home = getattr(getattr(module, item), "__module__", name)
+            if not {f"{name}.{item}", f"{home}.{item}"} & there:
+                missing.append(f"{name}.{item}")
+    assert not missing, missing
