@@ -1,8 +1,9 @@
 """Training losses for super-resolved cubes.
 
 Every loss compares a prediction and a target of shape (B, C, H, W), values about 0..1, and returns a scalar: a mean,
-so that it does not depend on patch or batch size. float16 and bfloat16 are computed in float32. Gradients are finite
-everywhere: at equal inputs, at zero vectors and on constant images. With x the prediction, y the target:
+so that it does not depend on patch or batch size; ValueError for other shapes. float16 and bfloat16 are computed in
+float32. Gradients are finite everywhere: at equal inputs, at zero vectors and on constant images. With x the
+prediction, y the target:
 
 - L1: mean |x - y|.
 - L2: mean ((x - y) / u)^2, u a unit for each band, by default 1. With u the RMS of what bicubic upsampling misses in

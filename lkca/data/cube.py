@@ -29,9 +29,12 @@ StoredReader: TypeAlias = Callable[[Window, np.ndarray], np.ndarray]
 class Cube:
     """A hyperspectral cube with windowed access; a context manager that closes its file.
 
-    source: file name as given. shape: (rows, cols, bands). meta: :class:`CubeMeta`. format: for example
-    "ENVI". files: the files it is read from. warnings: sentences about what had to be guessed or repaired.
-    ``lkca.data.open_cube`` makes one from a file, :meth:`from_array` from an array.
+    ``lkca.data.open_cube`` makes one from a file, :meth:`from_array` from an array. source: file name as given. shape:
+    (rows, cols, bands). meta: :class:`CubeMeta`. read_stored: (window, band indices) -> the stored samples, (bands,
+    height, width); physical: whether these are physical values already. format: for example "ENVI". files: the files it
+    is read from. warnings: sentences about what had to be guessed or repaired. close: ends the access to the file.
+
+    Raises InputError for a shape without samples, and for metadata that do not fit it.
     """
 
     def __init__(

@@ -63,7 +63,7 @@ def keep_freed_memory() -> None:
     """For a program that does the same again and again: the process keeps the memory that its large arrays leave.
 
     glibc gives each back at once, and the next one costs a page fault for every 4 KiB: a third of the time of a
-    network whose maps are larger than 32 MiB (docs/scenes.md). Where the C library is another this does nothing.
+    network whose maps are larger than 32 MiB. Where the C library is another this does nothing.
     PyTorch is told to ask for huge pages, if it has not allocated yet.
     """
     _ask_torch_for_huge_pages()

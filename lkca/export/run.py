@@ -46,8 +46,8 @@ def export_model(
     """Write a model as ONNX, as a torch.export package or as an AOTInductor package for this machine's CPU.
 
     The file takes and gives physical values (:class:`PhysicalModel`), with batch, rows and cols free. It is written
-    aside, run, compared with the model on three sizes, and takes its name only if no value differs by more than
-    ``TOLERANCE`` of the data range. ``plain`` keeps lkca's operators out of pt2 and aoti files; ONNX never has any.
+    aside, run, compared with the model on three sizes, and takes its name only if no value differs by more than 1e-4 of
+    the data range. ``plain`` keeps lkca's operators out of pt2 and aoti files; ONNX never has any.
 
     Raises InputError for another format or suffix, an output that exists or what this machine lacks; OutputError where
     torch cannot export the model, the file cannot be written, or its results differ. Nothing is left then.

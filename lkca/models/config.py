@@ -125,7 +125,7 @@ class ValidationRecord(StrictModel):
 
 
 class ModelConfig(StrictModel):
-    """The whole file."""
+    """``config.json`` of a model directory, whole; ``lkca schema model`` prints every key with its meaning."""
 
     format: Literal["lkca-model"] = Field(default="lkca-model", description="What the file is.")
     format_version: Literal[1] = Field(default=1, description="Of the file's layout.")

@@ -22,7 +22,7 @@ class LargeKernelBlock(nn.Module):
     x + CA(P2 relu(P1 D(x))): D is a ``kernel_size``² depthwise convolution, P1 and P2 are 1×1 convolutions to
     ``expansion * channels`` and back, CA is :class:`~lkca.nn.LocalChannelAttention` (left out with ``window=0``).
     No bias anywhere: the block is positively homogeneous, block(a x) = a block(x) for a > 0. Computed by
-    :func:`lkca_kernels.large_kernel_branch`.
+    :func:`lkca_kernels.large_kernel_branch`. Raises ValueError for an even kernel or window.
     """
 
     def __init__(

@@ -81,7 +81,8 @@ class PixelShuffleUpsample(nn.Module):
     ``out``: contiguous tensor for the result, while no gradient is needed.
     stride, padding, dilation, bias, padding_mode, device and dtype are those of ``nn.Conv2d``; by default the padding
     keeps the image's size under an odd kernel. With ``shared_groups`` > 1 one convolution serves so many equal blocks
-    of the channels in turn. Loads the weights of a plain ``nn.Conv2d`` (keys ``weight``, ``bias``) too.
+    of the channels in turn. Loads the weights of a plain ``nn.Conv2d`` (keys ``weight``, ``bias``) too. Raises
+    ValueError for sizes below 1, a factor below 2, and channels that ``shared_groups`` does not divide.
     """
 
     def __init__(
@@ -173,7 +174,8 @@ class LowRankConv2d(_LowRank):
 
     (B, in_channels, H, W) -> (B, out_channels, H', W'); the arguments are those of ``nn.Conv2d``. Stands in for an
     upsampling convolution whose pixel shuffle comes later in the model; where it follows at once,
-    :class:`LowRankUpsample` does both in one pass. The two classes share their parameters' names and shapes.
+    :class:`LowRankUpsample` does both in one pass. The two classes share their parameters' names and shapes. Raises
+    ValueError for a rank below 1.
     """
 
     def __init__(

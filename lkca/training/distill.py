@@ -70,9 +70,13 @@ def distill(
 
     draw() gives the next batch: degraded (B, C, h, w), sharp (B, C', H, W), normalised, and what of it counts,
     (B, 1, H, W) bool, or None for all. criterion: compares outputs; by default L1 + 0.3 SAM + 0.1 gradient
-    (:class:`lkca.losses.SpectralGradientLoss`). score, report: as in :func:`lkca.training.supervised.train`.
-    generator: for the orientations. ValueError for points that do not fit the models, and for a student of which no
-    parameter asks for a gradient.
+    (:class:`lkca.losses.SpectralGradientLoss`). score(): rates the student as it stands, higher is better; the best
+    averaged weights are kept, without it the last. apply: how a model is run, by default by calling it. generator: for
+    the orientations. report(loss, gain): called after each step; gain is the latest score.
+
+    Returns the number of ``steps``, the ``best`` score, the last ``loss``, and whether Ctrl-C ``interrupted`` it, which
+    keeps the best so far. ValueError for points that do not fit the models, and for a student of which no parameter asks
+    for a gradient.
     """
     if not any(p.requires_grad for p in student.parameters()):
         raise ValueError(

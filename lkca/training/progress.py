@@ -38,7 +38,8 @@ ProgressCallback = Callable[[Progress], None]
 class Budget:
     """Wall-clock seconds, optimiser steps, or both (the first to run out counts).
 
-    With steps alone a run depends on its seed only; with seconds it also depends on the machine.
+    With steps alone a run depends on its seed only; with seconds it also depends on the machine. The clock starts when
+    it is made. Raises ValueError where both are None.
     """
 
     def __init__(self, seconds: float | None, steps: int | None) -> None:
@@ -51,6 +52,7 @@ class Budget:
 
     @property
     def elapsed(self) -> float:
+        """Seconds since the start."""
         return time.monotonic() - self._start
 
     @property

@@ -37,8 +37,9 @@ _SIDECARS = (".aux.xml", ".ovr", ".msk")  # of GDAL; those of a replaced file de
 
 @dataclass(frozen=True)
 class WriteReport:
-    """What was written. files: all files, the named one first. clipped, missing: samples beyond the range of an
-    integer dtype, samples stored as nodata. warnings: sentences for the user."""
+    """What was written. files: all files, the named one first. shape: (rows, cols, bands). meta: as stored. clipped,
+    missing: samples beyond the range of an integer dtype, samples stored as nodata. warnings: sentences for the user.
+    """
 
     path: Path
     files: tuple[Path, ...]
@@ -88,7 +89,9 @@ class CubeWriter:
     """Writes windows of physical values; a context manager that keeps nothing if an exception passes.
 
     Made by ``create_writer``. The file appears under its name when :meth:`close` commits; until then, and
-    after :meth:`abort`, nothing is there (or the file that was there before).
+    after :meth:`abort`, nothing is there (or the file that was there before). Windows come in any order and cover the
+    scene once. block: (rows, cols) of a storage block; windows that end on its multiples are written fastest. report:
+    :class:`WriteReport`, None until then.
     """
 
     def __init__(self, path: Path, shape: tuple[int, int, int], meta: CubeMeta, backend: Backend, driver: str) -> None:
@@ -118,7 +121,8 @@ class CubeWriter:
         """Write (bands, height, width) physical samples; NaN, inf and what a masked array masks become nodata.
 
         OutputError where the disk is full or the file cannot be written, and for missing samples in an
-        integer file that has no nodata value; the writer is then aborted.
+        integer file that has no nodata value; the writer is then aborted. ValueError for another shape, InputError for
+        a window outside the scene.
         """
         self._check(window, array)
         with self._or_abort():
