@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import rasterio
 import torch
 
 from lkca.data import Cube, Window
@@ -112,25 +113,26 @@ def evaluate_model(
         degradation = model.config.degradation if isinstance(model, LoadedModel) else Degradation(scale=scale)
     window, cut = whole_pixels(cube, region, scale)
     notes += cut
-    truth = cube.region(window)
-    peak, bands = _peak((truth.read(strip) for strip in row_strips(*truth.shape)), cube.good_bands, cube.source)
-    scored = np.zeros(cube.bands, dtype=bool)
-    scored[bands] = True
-    low = degraded(truth, degradation)
-    chosen = model_for(low, model, scale)
-    upscalers = {"bicubic": Upscaler(None, scale, np.ones(cube.bands, dtype=bool))}
-    if chosen is not None:
-        upscalers["model"] = Upscaler(chosen, scale, cube.good_bands, device)
-    floored = [] if chosen is None else chosen.config.bands.nonnegative
-    overall = Overview(truth, low, scored, upscalers) if overview else None
-    inner = Middle(truth, low, upscalers) if middle else None
-    shown = [view for view in (overall, inner) if view is not None]
-    budget = Budget.of(memory)  # measured once: what the first pass frees, the allocator keeps for the second
-    tiles = {name: _tiles(low, upscaler, budget) for name, upscaler in upscalers.items()}
-    scores = {}
-    for name, upscaler in upscalers.items():
-        watched = [partial(view.add, name) for view in shown]
-        scores[name] = _restored(truth, low, upscaler, tiles[name], peak, scored, floored, watched)
+    with rasterio.Env(GDAL_CACHEMAX=Budget.of(memory).cache):
+        truth = cube.region(window)
+        peak, bands = _peak((truth.read(strip) for strip in row_strips(*truth.shape)), cube.good_bands, cube.source)
+        scored = np.zeros(cube.bands, dtype=bool)
+        scored[bands] = True
+        low = degraded(truth, degradation)
+        chosen = model_for(low, model, scale)
+        upscalers = {"bicubic": Upscaler(None, scale, np.ones(cube.bands, dtype=bool))}
+        if chosen is not None:
+            upscalers["model"] = Upscaler(chosen, scale, cube.good_bands, device)
+        floored = [] if chosen is None else chosen.config.bands.nonnegative
+        overall = Overview(truth, low, scored, upscalers) if overview else None
+        inner = Middle(truth, low, upscalers) if middle else None
+        shown = [view for view in (overall, inner) if view is not None]
+        budget = Budget.of(memory)  # measured once: what the first pass frees, the allocator keeps for the second
+        tiles = {name: _tiles(low, upscaler, budget) for name, upscaler in upscalers.items()}
+        scores = {}
+        for name, upscaler in upscalers.items():
+            watched = [partial(view.add, name) for view in shown]
+            scores[name] = _restored(truth, low, upscaler, tiles[name], peak, scored, floored, watched)
     return Evaluation(
         cube.source, window, scale, peak, bands, cube.meta.wavelengths, degradation, scores, tuple(notes), inner,
         overall,

@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import rasterio
+from rasterio.env import get_gdal_config
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 __all__ = ["bounded_cache", "open_to_change", "without_place"]
 
-_CACHE_MIB = 256
+_CACHE = 256 << 20  # bytes, which rasterio passes on as they are
 
 
 def bounded_cache() -> rasterio.Env:
-    """A context in which GDAL caches at most 256 MiB of blocks, in all of the process.
+    """A context in which GDAL caches at most 256 MiB of blocks, or what a caller allows it, in all of the process.
 
     Its own default is 5 % of the machine's memory, beside whatever budget a caller keeps.
     """
-    return rasterio.Env(GDAL_CACHEMAX=_CACHE_MIB)
+    return rasterio.Env(GDAL_CACHEMAX=min(_CACHE, get_gdal_config("GDAL_CACHEMAX")))
 
 
 @contextmanager

@@ -12,9 +12,11 @@ import pytest
 import rasterio
 from affine import Affine
 from rasterio.crs import CRS
+from rasterio.env import get_gdal_config
 
 from lkca.data import CubeMeta, Window, create_writer, open_cube, write_cube
 from lkca.data.codec import Encoder
+from lkca.data.gdal import bounded_cache
 from lkca.data.writers import geotiff
 from lkca.errors import OutputError
 
@@ -185,3 +187,17 @@ def test_a_flat_file_that_is_lost(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"x\.tif: could not be written"):
         writer.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_gdal_caches_blocks(tmp_path: Path) -> None:
+    """Windows that share blocks do not compress them anew; what a caller allows GDAL is not exceeded."""
+    cube = np.random.default_rng(0).normal(size=(8, 300, 300)).astype(np.float32)
+    write_cube(tmp_path / "whole.tif", cube, CubeMeta(), driver="GTiff", compress="deflate")
+    options = {"driver": "GTiff", "compress": "deflate"}
+    with create_writer(tmp_path / "parts.tif", (300, 300, 8), CubeMeta(), **options) as writer:
+        for row in range(0, 300, 50):
+            writer.write(Window(row, 0, 50, 300), cube[:, row : row + 50])
+    assert (tmp_path / "parts.tif").stat().st_size < 1.1 * (tmp_path / "whole.tif").stat().st_size
+    for allowed, kept in ((64 << 20, 64 << 20), (1 << 30, 256 << 20)):
+        with rasterio.Env(GDAL_CACHEMAX=allowed), bounded_cache():
+            assert get_gdal_config("GDAL_CACHEMAX") == kept
