@@ -86,7 +86,8 @@ app = typer.Typer(
     name="lkca",
     cls=ErrorGroup,
     help="Hyperspectral super-resolution: train on your own scenes, make them sharper, measure it.",
-    epilog="First steps: 'lkca demo', then 'lkca fit FILE -s 4 -o model' and 'lkca upscale -i FILE -o OUT -m model'.",
+    epilog="First steps: 'lkca demo', then 'lkca upscale -i FILE -o OUT -s 4'; with a model of your own: "
+    "'lkca fit FILE -s 4 -o model' and 'lkca upscale -i FILE -o OUT -m model'.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

@@ -37,8 +37,8 @@ __all__ = [
 ]
 
 MODEL_HELP = (
-    "A model directory that 'lkca fit' wrote, or the name of a shipped model ('lkca models'); a directory of that name "
-    "goes first."
+    "A model directory, as 'lkca fit' and 'lkca train' write it, or the name of a shipped model ('lkca models'); a "
+    "directory of that name goes first."
 )
 FITTED_HELP = f"{MODEL_HELP} But not general, which is made for each cube."
 
