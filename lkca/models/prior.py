@@ -29,10 +29,8 @@ _TAIL = "tail."
 
 @dataclass(frozen=True)
 class Prior:
-    """architecture: width, blocks, kernel_size, expansion, window; attended where not all blocks are. state: head.*,
-    body.*, tail.SCALE (s², width, 3, 3).
-
-    origin: how it was trained.
+    """architecture: width, blocks, kernel_size, expansion, window; attended where not all blocks are. state: tensors
+    of ``head`` and ``body``, and ``tail.SCALE`` (s², width, 3, 3). origin: how it was trained.
     """
 
     architecture: Mapping[str, int]

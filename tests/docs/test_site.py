@@ -26,10 +26,13 @@ def test_site_builds_strictly(tmp_path: Path) -> None:
     support = (tmp_path / "reference" / "support.html").read_text(encoding="utf-8")
     assert "<code>channel_attention</code>" in support and "bfloat16" in support  # made from the backends' modules
     for page in tmp_path.rglob("*.html"):
-        assert "fonts.googleapis" not in page.read_text(encoding="utf-8"), page
+        text = page.read_text(encoding="utf-8")
+        assert "fonts.googleapis" not in text, page
+        assert not re.search(r"\\(frac|sum|sqrt|mathrm|mu)\b", text), f"{page}: TeX, which nothing here draws"
     reference = "".join(page.read_text(encoding="utf-8") for page in (tmp_path / "reference").glob("lkca*.html"))
     _holds_every_public_name(reference)
     assert not re.search(r":(class|func|meth|data|attr):|::</p>", reference)  # what only Sphinx understands
+    assert not re.search(r"\w<em>\w", reference)  # s*h, s*w
 
 
 def _holds_every_public_name(reference: str) -> None:
