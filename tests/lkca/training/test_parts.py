@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -76,6 +77,11 @@ def test_patches_lie_anywhere_in_any_orientation_and_so_do_their_masks() -> None
     scene = SourceScene("x", holed.shape, lambda window: holed[(slice(None), *window.slices)])
     dataset, other = (PatchDataset([scene], 6, seed) for seed in (0, 1))
     assert any(not torch.equal(dataset[number][0], other[number][0]) for number in range(3))
+    large = np.full((2, 36, 32), 100, dtype=np.float32)
+    both = PatchDataset(
+        [scene, SourceScene("y", large.shape, lambda window: large[(slice(None), *window.slices)])], 6, 0
+    )
+    assert sum(bool(both[number][0].max() == 100) for number in range(100)) > 80  # it has 16 times the pixels
     for patches in (zip(*sampler.draw()[1:], strict=True), (dataset[number] for number in range(200))):
         places, turns = set(), set()
         for sharp, valid in patches:
