@@ -168,6 +168,11 @@ def plain_model(model: nn.Module) -> nn.Module:
         raise LowRankError("model: is TorchScript, whose layers cannot be replaced; give the Python model")
     if hasattr(model, "_orig_mod"):
         raise LowRankError("model: is the result of torch.compile; give the model before that, and compile afterwards")
+    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
+        raise LowRankError(
+            "model: is wrapped in DistributedDataParallel, which knows the parameters that it had; give its .module, "
+            "and wrap the result"
+        )
     return model
 
 

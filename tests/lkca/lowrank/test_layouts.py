@@ -217,6 +217,20 @@ def test_refusals_say_why(case: str) -> None:
     assert names == [name for name, _ in model.named_modules()]
 
 
+@pytest.mark.parametrize(
+    "change", [lambda net: factorize(net, rank=2), replace_modules, merge], ids=["", "swap", "merge"]
+)
+def test_a_model_that_ddp_has_wrapped_is_refused(change: Callable[[nn.Module], object], tmp_path: Path) -> None:
+    """Its new parameters would not be averaged over the processes, and the second step failed."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(nn.Sequential(conv(), nn.PixelShuffle(2)))
+        with pytest.raises(LowRankError, match=r"DistributedDataParallel.*give its \.module"):
+            change(wrapped)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 @pytest.mark.parametrize("place", ["0", "0.reduce", "1"])
 def test_merge_refuses_a_replaced_forward(place: str) -> None:
     model = factorize(nn.Sequential(conv(), nn.PixelShuffle(2)), rank=2)
