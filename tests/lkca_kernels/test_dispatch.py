@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import lkca_kernels
 from lkca_kernels.backends import BackendError
@@ -43,6 +44,51 @@ def test_opcheck_of_out(typical: Any, backend: Any) -> None:
     torch.library.opcheck(operator, (*tensors, *typical.raw_arguments, backend.backend), {"out": out})
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_fakes_are_like_the_results(typical: Any, backend: Any, layout: str, dtype: torch.dtype) -> None:
+    """Forward and backward, in shape, dtype and strides."""
+    backend.needs(dtype)
+    tensors = typical.make(dtype, backend.device, layout=layout)
+    result = typical.call(tensors, backend="reference")
+    mean = [tensors[0].to(torch.promote_types(dtype, torch.float32)).mean((2, 3))] if typical.with_mean else []
+    added = [name in ("skip", "residual") for name in typical.names]  # whose gradient is that of the result
+    needs = [t is not None and not (a and t.shape == result.shape) for t, a in zip(tensors, added, strict=True)]
+    backward = getattr(torch.ops.lkca_kernels, f"{typical.op}_backward").default
+
+    def looks(t: Tensor) -> tuple[Any, ...]:
+        return t.dtype, t.shape, [stride for size, stride in zip(t.shape, t.stride(), strict=True) if size > 1]
+
+    for operator, arguments in (
+        (_opaque(typical), (*tensors, *typical.raw_arguments, backend.backend)),
+        (backward, (result, *tensors, *mean, *typical.raw_arguments, needs, backend.backend)),
+    ):
+        fakes = [
+            torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta") if isinstance(t, Tensor) else t
+            for t in arguments
+        ]
+        found, faked = (r if isinstance(r, (tuple, list)) else [r] for r in (operator(*arguments), operator(*fakes)))
+        assert list(map(looks, found)) == list(map(looks, faked))
+
+
+def test_modes_and_subclasses_meet_the_operator(typical: Any, backend: Any) -> None:
+    """Not the backend's own, which they would know nothing of."""
+    if backend.backend == "reference":
+        pytest.skip("plain operations")
+    tensors, seen = typical.make(torch.float32, backend.device), []
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **kwargs or {})
+
+    with Watching():
+        typical.call(tensors, backend=backend.backend)
+    assert seen == [_opaque(typical)]
+    mode = torch._subclasses.FakeTensorMode()
+    fakes = [None if t is None else mode.from_tensor(t) for t in tensors]
+    assert isinstance(typical.call(fakes, backend=backend.backend), torch._subclasses.FakeTensor)
+
+
 def test_gradcheck_and_double_backward(typical: Any, tools: Any) -> None:
     tensors = tools.leaves(typical.make(torch.float64))
     positions = [i for i, t in enumerate(tensors) if t is not None]
@@ -58,6 +104,7 @@ def test_gradcheck_and_double_backward(typical: Any, tools: Any) -> None:
         for i, tensor in zip(positions, given, strict=True):
             every[i] = tensor
         result = _opaque(typical)(*every, *typical.raw_arguments, "reference")
+        assert not (typical.with_mean and result[1].requires_grad)  # the mean has no gradient
         return result[0] if typical.with_mean else result
 
     inputs = [tensors[i] for i in positions]
@@ -77,6 +124,20 @@ def test_double_backward_of_a_native_backend(typical: Any, backend: Any, tools: 
 
     for found, expected in zip(penalty(backend.backend), penalty("reference"), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_double_backward_of_a_tensor_given_twice(backend: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((2, 5, 4, 3), (3, 5), (3,), (5, 3), (5,))
+    x, *squeeze = (torch.randn(shape, generator=generator).to(backend.device) for shape in shapes)
+    x.requires_grad_()
+
+    def penalty(name: str) -> Tensor:
+        result = lkca_kernels.channel_attention(x, *squeeze, residual=x, backend=name)
+        (first,) = torch.autograd.grad(result.square().sum(), x, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), x)[0]
+
+    torch.testing.assert_close(penalty(backend.backend), penalty("reference"), rtol=1e-3, atol=1e-3)
 
 
 def test_compiled_whole_with_symbolic_sizes(typical: Any, backend: Any, tools: Any, case_type: Any) -> None:
@@ -139,14 +200,15 @@ def test_inductor(backend: Any, tools: Any) -> None:
 
 def test_autocast(typical: Any, backend: Any, tools: Any) -> None:
     backend.needs(torch.bfloat16)
-    tensors = tools.leaves(typical.make(torch.float32, backend.device))
+    first, *others = typical.make(torch.float32, backend.device)
+    tensors = tools.leaves([first.half(), *others])
     with torch.autocast(backend.device, dtype=torch.bfloat16):
         result = typical.call(tensors, backend=backend.backend)
     cast = [None if t is None else t.detach().bfloat16() for t in tensors]
     assert result.dtype == torch.bfloat16
     assert torch.equal(result, typical.call(cast, backend=backend.backend))
     for i, gradient in tools.gradients(result, tensors, torch.ones_like(result)).items():
-        assert gradient.dtype == torch.float32 and gradient.shape == tensors[i].shape
+        assert gradient.dtype == tensors[i].dtype and gradient.shape == tensors[i].shape
     torch._dynamo.reset()
 
     def function(*given: Tensor | None) -> Tensor:
@@ -273,7 +335,7 @@ def test_dual_gradients(typical: Any, backend: Any) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_export_holds_plain_operations_only(backend: Any) -> None:
+def test_export_holds_plain_operations_only() -> None:
     """Whatever backend would serve, an exported program runs without this package, with sizes as symbols."""
 
     class Network(torch.nn.Module):
