@@ -46,6 +46,13 @@ def test_automatic_choice() -> None:
     assert double.chosen == "reference"
     assert {"cpu", "triton", "cuda"} <= set(double.refusals)
     assert lkca_kernels.explain("pixel_shuffle_epilogue", Z.to("meta"), upscale_factor=2).chosen == "reference"
+    large = lkca_kernels.explain("lowrank_pixel_shuffle", Z, WEIGHT, upscale_factor=1025)
+    assert large.chosen == "reference" and (not CPU_BUILT or "not 1025" in large.refusals["cpu"])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = lkca_kernels.explain("lowrank_pixel_shuffle", Z, WEIGHT, upscale_factor=2)
+    assert "serves torch.bfloat16 on cpu" in cast.reason
+    on_cards = backends.explain_call("channel_gate", torch.device("cuda"), torch.float32, 1, None)
+    assert on_cards.reason.endswith("in the order triton, cuda, reference")
 
 
 def test_argument_before_context_before_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +68,12 @@ def test_argument_before_context_before_environment(monkeypatch: pytest.MonkeyPa
         lkca_kernels.lowrank_pixel_shuffle(Z, WEIGHT, upscale_factor=2)
     monkeypatch.setenv("LKCA_BACKEND", "")
     assert _chosen() == ("cpu" if CPU_BUILT else "reference")
+
+
+def test_contexts_end_with_an_error_too() -> None:
+    with pytest.raises(KeyError), lkca_kernels.use_backend("reference"), lkca_kernels.keep_operators():
+        raise KeyError
+    assert _chosen() == ("cpu" if CPU_BUILT else "reference") and not backends._kept.get()
 
 
 def test_a_named_backend_never_falls_back() -> None:

@@ -55,6 +55,8 @@ WRONG: list[tuple[type[Exception], str, Callable[[], Any]]] = [
      lambda: k.local_channel_attention(X, W1, W2, window=4)),
     (ValueError, "window: expected an odd number from 1 to 1048575, got -1",
      lambda: k.local_channel_attention(X, W1, W2, window=-1)),
+    (ValueError, "window: expected an odd number from 1 to 1048575, got 1048577",
+     lambda: k.local_channel_attention(X, W1, W2, window=2**20 + 1)),
     (TypeError, "window: expected an integer, got float", lambda: k.local_channel_attention(X, W1, W2, window=3.0)),
     (ValueError, "depthwise: expected (C, 1, kh, kw) with C = 3, the channels of x, and odd sides, got (3, 1, 3, 2)",
      lambda: k.large_kernel_branch(X, D[..., :2], W1, W2)),
@@ -73,6 +75,8 @@ WRONG: list[tuple[type[Exception], str, Callable[[], Any]]] = [
      lambda: k.channel_gate(torch.nested.nested_tensor([torch.ones(2, 3, 4)]), W1, B1, W2, B1)),
     (TypeError, "padding: expected an integer, got str",
      lambda: k.lowrank_upsample(X, torch.ones(3, 3, 3, 3), W, upscale_factor=2, padding="same")),
+    (k.BackendError, "backend: unknown backend 'opencl'",
+     lambda: k.lowrank_upsample(X, torch.ones(3, 3, 3, 3), W, upscale_factor=2, backend="opencl")),
     (ValueError, "stride: expected at least 1, got 0",
      lambda: k.lowrank_upsample(X, torch.ones(3, 3, 3, 3), W, upscale_factor=2, stride=0)),
 ]  # fmt: skip
@@ -98,6 +102,7 @@ def test_out() -> None:
         (ValueError, "out: expected a tensor that is dense", torch.empty(2, 2, 10, 8).mT, Z),
         (ValueError, "out: overlaps z in memory", shared, inside),
         (ValueError, "out: overlaps z in memory", shared, room[318:].as_strided((2, 3, 4, 5), (0, 0, 0, 1))),
+        (ValueError, "out: overlaps z in memory", room[130:450].view(2, 2, 8, 10), room[:240:2].view(2, 3, 4, 5)),
         (ValueError, "out: given while z requires a gradient", good, Z.clone().requires_grad_()),
         (ValueError, "out: requires a gradient", good.clone().requires_grad_(), Z),
     ]
@@ -105,6 +110,10 @@ def test_out() -> None:
         with pytest.raises(kind) as caught:
             _lowrank(z, W, out=out)
         assert str(caught.value).startswith(message), caught.value
+    with pytest.raises(ValueError, match="out: overlaps skip in memory"):
+        _lowrank(Z, W, skip=good, out=good)
+    with pytest.raises(ValueError, match="out: given while weight requires a gradient"):
+        _lowrank(Z, W.clone().requires_grad_(), out=good)
     with torch.no_grad():
         _lowrank(Z.clone().requires_grad_(), W, out=good)
         parameter = torch.nn.Parameter(torch.ones(1, 2, 3, 3))
