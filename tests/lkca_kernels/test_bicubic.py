@@ -29,14 +29,13 @@ def _imresize_rows(image: np.ndarray, scale: int) -> np.ndarray:
     return out
 
 
-@pytest.fixture(params=["banded product", "convolution"])
-def either_form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways of taking the same sums; eager calls take the first, traced ones the second."""
-    if request.param == "convolution":
-        monkeypatch.setattr(bicubic, "_by_banded_product", bicubic._by_convolution)
+@pytest.fixture(params=["_by_banded_product", "_by_convolution", "_by_taps"])
+def every_form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ways of taking the same sums: of eager calls on CPUs, of traced ones, and of GPUs."""
+    monkeypatch.setattr(bicubic, "_way", lambda _: getattr(bicubic, request.param))
 
 
-@pytest.mark.usefixtures("either_form")
+@pytest.mark.usefixtures("every_form")
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize(("h", "w"), SIZES)
 def test_matlab_is_imresize(h: int, w: int, scale: int) -> None:
@@ -55,7 +54,7 @@ def test_matlab_is_antialiased_torch_after_symmetric_padding(scale: int) -> None
     torch.testing.assert_close(bicubic_upsample(x, scale), inner[..., 4 * scale : -4 * scale].contiguous())
 
 
-@pytest.mark.usefixtures("either_form")
+@pytest.mark.usefixtures("every_form")
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize(("h", "w"), SIZES)
 def test_torch_is_interpolate(h: int, w: int, scale: int) -> None:
