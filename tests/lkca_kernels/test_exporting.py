@@ -92,14 +92,27 @@ class Into(torch.nn.Module):
 
 
 class Plain(torch.nn.Module):
+    def __init__(self, scale: int = 2) -> None:
+        super().__init__()
+        self.scale = scale
+
     def forward(self, y: torch.Tensor) -> torch.Tensor:
-        return lkca_kernels.pixel_shuffle_epilogue(y, upscale_factor=2)
+        return lkca_kernels.pixel_shuffle_epilogue(y, upscale_factor=self.scale)
 
 
-def test_out_in_a_program_that_keeps_its_operators() -> None:
+class Stored(torch.nn.Module):
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        out = z.new_empty(2, 3, 6, 8)
+        lkca_kernels.lowrank_pixel_shuffle_stored(z, torch.eye(12), upscale_factor=2, out=out)
+        return out
+
+
+@pytest.mark.parametrize("module", [Into(), Stored()], ids=["out", "stored"])
+def test_out_in_a_program_that_keeps_its_operators(module: torch.nn.Module) -> None:
     y = torch.randn(2, 12, 3, 4)
     with lkca_kernels.keep_operators():
-        program = torch.export.export(Into(), (y,), strict=False)
+        program = torch.export.export(module, (y,), strict=False)
+    assert targets(program) == {"lkca_kernels"}
     torch.testing.assert_close(program.module()(y), Plain()(y))
 
 
@@ -121,14 +134,19 @@ def test_calls_within_graphs_of_their_own_are_replaced() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "dtype", "words"),
-    [(Into(), torch.float32, "has no .*_out"), (Plain(), torch.float64, "serves float32, bfloat16 and float16")],
+    ("module", "y", "words"),
+    [
+        (Into(), torch.ones(2, 12, 3, 4), "has no .*_out"),
+        (Plain(), torch.ones(2, 12, 3, 4).double(), "serves float32, bfloat16 and float16"),
+        (Plain(1025), torch.ones(1, 1025**2, 1, 1), "serves upscale_factor up to 1024"),
+    ],
+    ids=["out", "float64", "scale"],
 )
-def test_what_the_cpp_library_has_not(module: torch.nn.Module, dtype: torch.dtype, words: str) -> None:
+def test_what_the_cpp_library_has_not(module: torch.nn.Module, y: Tensor, words: str) -> None:
     if lkca_kernels.backends.unavailable("cpu"):
         pytest.skip("the C++ library was not built")
     with lkca_kernels.keep_operators():
-        program = torch.export.export(module, (torch.randn(2, 12, 3, 4, dtype=dtype),), strict=False)
+        program = torch.export.export(module, (y,), strict=False)
     with pytest.raises(lkca_kernels.BackendError, match=words):
         call_cpp_operators(program)
     assert targets(program) == {"lkca_kernels"}
@@ -145,14 +163,19 @@ def test_calls_of_the_cpp_library() -> None:
     # what a compiler asks: shapes by the fake, in step with the real kernel
     again = torch.export.export(program.module(), tensors, strict=False)
     torch.testing.assert_close(again.module()(*tensors), expected)
-    squeeze = torch.randn(2, 3), torch.randn(2), torch.randn(3, 2), torch.randn(3)
+
+    def half(*shape: int) -> Tensor:  # whose means are float32, in a layout that results follow
+        values = torch.randn(shape, dtype=torch.bfloat16)
+        return values.to(memory_format=torch.channels_last) if values.ndim == 4 else values
+
+    x, squeeze = half(3, 3, 4, 9), (half(2, 3), half(2), half(3, 2), half(3))
     for name, arguments in {
-        "lowrank_pixel_shuffle": (tensors[0], torch.randn(12, 5), None, None, tensors[1], 2, 0),
-        "pixel_shuffle_epilogue": (torch.randn(2, 12, 3, 4), None, None, 2, 0),
-        "channel_gate_fwd": (tensors[1], *squeeze),
-        "channel_attention": (tensors[1].to(memory_format=torch.channels_last), *squeeze, None),
-        "large_kernel_branch": (tensors[1], torch.randn(3, 1, 5, 3), squeeze[0], squeeze[2], None),
-        "local_channel_attention": (tensors[1], squeeze[0], squeeze[2], tensors[1], 3),
+        "lowrank_pixel_shuffle": (half(3, 5, 4, 9), half(12, 5), None, None, x, 2, 0),
+        "pixel_shuffle_epilogue": (half(2, 12, 3, 4), None, None, 2, 0),
+        "channel_gate_fwd": (x, *squeeze),
+        "channel_attention": (x, *squeeze, None),
+        "large_kernel_branch": (x, half(3, 1, 5, 3), squeeze[0], squeeze[2], None),
+        "local_channel_attention": (x, squeeze[0], squeeze[2], x, 3),
     }.items():
         operator = getattr(torch.ops.lkca_cpu, name).default
         torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))

@@ -124,6 +124,16 @@ def test_autocast_does_not_matter(served_by: str) -> None:
     assert explained == BACKENDS[-1]
 
 
+@pytest.mark.parametrize("served_by", BACKENDS)
+def test_autograd_hears_of_a_result_that_was_overwritten(served_by: str) -> None:
+    tensors = _tensors(1, 3, 5, 6, 7, 4)
+    out = _out(tensors, torch.float32, (0, 6))
+    loss = (out * torch.ones_like(out).requires_grad_()).sum()
+    k.lowrank_pixel_shuffle_stored(**tensors, out=out, backend=served_by)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 @needs_native
 def test_other_dtypes_are_refused_by_name() -> None:
     z, weight = torch.ones(1, 2, 3, 4, dtype=torch.bfloat16), torch.ones(16, 2, dtype=torch.bfloat16)
