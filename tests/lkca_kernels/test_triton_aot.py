@@ -106,15 +106,18 @@ def test_gradient_rows_are_loaded_in_16_byte_pieces() -> None:
 
 
 def test_float32_follows_the_matmul_setting_of_torch() -> None:
-    """ieee takes three tf32 products of parts for each one of tf32."""
+    """ieee takes three tf32 products of parts for each one of tf32, or none; sums are never taken in tf32."""
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
     products = {}
     try:
-        for setting, expected in (("ieee", "tf32x3"), ("tf32", "tf32")):
+        for setting, expected in (("ieee", {"tf32x3", "ieee"}), ("tf32", {"tf32"})):
             matmul.fp32_precision = setting
-            launch = representative_launches(torch.float32)["lowrank_pixel_shuffle_fwd (×4, no skip)"]
-            assert launch.arguments["PRECISION"] == expected
+            launches = representative_launches(torch.float32)
+            given = [launch.arguments for launch in launches.values()]
+            assert {a["PRECISION"] for a in given if "PRECISION" in a} == expected
+            assert {a["SUM_PRECISION"] for a in given if "SUM_PRECISION" in a} == {"tf32x3"}
+            launch = launches["lowrank_pixel_shuffle_fwd (×4, no skip)"]
             products[setting] = compile_launch(launch, 80).ptx.count("f32.tf32.tf32.f32")
     finally:
         matmul.fp32_precision = before
@@ -152,7 +155,8 @@ def test_strides_multiply_in_64_bits() -> None:
     for name, launch in representative_launches(torch.bfloat16).items():
         signature, *lines = compile_launch(launch, 90).ttir.split("tt.func public", 1)[1].splitlines()
         strides = re.findall(r"%(\w+_s[a-z0-9]+): i32", signature)
-        if not strides:  # its tensors are contiguous
+        if not strides:  # its tensors are contiguous planes
+            assert not [line for line in lines if re.search(r"arith\.muli .*%h\b.*: i32", line)], name
             continue
         pattern = re.compile("|".join(rf"%{stride}\b(?!\()" for stride in strides))
         uses = [line for line in (line.split(" loc(")[0].strip() for line in lines) if pattern.search(line)]

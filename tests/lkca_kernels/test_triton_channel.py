@@ -79,13 +79,19 @@ def test_gate_and_attention(batch, channels, reduced, h, w, dtype, memory) -> No
 def test_large_layers_take_their_own_launch(monkeypatch) -> None:
     """Made in every program or in one launch of their own, the gate and the result are the same."""
     from lkca_kernels.triton import channel
+    from lkca_kernels.triton.launch import record_launches
 
-    x, *layers, _ = make(2, 5, 3, 4, 7, torch.float32)
+    x, *layers, _ = make(2, 5, 3, 4, 7, torch.float16)
     fused = backend.channel_attention_fwd(x, *layers, None)
-    monkeypatch.setattr(channel, "_FUSED_WEIGHTS", 0)
+    monkeypatch.setattr(channel, "_FUSED_WEIGHTS", 14)
     apart = backend.channel_attention_fwd(x, *layers, None)
     for a, b in zip(fused, apart, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+    with record_launches() as launches:
+        backend.channel_attention_fwd(x, *layers, None)
+    assert [launch.kernel.__name__.removesuffix("_kernel") for launch in launches] == [
+        "channel_sum", "channel_gate_fwd", "channel_scale",
+    ]  # fmt: skip
 
 
 def test_only_the_wanted_gradients() -> None:

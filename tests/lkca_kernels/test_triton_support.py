@@ -6,12 +6,16 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
 
 from lkca_kernels import triton as backend
+from lkca_kernels.backends import ONLY_ON_CPUS
 from lkca_kernels.triton import support
+from lkca_kernels.triton.launch import full_precision, launch
 
 
 def in_a_new_process(code: str, **environment: str) -> str:
@@ -55,6 +59,14 @@ def test_no_gpu_is_a_reason_except_in_the_interpreter() -> None:
     assert in_a_new_process(code, TRITON_INTERPRET="1") == "None"
 
 
+def test_an_older_triton_is_a_reason(monkeypatch) -> None:
+    triton = pytest.importorskip("triton")
+    monkeypatch.setattr(triton, "__version__", "3.5.1")
+    assert support.unavailable() == "needs Triton 3.6 or newer, found 3.5.1"
+    monkeypatch.setattr(triton, "__version__", "3.10.0")
+    assert "or newer" not in str(support.unavailable())
+
+
 def test_refusals_name_what_they_need(monkeypatch) -> None:
     monkeypatch.setattr(support, "interpreted", lambda: False)
     cpu, op = torch.device("cpu"), "lowrank_pixel_shuffle"
@@ -73,6 +85,38 @@ def test_refusals_name_what_they_need(monkeypatch) -> None:
     assert support.can_run(op, cuda, torch.float16, 4) == "needs compute capability 8.0 or higher, Old Card has 7.5"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     assert support.can_run(op, cuda, torch.bfloat16, 4) is None
+    for other, reason in ONLY_ON_CPUS.items():
+        assert support.can_run(other, cuda, torch.float32, 4) == reason
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(torch.version, "hip", "6.2")  # whose numbers are others
+    assert support.can_run(op, cuda, torch.float16, 4) is None
+    assert full_precision(torch.float32) == "ieee"
+
+
+def test_launches_on_the_device_of_the_tensors(monkeypatch) -> None:
+    """Which need not be the current one; none without programs, nor past the limit of a grid."""
+    where: list[torch.device | None] = [None]
+    launched = []
+
+    @contextmanager
+    def current(device: torch.device) -> Iterator[None]:
+        where.append(device)
+        yield
+        where.pop()
+
+    class Kernel:
+        __name__ = "some_kernel"
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            return lambda **how: launched.append((where[-1], grid, how))
+
+    monkeypatch.setattr(torch.cuda, "device", current)
+    second, how = torch.device("cuda", 1), {"num_warps": 4}
+    launch(Kernel(), 0, {"x": 1}, device=second, **how)
+    with pytest.raises(ValueError, match=r"some_kernel: 2147483648 programs exceed the grid limit"):
+        launch(Kernel(), 2**31, {"x": 1}, device=second, **how)
+    launch(Kernel(), 3, {"x": 1}, device=second, **how)
+    assert launched == [(second, (3,), {"x": 1, "num_warps": 4, "num_stages": 1})]
 
 
 def test_the_last_guard_refuses_what_a_kernel_would_read_past() -> None:
@@ -85,6 +129,7 @@ def test_the_last_guard_refuses_what_a_kernel_would_read_past() -> None:
         "gate: expected shape (1, 3)": (z, weight, None, torch.zeros(2, 3), None),
         "skip: expected shape (1, 3, 2, 5)": (z, weight, None, None, torch.zeros(1, 3, 4, 9)),
         "weight: expected a dense torch.float32": (z, weight.half(), None, None, None),
+        "weight: expected a dense torch.float32 tensor on cpu": (z, weight.to("meta"), None, None, None),
         "square divides 11": (z, weight[:11], None, None, None),
     }
     for message, tensors in wrong.items():
@@ -94,6 +139,18 @@ def test_the_last_guard_refuses_what_a_kernel_would_read_past() -> None:
         backend.lowrank_pixel_shuffle_bwd(z, z, weight, None, None, None, **options, needs=(True,) * 5)
     with pytest.raises(ValueError, match="w2: expected shape"):
         backend.channel_gate_fwd(z, torch.zeros(2, 3), torch.zeros(2), torch.zeros(2, 3), torch.zeros(3))
+    w1, w2, small = torch.zeros(2, 3), torch.zeros(3, 2), z[..., :4]
+    layers = w1, torch.zeros(2), w2, torch.zeros(3)
+    for name, call in (
+        ("residual", lambda: backend.channel_attention_fwd(z, *layers, small)),
+        ("out", lambda: backend.channel_attention_fwd(z, *layers, None, out=small)),
+        ("grad", lambda: backend.channel_attention_bwd(small, z, torch.zeros(1, 3), *layers, needs=(True,) * 5)),
+        ("residual", lambda: backend.local_channel_attention_fwd(z, w1, w2, small, window=3)),
+        ("out", lambda: backend.local_channel_attention_fwd(z, w1, w2, None, window=3, out=small)),
+        ("grad", lambda: backend.local_channel_attention_bwd(small, z, w1, w2, window=3, needs=(True,) * 3)),
+    ):
+        with pytest.raises(ValueError, match=f"{name}: expected shape"):
+            call()
 
 
 def test_importing_the_kernels_asks_no_device() -> None:

@@ -76,6 +76,7 @@ def test_the_fastest_is_kept_in_the_process_and_in_the_file(card: Card) -> None:
     assert stored == {"Card A": {"op 64 torch.float16": winner, "op 128 torch.float16": winner}}
     tune.forget()  # a new process
     assert card.choose() == TILES[1] and card.timed == 6
+    tune.forget()
     card.name = "Card B"
     assert card.choose() == TILES[1] and card.timed == 9
     assert set(json.loads(tune.cache_file().read_text())) == {"Card A", "Card B"}
@@ -155,38 +156,60 @@ def test_writers_at_once_never_leave_half_a_file(card: Card) -> None:
     assert [path.name for path in tune.cache_file().parent.iterdir()] == [tune.cache_file().name]
 
 
-def test_every_operator_is_tuned_whatever_the_image_size(card: Card) -> None:
-    """One timing of each candidate per operator; another height and width uses what was found."""
+LOWRANK = {f"lowrank_pixel_shuffle_{part}" for part in ("fwd", "bwd_weight", "bwd_input")}
+SHUFFLES = LOWRANK | {"pixel_shuffle_epilogue_fwd", "pixel_shuffle_epilogue_bwd", "bicubic_adjoint"}
+LOCAL = {"local_channel_attention_fwd", "local_channel_attention_bwd"}
+ATTENTIONS = LOCAL | {"channel_gate_fwd", "channel_attention_fwd", "channel_attention_bwd"}
+
+
+def call_all(
+    h: int = 16, w: int = 24, c: int = 12, r: int = 16, k: int = 4, s: int = 4,
+    dtype: torch.dtype = torch.float16, layout: torch.memory_format = torch.contiguous_format, added: str = "lr",
+) -> set[str]:  # fmt: skip
+    """Every operator, without running a kernel; the keys that are in the file then."""
 
     def meta(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.float16, device="meta")
+        return torch.empty(shape, dtype=dtype, device="meta")
 
-    def call_all(h: int, w: int) -> None:
-        low, high, stack = meta(1, 12, h, w), meta(1, 12, 4 * h, 4 * w), meta(1, 192, h, w)
-        factors = (meta(1, 16, h, w), meta(192, 16), meta(192), meta(1, 12), low)
-        layers = (meta(4, 12), meta(4), meta(12, 4), meta(12))
-        options = {"upscale_factor": 4, "skip_bicubic": "matlab"}
-        with record_launches():
-            backend.lowrank_pixel_shuffle_fwd(*factors, **options)
-            backend.lowrank_pixel_shuffle_bwd(high, *factors, **options, needs=(True,) * 5)
-            backend.pixel_shuffle_epilogue_fwd(stack, None, low, **options)
-            backend.pixel_shuffle_epilogue_bwd(high, stack, None, low, **options, needs=(True, False, False))
-            backend.channel_gate_fwd(low, *layers)
-            backend.channel_attention_fwd(low, *layers, low)
-            backend.channel_attention_bwd(low, low, meta(1, 12).float(), *layers, needs=(True,) * 5)
-            backend.local_channel_attention_fwd(low, layers[0], layers[2], low, window=5)
-            backend.local_channel_attention_bwd(low, low, layers[0], layers[2], window=5, needs=(True,) * 3)
+    high, stack, x = meta(1, c, s * h, s * w), meta(1, c * s * s, h, w), meta(1, c, h, w).to(memory_format=layout)
+    skip, residual = (meta(1, c, h, w), x) if added == "lr" else (high, None)
+    factors = (meta(1, r, h, w), meta(c * s * s, r), meta(c * s * s), meta(1, c), skip)
+    layers = (meta(k, c), meta(k), meta(c, k), meta(c))
+    options = {"upscale_factor": s, "skip_bicubic": "matlab"}
+    with record_launches():
+        backend.lowrank_pixel_shuffle_fwd(*factors, **options)
+        backend.lowrank_pixel_shuffle_bwd(high, *factors, **options, needs=(True,) * 4 + (added == "lr",))
+        backend.pixel_shuffle_epilogue_fwd(stack, None, skip, **options)
+        backend.pixel_shuffle_epilogue_bwd(high, stack, None, skip, **options, needs=(True, False, False))
+        backend.channel_gate_fwd(x, *layers)
+        backend.channel_attention_fwd(x, *layers, residual)
+        backend.channel_attention_bwd(x, x, meta(1, c).float(), *layers, needs=(True,) * 5)
+        backend.local_channel_attention_fwd(x, layers[0], layers[2], residual, window=5)
+        backend.local_channel_attention_bwd(x, x, layers[0], layers[2], window=5, needs=(True,) * 3)
+    return set(json.loads(tune.cache_file().read_text())["Card A"])
 
-    call_all(16, 24)
+
+@pytest.mark.parametrize(
+    ("change", "operators"),
+    [
+        ({"h": 7, "w": 331}, set()),  # another height and width use what was found
+        ({"c": 20}, SHUFFLES | ATTENTIONS),
+        ({"r": 32}, LOWRANK),
+        ({"k": 8}, LOCAL | {"channel_attention_fwd"}),
+        ({"s": 2}, SHUFFLES),
+        ({"dtype": torch.float32}, SHUFFLES | ATTENTIONS),
+        ({"layout": torch.channels_last}, ATTENTIONS),
+        ({"added": "hr"}, {op for op in SHUFFLES | ATTENTIONS if op.endswith("_fwd")} - {"channel_gate_fwd"}),
+    ],
+    ids=["image", "channels", "rank", "hidden", "scale", "dtype", "layout", "skip"],
+)  # fmt: skip
+def test_every_operator_is_tuned_for_what_its_tiles_depend_on(card: Card, change: dict, operators: set[str]) -> None:
+    """One timing of each candidate per operator and key."""
+    before = call_all()
+    assert {key.split()[0] for key in before} == SHUFFLES | ATTENTIONS
     timed = card.timed
-    names = {key.split()[0] for key in json.loads(tune.cache_file().read_text())["Card A"]}
-    operators = {"lowrank_pixel_shuffle_fwd", "lowrank_pixel_shuffle_bwd_weight", "lowrank_pixel_shuffle_bwd_input"}
-    operators |= {"pixel_shuffle_epilogue_fwd"}
-    operators |= {"pixel_shuffle_epilogue_bwd", "bicubic_adjoint", "channel_gate_fwd"}
-    operators |= {"channel_attention_fwd", "channel_attention_bwd"}
-    assert names == operators | {"local_channel_attention_fwd", "local_channel_attention_bwd"}
-    call_all(7, 331)
-    assert card.timed == timed
+    assert {key.split()[0] for key in call_all(**change) - before} == operators
+    assert (card.timed > timed) == bool(operators)
 
 
 def error(found: Tensor, wanted: Tensor) -> float:
