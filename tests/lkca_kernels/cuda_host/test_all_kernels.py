@@ -155,6 +155,13 @@ def test_layouts(grid: ctypes.CDLL) -> None:
     grad_z = cuda.lowrank_pixel_shuffle_bwd(spread, z, *inputs[1:], **options, needs=needs)[0]
     assert grad_z is not None and grad_z.is_contiguous(memory_format=torch.channels_last)
 
+    y, skip = (random(2, c, 5, 6, dtype=torch.float32, seed=c).to(memory_format=torch.channels_last) for c in (12, 3))
+    grads = cuda.pixel_shuffle_epilogue_bwd(spread, y, None, skip, **options, needs=(True, False, True))
+    assert all(t is not None and t.is_contiguous(memory_format=torch.channels_last) for t in grads[::2])
+    grad_gate = torch.ones(1, 1).expand(2, 6)
+    grad_x, *_ = cuda.channel_gate_bwd(grad_gate, x, mean, *layers, needs=(True,) * 5)
+    assert grad_x is not None and grad_x.is_contiguous(memory_format=torch.channels_last)
+
 
 def test_misaligned_tensors(grid: ctypes.CDLL) -> None:
     """Data at an odd element: no 16-byte access may touch it (the emulated grid refuses misaligned ones)."""

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from lkca_kernels import cuda
+from lkca_kernels.backends import ONLY_ON_CPUS
+from lkca_kernels.ops.explain import OPERATORS
 
 
 def test_registration_refuses_what_the_kernels_do_not_expect(grid: ctypes.CDLL) -> None:
@@ -61,6 +63,12 @@ def test_backend_says_why_it_cannot_run() -> None:
 
 def test_backend_serves_every_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
-    for op in ("channel_gate", "channel_attention", "local_channel_attention", "lowrank_pixel_shuffle"):
-        assert cuda.can_run(op, torch.device("cuda"), torch.bfloat16, 2) is None
+    card = torch.device("cuda")
+    for op in (op for op in OPERATORS if op not in ("lowrank_upsample", *ONLY_ON_CPUS)):
+        assert cuda.can_run(op, card, torch.bfloat16, 2) is None
         assert callable(getattr(cuda, f"{op}_fwd")) and callable(getattr(cuda, f"{op}_bwd"))
+    assert cuda.can_run("channel_gate", card, torch.float32, 1) is None
+    for op, reason in ONLY_ON_CPUS.items():
+        assert cuda.can_run(op, card, torch.float32, 1) == reason
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert cuda.can_run("channel_gate", card, torch.float32, 1) == "needs compute capability 8.0, cuda has 7.5"
