@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,12 +152,25 @@ def plan_tiles(
                 + ("; a run keeps the tiles that it began with" if begun else " or give a smaller --tile")
             )
         return plan(size)
+    best = _best_size(area, upscaler, fits)
+    if best is None:
+        raise InputError(
+            f"the smallest tiles ({_LEAST} × {_LEAST} pixels) need "
+            f"{size_text(needed(_cut(area, _LEAST, _LEAST)))} of memory, "
+            f"{size_text(budget.total)} are allowed; {budget.remedy}"
+            + (", or write .tif or an ENVI file, which are not collected in memory" if resident else "")
+        )
+    return plan(best)
+
+
+def _best_size(area: Window, upscaler: Upscaler, fits: Callable[[tuple[int, int]], bool]) -> tuple[int, int] | None:
+    """The cheapest of the largest square and the largest wide tiles, else the largest small ones; None: none fits."""
 
     def largest(sizes: Iterator[tuple[int, int]]) -> tuple[int, int] | None:
         """Of rising ones."""
         found: tuple[int, int] | None = None
         for size in sizes:
-            large = 4 * size[0] * size[1] * scale**2 * upscaler.bands > _TILE_BYTES
+            large = 4 * size[0] * size[1] * upscaler.scale**2 * upscaler.bands > _TILE_BYTES
             if not fits(size) or (large and found is not None):
                 break
             found = size
@@ -169,18 +182,10 @@ def plan_tiles(
     longest = max(area.height, area.width)
     square = largest(_cut(area, side, side) for side in range(_STEP, longest + _STEP, _STEP))
     wide = largest(_cut(area, rows, area.width) for rows in range(_STEP, area.height + _STEP, _STEP))
-    best = min((size for size in (wide, square) if size is not None), key=cost, default=None)
-    if best is None:
-        small = (_cut(area, side, side) for side in range(2 * _STEP * _LEAST, 0, -_LEAST))
-        best = next((size for size in small if fits(size)), None)
-    if best is None:
-        raise InputError(
-            f"the smallest tiles ({_LEAST} × {_LEAST} pixels) need "
-            f"{size_text(needed(_cut(area, _LEAST, _LEAST)))} of memory, "
-            f"{size_text(budget.total)} are allowed; {budget.remedy}"
-            + (", or write .tif or an ENVI file, which are not collected in memory" if resident else "")
-        )
-    return plan(best)
+    if square is not None or wide is not None:
+        return min((size for size in (wide, square) if size is not None), key=cost)
+    small = (_cut(area, side, side) for side in range(2 * _STEP * _LEAST, 0, -_LEAST))
+    return next((size for size in small if fits(size)), None)
 
 
 def _cut(area: Window, rows: int, cols: int) -> tuple[int, int]:

@@ -75,8 +75,8 @@ def distill(
     the orientations. report(loss, gain): called after each step; gain is the latest score.
 
     Returns the number of ``steps``, the ``best`` score, the last ``loss``, and whether Ctrl-C ``interrupted`` it, which
-    keeps the best so far. ValueError for points that do not fit the models, and for a student of which no parameter asks
-    for a gradient.
+    keeps the best so far. ValueError for points that do not fit the models, and for a student of which no parameter
+    asks for a gradient.
     """
     if not any(p.requires_grad for p in student.parameters()):
         raise ValueError(
