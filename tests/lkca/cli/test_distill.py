@@ -13,15 +13,16 @@ import pytest
 import torch
 from typer.testing import Result
 
-from lkca.data import open_cube, write_cube
+from lkca.data import Window, open_cube, write_cube
 from lkca.models import LKCANet, LKCANetConfig
+from lkca.models.config import Normalisation
 from lkca.models.directory import describe_architecture, load_model, save_model
 from lkca.training.patches import PatchSampler, Scene
 
 
 @pytest.fixture(scope="module", params=("dense", "preset"))
 def full_rank(model_dir: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    """The fitted model's records with a full-rank network of random weights."""
+    """The fitted model's records with a full-rank network of random weights, and another normalisation."""
     torch.manual_seed(0)
     if request.param == "dense":
         net = LKCANet(LKCANetConfig(bands=6, scale=2, width=8, blocks=1, window=3))
@@ -29,7 +30,8 @@ def full_rank(model_dir: Path, tmp_path_factory: pytest.TempPathFactory, request
     else:
         net = LKCANet(LKCANetConfig.preset("tiny", bands=6, scale=2, components=3, width=8, blocks=1))
         torch.nn.init.normal_(net.upsample.weight, std=0.01)  # type: ignore[union-attr, arg-type]
-    config = load_model(model_dir).config.model_copy(update={"architecture": describe_architecture(net)})
+    changes = {"architecture": describe_architecture(net), "normalisation": Normalisation(peak=0.8, offset=0.05)}
+    config = load_model(model_dir).config.model_copy(update=changes)
     return save_model(tmp_path_factory.mktemp("teacher") / "full", net, config)
 
 
@@ -50,7 +52,10 @@ def test_a_full_rank_teacher(
     assert result.exit_code == 0, result.stderr
     assert "rank 3, 6 steps" in result.stdout and "factorised, untrained" in result.stdout
     assert "note: distil (after" in result.stderr  # a log shows no bar
-    assert [scene.image.shape[1] for scene in seen] == [58]  # of 72 rows: the others validate
+    with open_cube(scene_file) as cube:
+        first = cube.read(Window(0, 0, 58, cube.cols))  # of 72 rows: the others validate
+    (trained,) = seen
+    np.testing.assert_allclose(trained.image, (first - 0.05) / 0.8, atol=1e-6)
     small = load_model(out)
     assert small.net.config.rank == 3 and small.config.training.details == {"teacher": "full", "rank": 3}
     assert small.config.validation is not None and "last 20% of the rows, at least 4" in small.config.validation.split
