@@ -94,7 +94,7 @@ def test_first_use_by_many_threads() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_fork_after_use() -> None:
-    """A forked child computes the same. One thread: libgomp's other threads do not exist in it (docs/stability.md)."""
+    """A forked child computes the same. One thread: libgomp's other threads do not exist in it (docs/security.md)."""
     expected = _forward_and_gradients(3)
     child = os.fork()
     if child == 0:
