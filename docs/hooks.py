@@ -32,7 +32,7 @@ def support() -> str:
             directions = [
                 word for word, end in (("forward", "fwd"), ("backward", "bwd")) if hasattr(home, f"{op}_{end}")
             ]
-            dtypes = ", ".join(str(dtype).removeprefix("torch.") for dtype in module._DTYPES)
+            dtypes = ", ".join(str(dtype).removeprefix("torch.") for dtype in module.DTYPES)
             cells.append(f"{dtypes}; {' and '.join(directions)}" if directions else "–")
         lines.append(f"| `{op}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from lkca_kernels.native import load
 
 __all__ = [
     "CONVENTIONS",
+    "DTYPES",
     "available_isas",
     "can_run",
     "channel_attention_bwd",
@@ -32,7 +33,7 @@ __all__ = [
     "use_isa",
 ]
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MAX_SCALE = 1024
 CONVENTIONS = {"matlab": 0, "torch": 1}
 
@@ -65,7 +66,7 @@ def can_run(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: i
         return f"serves CPU tensors, not {device.type}"
     if op == "lowrank_pixel_shuffle_stored" and dtype != torch.float32:
         return f"serves float32 there, not {dtype}"
-    if dtype not in _DTYPES:
+    if dtype not in DTYPES:
         return f"serves float32, bfloat16 and float16, not {dtype}"
     if upscale_factor > _MAX_SCALE:
         return f"serves upscale_factor up to {_MAX_SCALE}, not {upscale_factor}"

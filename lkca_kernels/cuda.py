@@ -17,6 +17,7 @@ from lkca_kernels.backends import ONLY_ON_CPUS
 from lkca_kernels.memory_format import memory_format_of
 
 __all__ = [
+    "DTYPES",
     "can_run",
     "channel_attention_bwd",
     "channel_attention_fwd",
@@ -31,7 +32,7 @@ __all__ = [
     "unavailable",
 ]
 
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _SHUFFLES = ("lowrank_pixel_shuffle", "pixel_shuffle_epilogue")
 _MAX_SCALE = 64  # weight rows of a tile: kTileRows in csrc/cuda/tile.h
 _CAPABILITY = (8, 0)
@@ -53,7 +54,7 @@ def can_run(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: i
         return ONLY_ON_CPUS[op]
     if device.type != "cuda":
         return f"takes CUDA tensors, not {device.type}"
-    if dtype not in _DTYPES:
+    if dtype not in DTYPES:
         return f"takes float32, float16 and bfloat16, not {dtype}"
     if op in _SHUFFLES and not 2 <= upscale_factor <= _MAX_SCALE:
         return f"takes upscale_factor 2 to {_MAX_SCALE}, not {upscale_factor}"
