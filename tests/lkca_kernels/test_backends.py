@@ -51,6 +51,13 @@ def test_automatic_choice() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = lkca_kernels.explain("lowrank_pixel_shuffle", Z, WEIGHT, upscale_factor=2)
     assert "serves torch.bfloat16 on cpu" in cast.reason
+
+    def mapped(z: torch.Tensor) -> torch.Tensor:
+        told = lkca_kernels.explain("lowrank_pixel_shuffle", z, WEIGHT, upscale_factor=2)
+        assert told.chosen == "reference" and "torch.func" in told.reason
+        return z
+
+    torch.func.vmap(mapped)(Z[None])
     on_cards = backends.explain_call("channel_gate", torch.device("cuda"), torch.float32, 1, None)
     assert on_cards.reason.endswith("in the order triton, cuda, reference")
 
