@@ -56,8 +56,12 @@ def find_scenes(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
 def name_outputs(scenes: Sequence[str], folder: Path) -> list[Path]:
     """Where each scene's result goes: its name, in its format where that is written, else as GeoTIFF.
 
-    Raises InputError where two would have one name.
+    Raises InputError where two would have one name, or ``folder`` is named as a file.
     """
+    if folder.suffix.lower() in {*CUBE_SUFFIXES, *DATA_SUFFIXES, ".hdr"} and not folder.is_dir():
+        raise InputError(
+            f"{folder}: is a file's name, but the results of many scenes go into a folder; name one with -o"
+        )
     outputs: dict[Path, str] = {}
     for scene in scenes:
         output = folder / _result_name(Path(scene.partition("::")[0]))

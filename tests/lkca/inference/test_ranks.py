@@ -259,6 +259,9 @@ def test_scenes_of_a_folder(tmp_path: Path) -> None:
     assert [Path(scene).name for scene in found] == ["a.npy", "b.tif", "c.hdr", "elsewhere.mat::cube"]
     outputs = name_outputs(found, Path("out"))
     assert [str(output) for output in outputs] == ["out/a.tif", "out/b.tif", "out/c.img", "out/elsewhere.mat"]
+    with pytest.raises(InputError, match=r"out\.tif: is a file's name"):
+        name_outputs(found, Path("out.tif"))
+    assert name_outputs(["a.tif"], tmp_path / "deeper.tif") == [tmp_path / "deeper.tif" / "a.tif"]
     with pytest.raises(InputError, match=r"would both become out/a\.tif"):
         name_outputs(["a.tif", "there/a.npy"], Path("out"))
     with pytest.raises(InputError, match=r"holds no cube \(.*\)$"):
