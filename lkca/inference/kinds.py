@@ -82,7 +82,7 @@ def upscale(
     the report returned (see :func:`upscale_scene`). Raises InputError for input that does not suit the model and for
     options of a file where none is written, OutputError where writing fails, TypeError for an unknown option.
     """
-    settings = SceneOptions(**options)
+    settings = SceneOptions(**{"memory": "half", **options})
     loaded = _find(model, settings.scale)
     if isinstance(source, (str, os.PathLike)):
         with open_cube(source) as cube:

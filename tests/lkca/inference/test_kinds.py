@@ -247,3 +247,9 @@ def test_floats_that_become_integers_keep_their_digits(tmp_path: Path, dtype: st
         assert cube.meta.stored_dtype == dtype and cube.meta.scale_factor == factor
         expected = lkca.upscale(x, "bicubic", scale=2).clip(0 if dtype == "uint8" else None)
         np.testing.assert_allclose(cube.read(), expected, atol=0.51 * factor)
+
+
+def test_memory_that_does_not_suffice_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lkca.inference.plan.available_memory", lambda: 0)
+    with pytest.raises(InputError, match=r"smallest tiles .* close other programs, or say with --memory"):
+        lkca.upscale(np.zeros((3, 20, 20), np.float32), "bicubic", scale=2)
