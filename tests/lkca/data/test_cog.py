@@ -96,7 +96,7 @@ def test_overviews_average_valid_samples_only(tmp_path: Path, nodata: float | No
 
 
 def test_making_a_cog_takes_little_memory(tmp_path: Path) -> None:
-    """A cube of 512 MiB, written by rows of tiles: the process stays below half of that."""
+    """A cube of 512 MiB, written by rows of tiles, is never held whole beside what writing it takes."""
     code = """
 import sys
 import numpy as np
