@@ -352,7 +352,7 @@ def test_export_holds_plain_operations_only() -> None:
             other = torch.randn(1, 4, h, w), weight, torch.randn(1, 2, h, w)
             torch.testing.assert_close(program.module()(*other), Network()(*other))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")
         traced = torch.jit.trace(Network(), (z, weight, low), check_trace=False)
     assert {node.kind().partition("::")[0] for node in traced.inlined_graph.nodes()} <= {"aten", "prim"}
 
