@@ -218,7 +218,7 @@ def test_refusals_say_why(case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [lambda net: factorize(net, rank=2), replace_modules, merge], ids=["", "swap", "merge"]
+    "change", [lambda net: factorize(net, rank=2), replace_modules, merge], ids=["factorize", "replace", "merge"]
 )
 def test_a_model_that_ddp_has_wrapped_is_refused(change: Callable[[nn.Module], object], tmp_path: Path) -> None:
     """Its new parameters would not be averaged over the processes, and the second step failed."""

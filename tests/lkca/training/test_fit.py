@@ -9,12 +9,12 @@ import torch
 from lkca.data import Cube
 from lkca.data.degradation import crop_to_multiple, degrade
 from lkca.errors import InputError
-from lkca.fitting import prepare_scenes
 from lkca.metrics import evaluate
 from lkca.training import Progress, fit
 from lkca.training.distillation import teacher_weight
 from lkca.training.fit import Recipe
 from lkca.training.patches import PatchSampler, fill_invalid
+from lkca.training.scenes import prepare_scenes
 from lkca_kernels import bicubic_upsample
 
 SMALL = Recipe(components=3, width=8, blocks=1, batch=2, patch=8, prior=False, teacher_lr=5e-3)
