@@ -62,7 +62,7 @@ def train_command(
     from lkca.training.trainer import train
 
     how = reading(variable, shape, axes, nodata)
-    keys = [f"data.{name}={json.dumps(value)}" for name, value in how.items() if value is not None]
+    keys = [f"data.{name}={json.dumps(value, ensure_ascii=False)}" for name, value in how.items() if value is not None]
     settings = read_train_config(config, [*(changes or []), *keys])
     set_threads(settings.threads)
     quiet = os.environ.get("RANK", "0") != "0"  # torchrun's number of this process

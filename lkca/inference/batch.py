@@ -58,7 +58,7 @@ def name_outputs(scenes: Sequence[str], folder: Path) -> list[Path]:
 
     Raises InputError where two would have one name, or ``folder`` is named as a file.
     """
-    if folder.suffix.lower() in {*CUBE_SUFFIXES, *DATA_SUFFIXES, ".hdr"} and not folder.is_dir():
+    if folder.suffix.lower() in {*CUBE_SUFFIXES, *OTHER_SUFFIXES, *DATA_SUFFIXES, ".hdr"} and not folder.is_dir():
         raise InputError(
             f"{folder}: is a file's name, but the results of many scenes go into a folder; name one with -o"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -117,16 +118,28 @@ def _packing(source: Any, bands: int) -> list[tuple[float, float]]:
     values are physical."""
     pairs = []
     for names, neutral in ((("scale_factor", "scales"), 1.0), (("add_offset", "offsets"), 0.0)):
-        found = [numbers for name in names if len(numbers := _numbers(source.attrs, name)) in (1, bands)]
-        pairs.append((found[0] * bands)[:bands] if found else [neutral] * bands)
+        name = next((name for name in names if _numbers(source.attrs, name)), names[0])
+        found = _numbers(source.attrs, name) or [neutral]
+        if not all(math.isfinite(number) for number in found) or (neutral and 0.0 in found):
+            raise InputError(f"the DataArray's {name} is {source.attrs[name]!r}, which nothing can be packed by")
+        if len(found) != bands and len(set(found)) > 1:
+            raise InputError(
+                f"the DataArray's {name} has {len(found)} numbers for {bands} bands; give those of its bands alone"
+            )
+        pairs.append((found * bands)[:bands])
     packing = list(zip(*pairs, strict=True))
     return packing if any(pair != (1.0, 0.0) for pair in packing) else []
 
 
 def _numbers(attrs: Mapping[Any, Any], name: str) -> list[float]:
-    """The number, or numbers, of an attribute; empty where there are none."""
+    """The number, or numbers, of an attribute, text that is one too; empty where there are none."""
     value = np.ravel(attrs.get(name, ()))
-    return [float(number) for number in value] if value.dtype.kind in "iuf" else []
+    if value.dtype.kind not in "iufSU":
+        return []
+    try:
+        return [float(number) for number in value]
+    except ValueError:
+        raise InputError(f"the DataArray's {name} is {attrs[name]!r}; expected a number") from None
 
 
 def _wavelengths(source: Any, bands: str) -> np.ndarray | None:

@@ -31,7 +31,8 @@ __all__ = [
 _CARD_SHARE = 0.8  # of its free memory
 _SHARE = 0.5  # of the free memory, where nothing else is asked for
 _TILE_BYTES = 2 << 30  # of a result, at most: larger ones gain little and leave less to overlap
-_NARROW = 1.25  # times what tiles narrower than the scene compute is what they cost: their rows are written one by one
+_NARROW = 1.25  # times what they read is what narrower tiles than the scene cost: their rows are written one by one
+_WIDE_ROWS = 128  # fewer, and each compressed block of a raster is unpacked for many tiles
 _STEP = 16  # coarse pixels
 _LEAST = 8
 _COPIED_SAMPLES = 1 << 22
@@ -118,7 +119,8 @@ def plan_tiles(
 ) -> TilePlan:
     """The largest tiles that the budget allows, up to 2 GiB of result each; no more than there are pixels.
 
-    They are as wide as the area, unless the network would have a quarter more to compute than for square ones.
+    They are as wide as the area, of 128 rows at least, unless they read a quarter more with their margins than square
+    ones.
 
     stored_bytes: of a sample of the output. copied: whether finished samples are taken to it through memory.
     resident: bytes of output that the writer holds in memory. tile: side in coarse pixels, or rows and columns of a
@@ -164,25 +166,29 @@ def plan_tiles(
 
 
 def _best_size(area: Window, upscaler: Upscaler, fits: Callable[[tuple[int, int]], bool]) -> tuple[int, int] | None:
-    """The cheapest of the largest square and the largest wide tiles, else the largest small ones; None: none fits."""
+    """The cheaper of the largest square and the largest wide tiles, else the largest small ones; None: none fits."""
+
+    def large(size: tuple[int, int]) -> bool:
+        return 4 * size[0] * size[1] * upscaler.scale**2 * upscaler.bands > _TILE_BYTES
 
     def largest(sizes: Iterator[tuple[int, int]]) -> tuple[int, int] | None:
         """Of rising ones."""
         found: tuple[int, int] | None = None
         for size in sizes:
-            large = 4 * size[0] * size[1] * upscaler.scale**2 * upscaler.bands > _TILE_BYTES
-            if not fits(size) or (large and found is not None):
+            if not fits(size) or (large(size) and found is not None):
                 break
             found = size
         return found
 
     def cost(size: tuple[int, int]) -> float:
-        return _computed(area, size, upscaler.halo) * (1.0 if size[1] == area.width else _NARROW)
+        return _read(area, size, upscaler.halo + upscaler.reach) * (1.0 if size[1] == area.width else _NARROW)
 
     longest = max(area.height, area.width)
     square = largest(_cut(area, side, side) for side in range(_STEP, longest + _STEP, _STEP))
     wide = largest(_cut(area, rows, area.width) for rows in range(_STEP, area.height + _STEP, _STEP))
-    if square is not None or wide is not None:
+    if wide is not None and (large(wide) or wide[0] < min(_WIDE_ROWS, area.height)):
+        wide = None
+    if square is not None:
         return min((size for size in (wide, square) if size is not None), key=cost)
     small = (_cut(area, side, side) for side in range(2 * _STEP * _LEAST, 0, -_LEAST))
     return next((size for size in small if fits(size)), None)
@@ -196,10 +202,10 @@ def _cut(area: Window, rows: int, cols: int) -> tuple[int, int]:
     return height, width
 
 
-def _computed(area: Window, size: tuple[int, int], halo: int) -> int:
-    """Coarse pixels that the network sees, for all tiles of that size."""
+def _read(area: Window, size: tuple[int, int], margin: int) -> int:
+    """Coarse pixels that are read for all tiles of that size."""
     rows, cols = (
-        length + 2 * halo * (math.ceil(length / side) - 1)
+        length + 2 * margin * (math.ceil(length / side) - 1)
         for length, side in zip((area.height, area.width), size, strict=True)
     )
     return rows * cols

@@ -57,7 +57,9 @@ class DataConfig(StrictModel):
         default=None, description="Of files: rows and columns of a 2-D (bands × pixels) matrix."
     )
     axes: str | None = Field(default=None, description="Of files: order of the axes, such as brc.")
-    nodata: float | None = Field(default=None, description="Of files: stored where samples are missing.")
+    nodata: float | None = Field(
+        default=None, allow_inf_nan=True, description="Of files: stored where samples are missing."
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:

@@ -75,7 +75,7 @@ def check_run(run: Path, config: TrainConfig, *, resume: bool, overwrite: bool) 
         new = _flat(config.model_dump(exclude=FREE))
         for key in old | new:
             before, now = old.get(key), new.get(key)
-            if before != now:
+            if repr(before) != repr(now):  # NaN is equal to NaN
                 raise InputError(f"{key}: the run in {run} began with {before}, not {now}; resume with the same")
         if (run / _LAST).exists() and latest_checkpoint(run / _CHECKPOINTS) is None:
             raise InputError(

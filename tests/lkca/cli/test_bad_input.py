@@ -191,6 +191,8 @@ def test_axes_that_cannot_be_told(cli: Cli, refuses: Refuses) -> None:
     assert "axes: rcb\n  nodata: -1.0\n" in Path("run/config.yaml").read_text()
     refuses("train", "t.yaml", "-o", "run", "--resume", says=("data.axes: the run",))
     assert cli("train", "t.yaml", "-o", "run", "--resume", "data.axes=rcb", "data.nodata=-1").exit_code == 0
+    for resume in ([], ["--resume"]):
+        assert cli("train", "t.yaml", "-o", "nan", "--axes", "rcb", "--nodata", "nan", *resume).exit_code == 0
     refuses("train", "t.yaml", "-o", "x", "data={dataset: c.h5, axes: rcb}", says=("axes", "'scenes'"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -172,6 +173,23 @@ def test_packed_values_of_data_arrays(scene: np.ndarray, tmp_path: Path, by_band
     lkca.upscale(source, "bicubic", scale=2, output=tmp_path / "o.tif")
     with lkca.open_cube(tmp_path / "o.tif") as cube:
         np.testing.assert_allclose(cube.read(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("attrs", "says"),
+    [({"scale_factor": 0.0}, "scale_factor is 0.0"), ({"add_offset": math.nan}, "add_offset is nan"),
+     ({"scales": (1e-4, 2e-4)}, "scales has 2 numbers for 5 bands"), ({"nodata": "none"}, "nodata is 'none'")],
+)  # fmt: skip
+def test_attributes_of_data_arrays_that_cannot_be(scene: np.ndarray, attrs: dict, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        lkca.upscale(xarray.DataArray(scene, dims=("band", "y", "x"), attrs=attrs), "bicubic", scale=2)
+
+
+def test_a_nodata_value_that_is_text(scene: np.ndarray) -> None:
+    scene[:, 2, 3] = -9999
+    source = xarray.DataArray(scene, dims=("band", "y", "x"), attrs={"missing_value": "-9999"})
+    result = lkca.upscale(source, "bicubic", scale=2)
+    assert (result[:, 4:6, 6:8] == -9999).all() and result.where(result != -9999).min() > -1
 
 
 def test_dimensions_by_name(scene: np.ndarray) -> None:

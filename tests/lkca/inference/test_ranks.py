@@ -259,8 +259,9 @@ def test_scenes_of_a_folder(tmp_path: Path) -> None:
     assert [Path(scene).name for scene in found] == ["a.npy", "b.tif", "c.hdr", "elsewhere.mat::cube"]
     outputs = name_outputs(found, Path("out"))
     assert [str(output) for output in outputs] == ["out/a.tif", "out/b.tif", "out/c.img", "out/elsewhere.mat"]
-    with pytest.raises(InputError, match=r"out\.tif: is a file's name"):
-        name_outputs(found, Path("out.tif"))
+    for name in ("out.tif", "out.vrt"):
+        with pytest.raises(InputError, match=f"{name}: is a file's name"):
+            name_outputs(found, Path(name))
     assert name_outputs(["a.tif"], tmp_path / "deeper.tif") == [tmp_path / "deeper.tif" / "a.tif"]
     with pytest.raises(InputError, match=r"would both become out/a\.tif"):
         name_outputs(["a.tif", "there/a.npy"], Path("out"))
@@ -324,6 +325,7 @@ def test_geometry_and_quality_of_jpls_spectrometers_are_no_scenes(tmp_path: Path
     scenes += ["ang20170228t170016_corr_v2p5_img.hdr", "ang20170228t170016_rdn_v2p5_img.hdr"]
     scenes += ["emit20220815t042838_o22703_s000_l1b_rdn_b0106_v01.hdr", "f080611t01p00r07rdn_c_sc01_ort_img.hdr"]
     scenes += ["f080611t01p00r08rdn_c_obs.hdr", "lake_loc.hdr", "lake_rfl.hdr"]  # another line's, and a user's own
+    scenes += ["site_20210704T101010_loc_a_rfl.hdr", "site_20210704T101010_rfl.hdr"]
     layers = [f"ang20170228t170016_{part}.hdr" for part in ("obs_ort", "ort_glt", "ort_igm", "rdn_v2p5_loc")]
     layers += [f"AV320230821t173024_L1B_ORT_main_d71e8b07_{part}.hdr" for part in ("GLT", "IGM", "LOC_ORT", "OBS_ORT")]
     layers += [f"EMIT_{part}_001_20230316T045133_2307503_005.nc" for part in ("L1B_OBS", "L2A_MASK", "L2A_RFLUNCERT")]

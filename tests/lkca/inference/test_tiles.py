@@ -161,7 +161,8 @@ def test_tiles_are_as_wide_as_the_scene_unless_halos_cost_too_much() -> None:
         return plan.rows, plan.cols
 
     assert size(1000, 18, 20_000) == (334, 1000)
-    for width, halo, megabytes in ((1000, 18, 1000), (4000, 60, 20_000)):  # a wide tile would have few rows
+    assert size(4000, 2, 20_000)[1] < 4000  # of bicubic: rows enough for its halo, but not for a raster's blocks
+    for width, halo, megabytes in ((1000, 18, 1000), (2200, 60, 20_000)):  # a wide tile would be half margin
         rows, cols = size(width, halo, megabytes)
         assert cols < width and 0.8 < rows / cols < 1.25
 
