@@ -36,6 +36,24 @@ def real_data() -> Path:
     return root
 
 
+@pytest.fixture
+def double_by_default() -> Callable[[], AbstractContextManager[None]]:
+    """A context in which torch makes float64 where nobody names a dtype."""
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        import torch
+
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+    return context
+
+
 @contextmanager
 def _full_disk(nbytes: int) -> Iterator[None]:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

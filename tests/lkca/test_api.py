@@ -7,6 +7,8 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -45,7 +47,7 @@ def test_every_module_says_what_is_public(package: str) -> None:
 
 
 def test_packages_import_in_one_direction() -> None:
-    """Whatever is imported anywhere, within functions and for types too; CycleError names who imports whom."""
+    """By ``from lkca.package ...``, within functions and for types too; CycleError names who imports whom."""
     root = Path(lkca.__file__).parent
     needs: dict[str, set[str]] = {}
     for path in root.rglob("*.py"):
@@ -69,7 +71,9 @@ def test_errors_are_one_line_of_bounded_length() -> None:
     assert len(str(error)) < 1000
 
 
-def test_the_default_dtype_of_torch_plays_no_part(tmp_path: Path) -> None:
+def test_the_default_dtype_of_torch_plays_no_part(
+    tmp_path: Path, double_by_default: Callable[[], AbstractContextManager[None]]
+) -> None:
     """Programs of scientists set it to float64; what lkca makes for itself stays float32, and draws what it drew."""
     from lkca.evaluation import evaluate_model
     from lkca.export import export_model
@@ -93,11 +97,8 @@ def test_the_default_dtype_of_torch_plays_no_part(tmp_path: Path) -> None:
         return results + [parameter.detach().numpy() for parameter in fits[0].net.parameters()]
 
     expected = made("single.pt2")
-    torch.set_default_dtype(torch.float64)
-    try:
+    with double_by_default():
         found = made("double.pt2")
-    finally:
-        torch.set_default_dtype(torch.float32)
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == np.float32
         np.testing.assert_array_equal(one, other)

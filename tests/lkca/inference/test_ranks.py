@@ -302,6 +302,16 @@ def test_results_are_called_as_their_scenes(tmp_path: Path) -> None:
     assert name_outputs(["a.img.hdr"], Path("out")) == [Path("out/a.img")]
 
 
+def check_what_is_left_out(folder: Path, scenes: list[str], layers: list[str]) -> None:
+    for name in (*scenes, *layers):
+        (folder / name).write_bytes(b"ENVI\n")
+    found, remarks = find_scenes([str(folder)])
+    assert [Path(scene).name for scene in found] == sorted(scenes)
+    assert len(remarks) == 1 and all(name in remarks[0] for name in layers)
+    layer = str(folder / layers[0])
+    assert find_scenes([layer]) == ([layer], [])  # whoever names it wants it
+
+
 def test_what_only_goes_with_a_spectral_image_is_no_scene(tmp_path: Path) -> None:
     enmap, desis = "ENMAP01-____L2A-DT1_20220712T104302Z_001_V010402_Z", "DESIS-HSI-L2A-DT1_009-20210716T1-V0213"
     scenes = [f"{desis}-SPECTRAL_IMAGE.tif", f"{enmap}-SPECTRAL_IMAGE.TIF"]
@@ -309,13 +319,7 @@ def test_what_only_goes_with_a_spectral_image_is_no_scene(tmp_path: Path) -> Non
     layers = [f"{desis}-{name}" for name in ("QL_IMAGE.tif", "QL_QUALITY-2.tif", "SPECTRAL_IMAGE.hdr")]
     layers += [f"{enmap}-QL_{name}.TIF" for name in ("PIXELMASK", "QUALITY_CLOUD", "SWIR", "VNIR")]
     layers += ["L1B-QL_PIXELMASK_VNIR.TIF"]
-    for name in (*scenes, *layers):
-        (tmp_path / name).write_bytes(b"ENVI\n")
-    found, remarks = find_scenes([str(tmp_path)])
-    assert [Path(scene).name for scene in found] == sorted(scenes)
-    assert len(remarks) == 1 and all(name in remarks[0] for name in layers)
-    layer = str(tmp_path / layers[0])
-    assert find_scenes([layer]) == ([layer], [])  # whoever names it wants it
+    check_what_is_left_out(tmp_path, scenes, layers)
     (tmp_path / scenes[0]).unlink()
     assert str(tmp_path / layers[2]) in find_scenes([str(tmp_path)])[0]
 
@@ -330,13 +334,7 @@ def test_geometry_and_quality_of_jpls_spectrometers_are_no_scenes(tmp_path: Path
     layers += [f"AV320230821t173024_L1B_ORT_main_d71e8b07_{part}.hdr" for part in ("GLT", "IGM", "LOC_ORT", "OBS_ORT")]
     layers += [f"EMIT_{part}_001_20230316T045133_2307503_005.nc" for part in ("L1B_OBS", "L2A_MASK", "L2A_RFLUNCERT")]
     layers += ["emit20220815t042838_o22703_s000_l1b_glt_b0106_v01.hdr", "f080611t01p00r07rdn_c.glt.hdr"]
-    for name in (*scenes, *layers):
-        (tmp_path / name).write_bytes(b"ENVI\n")
-    found, remarks = find_scenes([str(tmp_path)])
-    assert [Path(scene).name for scene in found] == sorted(scenes)
-    assert len(remarks) == 1 and all(name in remarks[0] for name in layers)
-    layer = str(tmp_path / layers[0])
-    assert find_scenes([layer]) == ([layer], [])  # whoever names it wants it
+    check_what_is_left_out(tmp_path, scenes, layers)
 
 
 def test_scenes_are_balanced(tmp_path: Path) -> None:

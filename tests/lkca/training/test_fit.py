@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from lkca.data import Cube
 from lkca.data.degradation import crop_to_multiple, degrade
 from lkca.errors import InputError
 from lkca.metrics import evaluate
@@ -14,7 +13,6 @@ from lkca.training import Progress, fit
 from lkca.training.distillation import teacher_weight
 from lkca.training.fit import Recipe
 from lkca.training.patches import PatchSampler, fill_invalid
-from lkca.training.scenes import prepare_scenes
 from lkca_kernels import bicubic_upsample
 
 SMALL = Recipe(components=3, width=8, blocks=1, batch=2, patch=8, prior=False, teacher_lr=5e-3)
@@ -55,13 +53,6 @@ def test_fit_beats_bicubic_on_unseen_pixels_and_reports(monkeypatch: pytest.Monk
     assert result.metrics["student"]["mpsnr"] > result.metrics["bicubic"]["mpsnr"]
     assert "rows" in result.split and not result.interrupted and not result.net.training
     assert result.config.rank == result.rank and result.config.bands == 6
-
-
-def test_a_glint_is_no_peak_and_bands_below_zero_may_stay_there() -> None:
-    values = scene().numpy()
-    values[1, 5, 5], values[3] = 50.0, values[3] - 0.5
-    ready = prepare_scenes([Cube.from_array(values)], 2)
-    assert 0.5 < ready.normalisation.peak < 1 and ready.bands.nonnegative == [0, 1, 2, 4, 5]
 
 
 def test_same_seed_same_network() -> None:

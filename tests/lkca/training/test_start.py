@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import numpy as np
 import pytest
 import torch
@@ -68,13 +71,12 @@ def test_a_dense_body_gets_the_mean_spectrum(mixing: np.ndarray, patches: PatchD
 
 
 @pytest.mark.parametrize("components", (None, 3), ids=("dense", "shared"))
-def test_float32_whatever_the_default_dtype(patches: PatchDataset, components: int | None) -> None:
+def test_float32_whatever_the_default_dtype(
+    patches: PatchDataset, components: int | None, double_by_default: Callable[[], AbstractContextManager[None]]
+) -> None:
     config = LKCANetConfig(bands=BANDS, scale=SCALE, width=4, blocks=1, components=components, shared=bool(components))
-    torch.set_default_dtype(torch.float64)
-    try:
+    with double_by_default():
         net = start(config, patches)
-    finally:
-        torch.set_default_dtype(torch.float32)
     assert {value.dtype for value in net.state_dict().values()} == {torch.float32}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -76,14 +78,13 @@ def test_a_body_over_all_bands_is_restricted_to_grey(config: dict[str, int]) -> 
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_float32_whatever_the_default_dtype(shared: bool) -> None:
+def test_float32_whatever_the_default_dtype(
+    shared: bool, double_by_default: Callable[[], AbstractContextManager[None]]
+) -> None:
     old = model(network(bands=6, shared=shared))
-    torch.set_default_dtype(torch.float64)
-    try:
+    with double_by_default():
         start = backbone(old)
         assert {value.dtype for value in start.network(2).state_dict().values()} == {torch.float32}
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 def scene(bands: int, seed: int) -> torch.Tensor:
