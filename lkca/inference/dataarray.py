@@ -118,8 +118,8 @@ def _packing(source: Any, bands: int) -> list[tuple[float, float]]:
     values are physical."""
     pairs = []
     for names, neutral in ((("scale_factor", "scales"), 1.0), (("add_offset", "offsets"), 0.0)):
-        name = next((name for name in names if _numbers(source.attrs, name)), names[0])
-        found = _numbers(source.attrs, name) or [neutral]
+        given = ((name, numbers) for name in names if (numbers := _numbers(source.attrs, name)))
+        name, found = next(given, (names[0], [neutral]))
         if not all(math.isfinite(number) for number in found) or (neutral and 0.0 in found):
             raise InputError(f"the DataArray's {name} is {source.attrs[name]!r}, which nothing can be packed by")
         if len(found) != bands and len(set(found)) > 1:

@@ -30,7 +30,7 @@ from lkca.inference.ranks import Heartbeat, Ranks
 from lkca.inference.samples import Samples, checksum
 from lkca.inference.stream import stream
 from lkca.inference.strips import Piece
-from lkca.inference.task import Model, SceneOptions, Task, fingerprint, model_name
+from lkca.inference.task import Model, SceneOptions, Task, asked_scale, fingerprint, model_name
 from lkca.inference.windows import parse_roi
 from lkca.models.directory import LoadedModel, load_model, save_model
 from lkca.output import check_output
@@ -158,7 +158,7 @@ class _Job:
             return None
         rows, cols, bands = self.cube.shape
         area, wanted = parse_roi(options.roi, self.cube), model_name(model)
-        scale = model.config.scale if isinstance(model, LoadedModel) else options.scale
+        scale = asked_scale(model, options)
         dtype = output_meta(self.cube.meta, options.dtype, str(self.output)).stored_dtype
         differing = []
         with open_cube(self.output) as done:

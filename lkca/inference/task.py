@@ -25,7 +25,7 @@ from lkca.models.directory import LoadedModel
 from lkca.models.prior import Prior
 from lkca.output import check_output
 
-__all__ = ["Model", "SceneOptions", "Task", "fingerprint", "model_name"]
+__all__ = ["Model", "SceneOptions", "Task", "asked_scale", "fingerprint", "model_name"]
 
 Model = LoadedModel | Prior | None
 
@@ -182,12 +182,17 @@ def fingerprint(cube: Cube, model: Model, options: SceneOptions) -> dict[str, An
         },
         "region": str(parse_roi(options.roi, cube)),
         "model": {"name": model_name(model), "digest": _digest(model)},
-        "scale": options.scale if not isinstance(model, LoadedModel) else model.config.scale,
+        "scale": asked_scale(model, options),
         "dtype": options.dtype,
         "precision": options.precision,
         "device": resolve_device(options.device).type,
         "version": lkca.__version__,
     }
+
+
+def asked_scale(model: Model, options: SceneOptions) -> int | None:
+    """The model's own scale, where it has one, else the options'."""
+    return model.config.scale if isinstance(model, LoadedModel) else options.scale
 
 
 def _stored_scale(cube: Cube, dtype: str) -> float:
