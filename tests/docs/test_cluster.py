@@ -1,4 +1,4 @@
-"""The Dask recipe of docs/cluster.md, as it stands there: its file is what the whole scene in one piece gives."""
+"""The recipes of docs/cluster.md, as they stand there: their file is what the whole scene in one piece gives."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "cluster.md"
 BANDS, SCALE = 8, 2
 
 
-def recipe() -> str:
-    found = re.search(r"## Dask.*?```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)
+def run(scheduler: str) -> None:
+    found = re.search(rf"## {scheduler}.*?```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)
     assert found
-    return found[1]
+    exec(compile(found[1], str(PAGE), "exec"), {"__name__": "recipe"})
 
 
-def test_dask_gives_what_the_whole_scene_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dask = pytest.importorskip("dask", reason="dask is in the extra 'test'")
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """scene.tif, with shadow and holes, and model, in the current folder."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     net = LKCANet(LKCANetConfig(bands=BANDS, scale=SCALE, width=6, blocks=2, kernel_size=5, window=3, rank=4))
@@ -49,12 +50,30 @@ def test_dask_gives_what_the_whole_scene_gives(tmp_path: Path, monkeypatch: pyte
     array[:, 60:68, 55:70] = np.nan  # a hole across the tiles' edges
     array[:, :, 200:] = np.nan  # whole tiles of nothing, margins too
     write_cube("scene.tif", array, meta.replace(nodata=None, scale_factor=1.0, stored_dtype=np.dtype("float32")))
-    with dask.config.set(scheduler="threads", num_workers=2):
-        exec(compile(recipe(), str(PAGE), "exec"), {"__name__": "recipe"})
+
+
+def check(output: str) -> None:
     whole = lkca.upscale("scene.tif", "model")
-    with open_cube("scene.tif") as source, open_cube("sharp_by_dask.tif") as cube:
+    with open_cube("scene.tif") as source, open_cube(output) as cube:
         tiled = cube.read()
         assert cube.meta.transform == source.meta.upsampled(SCALE).transform
     assert np.array_equal(np.isnan(tiled), np.isnan(whole)) and np.isnan(whole).any()
     assert np.nanmax(np.abs(tiled - whole)) <= 1e-5 * np.nanmax(np.abs(whole))
-    assert [file.name for file in tmp_path.glob("*sharp*")] == ["sharp_by_dask.tif"]
+    assert [file.name for file in Path().glob("*sharp*")] == [output]
+
+
+def test_dask_gives_what_the_whole_scene_gives(scene: None) -> None:
+    dask = pytest.importorskip("dask", reason="dask is in the extra 'test'")
+    with dask.config.set(scheduler="threads", num_workers=2):
+        run("Dask")
+    check("sharp_by_dask.tif")
+
+
+def test_ray_gives_what_the_whole_scene_gives(scene: None) -> None:
+    ray = pytest.importorskip("ray", reason="ray is large and in no extra: pip install 'ray[data]'")
+    ray.init(num_cpus=2, include_dashboard=False)
+    try:
+        run("Ray Data")
+    finally:
+        ray.shutdown()
+    check("sharp_by_ray.tif")
