@@ -7,7 +7,8 @@ through an opaque operator ``lkca_kernels::<op>`` whose ``backend`` argument is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -207,7 +208,7 @@ class Operator:
     def _reference_gradients(
         self, grad: Tensor, tensors: Tensors, options: dict[str, Any], needs: Sequence[bool]
     ) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad():
+        with _recorded():
             leaves = [t if t is None else t.detach().requires_grad_(n) for t, n in zip(tensors, needs, strict=True)]
             result = self._plain(leaves, options)
         return _gradients(result, leaves, needs, grad, create_graph=False)
@@ -277,6 +278,18 @@ class Operator:
             views = [t if t is None else t.view_as(t) for t in tensors]
             result = self._plain(views, options)
         return _gradients(result, views, needs, grad, create_graph=create_graph)
+
+
+@contextmanager
+def _recorded() -> Iterator[None]:
+    """Autograd sees what happens inside, in an operator too that a dispatch mode called: that is below autograd."""
+    keys = torch._C.DispatchKey
+    with (
+        torch.enable_grad(),
+        torch._C._SetExcludeDispatchKeyGuard(keys.AutogradFunctionality, False),
+        torch._C._SetExcludeDispatchKeyGuard(keys.ADInplaceOrView, False),
+    ):
+        yield
 
 
 def _mapped(grad: Tensor) -> bool:

@@ -10,6 +10,7 @@ import torch
 import torch._dynamo.testing
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import lkca_kernels
 from lkca_kernels.backends import BackendError
@@ -87,6 +88,23 @@ def test_modes_and_subclasses_meet_the_operator(typical: Any, backend: Any) -> N
     mode = torch._subclasses.FakeTensorMode()
     fakes = [None if t is None else mode.from_tensor(t) for t in tensors]
     assert isinstance(typical.call(fakes, backend=backend.backend), torch._subclasses.FakeTensor)
+
+
+@pytest.mark.parametrize("nothing", [False, True], ids=["full", "empty"])
+def test_gradients_of_the_reference_under_a_mode(typical: Any, tools: Any, case_type: Any, nothing: bool) -> None:
+    """Of an operator that is asked for as such, of one without samples too: a mode calls it below autograd."""
+    case = case_type(typical.op, {**typical.sizes, **({"B": 0} if nothing else {})}, typical.given, typical.options)
+
+    def gradients() -> list[Tensor]:
+        tensors = tools.leaves(case.make(torch.float64))
+        result = _opaque(case)(*tensors, *case.raw_arguments, "reference")
+        result = result[0] if case.with_mean else result
+        return list(torch.autograd.grad(result.square().sum(), [t for t in tensors if t is not None]))
+
+    expected = gradients()
+    with FlopCounterMode(display=False):
+        found = gradients()
+    torch.testing.assert_close(found, expected)
 
 
 def test_gradcheck_and_double_backward(typical: Any, tools: Any) -> None:
