@@ -243,16 +243,25 @@ def ranks_of(model: nn.Module) -> dict[str, int]:
 def load_lowrank(model: Model, state: Mapping[str, Tensor], *, example: Any = None) -> Model:
     """Give ``model``, as its own code makes it, the structure and values of a factorised one's state_dict, in place.
 
-    ``state`` may come from a file (safetensors). LowRankError where it has no low-rank layers of this model's.
+    ``state`` may come from a file (safetensors). LowRankError where it has no low-rank layers of this model's, or does
+    not fit it: keys and shapes are named, and the model stays as it was.
     """
     ending = ".reduce.weight"
-    ranks = {
-        key.removesuffix(ending): state[key.removesuffix("reduce.weight") + "weight"].shape[1]
+    factors = {
+        key.removesuffix(ending): state.get(key.removesuffix("reduce.weight") + "weight")
         for key in state
-        if key.endswith(ending) and key.removesuffix("reduce.weight") + "weight" in state
+        if key.endswith(ending)
     }
+    ranks = {name: last.shape[1] for name, last in factors.items() if isinstance(last, Tensor) and last.ndim == 2}
     if not ranks:
-        raise LowRankError("state: holds no low-rank layer (no key ends in '.reduce.weight')")
+        raise LowRankError("state: holds no low-rank layer (no weight (out, rank) beside a reduce.weight)")
+    # On a copy first: what does not fit shows once the layers have changed and other values are overwritten.
+    copied = factorize(model, rank=ranks, example=example)
+    try:
+        copied.load_state_dict(dict(state))
+    except RuntimeError as error:
+        _, *reasons = str(error).splitlines()
+        raise LowRankError(f"state: does not fit the model: {' '.join(map(str.strip, reasons))}") from error
     factorize(model, rank=ranks, example=example, inplace=True)
     model.load_state_dict(dict(state))
     return model

@@ -58,6 +58,31 @@ def test_exact_at_full_rank_and_back(kind: Callable[[], nn.Module], tmp_path: Pa
     assert torch.equal(loaded(x), low(x))
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"2.weight": torch.ones(12, 4)}, r"size mismatch for 2.reduce.weight: .*\[3, 8, 3, 3\].*\[4, 8, 3, 3\]"),
+        ({"2.weight": torch.ones(12)}, "holds no low-rank layer"),
+        ({"4.bias": torch.ones(5)}, r"size mismatch for 4.bias: .*\[5\].*\[3\]"),
+        ({"4.bias": None}, 'Missing key.*"4.bias"'),
+        ({"5.weight": torch.ones(5)}, 'Unexpected key.*"5.weight"'),
+    ],
+)
+def test_a_state_that_does_not_fit_changes_nothing(change: dict[str, Tensor | None], reason: str) -> None:
+    def network() -> nn.Sequential:
+        head, tail, last = (nn.Conv2d(n, m, 3, padding=1) for n, m in ((3, 8), (8, 12), (3, 3)))
+        return nn.Sequential(head, nn.ReLU(), tail, nn.PixelShuffle(2), last)
+
+    changed = {**factorize(network(), rank=3).state_dict(), **change}
+    state = {key: value for key, value in changed.items() if value is not None}
+    model = network()
+    before, modules = copy.deepcopy(model.state_dict()), list(model.modules())
+    with pytest.raises(LowRankError, match=reason):
+        load_lowrank(model, state)
+    assert list(model.modules()) == modules
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
 @pytest.mark.parametrize("kind", LAYOUTS, ids=lambda kind: kind.__name__)
 def test_analysis_tells_shares(kind: Callable[[], nn.Module]) -> None:
     model = make(kind)
