@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -15,7 +14,7 @@ from lkca.lowrank.layers import Layer, LowRankError, Survey, loaded_model, surve
 from lkca.lowrank.moments import Calibration, collect_moments, prepared
 from lkca.lowrank.search import Validation, for_budget, for_psnr_drop, psnr_function
 from lkca.lowrank.spectrum import Factoriser, Moments, rank_for_energy
-from lkca.lowrank.surgery import put_low_rank
+from lkca.lowrank.surgery import copied_model, put_low_rank
 from lkca.models import LKCANet
 from lkca.nn import LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 
@@ -127,7 +126,7 @@ def factorize_reported(
         raise LowRankError("model: is a single layer; give a model that holds it, such as nn.Sequential(layer)")
     if alone:
         model = nn.Sequential(model)
-    result = Factorization(model if inplace else copy.deepcopy(model))
+    result = Factorization(model if inplace else copied_model(model))
     work = result.model
     calibration, example = prepared(calibration, example, work)
     found = survey(work, example, run=not isinstance(work, LKCANet))
@@ -226,7 +225,7 @@ def _applier(
     """ranks -> a copy of ``model`` with them; None leaves a layer as it is."""
 
     def apply(ranks: Sequence[int | None]) -> nn.Module:
-        trial = copy.deepcopy(model)
+        trial = copied_model(model)
         kept = [(layer, f, r) for layer, f, r in zip(layers, factorisers, ranks, strict=True) if r is not None]
         here = [Layer(la.name, trial.get_submodule(la.name), la.upscale_factor) for la, _, _ in kept]
         _apply(trial, here, [f for _, f, _ in kept], [r for _, _, r in kept], None)

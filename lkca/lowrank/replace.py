@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lkca.lowrank.layers import REPLACED, Layer, loaded_model, replaced_forward, survey, uses
-from lkca.lowrank.surgery import agree, carry_over, conv_arguments, output, replace_module, same_draws
+from lkca.lowrank.surgery import agree, carry_over, conv_arguments, copied_model, output, replace_module, same_draws
 from lkca.nn import ChannelAttention, FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 from lkca.nn.parts import has_hooks
 
@@ -139,7 +138,7 @@ def _differs(module: nn.Module, new: ChannelAttention, squeeze: nn.Module) -> st
         return "its forward takes more than an image"
     weight: Any = squeeze.weight
     channels = weight.shape[1]
-    old, fused = copy.deepcopy(module), copy.deepcopy(new)
+    old, fused = copied_model(module), copied_model(new)
     for hooks in ("_forward_hooks", "_forward_pre_hooks"):
         getattr(old, hooks).clear()
     if weight.device.type != "mps":

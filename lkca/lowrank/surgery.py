@@ -17,7 +17,17 @@ from lkca.models import LKCANet
 from lkca.nn import FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 from lkca.nn.mode import evaluating
 
-__all__ = ["agree", "carry_over", "conv_arguments", "merge", "output", "put_low_rank", "replace_module", "same_draws"]
+__all__ = [
+    "agree",
+    "carry_over",
+    "conv_arguments",
+    "copied_model",
+    "merge",
+    "output",
+    "put_low_rank",
+    "replace_module",
+    "same_draws",
+]
 
 Model = TypeVar("Model", bound=nn.Module)
 Parts = tuple[Tensor, Tensor, Tensor]
@@ -36,6 +46,15 @@ _HOOKS = (
 _AGREEMENT = (
     1e-3  # of the outputs' largest value: rounding of two orders of summation, far below what a wrong graph does
 )
+
+
+def copied_model(model: Model) -> Model:
+    """A deep copy, which PyTorch refuses where a module keeps a tensor that has a gradient's history.
+
+    Such as the weights that ``weight_norm`` and pruning compute; of those the copy has the values.
+    """
+    kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    return copy.deepcopy(model, {id(value): value.detach().clone() for value in kept if not value.is_leaf})
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
@@ -213,7 +232,7 @@ def merge(model: Model, *, inplace: bool = False) -> Model:
     replaced, its class has a forward of its own, or its convolution has hooks.
     """
     plain_model(model)
-    result = model if inplace else copy.deepcopy(model)
+    result = model if inplace else copied_model(model)
     low: list[Any] = [m for m in result.modules() if isinstance(m, (LowRankConv2d, LowRankUpsample))]
     low += [m for m in result.modules() if isinstance(m, PixelShuffleUpsample) and m.shuffle_apart]
     if not low:

@@ -21,7 +21,7 @@ from lkca.lowrank import (
     ranks_of,
     replace_modules,
 )
-from lkca.lowrank.surgery import output
+from lkca.lowrank.surgery import copied_model, output
 from lkca.nn import FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 
 from .layouts import LAYOUTS, EdvrLike
@@ -56,6 +56,35 @@ def test_exact_at_full_rank_and_back(kind: Callable[[], nn.Module], tmp_path: Pa
     save_file(low.state_dict(), tmp_path / "low.safetensors")
     loaded = load_lowrank(make(kind), load_file(tmp_path / "low.safetensors"))
     assert torch.equal(loaded(x), low(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("kept", ["weight norm", "gate"])
+def test_models_that_keep_what_they_computed(kept: str) -> None:
+    """PyTorch's deepcopy refuses them once they have run with a gradient."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.squeeze, self.expand = nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.gate = self.expand(self.squeeze(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+            return x * self.gate
+
+    head = nn.Conv2d(3, 8, 3, padding=1)
+    first = nn.utils.weight_norm(head) if kept == "weight norm" else nn.Sequential(head, Block())
+    model = nn.Sequential(first, nn.Conv2d(8, 12, 3, padding=1), nn.PixelShuffle(2))
+    x = torch.rand(1, 3, 9, 11)
+    expected = model(x).detach()
+    low = factorize(model, rank=1000)
+    low(x).sum().backward()
+    assert all(p.grad is not None for p in low.parameters())
+    torch.testing.assert_close(merge(low)(x), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(load_lowrank(copied_model(model), low.state_dict())(x), expected, atol=1e-5, rtol=0)
+    model(x)
+    assert set(replace_modules(model).swapped) == ({"1"} if kept == "weight norm" else {"0.1", "1"})
+    torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
