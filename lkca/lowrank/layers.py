@@ -19,12 +19,14 @@ from lkca.nn import FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUp
 from lkca.nn.parts import has_hooks, is_plain
 
 __all__ = [
+    "COMPUTED",
     "REPLACED",
     "Layer",
     "LowRankError",
     "Shuffle",
     "Survey",
     "altered",
+    "computed",
     "loaded_model",
     "plain_model",
     "replaced_forward",
@@ -32,6 +34,9 @@ __all__ = [
     "uses",
 ]
 
+COMPUTED = (
+    "its weight or bias is computed (weight or spectral norm, pruning or another parametrisation); remove that first"
+)
 REPLACED = "its forward has been replaced (hooks of accelerate do so); remove that first"
 
 _SIDES = (16, 24, 32, 48, 64, 96, 128)  # windowed attention wants multiples of its window
@@ -256,8 +261,8 @@ def _keep(layer: Layer, names: dict[int, list[str]], ties: Counter[int], calls: 
 def _refusal(layer: Layer) -> str | None:
     """Why this layer by itself cannot be factorised."""
     conv = layer.conv
-    if parametrize.is_parametrized(conv) or "weight" not in conv._parameters:
-        return "its weight is computed (weight or spectral norm, pruning or another parametrisation); remove that first"
+    if "weight" not in conv._parameters or computed(layer.module):
+        return COMPUTED
     if conv.groups > 1:
         return f"a grouped convolution (groups={conv.groups})"
     if reason := altered(layer.module):
@@ -267,6 +272,14 @@ def _refusal(layer: Layer) -> str | None:
     if isinstance(conv.weight, nn.parameter.UninitializedParameter):
         return "its weight has no shape yet (a lazy module); run the model once"
     return None
+
+
+def computed(module: nn.Module) -> bool:
+    """Whether a weight or bias within is no parameter, but made of others: by ``parametrize``, or by a hook."""
+    return any(
+        parametrize.is_parametrized(part) or any(isinstance(vars(part).get(n), Tensor) for n in ("weight", "bias"))
+        for part in module.modules()
+    )
 
 
 def altered(module: nn.Module) -> str | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lkca.lowrank.dataflow import copied
-from lkca.lowrank.layers import Layer, LowRankError, altered, plain_model
+from lkca.lowrank.layers import COMPUTED, Layer, LowRankError, altered, computed, plain_model
 from lkca.models import LKCANet
 from lkca.nn import FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 from lkca.nn.mode import evaluating
@@ -229,7 +229,8 @@ def merge(model: Model, *, inplace: bool = False) -> Model:
 
     A copy unless ``inplace``. LowRankError where nothing is low-rank, or for an LKCANet whose full-rank kernel its
     configuration cannot describe (fitted, with a body that its components share), or where a layer's forward was
-    replaced, its class has a forward of its own, or its convolution has hooks.
+    replaced, its class has a forward of its own, its convolution has hooks, or a weight or bias is computed
+    (weight norm, pruning).
     """
     plain_model(model)
     result = model if inplace else copied_model(model)
@@ -244,6 +245,8 @@ def merge(model: Model, *, inplace: bool = False) -> Model:
     for name, module in result.named_modules():
         if (module in low or isinstance(module, FusedShuffle)) and (reason := altered(module)):
             raise LowRankError(f"model: {name} cannot be merged: {reason}")
+        if isinstance(module, (LowRankConv2d, LowRankUpsample)) and computed(module):
+            raise LowRankError(f"model: {name} cannot be merged: {COMPUTED}")
     for parent in result.modules():
         if isinstance(parent, LKCANet) and parent.upsample in low and parent.config.groups > 1:
             raise LowRankError(

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.prune import l1_unstructured
 
 from lkca.lowrank import (
     LowRankError,
@@ -249,8 +251,11 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: nn.Sequential(OwnConv(3, 12, 3, 4), nn.PixelShuffle(2)),
         "a OwnConv, which",
     ),
-    "weight norm": (lambda: Between(nn.utils.parametrizations.weight_norm(conv()), nn.Identity()), "norm"),
+    "weight norm": (lambda: Between(weight_norm(conv()), nn.Identity()), "norm"),
     "old weight norm": (lambda: Between(nn.utils.weight_norm(conv()), nn.Identity()), "norm"),
+    "weight norm, low-rank": (lambda: nn.Sequential(weight_norm(LowRankUpsample(3, 3, 2, 4))), "norm"),
+    "old weight norm, low-rank": (lambda: nn.Sequential(nn.utils.weight_norm(LowRankUpsample(3, 3, 2, 4))), "norm"),
+    "pruned bias": (lambda: Between(l1_unstructured(conv(), "bias", 0.3), nn.Identity()), "pruning"),
     "functional": (Raw, "functional or transposed"),
     "transposed": (lambda: Between(nn.ConvTranspose2d(3, 12, 1), nn.Identity()), "functional or transposed"),
     "linear": (ByLinear, "does not come from a convolution"),
@@ -298,6 +303,8 @@ MERGE_REFUSED: dict[str, tuple[Callable[[], list[nn.Module]], str]] = {
     "convolution": (lambda: [OwnConv(3, 12, 3, 4), nn.PixelShuffle(2)], "0 cannot be merged: a OwnConv, which"),
     "shuffle": (lambda: [LowRankUpsample(3, 3, 2, 4), OwnShuffle(2)], "1 cannot be merged: a OwnShuffle, which"),
     "inner convolution": (lambda: [within(LowRankUpsample(3, 3, 2, 4))], "0 cannot be merged: a Same, which"),
+    "weight norm": (lambda: [weight_norm(LowRankUpsample(3, 3, 2, 4))], "0 cannot be merged: its weight or bias"),
+    "pruned": (lambda: [l1_unstructured(LowRankUpsample(3, 3, 2, 4), "bias", 0.3)], "0 cannot be merged: its weight"),
     "hooks within": (lambda: [hooked(LowRankUpsample(3, 3, 2, 4))], "0 cannot be merged: hooks on its inner"),
     "hooks within, convolution": (lambda: [hooked(LowRankConv2d(3, 12, 3, 4))], "0 cannot be merged: hooks on"),
 }
@@ -346,6 +353,8 @@ def test_a_model_that_nothing_can_be_guessed_for_is_told_by_pattern() -> None:
     found = analyze(model)
     assert [layer.name for layer in found.layers] == ["up.0"] and found.macs is None
     assert found.unrun is not None and "give example" in found.unrun
+    assert str(found).endswith(f"the model was not run, so layers may be missing: {found.unrun}")
+    assert str(analyze(nn.Sequential(nn.Conv2d(3, 3, 3)))) == "no convolution feeds a pixel shuffle"
     assert analyze(model, inputs).macs == 12 * 27 * 25
     torch.testing.assert_close(factorize(model, rank=12)(*inputs), model(*inputs), atol=1e-5, rtol=0)
 
