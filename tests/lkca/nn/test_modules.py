@@ -69,6 +69,8 @@ def test_block_is_homogeneous_and_copies() -> None:
     assert block.halo == 2 + 1
     with pytest.raises(ValueError, match="kernel_size"):
         LargeKernelBlock(4, kernel_size=4)
+    with pytest.raises(ValueError, match="expansion"):
+        LargeKernelBlock(4, expansion=0)
 
 
 def test_block_starts_near_the_identity() -> None:
