@@ -39,6 +39,7 @@ COMPUTED = (
 )
 REPLACED = "its forward has been replaced (hooks of accelerate do so); remove that first"
 
+_SHARDED = ("FSDPModule", "FullyShardedDataParallel")
 _SIDES = (16, 24, 32, 48, 64, 96, 128)  # windowed attention wants multiples of its window
 _OWN = (PixelShuffleUpsample, LowRankUpsample, LowRankConv2d)
 _KINDS: tuple[type[nn.Module], ...] = (*_OWN, FusedShuffle, nn.Conv2d)
@@ -177,6 +178,12 @@ def plain_model(model: nn.Module) -> nn.Module:
         raise LowRankError(
             "model: is wrapped in DistributedDataParallel, which knows the parameters that it had; give its .module, "
             "and wrap the result"
+        )
+    # By name: their module takes a while to import.
+    if any(kind.__name__ in _SHARDED for module in model.modules() for kind in type(module).__mro__):
+        raise LowRankError(
+            "model: is sharded by FSDP, which knows the parameters that it had; give the model before that, and shard "
+            "the result"
         )
     return model
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.prune import l1_unstructured
 
@@ -279,13 +280,19 @@ def test_refusals_say_why(case: str) -> None:
 @pytest.mark.parametrize(
     "change", [lambda net: factorize(net, rank=2), replace_modules, merge], ids=["factorize", "replace", "merge"]
 )
-def test_a_model_that_ddp_has_wrapped_is_refused(change: Callable[[nn.Module], object], tmp_path: Path) -> None:
-    """Its new parameters would not be averaged over the processes, and the second step failed."""
+def test_a_model_whose_training_is_distributed_is_refused(
+    change: Callable[[nn.Module], object], tmp_path: Path
+) -> None:
+    """Its new parameters would not be averaged over the processes nor sharded, and steps failed."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         wrapped = nn.parallel.DistributedDataParallel(nn.Sequential(conv(), nn.PixelShuffle(2)))
         with pytest.raises(LowRankError, match=r"DistributedDataParallel.*give its \.module"):
             change(wrapped)
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        sharded = fully_shard(nn.Sequential(conv(), nn.PixelShuffle(2)), mesh=mesh)
+        with pytest.raises(LowRankError, match="sharded by FSDP"):
+            change(sharded)
     finally:
         torch.distributed.destroy_process_group()
 
