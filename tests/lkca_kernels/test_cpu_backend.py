@@ -27,6 +27,15 @@ def _isas() -> tuple[str, ...]:
     return cpu.available_isas() if cpu.unavailable() is None else ("absent",)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """All pieces of an operator's work share their scratch memory."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(params=_isas())
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     before = cpu.use_isa(request.param)
@@ -108,6 +117,44 @@ def test_variants_agree_on_gradients(tools: Any) -> None:
         for mine, plain in zip(gradients, found["generic"], strict=True):
             assert mine is not None and plain is not None
             assert tools.rms_ratio(mine, plain.double()) < 2e-6, name
+
+
+# More rows, columns, pixels, channels and phases than one piece of work has; of the second, more pieces than partial
+# sums.
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize(
+    ("op", "sizes", "given", "options"),
+    [
+        ("lowrank_pixel_shuffle", {"B": 1, "C": 2, "R": 3, "h": 3, "w": 5, "s": 17}, "bias gate", {}),
+        ("lowrank_pixel_shuffle", {"B": 1, "C": 1, "R": 64, "h": 20, "w": 520, "s": 2}, "bias gate skip:lr", {}),
+        ("pixel_shuffle_epilogue", {"B": 2, "C": 2, "h": 70, "w": 70, "s": 2}, "gate skip:lr", {}),
+        ("channel_gate", {"B": 2, "C": 19, "K": 2, "h": 150, "w": 130}, "", {}),
+        ("channel_attention", {"B": 2, "C": 19, "K": 2, "h": 150, "w": 130}, "residual", {}),
+        ("local_channel_attention", {"B": 1, "C": 19, "K": 3, "h": 150, "w": 140}, "residual", {"window": 7}),
+        ("large_kernel_branch", {"B": 1, "C": 19, "M": 21, "v": 7, "k": 5, "h": 150, "w": 142}, "residual", {}),
+    ],
+)
+def test_gradients_of_many_pieces(
+    op: str,
+    sizes: dict[str, int],
+    given: str,
+    options: dict[str, Any],
+    order: torch.memory_format,
+    case_type: Any,
+    tools: Any,
+) -> None:
+    case = case_type(op, sizes, tuple(given.split()), options)
+    made = case.make(torch.float32)
+    made[0] = made[0].contiguous(memory_format=order)
+    tensors = tools.leaves(made)
+    result = case.call(tensors, backend="cpu")
+    grad = torch.randn(result.shape, generator=torch.Generator().manual_seed(7))
+    found = tools.gradients(result, tensors, grad)
+    exact = tools.leaves([None if t is None else t.detach().double() for t in tensors])
+    truth = tools.gradients(case.define(exact), exact, grad.double())
+    for position, gradient in found.items():
+        assert tools.rms_ratio(gradient, truth[position]) < 1e-5, case.names[position]
 
 
 def test_sigmoid_of_the_window_attention(isa: str) -> None:
