@@ -24,6 +24,7 @@ from lkca.data.envi_map import parse_map_info
 from lkca.data.memory import check_memory
 from lkca.data.meta import CubeMeta
 from lkca.data.readers.arrays import ArrayWindows
+from lkca.data.readers.chunks import ChunkWindows
 from lkca.data.readers.hdfeos import grid_place
 from lkca.data.readers.matlab import open_matlab73
 from lkca.data.readers.prisma import read_prisma
@@ -53,7 +54,7 @@ _BARE_DIMENSION = "This is a netCDF dimension but not a netCDF variable"  # zero
 
 def open_hdf5(file: Path, source: str, variable: str | None, shape: tuple[int, int] | None, axes: str | None) -> Cube:
     """A cube in an HDF5 or NetCDF4 file: the only 3-D numeric dataset or ``FILE::/path``."""
-    h5 = h5py.File(file, "r", rdcc_nbytes=2**26)
+    h5 = h5py.File(file, "r")
     try:
         datasets = _datasets(h5)
         if any("MATLAB_class" in dataset.attrs for dataset in datasets.values()) or file.suffix.lower() == ".mat":
@@ -115,7 +116,7 @@ def _cube(
     if dataset.ndim == 2:
         check_memory(dataset.size * dataset.dtype.itemsize, f"{named} (loaded whole)", "store it as a 3-D dataset")
         array = dataset[()].reshape(layout)
-    windows = ArrayWindows(array, order)
+    windows = ChunkWindows(array, order) if dataset.ndim == 3 else ArrayWindows(array, order)
     if not counts:
         coordinate = _band_coordinate(dataset, order)
         if coordinate is not None:

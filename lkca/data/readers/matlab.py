@@ -14,6 +14,7 @@ from lkca.data.memory import check_memory
 from lkca.data.meta import CubeMeta
 from lkca.data.metajson import meta_from_json
 from lkca.data.readers.arrays import ArrayWindows
+from lkca.data.readers.chunks import ChunkWindows
 from lkca.data.readers.matlab_tags import complex_variables
 from lkca.data.readers.storage import MAX_COMPANION, check_storage, is_small
 from lkca.data.readers.variables import (
@@ -71,7 +72,7 @@ def open_matlab73(
     file: Path, source: str, variable: str | None, shape: tuple[int, int] | None, axes: str | None
 ) -> Cube:
     """A cube in a MATLAB v7.3 (HDF5) file; HDF5 shows the axes reversed, here they are as in MATLAB."""
-    h5 = h5py.File(file, "r", rdcc_nbytes=2**26)
+    h5 = h5py.File(file, "r")
     try:
         nodes = {
             name: h5[name]
@@ -139,7 +140,7 @@ def _cube(
     if h5 is None:
         windows = ArrayWindows(np.ascontiguousarray(array).reshape(layout) if len(dims) == 2 else array, order)
     else:
-        windows = ArrayWindows(array, order[::-1])
+        windows = ChunkWindows(array, order[::-1])
     wavelengths, fwhm, good = spectral_lists(small, windows.shape[2])
     meta = meta.replace(wavelengths=wavelengths, fwhm=fwhm, good_bands=good, stored_dtype=np.dtype(array.dtype))
     return Cube(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import h5py
 
 from lkca.data.memory import check_memory
+from lkca.data.readers.chunks import chunk_bytes
 from lkca.errors import InputError
 
 __all__ = ["MAX_COMPANION", "MAX_RATIO", "check_storage", "is_small"]
@@ -32,7 +32,7 @@ def check_storage(dataset: h5py.Dataset, file: Path, source: str) -> None:
             "of data; it is incomplete or damaged"
         )
     # HDF5 unpacks a whole chunk for any sample of it
-    check_memory(_chunk_bytes(dataset), f"{source}: each of its chunks", "store it in smaller chunks (h5repack)")
+    check_memory(chunk_bytes(dataset), f"{source}: each of its chunks", "store it in smaller chunks (h5repack)")
 
 
 def is_small(node: Any) -> bool:
@@ -44,9 +44,5 @@ def is_small(node: Any) -> bool:
         and not node.is_virtual
         and not node.external
         and node.dtype.itemsize * node.size <= _MAX_COMPANION_CHUNK
-        and _chunk_bytes(node) <= _MAX_COMPANION_CHUNK
+        and chunk_bytes(node) <= _MAX_COMPANION_CHUNK
     )
-
-
-def _chunk_bytes(dataset: h5py.Dataset) -> int:
-    return 0 if dataset.chunks is None else math.prod(dataset.chunks) * int(dataset.dtype.itemsize)
