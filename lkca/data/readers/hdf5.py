@@ -186,18 +186,36 @@ def _own_lists(cube: h5py.Dataset) -> dict[str, np.ndarray]:
 def _band_coordinate(dataset: h5py.Dataset, order: str) -> tuple[np.ndarray, str] | None:
     """The coordinate variable of the band axis and its units, where it has units: CF leaves its name free."""
     axis = order.index("b")
-    if dataset.ndim != 3 or not len(dataset.dims[axis]):
+    scale = _scale(dataset, axis) if dataset.ndim == 3 else None
+    if scale is None:
         return None
-    scale = dataset.dims[axis][0]
     units = _text_attr(scale, "units")
     if not units or not is_small(scale) or scale.shape != (dataset.shape[axis],) or scale.dtype.kind not in "iuf":
         return None
     return scale[()], units
 
 
+def _scale(dataset: h5py.Dataset, axis: int) -> h5py.Dataset | None:
+    """The first dimension scale of an axis: a coordinate variable.
+
+    h5py's ``dims`` are not asked: HDF5 (2.0) takes the types of these attributes for granted, and one of another type
+    ends the process.
+    """
+    listed = _axis_attr(dataset, "DIMENSION_LIST", axis)
+    first = listed[0] if isinstance(listed, np.ndarray) and listed.size else None
+    node = dataset.file[first] if type(first) is h5py.Reference and first else None
+    return node if isinstance(node, h5py.Dataset) else None
+
+
+def _axis_attr(dataset: h5py.Dataset, name: str, axis: int) -> Any:
+    """The entry for an axis of an attribute that lists one for each; None where it does not."""
+    values = dataset.attrs.get(name)
+    return values[axis] if isinstance(values, np.ndarray) and values.shape == (dataset.ndim,) else None
+
+
 def _dimension_name(dataset: h5py.Dataset, axis: int) -> str:
-    dimension = dataset.dims[axis]
-    path = dimension[0].name if len(dimension) else dimension.label
+    scale = _scale(dataset, axis)
+    path = _text(_axis_attr(dataset, "DIMENSION_LABELS", axis) or "") if scale is None else scale.name
     return str(path or "").rpartition("/")[2].lower()
 
 
@@ -285,7 +303,8 @@ def _grid_mapping(cube: h5py.Dataset, name: str) -> Any:
 
 def _is_wgs84(dataset: h5py.Dataset, order: str, mapping: Any) -> bool:
     """Whether coordinates are latitudes and longitudes (CF: by their units), and no grid mapping names another CRS."""
-    units = [_text_attr(dataset.dims[order.index(role)][0], "units") or "" for role in "rc"]
+    scales = [_scale(dataset, order.index(role)) for role in "rc"]
+    units = ["" if scale is None else _text_attr(scale, "units") or "" for scale in scales]
     if not (re.fullmatch("degrees?_?N(orth)?", units[0], re.I) and re.fullmatch("degrees?_?E(ast)?", units[1], re.I)):
         return False
     if mapping is None:
@@ -301,19 +320,13 @@ def _coordinate_transform(dataset: h5py.Dataset, order: str) -> Affine | None:
         return None
     ends = []
     for role in "cr":
-        dimension = dataset.dims[order.index(role)]
-        if (
-            not len(dimension)
-            or dimension[0].ndim != 1
-            or dimension[0].size < 2
-            or not is_small(dimension[0])
-            or dimension[0].dtype.kind not in "iuf"
-        ):
+        scale = _scale(dataset, order.index(role))
+        if scale is None or not is_small(scale) or scale.ndim != 1 or scale.size < 2 or scale.dtype.kind not in "iuf":
             return None
-        name = dimension[0].name.rpartition("/")[2].lower()
+        name = (scale.name or "").rpartition("/")[2].lower()
         if name not in ("x", "y", "lon", "lat", "longitude", "latitude", "easting", "northing"):
             return None
-        values = dimension[0][()].astype(np.float64)
+        values = scale[()].astype(np.float64)
         step = (values[-1] - values[0]) / (len(values) - 1)
         if step == 0 or np.abs(np.diff(values) - step).max() > 1e-3 * abs(step):
             return None

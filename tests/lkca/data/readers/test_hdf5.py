@@ -201,3 +201,29 @@ def test_netcdf_band_coordinate(tmp_path: Path, units: str | None) -> None:
             np.testing.assert_allclose(opened.meta.wavelengths, NM)
         else:
             assert opened.meta.wavelengths is None
+
+
+_REFERENCES = h5py.vlen_dtype(h5py.ref_dtype)
+_NO_AXES = {  # where HDF5's own functions end the process
+    "DIMENSION_LIST": (b"\xff", np.array([1, 2, 2**40]), h5py.Empty("f8"), "reference", "group", "null", "none"),
+    "DIMENSION_LABELS": (2.0, np.arange(3.0), b"x", h5py.Empty("f8"), "reference"),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in _NO_AXES.items() for value in values])
+def test_axes_that_are_described_in_other_types(tmp_path: Path, name: str, value: object) -> None:
+    with h5py.File(tmp_path / "x.nc", "w") as h5:
+        data = _in_degrees(h5, "reflectance", ("degrees_north", "degrees_east"))
+        targets = {"reference": data.ref, "group": h5.create_group("g").ref, "null": h5py.Reference()}
+        del data.attrs["DIMENSION_LIST"]
+        if isinstance(value, str) and value == "reference":
+            data.attrs.create(name, np.array([data.ref] * 3, dtype=h5py.ref_dtype), dtype=h5py.ref_dtype)
+        elif isinstance(value, str):
+            lists = np.empty(3, dtype=object)
+            for axis in range(3):
+                lists[axis] = np.array([targets[value]] if value in targets else [], dtype=h5py.ref_dtype)
+            data.attrs.create(name, lists, dtype=_REFERENCES)
+        else:
+            data.attrs[name] = value
+    with open_cube(tmp_path / "x.nc", axes="brc") as cube:
+        assert np.array_equal(cube.read(), CUBE) and cube.meta.transform is None
