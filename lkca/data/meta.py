@@ -56,9 +56,10 @@ class CubeMeta:
         """Raise InputError where a per-band entry does not have ``bands`` entries or a scale is unusable."""
         for name in ("wavelengths", "fwhm", "good_bands", "band_names", "scale_factor", "offset"):
             value = getattr(self, name)
-            if value is not None and np.ndim(value) == 1 and len(value) != bands:
+            if np.ndim(value) and np.shape(value) != (bands,):
+                count = " x ".join(map(str, np.shape(value)))
                 raise InputError(
-                    f"{source}: the metadata list {len(value)} {name.replace('_', ' ')} for {bands} bands; "
+                    f"{source}: the metadata list {count} {name.replace('_', ' ')} for {bands} bands; "
                     "correct or remove that list"
                 )
         if not np.all(np.isfinite(self.scale_factor)) or np.any(np.asarray(self.scale_factor) == 0):

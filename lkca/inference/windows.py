@@ -35,11 +35,13 @@ def parse_roi(text: str | None, cube: Cube) -> Window:
         ) from None
     if west > east or south > north:
         raise InputError(f"the region '{text}' has its ends exchanged; give XMIN,YMIN,XMAX,YMAX")
-    if cube.meta.transform is None or cube.meta.transform.is_degenerate:
+    transform, corners = cube.meta.transform, np.full((1, 2), np.nan)
+    if transform is not None and not transform.is_degenerate:
+        corners = np.array([~transform @ (x, y) for x in (west, east) for y in (south, north)])
+    if not np.isfinite(corners).all():
         raise InputError(
             f"{cube.source}: has no geotransform that turns map coordinates into pixels; give pixels as 0:100,0:100"
         )
-    corners = np.array([~cube.meta.transform @ (x, y) for x in (west, east) for y in (south, north)])
     (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
     first_row, last_row = _touched(top, bottom, cube.rows)
     first_col, last_col = _touched(left, right, cube.cols)

@@ -224,7 +224,7 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
 
 def test_bad_json_metadata(tmp_path: Path) -> None:
     wrong = ("{broken", "[1]", '{"nodata": "x"}', '{"transform": [1, 2]}', '{"scale_factor": 0}', '{"crs": "Mars"}',
-             '{"crs": 4326}')  # fmt: skip
+             '{"crs": 4326}', '{"scale_factor": [[2.0]]}')  # fmt: skip
     for text in wrong:
         np.savez(tmp_path / "x.npz", cube=CUBE, meta=np.array(text))
         refused(tmp_path / "x.npz", "JSON metadata|scale factor")

@@ -117,7 +117,8 @@ def test_regions_in_map_coordinates() -> None:
     ):
         with pytest.raises(InputError, match=says):
             parse_roi(text, cube)
-    for transform in (None, Affine(30, 0, 500000, 0, 0, 5000000)):  # a row of no height
+    no_height, far = Affine(30, 0, 500000, 0, 0, 5000000), Affine(1e-300, 0, 1e300, 0, 1, 0)
+    for transform in (None, no_height, far, Affine(30, 0, np.nan, 0, -30, 0)):
         with pytest.raises(InputError, match="no geotransform"):
             parse_roi("0,0,1,1", Cube.from_array(np.zeros((2, 4, 4)), CubeMeta(transform=transform)))
 
