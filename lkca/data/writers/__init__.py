@@ -25,6 +25,7 @@ _DRIVER_OF = {
     ".tif": "COG", ".tiff": "COG", ".hdr": "ENVI", ".img": "ENVI", ".dat": "ENVI", ".raw": "ENVI",
     ".bsq": "ENVI", ".bil": "ENVI", ".bip": "ENVI", ".npz": "npz", ".mat": "mat",
 }  # fmt: skip
+_LARGE_CODE = 2**53  # from here on floats miss whole numbers, and GDAL (3.10) stores -9 for -9.2e18
 _DRIVERS = {"gtiff": "GTiff", "geotiff": "GTiff", "cog": "COG", "envi": "ENVI", "npz": "npz", "mat": "mat"}
 
 
@@ -115,7 +116,8 @@ def output_meta(meta: CubeMeta, dtype: DTypeLike | None, source: str = "output")
     float32; nothing known: float32). An integer source written as float holds physical values, its nodata as NaN. An
     integer output keeps scale and offset; where the source's nodata value does not fit (or a float source
     may hold NaN, or NaN mark what is missing in an integer one: its nodata is NaN), one code is set aside for missing
-    samples: the lowest of a signed, the highest of an unsigned dtype.
+    samples: the lowest of a signed, the highest of an unsigned dtype, of 32 bits where it has 64. That replaces
+    nodata values from 2**53 on too.
     """
     stored = None if meta.stored_dtype is None else np.dtype(meta.stored_dtype).newbyteorder("=")
     try:
@@ -136,13 +138,18 @@ def output_meta(meta: CubeMeta, dtype: DTypeLike | None, source: str = "output")
             scale, offset, nodata = 1.0, 0.0, None if nodata is None else float("nan")
         elif nodata is not None and abs(nodata) > float(np.finfo(target).max):
             nodata = float("nan")
-    elif nodata_code(target, nodata) is None:
-        if target == stored and not (nodata is not None and np.isnan(nodata)):
-            nodata = None  # no sample of the source could equal it
-        elif nodata is not None or stored is None or stored.kind == "f":
-            info = np.iinfo(target)
-            nodata = float(info.min if target.kind == "i" else info.max)
+    elif nodata is not None and nodata_code(target, nodata) is not None:
+        nodata = nodata if abs(nodata) < _LARGE_CODE else _code_set_aside(target)
+    elif target == stored and not (nodata is not None and np.isnan(nodata)):
+        nodata = None  # no sample of the source could equal it
+    elif nodata is not None or stored is None or stored.kind == "f":
+        nodata = _code_set_aside(target)
     return meta.replace(stored_dtype=target, nodata=nodata, scale_factor=scale, offset=offset)
+
+
+def _code_set_aside(dtype: np.dtype) -> float:
+    info = np.iinfo(dtype if dtype.itemsize < 8 else f"{dtype.kind}4")
+    return float(info.min if dtype.kind == "i" else info.max)
 
 
 def _driver(path: Path, driver: str | None) -> str:

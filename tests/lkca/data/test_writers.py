@@ -318,6 +318,17 @@ def test_nodata_values_that_the_dtype_cannot_hold(tmp_path: Path) -> None:
         assert np.array_equal(open_cube(tmp_path / name).read(), PHYSICAL, equal_nan=True)
 
 
+@pytest.mark.parametrize("name", ["o.tif", "o.hdr", "o.npz", "o.mat"])
+@pytest.mark.parametrize(("dtype", "given"), [("int64", None), ("int64", -(2.0**63)), ("uint64", None)])
+def test_missing_samples_of_64_bits(tmp_path: Path, dtype: str, given: float | None, name: str) -> None:
+    holed = np.full((2, 3, 4), 7, dtype=np.float32)
+    holed[:, 1, 2] = np.nan
+    stored_dtype = None if given is None else np.dtype(dtype)
+    write_cube(tmp_path / name, holed, CubeMeta(nodata=given, stored_dtype=stored_dtype), dtype=dtype)
+    with open_cube(tmp_path / name) as back:
+        assert back.meta.stored_dtype == dtype and np.array_equal(back.read(), holed, equal_nan=True)
+
+
 def test_mirrored_grid_in_envi_is_told(tmp_path: Path) -> None:
     south_up = META.replace(transform=Affine(30, 0, 0, 0, 30, 0))
     report = write_cube(tmp_path / "x.img", PHYSICAL, south_up)
