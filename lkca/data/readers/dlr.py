@@ -17,7 +17,8 @@ import numpy as np
 
 __all__ = ["Product", "accessories", "find_metadata", "read_metadata"]
 
-_IMAGE = re.compile("(.+)-SPECTRAL_IMAGE(_COG)?", re.I)  # _COG: as DLR's geoservice names them
+# _COG: as DLR's geoservice names them; EnMAP's level 1B has an image of each detector
+_IMAGE = re.compile("(.+)-SPECTRAL_IMAGE(?:_COG|_(VNIR|SWIR))?", re.I)
 _PART = re.compile("(.+?)-(SPECTRAL_IMAGE|QL_)", re.I)
 _METADATA = ("METADATA.XML", "METADATA.xml", "METADATA.XML.XML")  # EnMAP, DESIS, some downloads of EnMAP
 _MAX_BYTES = 2**25  # far more than some hundred bands need
@@ -57,8 +58,10 @@ def accessories(files: Sequence[Path]) -> list[Path]:
     ]
 
 
-def read_metadata(file: Path, bands: int) -> Product:
+def read_metadata(file: Path, image: Path, bands: int) -> Product:
     """What the file says of an image of ``bands`` bands, by their numbers. Raises ValueError where it does not fit."""
+    name = _IMAGE.fullmatch(image.stem)
+    detector = name[2] if name else None
     try:
         if file.stat().st_size > _MAX_BYTES:
             raise ValueError(f"is larger than {_MAX_BYTES >> 20} MiB")
@@ -70,6 +73,9 @@ def read_metadata(file: Path, bands: int) -> Product:
     try:
         rows = dict(_band(element) for element in (() if listed is None else listed))
         nodata = float(background) if background else math.nan
+        if detector:
+            own = root.findtext(f"{{*}}specific/{{*}}{detector.lower()}ProductQuality/{{*}}expectedChannelsList")
+            rows = {number: rows[number] for number in map(int, (own or "").split(","))}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError("has bands without all of their numbers") from error
     if len(rows) != bands:

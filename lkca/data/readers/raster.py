@@ -73,7 +73,7 @@ def open_raster(file: Path, source: str) -> Cube:
         metadata = find_metadata(file)
         if metadata is not None:
             try:
-                meta = _completed(meta, read_metadata(metadata, len(reader.indexes)))
+                meta = _completed(meta, read_metadata(metadata, file, len(reader.indexes)))
                 files.append(metadata)
             except ValueError as error:
                 warnings.append(f"{source}: {metadata.name} {error}; no wavelengths or scale are taken from it")

@@ -85,6 +85,20 @@ def test_what_the_product_says_is_read(tmp_path: Path, write, image, metadata, g
         assert [path.name[20:] for path in cube.files] == [image, metadata]
 
 
+@pytest.mark.parametrize(("detector", "channels"), [("VNIR", [0, 1, 3]), ("swir", [2, 4])])
+def test_an_image_of_one_detector(tmp_path: Path, detector: str, channels: list[int]) -> None:
+    lists = "".join(
+        f"<{name}ProductQuality><expectedChannelsList>{numbers}</expectedChannelsList></{name}ProductQuality>"
+        for name, numbers in (("vnir", "1,2,4"), ("swir", "3, 5"))
+    )
+    xml, options = enmap(GAINS), {"image": f"SPECTRAL_IMAGE_{detector}.TIF", "array": COUNTS[channels]}
+    with open_cube(product(tmp_path, xml.replace("<specific>", f"<specific>{lists}"), **options)) as cube:
+        assert np.array_equal(cube.meta.wavelengths, NM[channels]) and np.array_equal(cube.meta.fwhm, FWHM[channels])
+        assert np.array_equal(cube.meta.scale_factor, GAINS[channels]) and not cube.warnings
+    with open_cube(product(tmp_path, xml, **options)) as cube:  # which bands are whose is not said
+        assert cube.meta.wavelengths is None and "no wavelengths or scale are taken from it" in cube.warnings[0]
+
+
 def test_the_background_value_is_nodata_where_the_image_has_none(tmp_path: Path) -> None:
     with open_cube(product(tmp_path, enmap())) as cube:
         assert cube.meta.nodata == -32768 and np.isnan(cube.read()[:, 0, 0]).all()
