@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,19 +10,33 @@ from pathlib import Path
 
 from lkca.errors import InputError, OutputError
 
-__all__ = ["check_output", "written_aside"]
+__all__ = ["check_name", "check_output", "written_aside"]
+
+_ASIDE = ".00000000.tmp."  # what the longest name that stands beside an output for a while has more than it
+
+
+def check_name(path: Path) -> None:
+    """InputError where the file system cannot hold the name, or those of the files that are written aside for it."""
+    try:
+        path.with_name(path.name + _ASIDE).exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(f"{path}: is too long a name; give the output a shorter one") from error
+    except ValueError:  # "." and the like, which are directories
+        pass
 
 
 def check_output(
     path: str | os.PathLike[str], *, overwrite: bool = False, inputs: Iterable[str | os.PathLike[str]] = ()
 ) -> None:
-    """Raises InputError where ``path`` is an input, is a directory, exists without ``overwrite``, or has no folder.
+    """Raises InputError where ``path`` is an input, a directory, too long, exists without ``overwrite``, has no folder.
 
     inputs may carry a '::variable' suffix. A link that leads nowhere exists too: it would be replaced. Permission is
     asked of the folder, where the output is written aside and renamed, so that a long computation does not end in a
     refusal.
     """
     path = Path(path)
+    check_name(path)
     if any(_same_file(path, Path(os.fspath(item).partition("::")[0])) for item in inputs):
         raise InputError(f"{path}: is an input of the same command; choose another name for the output")
     if path.is_dir():

@@ -21,6 +21,7 @@ from typing import Any
 from lkca.data import Window
 from lkca.errors import InputError, OutputError
 from lkca.inference.samples import Samples
+from lkca.output import check_name
 
 __all__ = ["Journal", "Record", "differences", "part_folder"]
 
@@ -28,7 +29,9 @@ _PLAN = "plan.json"
 
 
 def part_folder(output: Path) -> Path:
-    """Where the journal of an output lies; InputError where that is a directory, which --resume would take for done."""
+    """Where the journal of an output lies; InputError where that is a directory, which --resume would take for done, or
+    too long a name."""
+    check_name(output)
     if not output.name or output.is_dir():
         raise InputError(f"{output}: is a directory; give the name of a file")
     return output.with_name(output.name + ".lkca-part")

@@ -17,7 +17,7 @@ from lkca.data.writers.containers import MatBackend, NpzBackend
 from lkca.data.writers.envi import EnviBackend, envi_paths
 from lkca.data.writers.geotiff import GeoTiffBackend
 from lkca.errors import InputError
-from lkca.output import check_output
+from lkca.output import check_name, check_output
 
 __all__ = ["CubeWriter", "WriteReport", "create_writer", "output_meta", "write_cube"]
 
@@ -50,6 +50,7 @@ def create_writer(
     inputs: files that the output must not be. InputError for wrong use, OutputError where nothing can be written.
     """
     path = Path(path)
+    check_name(path)
     name = _driver(path, driver)
     if interleave is not None and interleave.lower() not in ("bsq", "bil", "bip"):
         raise InputError(f"{path}: interleave {interleave!r} is unknown; choose bsq, bil or bip")

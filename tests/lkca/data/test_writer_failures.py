@@ -108,6 +108,11 @@ def test_output_is_the_input(tmp_path: Path, name: str) -> None:
         ("folder.tif", "is a directory"),
         ("x.xyz", "suffix '.xyz' names no output format"),
         ("x", "suffix '' names no output format"),
+        *(
+            (length * "n" + end, "is too long a name")
+            for length in (238, 252)
+            for end in (".tif", ".hdr", ".img", ".npz")
+        ),
     ],
 )
 def test_impossible_names(tmp_path: Path, name: str, message: str) -> None:
