@@ -12,17 +12,17 @@ import rasterio
 from rasterio.env import get_gdal_config
 from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
-__all__ = ["bounded_cache", "open_to_change", "without_place"]
+__all__ = ["CACHE_BYTES", "bounded_cache", "open_to_change", "without_place"]
 
-_CACHE = 256 << 20  # bytes, which rasterio passes on as they are
+CACHE_BYTES = 256 << 20  # of blocks, at most; rasterio passes bytes on as they are
 
 
 def bounded_cache() -> rasterio.Env:
-    """A context in which GDAL caches at most 256 MiB of blocks, or what a caller allows it, in all of the process.
+    """A context in which GDAL caches at most CACHE_BYTES of blocks, or what a caller allows it, in all of the process.
 
     Its own default is 5 % of the machine's memory, beside whatever budget a caller keeps.
     """
-    return rasterio.Env(GDAL_CACHEMAX=min(_CACHE, get_gdal_config("GDAL_CACHEMAX")))
+    return rasterio.Env(GDAL_CACHEMAX=min(CACHE_BYTES, get_gdal_config("GDAL_CACHEMAX")))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from lkca.data import Window
+from lkca.data.gdal import CACHE_BYTES
 from lkca.data.memory import available_memory
 from lkca.data.window import pieces
 from lkca.errors import InputError
@@ -37,7 +38,7 @@ _STEP = 16  # coarse pixels
 _LEAST = 8
 _COPIED_SAMPLES = 1 << 22
 _RESERVE = 160 << 20  # libraries that load at their first use, the allocators' slack
-_CACHE_SHARE, _CACHE_LEAST, _CACHE_MOST = 0.08, 16 << 20, 512 << 20
+_CACHE_SHARE, _CACHE_LEAST = 0.08, 16 << 20
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -70,7 +71,7 @@ class Budget:
     @property
     def cache(self) -> int:
         """For blocks of raster files."""
-        return min(_CACHE_MOST, max(_CACHE_LEAST, int(_CACHE_SHARE * self.total)))
+        return min(CACHE_BYTES, max(_CACHE_LEAST, int(_CACHE_SHARE * self.total)))
 
     @property
     def fixed(self) -> int:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
+from rasterio.env import get_gdal_config
 
 import lkca
 from lkca.data import Cube, CubeMeta, Window, open_cube
+from lkca.data.gdal import bounded_cache
 from lkca.errors import InputError
 from lkca.inference import SceneOptions, plan_scene, upscale_scene
 from lkca.inference.array import Upscaler
@@ -204,6 +207,14 @@ def test_budgets() -> None:
         with pytest.raises(InputError, match="not understood"):
             Budget.of(text)
     assert 10 << 20 < resident_memory() < 1 << 40
+
+
+def test_the_cache_that_is_counted_is_what_gdal_may_fill() -> None:
+    for megabytes, cache in ((100, 16), (1000, 80), (5000, 256), (100_000, 256)):
+        counted = budget(megabytes).cache
+        assert counted >> 20 == cache
+        with rasterio.Env(GDAL_CACHEMAX=counted), bounded_cache():
+            assert get_gdal_config("GDAL_CACHEMAX") == counted
 
 
 def test_a_plan_leaves_nothing_behind(
