@@ -7,18 +7,23 @@ what it writes there. Ages are differences of times that the folder's file syste
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import platform
+import secrets
+import shutil
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from lkca.errors import InputError
+from lkca.errors import InputError, OutputError
 
-__all__ = ["Heartbeat", "Ranks"]
+__all__ = ["Beginning", "Heartbeat", "Ranks", "Waiting"]
+
+_POLL = 0.5  # seconds between looks at the others
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,15 @@ class Heartbeat:
             aside.write_text(json.dumps(said), encoding="utf-8")
             os.replace(aside, path)
 
+    def fail(self, why: str) -> None:
+        """Says "failed", and stays until every other rank has come, SILENT seconds at most: who comes when this process
+        is gone could not tell the failure from an earlier run's."""
+        self.say("failed", why)
+        until = time.monotonic() + self.SILENT
+        others = set(range(self.ranks.world)) - {self.ranks.rank}
+        while time.monotonic() < until and any((self.touched(rank) or 0.0) < self._born for rank in others):
+            time.sleep(_POLL)
+
     def touched(self, rank: int) -> float | None:
         """When a rank last said that it lives, by the clock of the folder's file system; None where it never did."""
         try:
@@ -129,6 +143,88 @@ class Heartbeat:
 
     def _path(self, rank: int) -> Path:
         return self.folder / f"rank-{rank}"
+
+
+class Beginning:
+    """A context manager of the first process, from its first look at a task until the others can see that in ``place``.
+
+    They wait for it meanwhile. What it has to tell them, that it lives or why it refuses, it says in a folder of its
+    own beside ``place``, which may be another run's. :class:`Waiting` listens.
+    """
+
+    def __init__(self, place: Path, ranks: Ranks) -> None:
+        self._place, self._shared = place, ranks.world > 1
+        self._folder = place.with_name(f".{place.name}.{secrets.token_hex(4)}.begin")
+        self._heartbeat = Heartbeat(self._folder, ranks)
+
+    def __enter__(self) -> Beginning:
+        if self._shared:
+            with contextlib.suppress(OSError):  # where nothing can be written each rank sees that for itself
+                self._folder.mkdir()
+            self._heartbeat.__enter__()
+        return self
+
+    def over(self) -> None:
+        """The others can see the task. What killed processes left of their beginnings goes too."""
+        self._leave()
+        for folder in _beginnings(self._place):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                path = folder / "rank-0"
+                silent = self._place.stat().st_mtime - path.stat().st_mtime > Heartbeat.SILENT
+                if silent or _ended(*json.loads(path.read_text(encoding="utf-8"))["process"]):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._shared and isinstance(error, Exception):
+                self._heartbeat.fail(str(error))
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._shared:
+            self._shared = False
+            self._heartbeat.__exit__(None, None, None)
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class Waiting:
+    """Another process that waits for a task in ``place`` listens to the first one's :class:`Beginning`.
+
+    A refusal is believed where no other first process lives: two runs may have one ``place``.
+    """
+
+    def __init__(self, place: Path, ranks: Ranks) -> None:
+        self._place, self._ranks = place, ranks
+        self._touched: dict[Path, float | None] = {}
+        self._refused: tuple[float, Heartbeat, str] | None = None
+        self.look()
+
+    def look(self) -> bool:
+        """Whether a first process has said since the last look that it will begin; OutputError once it has refused."""
+        for folder in _beginnings(self._place):
+            heartbeat = Heartbeat(folder, self._ranks)
+            touched = heartbeat.touched(0)
+            if self._touched.setdefault(folder, touched) == touched:  # perhaps of a process that was killed
+                continue
+            self._touched[folder] = touched
+            state, why = heartbeat.state(0)
+            if state != "failed":
+                self._refused = None
+                return True
+            self._refused = self._refused or (time.monotonic(), heartbeat, why)
+        if self._refused is not None:
+            heard, heartbeat, why = self._refused
+            if time.monotonic() - heard > 2 * Heartbeat.BEAT:
+                heartbeat.say("heard")
+                raise OutputError(f"rank 0 has refused: {why}")
+        return False
+
+
+def _beginnings(place: Path) -> list[Path]:
+    return sorted(place.parent.glob(f".{glob.escape(place.name)}.*.begin"))
 
 
 def _ended(node: str, process: int) -> bool:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -26,7 +27,7 @@ from lkca.inference.finish import Finisher
 from lkca.inference.journal import Journal, Record, differences, part_folder
 from lkca.inference.plan import Budget, TilePlan
 from lkca.inference.preview import Preview
-from lkca.inference.ranks import Heartbeat, Ranks
+from lkca.inference.ranks import Beginning, Heartbeat, Ranks, Waiting
 from lkca.inference.samples import Samples, checksum
 from lkca.inference.stream import stream
 from lkca.inference.strips import Piece
@@ -186,8 +187,12 @@ class _Job:
 
     def lead(self) -> UpscaleReport:
         """The first process: begins the journal, computes its share, takes all tiles to the writer."""
-        options, journal = self.options, Journal(self.output)
-        identity = fingerprint(self.cube, self.model, options)
+        journal, identity = Journal(self.output), fingerprint(self.cube, self.model, self.options)
+        with Beginning(journal.folder, self.ranks) as beginning:
+            return self._lead(journal, identity, beginning)
+
+    def _lead(self, journal: Journal, identity: dict[str, Any], beginning: Beginning) -> UpscaleReport:
+        options = self.options
         interrupted = journal.folder.exists()
         earlier = journal.check(identity, resume=options.resume, overwrite=options.overwrite)
         task = Task.of(self.cube, self.model, options, made=None if earlier is None else self._kept(journal))
@@ -213,11 +218,15 @@ class _Job:
             self._keep(journal, task)
             record = journal.begin(identity, (plan.rows, plan.cols), windows, samples, self.ranks.world)
             mine = record.todo[:: self.ranks.world]
-            with (
-                Heartbeat(journal.folder, self.ranks, record.run) as heartbeat,
-                Finisher(journal, samples, writer, plan, heartbeat, preview, self.progress) as finisher,
-            ):
-                _compute(task, journal, samples, plan, mine, writer.meta, finisher.check, finisher.look)
+            with Heartbeat(journal.folder, self.ranks, record.run) as heartbeat:
+                beginning.over()
+                try:
+                    with Finisher(journal, samples, writer, plan, heartbeat, preview, self.progress) as finisher:
+                        _compute(task, journal, samples, plan, mine, writer.meta, finisher.check, finisher.look)
+                except Exception as error:
+                    heartbeat.fail(str(error))
+                    raise
+                heartbeat.say("done")
             if samples.replaced():
                 raise _taken_over(self.output)
             report = writer.close()
@@ -227,7 +236,7 @@ class _Job:
                 if isinstance(error, Exception):
                     raise _taken_over(self.output) from error
             elif tiles >= 0:
-                _tell_what_is_kept(error, journal, tiles, alone=self.ranks.world == 1)
+                _tell_what_is_kept(error, journal, tiles, alone=record is None or self.ranks.world == 1)
             raise
         if not journal.taken_over(record.run):
             journal.remove()
@@ -237,20 +246,19 @@ class _Job:
         return self._report(task, tiles, len(mine), report.warnings)
 
     def help(self) -> UpscaleReport:
-        """Another process: waits for the journal, computes its share, stays until the first one has finished."""
+        """Another process: waits for the journal, computes its share, stays until the first one has all tiles."""
         journal = Journal(self.output)
-        if not journal.folder.exists():  # or the first one has refused it, and never begins
-            check_output(self.output, overwrite=self.options.overwrite)
+        check_output(self.output, overwrite=True)  # of its folder: there the first one says what else it refuses
         record: Record | None = self._await_journal(journal)
         computed = 0
         while record is not None:
-            task = Task.of(self.cube, self.model, self.options, made=self._kept(journal))
-            meta = output_meta(task.meta, self.options.dtype, str(self.output))
-            task.upscaler.store_as(Encoder(meta))
-            plan = task.plan(self.budget, None, (record.tile[0], record.tile[1]), helping=True)
-            mine = record.todo[self.ranks.rank :: self.ranks.world]
-            mine = [number for number in mine if not journal.has(number)]
             with Heartbeat(journal.folder, self.ranks, record.run) as heartbeat:
+                task = Task.of(self.cube, self.model, self.options, made=self._kept(journal))
+                meta = output_meta(task.meta, self.options.dtype, str(self.output))
+                task.upscaler.store_as(Encoder(meta))
+                plan = task.plan(self.budget, None, (record.tile[0], record.tile[1]), helping=True)
+                mine = record.todo[self.ranks.rank :: self.ranks.world]
+                mine = [number for number in mine if not journal.has(number)]
                 samples = Samples(journal.samples, task.shape, meta)
                 _compute(task, journal, samples, plan, mine, meta, lambda: None, lambda: None)
                 heartbeat.say("done")
@@ -262,6 +270,7 @@ class _Job:
         identity = fingerprint(self.cube, self.model, self.options)
         heartbeat = Heartbeat(journal.folder, self.ranks)
         earlier = heartbeat.touched(0)  # perhaps of a run that has ended, whose record is no task of ours
+        waiting = Waiting(journal.folder, self.ranks)
         began, why = time.monotonic(), "rank 0 has not begun"
         while time.monotonic() - began < Heartbeat.LATE:
             lives = heartbeat.touched(0) not in (None, earlier)  # asked first: it begins to beat after its record
@@ -271,6 +280,8 @@ class _Job:
                 if not differing:
                     return record
                 why = "; ".join(differing)
+            if waiting.look():  # it still reserves or checks the samples
+                began = time.monotonic()
             time.sleep(_POLL)
         raise OutputError(f"{journal.folder}: rank {self.ranks.rank} waited in vain for its task: {why}")
 
@@ -364,7 +375,7 @@ def _stored(encoder: Encoder, piece: Piece) -> np.ndarray:
 
 
 def _await_end(journal: Journal, record: Record, heartbeat: Heartbeat) -> Record | None:
-    """None once the first process has finished; the new record if it began anew. OutputError where it failed."""
+    """None once the first process has all tiles; the new record if it began anew. OutputError where it failed."""
     while True:
         if not journal.folder.exists():
             return None
@@ -372,6 +383,8 @@ def _await_end(journal: Journal, record: Record, heartbeat: Heartbeat) -> Record
         if now is not None and now.run != record.run:
             return now
         state, detail = heartbeat.state(0)
+        if state == "done":
+            return None
         if state in ("failed", "dead") and journal.folder.exists():
             raise OutputError(f"{journal.output}: is not finished; rank 0: {detail or 'was stopped'}")
         time.sleep(_POLL)

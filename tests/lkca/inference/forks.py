@@ -2,8 +2,9 @@
 
 Reads jobs from stdin, one JSON a line: {source (a scene, or a folder of them), output, model, options, delay (seconds
 that reading a tile takes longer), late (Heartbeat.LATE), steps}. A step is a list of processes that run at once, each
-{rank, world, wait (seconds before it begins), kill (seconds after its start or, with "tile", after it has read its
-first tile), fail (number of its read that fails)}. Forking after the imports spares their seconds at every start; this
+{rank, world, wait (seconds before it begins), begin, close (seconds that reserving the samples, closing the output take
+longer), kill (seconds after its start or, with "tile", after it has read its first tile), fail (number of its read that
+fails), memory (a budget of its own)}. Forking after the imports spares their seconds at every start; this
 process itself never runs an operator, so that its children may.
 """
 
@@ -21,10 +22,11 @@ from typing import Any
 import rasterio  # noqa: F401
 import scipy.ndimage  # noqa: F401
 
-from lkca.data import Cube, open_cube
+from lkca.data import Cube, CubeWriter, open_cube
 from lkca.errors import LkcaError
 from lkca.inference.batch import find_scenes, upscale_scenes
 from lkca.inference.ranks import Heartbeat, Ranks
+from lkca.inference.samples import Samples
 from lkca.inference.scene import SceneOptions, UpscaleReport, upscale_scene
 from lkca.models.directory import load_model
 
@@ -49,10 +51,24 @@ def slowly(delay: float, fail: int | None, started: int) -> None:
     Cube.read = slow  # type: ignore[method-assign]
 
 
+def later(owner: type, method: str, seconds: float) -> None:
+    do = getattr(owner, method)
+
+    def slow(*args: Any) -> Any:
+        time.sleep(seconds)
+        return do(*args)
+
+    setattr(owner, method, slow)
+
+
 def child(job: dict[str, Any], process: dict[str, Any], result: Path, started: int) -> int:
     time.sleep(process.get("wait", 0))
     Heartbeat.LATE = job["late"]
     slowly(job["delay"], process.get("fail"), started)
+    later(Samples, "make", process.get("begin", 0))
+    later(CubeWriter, "close", process.get("close", 0))
+    if "memory" in process:
+        job["options"]["memory"] = process["memory"]
     ranks = Ranks(process.get("rank", 0), process.get("world", 1))
     if Path(job["source"]).is_dir():
         scenes: list[Any] = []
