@@ -31,7 +31,7 @@ from lkca.inference.ranks import Beginning, Heartbeat, Ranks, Waiting
 from lkca.inference.samples import Samples, checksum
 from lkca.inference.stream import stream
 from lkca.inference.strips import Piece
-from lkca.inference.task import Model, SceneOptions, Task, asked_scale, fingerprint, model_name
+from lkca.inference.task import Model, SceneOptions, Task, asked_scale, fingerprint, input_checksum, model_name
 from lkca.inference.windows import parse_roi
 from lkca.models.directory import LoadedModel, load_model, save_model
 from lkca.output import check_output
@@ -152,7 +152,8 @@ class _Job:
     def finished(self) -> UpscaleReport | None:
         """Every process: the report where ``resume`` finds the output made, and no unfinished run of it; else None.
 
-        InputError where the output is of another size, place or type, or was made by another model, than is asked for.
+        InputError where the output is of another size, place or type, or was made by another model or of other samples,
+        than is asked for.
         """
         options, model = self.options, self.model
         if not options.resume or options.overwrite or part_folder(self.output).exists() or not self.output.exists():
@@ -175,6 +176,10 @@ class _Job:
                 differing.append(f"it holds {done.meta.stored_dtype}, asked for is {dtype}")
             if Path(made).name != Path(wanted).name:
                 differing.append(f"it was made by {made}, asked for is {wanted}")
+            sample = str(input_checksum(self.cube))
+            if done.meta.tags.get("LKCA_INPUT_CRC32", sample) != sample:
+                by = done.meta.tags.get("LKCA_COMMAND", "another command")
+                differing.append(f"it was made of other samples ({by})")
         if differing:
             raise InputError(
                 f"{self.output}: is finished, but not what is asked for: {'; '.join(differing)}; give --overwrite "
@@ -196,6 +201,8 @@ class _Job:
         interrupted = journal.folder.exists()
         earlier = journal.check(identity, resume=options.resume, overwrite=options.overwrite)
         task = Task.of(self.cube, self.model, options, made=None if earlier is None else self._kept(journal))
+        tags = {**task.meta.tags, "LKCA_INPUT_CRC32": str(identity["input"]["sample"])}
+        task = replace(task, meta=task.meta.replace(tags=tags))
         # An earlier run was allowed to write this output; what may stand there now is its own.
         writer = task.writer(self.output, options, overwrite=options.overwrite or earlier is not None)
         tiles = -1

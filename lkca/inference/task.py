@@ -25,7 +25,7 @@ from lkca.models.directory import LoadedModel
 from lkca.models.prior import Prior
 from lkca.output import check_output
 
-__all__ = ["Model", "SceneOptions", "Task", "asked_scale", "fingerprint", "model_name"]
+__all__ = ["Model", "SceneOptions", "Task", "asked_scale", "fingerprint", "input_checksum", "model_name"]
 
 Model = LoadedModel | Prior | None
 
@@ -178,7 +178,7 @@ def fingerprint(cube: Cube, model: Model, options: SceneOptions) -> dict[str, An
             "shape": list(cube.shape),
             "source": cube.source.partition("::")[2],
             "nodata": str(cube.meta.nodata),
-            "sample": _sample(cube),
+            "sample": input_checksum(cube),
         },
         "region": str(parse_roi(options.roi, cube)),
         "model": {"name": model_name(model), "digest": _digest(model)},
@@ -222,8 +222,9 @@ def _stored_scale(cube: Cube, dtype: str) -> float:
     return 1.0 if whole or top == 0 else 10.0 ** min(0, -math.floor(math.log10(room / top)))
 
 
-def _sample(cube: Cube) -> int:
-    """Checksum of the middle of a cube: its axes, or an array, are told from others by no file's size and time."""
+def input_checksum(cube: Cube) -> int:
+    """Of the middle of a cube, as read: its axes, or an array, are told from others by no file's size and time, and a
+    finished output's input (LKCA_INPUT_CRC32) by no name, as it may have been moved."""
     middle = cube.read(Window.centre(cube.rows, cube.cols, _SAMPLE, _SAMPLE))
     return zlib.crc32(np.ascontiguousarray(middle).data)
 

@@ -15,7 +15,7 @@ import pytest
 import rasterio
 from affine import Affine
 
-from lkca.data import Cube, CubeMeta, open_cube
+from lkca.data import Cube, CubeMeta, open_cube, write_cube
 from lkca.errors import InputError, OutputError
 from lkca.inference import SceneOptions, upscale_scene
 from lkca.inference.journal import Journal, differences, part_folder
@@ -289,6 +289,31 @@ def test_another_part_of_the_same_size_is_not_finished(tmp_path: Path, holed_sce
     assert "nothing to resume" in report.notes[0] and "p.png was not drawn" in report.notes[0]
     with pytest.raises(InputError, match=r"it begins at 5000, 4000, asked for is 5000, 3970"):
         upscale_scene(cube, output, None, SceneOptions(scale=2, roi="1:10,:", resume=True))
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".img", ".npz", ".mat"])
+def test_a_finished_output_of_another_input(tmp_path: Path, holed_scene: np.ndarray, suffix: str) -> None:
+    """Of the same grid, type and name; a renamed input is no other one. Outputs of earlier builds do not say."""
+    output, scenes = tmp_path / f"o{suffix}", [tmp_path / name / "scene.tif" for name in ("a", "b")]
+    for scene, values in zip(scenes, (holed_scene, 2 * holed_scene), strict=True):
+        scene.parent.mkdir()
+        write_cube(scene, values, CubeMeta())
+
+    def resume(scene: Path) -> tuple[str, ...]:
+        with open_cube(scene) as cube:
+            return upscale_scene(cube, output, None, SceneOptions(scale=2, resume=True)).notes
+
+    resume(scenes[0])
+    assert "nothing to resume" in resume(scenes[0].rename(tmp_path / "renamed.tif"))[0]
+    with pytest.raises(
+        InputError, match=r"not what is asked for: it was made of other samples \(lkca.upscale of .*a.scen"
+    ):
+        resume(scenes[1])
+    with open_cube(output) as done:
+        samples, tags = done.read(), {name: text for name, text in done.meta.tags.items() if "CRC32" not in name}
+        meta = done.meta.replace(tags=tags)
+    write_cube(output, samples, meta, overwrite=True)
+    assert "nothing to resume" in resume(scenes[1])[0]
 
 
 def test_full_disk(
