@@ -102,11 +102,9 @@ class Journal:
             return None
 
     def taken_over(self, run: str) -> bool:
-        """Whether the folder is another run's now: its record is there, or none yet, where it began anew."""
+        """Whether the folder is another run's now: its record is there, or none as it began anew or has finished."""
         record = self.read()
-        if record is not None:
-            return record.run != run
-        return self.folder.exists() and not (self.folder / _PLAN).exists()
+        return not (self.folder / _PLAN).exists() if record is None else record.run != run
 
     def check(self, fingerprint: Mapping[str, Any], *, resume: bool, overwrite: bool) -> Record | None:
         """The record to go on with, None where there is none; empties a folder that is not wanted (``overwrite``).

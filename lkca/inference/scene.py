@@ -353,6 +353,8 @@ def _compute(
             raise unwritten(error) from error
 
     def unwritten(error: OSError) -> OutputError:
+        if not journal.folder.exists():
+            return _taken_over(journal.output)
         return OutputError(
             f"{journal.folder}: a tile could not be written ({error.strerror or error}); free some space"
         )

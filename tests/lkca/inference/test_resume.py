@@ -153,6 +153,24 @@ def test_a_folder_that_another_run_took_over_stays(
     assert json.loads(plan.read_text())["run"] == "another" and output.exists() == (end is None)
 
 
+def test_a_run_whose_folder_another_run_was_done_with(
+    tmp_path: Path, meta: CubeMeta, holed_scene: np.ndarray, model_of: Callable[..., LoadedModel]
+) -> None:
+    """Two runs with --resume share the tiles; when one has made the output, the other does not speak of its disk."""
+    cube, output = Cube.from_array(holed_scene, meta), tmp_path / "o.tif"
+    whole = cube.read
+
+    def read(*args: Any) -> np.ndarray:
+        if (part_folder(output) / "tile-000002").exists():
+            Journal(output).remove()
+        return whole(*args)
+
+    cube.read = read  # type: ignore[method-assign]
+    with pytest.raises(OutputError, match=r"took its folder over; this one has ended$"):
+        upscale_scene(cube, output, model_of(), SceneOptions(tile=13))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["o.tif", "o.npz"])
 def test_a_run_that_begins_anew_gets_no_tiles_of_the_one_before(
     tmp_path: Path, meta: CubeMeta, holed_scene: np.ndarray, model_of: Callable[..., LoadedModel], name: str

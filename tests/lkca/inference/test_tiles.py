@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
 from affine import Affine
 from rasterio.env import get_gdal_config
 
@@ -18,7 +19,7 @@ from lkca.errors import InputError
 from lkca.inference import SceneOptions, plan_scene, upscale_scene
 from lkca.inference.array import Upscaler
 from lkca.inference.fill import fill_missing, fill_spectra
-from lkca.inference.plan import Budget, TilePlan, plan_tiles, resident_memory, tile_bytes
+from lkca.inference.plan import Budget, TilePlan, card_memory, plan_tiles, resident_memory, tile_bytes
 from lkca.inference.windows import parse_roi
 from lkca.models.directory import LoadedModel
 
@@ -179,6 +180,12 @@ def test_a_tile_fits_the_card_too() -> None:
         plan_tiles(area, upscaler(), budget(6000), tile=400, device_memory=card)
 
 
+def test_a_card_keeps_some_of_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (10 << 30, 80 << 30))
+    allowed = card_memory(torch.device("cuda", 0))
+    assert allowed is not None and 5 << 30 < allowed <= 9 << 30 and card_memory(torch.device("cpu")) is None
+
+
 def test_what_is_copied_through_memory_counts() -> None:
     kept, copied = (
         plan_tiles(Window(0, 0, 400, 400), upscaler(), budget(6000), stored_bytes=2, copied=copies, tile=100).memory
@@ -197,11 +204,12 @@ def test_a_budget_that_is_too_small() -> None:
         plan_tiles(area, upscaler(), budget(600), resident=500 << 20)
 
 
-def test_budgets() -> None:
+def test_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Budget.of("2G").total == 2 << 30 and Budget.of("1.5 GiB").total == 3 << 29
     assert Budget.of("800M").total == 800 << 20 and "--memory" in Budget.of("800M").remedy
+    monkeypatch.setattr("lkca.inference.plan.available_memory", lambda: 8 << 30)
     own, shared = Budget.of(None), Budget.of("half", 4)
-    assert own.total > shared.total > shared.held > 0
+    assert own.held > 0 and (own.total - own.held, shared.total - shared.held) == (4 << 30, 1 << 30)
     assert "--memory" not in own.remedy and "--memory" in shared.remedy
     for text in ("", "much", "0", "-1G", "2X", "1e9"):
         with pytest.raises(InputError, match="not understood"):
