@@ -20,6 +20,7 @@ from lkca.inference import SceneOptions, plan_scene, upscale_scene
 from lkca.inference.array import Upscaler
 from lkca.inference.fill import fill_missing, fill_spectra
 from lkca.inference.plan import Budget, TilePlan, card_memory, plan_tiles, resident_memory, tile_bytes
+from lkca.inference.task import Task
 from lkca.inference.windows import parse_roi
 from lkca.models.directory import LoadedModel
 
@@ -233,6 +234,25 @@ def test_a_plan_leaves_nothing_behind(
     assert plan.shape == (122, 106, 5) and len(plan.tiles.tiles()) == 25 and plan.dtype == "float32"
     assert plan.tiles.halo == model_of().net.halo and plan.tiles.fine_bytes == 4 * 5 * 122 * 106
     assert plan.seconds > 0 and not list(tmp_path.iterdir())
+
+
+def test_what_a_format_holds_in_memory_counts(tmp_path: Path) -> None:
+    """All of an .npz or .mat; some rows, twice, of what is copied into bil; nothing where their file is taken."""
+    task = Task.of(Cube.from_array(np.zeros((5, 200, 200), np.float32), CubeMeta()), None, SceneOptions(scale=2))
+
+    def memory(name: str) -> int:
+        writer = task.writer(tmp_path / name, SceneOptions(), overwrite=False)
+        writer.abort()
+        return task.plan(budget(2000), writer, 50).memory
+
+    copied = 2 * 4 * 5 * 100 * 100  # a tile's 100 rows are fewer than four million samples
+    for name, more in {
+        "o.npz": copied + 4 * 5 * 400 * 400,
+        "o.mat": copied + 4 * 5 * 400 * 400,
+        "o.bil": copied,
+        "o.tif": 0,
+    }.items():
+        assert memory(name) - memory("o.img") == more, name
 
 
 def test_filling_does_not_depend_on_what_is_far() -> None:
