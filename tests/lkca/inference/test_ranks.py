@@ -339,6 +339,19 @@ def test_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert first.state(3) == ("dead", "it has said nothing for 30 s")
 
 
+@pytest.mark.parametrize(("earlier", "now"), [("", ""), ("old", "new")], ids=["many scenes", "one scene"])
+@pytest.mark.parametrize("said", ["running", "done", "failed"])
+def test_what_was_said_before_this_run_began_is_not_of_it(tmp_path: Path, earlier: str, now: str, said: str) -> None:
+    """A rank that has yet to start is neither done nor dead because of what an earlier run left of it."""
+    Heartbeat(tmp_path, Ranks(1, 2), earlier).say(said)
+    past = time.time() - 2 * Heartbeat.SILENT
+    os.utime(tmp_path / "rank-1", (past, past))
+    with Heartbeat(tmp_path, Ranks(0, 2), now) as first:
+        assert first.state(1) == ("running", "")
+        Heartbeat(tmp_path, Ranks(1, 2), now).say(said)
+        assert first.state(1) == (said, "")
+
+
 def test_who_still_uses_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A resume by one process must not take the meeting place from a rank of the earlier run that still lives."""
     monkeypatch.setattr(Heartbeat, "SILENT", 30.0)
