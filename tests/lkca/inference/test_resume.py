@@ -269,6 +269,12 @@ def test_whatever_decides_the_pixels_tells_tasks_apart(
     assert [len(differences(first, other)) for other in others] == [1] * 6
 
 
+def test_what_an_earlier_build_did_not_record_differs() -> None:
+    old, new = {"input": {"shape": [1]}}, {"input": {"shape": [1], "sample": 7}}
+    assert differences(old, new) == ["the input's sample was not given, now it is 7"]
+    assert differences(new, old) == ["the input's sample was 7, now it is not given"] and not differences(old, old)
+
+
 def test_equal_pieces_do_not_cancel_each_other() -> None:
     """As of a part without data, which all bands store alike; a tile's checksums are combined by ^."""
     plane = np.full((4, 8), -9999, dtype=np.int16)
