@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -44,6 +45,7 @@ class Finisher:
         self._alone = threading.Event()  # this process has computed all its tiles
         self._news = threading.Event()  # there may be another tile
         self._looked = 0.0
+        self._settled = math.inf  # since when no other process is at work
         self._pool = ThreadPoolExecutor(1, "lkca-finish")
         self._run: Future[None] | None = None
 
@@ -120,6 +122,10 @@ class Finisher:
         self._looked = time.monotonic()
         if not self._others_settled():
             return
+        self._settled = min(self._settled, self._looked)
+        done = all(state == "done" for state, _ in self._heartbeat.others().values())
+        if done and self._looked - self._settled < Heartbeat.SILENT:
+            return  # a network file system may show a tile later than the word of its process
         missing = [number for number in range(tiles) if not self._journal.has(number)]
         if missing:
             named = ", ".join(map(str, missing[:_NAMED])) + (", …" if len(missing) > _NAMED else "")

@@ -55,7 +55,7 @@ class Heartbeat:
     """A context manager that keeps ``folder/rank-N`` fresh; ``token`` names the run that its state belongs to."""
 
     BEAT = 2.0  # seconds between touches
-    SILENT = 60.0  # seconds without a touch after which a process counts as dead
+    SILENT = 180.0  # seconds without a touch after which a process counts as dead; network file systems hide it for 60
     LATE = 300.0  # seconds within which each must have started
 
     def __init__(self, folder: Path, ranks: Ranks, token: str = "") -> None:
@@ -84,7 +84,7 @@ class Heartbeat:
         path = self._path(self.ranks.rank)
         aside = path.with_name(f".{path.name}.new")
         with contextlib.suppress(OSError):  # the folder goes when the task is finished
-            said = {"state": state, "detail": detail, "token": self.token, "process": [platform.node(), os.getpid()]}
+            said = {"state": state, "detail": detail, "token": self.token, "process": [_processes_here(), os.getpid()]}
             aside.write_text(json.dumps(said), encoding="utf-8")
             os.replace(aside, path)
 
@@ -116,6 +116,8 @@ class Heartbeat:
         if touched is None or touched < self._born:
             late = time.monotonic() - self._began > self.LATE
             return ("dead", "it did not start") if late else ("running", "")
+        if fresh and said["token"] == self.token and _ended(*said["process"]):
+            return "dead", "its process has ended"
         silent = own is not None and own - touched > self.SILENT
         return ("dead", f"it has said nothing for {self.SILENT:.0f} s") if silent else ("running", "")
 
@@ -227,9 +229,17 @@ def _beginnings(place: Path) -> list[Path]:
     return sorted(place.parent.glob(f".{glob.escape(place.name)}.*.begin"))
 
 
-def _ended(node: str, process: int) -> bool:
-    """Whether a process that ran on this machine is certainly gone."""
-    if node != platform.node() or os.name != "posix":
+def _processes_here() -> str:
+    """Whose numbers of processes those of this one are: the machine's, or a container's, which may share its name."""
+    try:
+        return f"{platform.node()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux
+        return platform.node()
+
+
+def _ended(where: str, process: int) -> bool:
+    """Whether a process, numbered as :func:`_processes_here` says, is certainly gone."""
+    if where != _processes_here() or os.name != "posix":
         return False
     try:
         os.kill(process, 0)

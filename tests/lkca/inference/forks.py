@@ -4,8 +4,8 @@ Reads jobs from stdin, one JSON a line: {source (a scene, or a folder of them), 
 that reading a tile takes longer), late (Heartbeat.LATE), steps}. A step is a list of processes that run at once, each
 {rank, world, wait (seconds before it begins), begin, close (seconds that reserving the samples, closing the output take
 longer), kill (seconds after its start or, with "tile", after it has read its first tile), fail (number of its read that
-fails), memory (a budget of its own)}. Forking after the imports spares their seconds at every start; this
-process itself never runs an operator, so that its children may.
+fails), memory (a budget of its own), blind (seconds for which it does not see a tile)}. Forking after the imports
+spares their seconds at every start; this process itself never runs an operator, so that its children may.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import scipy.ndimage  # noqa: F401
 from lkca.data import Cube, CubeWriter, open_cube
 from lkca.errors import LkcaError
 from lkca.inference.batch import find_scenes, upscale_scenes
+from lkca.inference.journal import Journal
 from lkca.inference.ranks import Heartbeat, Ranks
 from lkca.inference.samples import Samples
 from lkca.inference.scene import SceneOptions, UpscaleReport, upscale_scene
@@ -61,12 +62,23 @@ def later(owner: type, method: str, seconds: float) -> None:
     setattr(owner, method, slow)
 
 
+def blindly(seconds: float) -> None:
+    has = Journal.has
+
+    def late(self: Journal, number: int) -> bool:
+        return has(self, number) and time.time() - self._tile(number).stat().st_mtime > seconds
+
+    Journal.has = late  # type: ignore[method-assign]
+
+
 def child(job: dict[str, Any], process: dict[str, Any], result: Path, started: int) -> int:
     time.sleep(process.get("wait", 0))
     Heartbeat.LATE = job["late"]
     slowly(job["delay"], process.get("fail"), started)
     later(Samples, "make", process.get("begin", 0))
     later(CubeWriter, "close", process.get("close", 0))
+    if "blind" in process:
+        blindly(process["blind"])
     if "memory" in process:
         job["options"]["memory"] = process["memory"]
     ranks = Ranks(process.get("rank", 0), process.get("world", 1))

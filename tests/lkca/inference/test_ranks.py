@@ -56,7 +56,7 @@ def test_a_killed_rank(tmp_path: Path, in_processes: InProcesses, alone: np.ndar
     step = [{"rank": 1, "world": 2, "kill": 0.2, "tile": True}, {"rank": 0, "world": 2}]
     [[(killed, _), (code, message)]] = in_processes(output, [step], delay=0.1, tile=13)
     assert killed == -9 and code == 1
-    assert "tiles are missing" in message and "rank 1: it has said nothing" in message and "--resume" in message
+    assert "tiles are missing" in message and "rank 1: its process has ended" in message and "--resume" in message
     assert not output.exists() and part_folder(output).is_dir()
     [ends] = in_processes(output, [[{"rank": rank, "world": 3} for rank in range(3)]], resume=True)
     assert [code for code, _ in ends] == [0, 0, 0], ends
@@ -499,3 +499,34 @@ def test_all_leave_whoever_comes_last(
     for thread in threads:
         thread.join(20)
     assert sorted(left) == [0, 1] and not meeting.exists()
+
+
+def test_a_process_of_this_machine_that_has_ended_is_dead_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of another machine, or container, of that number may live."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    with Heartbeat(tmp_path, Ranks(0, 3), "run") as heartbeat:
+        for rank, number in ((1, process.pid), (2, os.getpid())):
+            monkeypatch.setattr(os, "getpid", lambda number=number: number)
+            Heartbeat(tmp_path, Ranks(rank, 3), "run").say("running")
+        assert heartbeat.others() == {1: ("dead", "its process has ended"), 2: ("running", "")}
+        said = json.loads((tmp_path / "rank-1").read_text())
+        (tmp_path / "rank-1").write_text(json.dumps({**said, "process": ["elsewhere", process.pid]}))
+        assert heartbeat.state(1) == ("running", "")
+        for age, state in ((170, "running"), (190, "dead")):
+            past = (tmp_path / "rank-0").stat().st_mtime - age
+            os.utime(tmp_path / "rank-1", (past, past))
+            heartbeat._born = past
+            assert heartbeat.state(1)[0] == state
+
+
+def test_tiles_that_a_network_file_system_shows_late(
+    tmp_path: Path, in_processes: InProcesses, alone: np.ndarray
+) -> None:
+    """The other process has said that it has done its share, and its tiles are not seen yet."""
+    output = tmp_path / "o.tif"
+    [ends] = in_processes(output, [[{"rank": 1, "world": 2}, {"rank": 0, "world": 2, "blind": 1.5}]], tile=13)
+    assert [code for code, _ in ends] == [0, 0], ends
+    assert np.array_equal(stored(output), alone)
