@@ -29,7 +29,7 @@ from lkca.cli.options import (
     set_threads,
 )
 from lkca.cli.report import ReportOption, check_report
-from lkca.errors import InputError
+from lkca.errors import InputError, LkcaError
 
 if TYPE_CHECKING:
     from lkca.data import Cube
@@ -197,10 +197,19 @@ def _plan(
     from lkca.inference.scene import plan_scene
 
     targets = name_outputs(scenes, output) if many else [output]
+    failed = False
     with folder_to_plan_in(output) if many else nullcontext(output.parent) as folder:
         for scene, target in zip(scenes, targets, strict=True):
-            with open_scene(scene) as cube:
-                _print_plan(scene, target, plan_scene(cube, folder / target.name, model, options, ranks=ranks))
+            try:
+                with open_scene(scene) as cube:
+                    _print_plan(scene, target, plan_scene(cube, folder / target.name, model, options, ranks=ranks))
+            except LkcaError as error:
+                if not many:
+                    raise
+                failed = True  # the other scenes would be done
+                complain(str(error))
+    if failed:
+        raise typer.Exit(1)
 
 
 def _upscale_one(

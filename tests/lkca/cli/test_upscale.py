@@ -114,6 +114,8 @@ def test_a_folder_of_scenes(cli: Cli, scene_file: Path, tmp_path: Path) -> None:
     command = ("upscale", "-i", scenes, "-i", scene_file, "-o", results, "-s", 2, "--bicubic")
     plan = cli("upscale", "-i", scenes / "a-SPECTRAL_IMAGE.tif", "-i", scene_file, *command[5:], "--dry-run")
     assert plan.exit_code == 0 and f"→ {results / 'scene.tif'}" in plan.stdout, plan.output  # a folder yet to be made
+    plan = cli(*command, "--dry-run")
+    assert plan.exit_code == 1 and plan.stdout.count("  memory ") == 3 and plan.stderr.count("error: ") == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["scenes"]
     result = cli(*command)
     assert result.exit_code == 1
