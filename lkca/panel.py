@@ -166,7 +166,10 @@ def _draw_spectra(
     at, shown = at[order], good[order]
     for spectra, name, colour, width, style in curves:
         spectrum = np.where(shown, spectra[order, number].astype(np.float64), np.nan)
-        axes.plot(at, spectrum, style, color=colour, lw=width, label=name)
+        alone = [first for first, last in runs(np.isfinite(spectrum)) if first == last]  # a line shows nothing of these
+        axes.plot(
+            at, spectrum, style, color=colour, lw=width, label=name, marker="o" if alone else "", ms=4, markevery=alone
+        )
     low, high = axes.get_ylim()
     axes.set_ylim(min(0.0, low), high)
     half = 0.5 * float(np.median(np.diff(at))) if len(at) > 1 else 0.5

@@ -73,6 +73,18 @@ def test_the_panel_needs_no_metadata_and_bears_missing_pixels(
     assert text.startswith("<?xml") and text.rstrip().endswith("</svg>")
 
 
+def test_a_band_without_neighbours_is_seen_among_the_spectra(
+    scene: tuple[dict[str, np.ndarray], np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    gap = np.array([True, True, False, True, False])
+    for bands, good in ((1, None), (5, gap)):
+        cubes = {name: cube[:bands] for name, cube in scene[0].items()}
+        found = overview(cubes, good=good)
+        comparison_panel(tmp_path / f"{bands}.svg", found)
+        text = (tmp_path / f"{bands}.svg").read_text()
+        assert text.count("fill: #2b7bba") >= len(found.pixels) > 0  # bicubic's points; its lines have no fill
+
+
 def test_an_overview_is_every_kth_pixel_of_what_is_shown_of_the_whole() -> None:
     rng = np.random.default_rng(0)
     truth = rng.random((7, 12, 2600), dtype=np.float32)
