@@ -159,7 +159,9 @@ def write_dataset(
 
 
 def open_dataset(path: Path) -> PreparedDataset:
-    """Read what a prepared file holds; no samples. InputError where it is none, or damaged."""
+    """Read what a prepared file holds; no samples. InputError where there is none, or it is damaged or another file."""
+    if not Path(path).exists():
+        raise InputError(f"{path}: does not exist; check the path, or make the data set with 'lkca prepare'")
     try:
         with h5py.File(path, "r") as file:
             attrs = dict(file.attrs)

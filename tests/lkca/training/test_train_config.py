@@ -56,7 +56,10 @@ def test_commands(tmp_path: Path) -> None:
     assert json.loads(cli("schema", "train").stdout)["title"] == "TrainConfig"
     path = next(p for p in CONFIGS if p.stem == "cave_x4_base")
     for args, words in (
-        (("train", path, "-o", tmp_path / "run"), "cave.h5: cannot be read as a prepared data set"),
+        (
+            ("train", path, "-o", tmp_path / "run"),
+            "error: cave.h5: does not exist; check the path, or make the data set with 'lkca prepare'\n",
+        ),
         (("train", tmp_path / "none.yaml", "-o", tmp_path / "run"), "configuration cannot be read"),
         (("prepare", "pavia", "--root", tmp_path, "-o", tmp_path / "x.npz"), "end its name in .h5"),
         (("prepare", "pavia", "--root", tmp_path, "-o", tmp_path / "x.h5"), "holds no Pavia.mat"),

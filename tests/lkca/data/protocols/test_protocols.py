@@ -205,8 +205,12 @@ def test_a_file_that_is_no_prepared_data_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.h5").write_text("no")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = np.zeros(3)
-    for name in ("text.h5", "other.h5", "absent.h5"):
-        with pytest.raises(InputError, match=r"prepared data set"):
+    for name, words in (
+        ("text.h5", "prepared data set"),
+        ("other.h5", "prepared data set"),
+        ("absent.h5", "not exist"),
+    ):
+        with pytest.raises(InputError, match=words):
             open_dataset(tmp_path / name)
 
 
