@@ -144,8 +144,8 @@ def evaluate_prediction(reference: Cube, prediction: Cube, scale: int, *, region
 
     region: the part of the reference to score. The prediction covers the whole reference, or exactly that part, or
     (without a region) the reference cut to a multiple of ``scale``, as ``lkca degrade`` cuts it. ``notes`` name what
-    contradicts: place, wavelengths, range of values, a prediction that is the reference. Raises InputError where the
-    sizes do not fit or nothing can be scored.
+    contradicts: place, wavelengths, range of values, a prediction that is the reference; and what is not scored because
+    the prediction lacks it. Raises InputError where the sizes do not fit or nothing can be scored.
     """
     notes = [*reference.warnings, *prediction.warnings]
     whole = Window.full(reference.rows, reference.cols)
@@ -177,6 +177,12 @@ def evaluate_prediction(reference: Cube, prediction: Cube, scale: int, *, region
         notes.append(f"{prediction.source} equals {reference.source} in every sample; is it the right file?")
     if metrics.missing:
         notes.append(f"{prediction.source} lacks {metrics.missing} pixels that the reference has; they are not scored")
+    lost = np.flatnonzero(reference.good_bands & ~prediction.good_bands)
+    if lost.size:
+        notes.append(
+            f"{prediction.source}: {lost.size} bands that are good in the reference, the first of them {lost[0]} "
+            "(from 0), are bad or empty here; they are not scored"
+        )
     return Evaluation(
         prediction.source, window, scale, peak, bands, reference.meta.wavelengths, None, {"prediction": metrics},
         tuple(notes),

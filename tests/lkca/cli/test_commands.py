@@ -117,6 +117,9 @@ def test_degrade_then_bicubic_then_score(cli: Cli, scene_file: Path, tmp_path: P
     ours, theirs = pair["scores"]["prediction"], direct["scores"]["bicubic"]
     assert ours["mpsnr"] == pytest.approx(theirs["mpsnr"], abs=0.02)  # the files are rounded to 1e-4
     assert ours["ergas"] == pytest.approx(theirs["ergas"], rel=0.01)
+    page = (Path(__file__).parents[3] / "docs/cli.md").read_text().partition("## evaluate")[2].partition("\n## ")[0]
+    for key in (*direct, *direct["degradation"], *theirs, *direct["scores"], *pair["scores"]):
+        assert f"`{key}`" in page, f"docs/cli.md does not tell what {key} is"
 
 
 def test_a_prediction_of_a_part_of_its_reference(cli: Cli, scene_file: Path, tmp_path: Path) -> None:
