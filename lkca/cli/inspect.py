@@ -17,6 +17,8 @@ EXAMPLES = examples(
     "lkca inspect matrix.mat --shape 100x100",
 )
 
+_RANGES = ("wavelengths_nm", "fwhm_nm")  # smallest and largest of a list
+
 
 def inspect_command(
     file: Annotated[str, typer.Argument(help="Cube to look at.", show_default=False)],
@@ -34,9 +36,8 @@ def inspect_command(
     if json:
         print_json(facts)
     else:
-        print_table(
-            file, ["property", "value"], [(name, _text(value)) for name, value in facts.items()], text_columns=2
-        )
+        rows = [(name, (_range if name in _RANGES else _text)(value)) for name, value in facts.items()]
+        print_table(file, ["property", "value"], rows, text_columns=2)
 
 
 def _facts(cube: Any) -> dict[str, Any]:
@@ -65,6 +66,10 @@ def _value_facts(cube: Any) -> dict[str, Any]:
         "valid_share": valid / total,
         "empty_bands": np.flatnonzero(~band_has_data).tolist(),
     }
+
+
+def _range(ends: list[float] | None) -> str:
+    return _text(ends) if ends is None else f"{_text(ends[0])} to {_text(ends[1])}"
 
 
 def _text(value: Any) -> str:

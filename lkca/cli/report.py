@@ -131,7 +131,7 @@ def report_command(
     for remark in (*(remark for scene in report.scenes for remark in scene.notes), *report.notes):
         note(remark)
     write_report(output, report)
-    print_line(f"{output}: {output.stat().st_size / 1e6:.1f} MB, one file")
+    print_line(f"{output}: {output.stat().st_size / 1e6:.2f} MB, one file")
 
 
 def check_report(path: Path, *, overwrite: bool, inputs: Iterable[str]) -> None:

@@ -68,7 +68,7 @@ def test_inspect(cli: Cli, scene_file: Path) -> None:
     assert facts["valid_share"] == 1 and facts["empty_bands"] == []
     assert 0 <= facts["minimum"] < facts["maximum"] <= 1
     table = cli("inspect", scene_file).stdout
-    assert "wavelengths_nm" in table and "450, 950" in table
+    assert "wavelengths_nm" in table and "450 to 950" in table
 
 
 def test_inspect_counts_missing_samples(cli: Cli, tmp_path: Path) -> None:
