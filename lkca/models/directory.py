@@ -122,7 +122,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     path = Path(path)
     if not path.is_dir():
         kind = "is a file" if path.exists() else "does not exist"
-        raise InputError(f"{path}: {kind}; -m takes a model directory as 'lkca fit' writes it")
+        raise InputError(f"{path}: {kind}; a model is a directory as 'lkca fit' writes it")
     config_path, weights_path = _inside(path, CONFIG), _inside(path, WEIGHTS)
     config = validated(ModelConfig, _read_bounded(config_path), str(config_path))
     try:
@@ -188,7 +188,7 @@ def _inside(folder: Path, name: str) -> Path:
         mode = path.stat().st_mode
     except OSError as error:
         raise InputError(
-            f"{folder}: has no readable {name} ({error.strerror}); -m takes a model directory as 'lkca fit' writes it"
+            f"{folder}: has no readable {name} ({error.strerror}); a model is a directory as 'lkca fit' writes it"
         ) from error
     if not path.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{path}: is a link that leads out of the model directory; copy the real file there")

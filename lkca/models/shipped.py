@@ -143,7 +143,7 @@ def find_model(model: str | os.PathLike[str], scale: int | None = None) -> Loade
         return load_model(name)
     if name not in SHIPPED:
         raise InputError(
-            f"{name}: does not exist; -m takes a model directory as 'lkca fit' writes it, or the name of a shipped "
+            f"{name}: does not exist; a model is a directory as 'lkca fit' writes it, or the name of a shipped "
             f"model ({', '.join(SHIPPED)}; see 'lkca models')"
         )
     return SHIPPED[name].load(scale)

@@ -44,7 +44,7 @@ def cli() -> Callable[..., Result]:
 
 def named_options(message: str) -> set[str]:
     """What is neither quoted nor part of a quoted command."""
-    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", re.sub(r"'[^']*'", "", message)))
+    return set(re.findall(r"(?<![\w-])(?:--[a-z][a-z-]*|-[a-zA-Z](?![\w-]))", re.sub(r"'[^']*'", "", message)))
 
 
 @pytest.fixture
