@@ -29,6 +29,19 @@ __all__ = ["Progressed", "latest_checkpoint", "load_checkpoint", "save_checkpoin
 _PREFIX, _DIGITS = "step-", 8
 _WEIGHTS, _STATE = "weights.safetensors", "state.pt"
 
+# What reading a damaged file raises; of a pickle that is cut short or holds other things, nearly anything.
+_DAMAGE = (
+    OSError,
+    SafetensorError,
+    pickle.UnpicklingError,
+    EOFError,
+    RuntimeError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
+
 
 @dataclass
 class Progressed:
@@ -45,8 +58,13 @@ class Progressed:
 def save_checkpoint(
     folder: Path, progressed: Progressed, net: nn.Module, average: Average, optimiser: Any, scaler: Any
 ) -> Path:
-    """Write ``folder``/step-N and remove the older ones. OutputError where the disk is full or not writable."""
+    """Write ``folder``/step-N and remove the older ones; a state of this step that is there stays as it is.
+
+    OutputError where the disk is full or not writable.
+    """
     final = folder / f"{_PREFIX}{progressed.step:0{_DIGITS}d}"
+    if final.is_dir():  # of a run that stops where it was resumed, or right after a state: nothing has changed since
+        return final
     aside = folder / f".{final.name}.part"
     weights = {f"live.{k}": v for k, v in net.state_dict().items()}
     weights |= {f"average.{k}": v for k, v in average.state.items()}
@@ -64,7 +82,6 @@ def save_checkpoint(
         for path in (aside / _WEIGHTS, aside / _STATE):
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        shutil.rmtree(final, ignore_errors=True)
         aside.rename(final)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
@@ -98,7 +115,7 @@ def load_checkpoint(path: Path, net: nn.Module, average: Average, optimiser: Any
             scaler.load_state_dict(state["scaler"])
         _set_random(state["random"])
         return Progressed(**state["progress"])
-    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+    except _DAMAGE as error:
         detail = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: is not a state of this run ({detail}); remove it, or start anew") from error
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,19 @@ def unbroken(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     finally:
         torch.set_num_threads(before)
     return folder, seen, result
+
+
+@pytest.fixture(scope="module")
+def stopped(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """After its third step, which left a state."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+
+    def interrupt(progress: Progress) -> None:
+        if progress.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    run(folder, settings(dataset, validate_every=3), callback=interrupt)
+    return folder
 
 
 def test_a_run_learns_and_leaves_a_model(unbroken: tuple[Path, list[Progress], TrainResult], dataset: Path) -> None:
@@ -271,6 +285,50 @@ def test_stopped_by_its_time_or_a_signal_and_gone_on_with(dataset: Path, tmp_pat
     assert run(tmp_path / "run", values, resume=True).steps == 6
     run(tmp_path / "whole", values)
     assert worst(weights(tmp_path / "whole"), weights(tmp_path / "run")) < 1e-5
+
+
+def test_a_state_that_is_there_is_not_written_again(
+    dataset: Path, tmp_path: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is stopped right after a state replaced it by the same: a kill on the way left none."""
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+
+    rename = Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        if target.parent.name == "checkpoints":
+            raise SystemExit
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        assert run(folder, settings(dataset, validate_every=3, minutes=1e-9), resume=True).end == "time"
+    assert worst(weights(stopped), weights(folder)) == 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: state.write_bytes(b""),  # as a power cut leaves it
+        lambda state: state.write_bytes(state.read_bytes()[:5000]),
+        lambda state: state.write_bytes(bytes(5000)),
+        lambda state: torch.save(torch.load(state) | {"optimiser": None}, state),
+        lambda state: torch.save(torch.load(state) | {"random": []}, state),
+        lambda state: (state.parent / "weights.safetensors").write_bytes(b""),
+        lambda state: state.unlink(),
+    ],
+    ids=("empty", "cut", "zeros", "no optimiser", "no random state", "empty weights", "missing"),
+)
+def test_a_damaged_state_is_named(
+    dataset: Path, tmp_path: Path, stopped: Path, damage: Callable[[Path], object]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    damage(folder / "checkpoints" / "step-00000003" / "state.pt")
+    with pytest.raises(InputError, match=r"step-00000003: is not a state of this run .* remove it, or start anew"):
+        run(folder, settings(dataset, validate_every=3), resume=True)
+    assert load_model(folder / "best").config.scale == 2  # nothing is removed
 
 
 def test_tensorboard_gets_scalars_and_a_picture(dataset: Path, tmp_path: Path) -> None:
