@@ -35,11 +35,13 @@ __all__ = [
     "describe_architecture",
     "load_model",
     "package_versions",
+    "recover_model",
     "save_model",
 ]
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 _FILES = (WEIGHTS, CONFIG, CARD)
+_ASIDE = (".part", ".old")  # of the folders beside a model while it is written: the new one, the one it replaces
 _MAX_CONFIG_BYTES = 16 << 20
 _MAX_FIELD = 1 << 20  # no width, band count or kernel size is larger; a config that says so is hostile or damaged
 _DTYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "U8", "BOOL"}
@@ -90,7 +92,7 @@ def save_model(path: str | os.PathLike[str], net: LKCANet, config: ModelConfig, 
     _check_finite(weights, "the network")
     parent = path.absolute().parent
     try:
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=parent))
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_ASIDE[0], dir=parent))
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
     try:
@@ -219,15 +221,28 @@ def _swap(aside: Path, path: Path) -> None:
     if not path.exists():
         aside.rename(path)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.absolute().parent))
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_ASIDE[1], dir=path.absolute().parent))
     path.rename(old / path.name)
     try:
         aside.rename(path)
-    except OSError:
+    except BaseException:  # of Ctrl-C too
         (old / path.name).rename(path)
         raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_model(path: str | os.PathLike[str]) -> None:
+    """Clears away what a :func:`save_model` that was killed left beside ``path``; nothing else may be saving there.
+
+    A model that it had moved away, with the new one not yet in its place, comes back.
+    """
+    path = Path(path)
+    for left in path.absolute().parent.iterdir():
+        if left.name.startswith(f".{path.name}.") and left.suffix in _ASIDE:
+            if not path.exists() and (left / path.name).is_dir():
+                (left / path.name).rename(path)
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _umask() -> int:

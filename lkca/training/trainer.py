@@ -25,8 +25,9 @@ from lkca.config import read_yaml
 from lkca.errors import InputError
 from lkca.losses import WeightedLoss
 from lkca.models.config import ModelConfig, TrainingRecord, utc_now
-from lkca.models.directory import describe_architecture, load_model, package_versions, save_model
+from lkca.models.directory import describe_architecture, load_model, package_versions, recover_model, save_model
 from lkca.nn.layout import channels_last
+from lkca.output import written_aside
 from lkca.training.checkpoint import Progressed, latest_checkpoint, load_checkpoint, save_checkpoint
 from lkca.training.config import FREE, TrainConfig
 from lkca.training.data import PatchDataset, TrainingSet, micro_batches, open_training_set
@@ -187,7 +188,10 @@ class _Run:
         return bool(self.accelerator.is_main_process)
 
     def _begin(self, resume: bool) -> None:
-        """Restore the last checkpoint, or clear the folder."""
+        """Restore the last checkpoint, or clear the folder; first, what a kill left half written."""
+        if self.first and self.run.is_dir():
+            for name in (_BEST, _LAST):
+                recover_model(self.run / name)
         checkpoint = latest_checkpoint(self.run / _CHECKPOINTS) if resume else None
         if checkpoint is not None:
             scaler = self.accelerator.scaler
@@ -198,7 +202,8 @@ class _Run:
             self.run.mkdir(exist_ok=True)
         if self.first:
             text = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
-            (self.run / _CONFIG).write_text(text, encoding="utf-8")
+            with written_aside(self.run / _CONFIG) as path:
+                path.write_text(text, encoding="utf-8")
         self.accelerator.wait_for_everyone()
 
     def _batches(self, patches: PatchDataset) -> Any:

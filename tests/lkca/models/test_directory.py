@@ -16,7 +16,7 @@ from lkca.data.degradation import Degradation
 from lkca.errors import InputError, OutputError
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.config import BandSet, ModelConfig, Normalisation, TrainingData, TrainingRecord, ValidationRecord
-from lkca.models.directory import CARD, CONFIG, WEIGHTS, describe_architecture, load_model, save_model
+from lkca.models.directory import CARD, CONFIG, WEIGHTS, describe_architecture, load_model, recover_model, save_model
 
 BANDS, SCALE = 5, 2
 
@@ -267,6 +267,31 @@ def test_the_old_model_survives_a_failure(saved: Path, monkeypatch: pytest.Monke
     with pytest.raises(OutputError, match="No space left"):
         save_model(saved, net, config_of(net), overwrite=True)
     assert {p.name: p.read_bytes() for p in saved.iterdir()} == before
+    assert [p.name for p in saved.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("killed", (False, True), ids=("Ctrl-C", "kill -9"))
+def test_the_old_model_survives_an_end_between_the_renames(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    before, other, real = load_model(saved), network(width=8), Path.rename
+    ended: list[Path] = []
+
+    def ends_at_the_new_model(self: Path, target: Any) -> Any:
+        if self.name.endswith(".part"):
+            ended.append(self)
+            raise KeyboardInterrupt
+        return None if killed and ended else real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", ends_at_the_new_model)
+        if killed:  # nothing is put back or cleared away
+            patch.setattr("shutil.rmtree", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            save_model(saved, other, config_of(other), overwrite=True)
+    assert saved.exists() == (not killed)
+    recover_model(saved)
+    assert load_model(saved).net.config == before.net.config
     assert [p.name for p in saved.parent.iterdir()] == ["model"]
 
 

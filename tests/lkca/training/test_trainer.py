@@ -307,6 +307,31 @@ def test_a_state_that_is_there_is_not_written_again(
     assert worst(weights(stopped), weights(folder)) == 0
 
 
+def test_what_a_kill_left_half_written_is_cleared_away(
+    dataset: Path, tmp_path: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two renames of a model, and while the configuration is written again."""
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    (folder / ".best.x.old").mkdir()
+    (folder / "best").rename(folder / ".best.x.old" / "best")
+    (folder / ".last.x.part").mkdir()
+    text = (folder / "config.yaml").read_text()
+
+    def killed(path: Path, text: str, **_: object) -> None:
+        path.write_bytes(text[:20].encode())
+        raise SystemExit
+
+    again = settings(dataset, validate_every=3, minutes=1e-9)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", killed)
+        with pytest.raises(SystemExit):
+            run(folder, again, resume=True)
+    assert (folder / "config.yaml").read_text() == text
+    assert run(folder, again, resume=True).metrics == load_model(folder / "best").config.validation.scores
+    assert not list(folder.glob(".*"))
+
+
 @pytest.mark.parametrize(
     "damage",
     [
