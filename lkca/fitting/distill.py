@@ -119,8 +119,6 @@ def distill_directory(
             report=tell,
         )
     except ValueError as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"recipe: {error}") from error
     student = student.eval()
     table = {"bicubic": base, "teacher": scores(mentor), "lr": scores(start), "student": scores(student)}
@@ -183,7 +181,9 @@ def _scenes(
         image, valid = fill_invalid(torch.from_numpy((values - normal.offset) / np.float32(normal.peak)).float())
         rows = image.shape[1] // scale
         count = max(LEAST_HELD, round(rows * config.holdout)) if config.holdout else 0
-        edge = scale * (rows - count) if rows - count >= 2 * LEAST_HELD else scale * rows
+        edge = scale * (rows - count)
+        if rows - count < 2 * LEAST_HELD or not valid[:edge].any():
+            edge = scale * rows
         train.append(Scene(image[:, :edge], valid[:edge]))
         if edge < scale * rows:
             held.append(Scene(image[:, edge : scale * rows], valid[edge : scale * rows]))

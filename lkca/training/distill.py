@@ -76,7 +76,7 @@ def distill(
 
     Returns the number of ``steps``, the ``best`` score, the last ``loss``, and whether Ctrl-C ``interrupted`` it, which
     keeps the best so far. ValueError for points that do not fit the models, and for a student of which no parameter
-    asks for a gradient.
+    asks for a gradient; InputError for a loss that is not finite.
     """
     if not any(p.requires_grad for p in student.parameters()):
         raise ValueError(

@@ -135,7 +135,7 @@ def fit(
     such as :func:`lkca.training.transfer.backbone` gives. KeyboardInterrupt ends the fit early with the best network so
     far.
 
-    Raises InputError where the cubes leave nothing to learn from.
+    Raises InputError where the cubes leave nothing to learn from, and for a loss that is not finite.
     """
     recipe = recipe or Recipe()
     if isinstance(degradation, str):
@@ -368,16 +368,16 @@ def _checked(cubes: Sequence[Tensor], scale: int) -> list[_Cube]:
 
 
 def _hold_out(cubes: list[_Cube], scale: int, share: float) -> tuple[list[_Cube], list[_Cube], str]:
-    """Cut the last rows off every cube that is tall enough; the text says which."""
+    """Cut the last rows off every cube that is tall enough and has valid pixels above; the text says which."""
     least_kept = 10  # coarse rows
     kept, held = [], []
     for cube in cubes:
         rows = cube.sharp.shape[1] // scale
         count = max(LEAST_HELD, math.floor(rows * share))
-        if share <= 0 or rows - count < least_kept:
+        edge = (rows - count) * scale
+        if share <= 0 or rows - count < least_kept or not cube.valid[:edge].any():
             kept.append(cube)
             continue
-        edge = (rows - count) * scale
         test = replace(cube, sharp=cube.sharp[:, edge:], valid=cube.valid[edge:])
         kept.append(replace(cube, sharp=cube.sharp[:, :edge], valid=cube.valid[:edge]))
         if test.valid.any():

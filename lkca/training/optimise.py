@@ -10,7 +10,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Average", "adamw", "rate_factor", "set_rate"]
+from lkca.errors import InputError
+
+__all__ = ["Average", "adamw", "check_loss", "rate_factor", "set_rate"]
 
 
 def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
@@ -34,6 +36,15 @@ def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
     """The learning rate of every group."""
     for group in optimiser.param_groups:
         group["lr"] = lr
+
+
+def check_loss(value: float, step: int) -> None:
+    """InputError for a loss that is not finite: no later step heals the weights."""
+    if not math.isfinite(value):
+        raise InputError(
+            f"step {step}: the loss is {value}; look for samples far beyond all others, such as an undeclared nodata "
+            "value, or begin anew with a lower learning rate or, if it was fp16, with bf16"
+        )
 
 
 class Average:

@@ -91,7 +91,8 @@ def _prepare(cubes: Sequence[Cube], scale: int, region: str | None) -> TrainingS
         )
     ready = []
     for cube, values in zip(cubes, raw, strict=True):
-        part = values[used] / np.float32(peak)
+        with np.errstate(over="ignore"):  # what becomes infinite, as -3.4e38 does, is missing
+            part = values[used] / np.float32(peak)
         share = 1 - np.isfinite(part).all(axis=0).mean()
         if share > 0:
             notes.append(f"{cube.source}: {share:.1%} of the training pixels are incomplete and not learned from")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from lkca.training.optimise import Average, adamw, rate_factor, set_rate
+from lkca.training.optimise import Average, adamw, check_loss, rate_factor, set_rate
 from lkca.training.progress import Budget
 
 __all__ = ["LoopResult", "Schedule", "train"]
@@ -56,7 +56,8 @@ def train(
 
     loss_of(position 0..1) gives the loss of the next batch. score() rates the module as it stands (higher is better);
     it is called on the averaged weights, at the start, ``evaluations`` times on the way and at the end. Without it the
-    last averaged state is kept. KeyboardInterrupt ends the loop early, with the best so far in place.
+    last averaged state is kept. KeyboardInterrupt ends the loop early, with the best so far in place. InputError for a
+    loss that is not finite.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimiser = adamw(module, schedule.lr, schedule.weight_decay)
@@ -89,6 +90,7 @@ def train(
             result.steps += 1
             budget.taken += 1
             result.loss = float(loss.detach())
+            check_loss(result.loss, result.steps)
             average.update(module, result.steps)
             if schedule.position(budget.fraction) >= due / schedule.evaluations:
                 due = int(schedule.position(budget.fraction) * schedule.evaluations) + 1

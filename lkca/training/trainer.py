@@ -7,7 +7,6 @@ the end), checkpoints/ (the state to resume from) and tensorboard/.
 from __future__ import annotations
 
 import contextlib
-import math
 import shutil
 import signal
 import threading
@@ -32,7 +31,7 @@ from lkca.training.checkpoint import Progressed, latest_checkpoint, load_checkpo
 from lkca.training.config import FREE, TrainConfig
 from lkca.training.data import PatchDataset, TrainingSet, micro_batches, open_training_set
 from lkca.training.monitor import Monitor
-from lkca.training.optimise import Average, adamw, rate_factor, set_rate
+from lkca.training.optimise import Average, adamw, check_loss, rate_factor, set_rate
 from lkca.training.progress import Progress, ProgressCallback
 from lkca.training.start import Lost, first, new_network
 from lkca.training.validation import measure, psnr_gain, restore, validation_record
@@ -296,11 +295,7 @@ class _Run:
     def _checked(self, loss: Tensor) -> float:
         """Mean of the loss over the processes; InputError where it is not finite."""
         value = float(self.accelerator.reduce(loss, "mean"))
-        if not math.isfinite(value):
-            raise InputError(
-                f"step {self.progressed.step}: the loss is {value}; lower lr, or use amp=bf16 instead of fp16, and "
-                "begin anew or go on from the last checkpoint with --resume"
-            )
+        check_loss(value, self.progressed.step)
         return value
 
     def _report(self, loss: float, gain: float | None) -> None:
@@ -331,7 +326,7 @@ class _Run:
                         self.monitor.picture(progressed.step, done)
             gain = float(self.accelerator.reduce(total, "sum")) / len(scenes)
             self.monitor.scalars(progressed.step, {"validation gain over bicubic, dB": gain})
-            if gain <= progressed.best:
+            if not gain > progressed.best:  # NaN is never the best
                 progressed.idle += 1
                 return gain
             progressed.best = gain

@@ -60,10 +60,13 @@ def restore(net: LKCANet, scene: SourceScene, degradation: Degradation, device: 
 
 
 def psnr_gain(scene: Restored) -> float:
-    """Mean over bands of the PSNR above bicubic, dB; bands that either restores exactly do not count."""
-    before = (scene.sharp - scene.bicubic)[:, scene.valid].square().mean(1)
-    after = (scene.sharp - scene.ours)[:, scene.valid].square().mean(1)
-    alive = (before > 0) & (after > 0)
+    """Mean over bands of the PSNR above bicubic, dB; bands that either restores exactly do not count.
+
+    NaN where the network gave values that are not finite.
+    """
+    before = (scene.sharp - scene.bicubic)[:, scene.valid].double().square().mean(1)
+    after = (scene.sharp - scene.ours)[:, scene.valid].double().square().mean(1)
+    alive = (before != 0) & (after != 0)
     return float(10 * torch.log10(before[alive] / after[alive]).mean()) if alive.any() else 0.0
 
 

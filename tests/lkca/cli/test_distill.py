@@ -140,6 +140,21 @@ def test_a_scene_that_lacks_a_band_of_the_model(
     assert "measured on the training pixels (none" in " ".join(result.stdout.split())
 
 
+def test_a_scene_whose_only_valid_pixels_are_its_last_rows(
+    model_dir: Path, scene_file: Path, cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    """They were held out, and no pixel was left to learn from."""
+    with open_cube(scene_file) as cube:
+        samples = cube.read()
+        samples[2, :58] = np.nan
+        write_cube(tmp_path / "low.tif", samples, cube.meta)
+    rank = load_model(model_dir).net.config.groups
+    start = ("distill", "--teacher", model_dir, "--rank", rank, "-o", tmp_path / "out", "--data", tmp_path / "low.tif")
+    result = cli(*map(str, start), "--max-steps", "2")
+    assert result.exit_code == 0, result.stderr
+    assert "measured on the training pixels (none" in " ".join(result.stdout.split())
+
+
 def test_what_it_refuses(full_rank: Path, scene_file: Path, refuses: Callable[..., str], tmp_path: Path) -> None:
     start = ("distill", "--teacher", full_rank, "-o", tmp_path / "out", "--data", scene_file)
     refuses(*start, says=("--rank", "--energy"))

@@ -95,6 +95,14 @@ def test_missing_values_are_neither_learned_from_nor_scored(monkeypatch: pytest.
     assert {progress.loss for progress in seen if progress.stage == "teacher"} == {0.0}
 
 
+def test_a_scene_whose_only_valid_pixels_are_its_last_rows_is_learned_from() -> None:
+    """They were held out, and nothing was left: the recipe was said to make no network."""
+    cube = scene()
+    cube[2, :40] = float("nan")
+    result = fit([cube], 2, minutes=None, max_steps=6, recipe=SMALL)
+    assert result.description["training_pixels"] == 8 * 40 and result.split.startswith("training pixels")
+
+
 @pytest.mark.parametrize("at", [3, 45])
 def test_interrupt_leaves_the_best_so_far(at: int) -> None:
     def callback(progress: Progress) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lkca.data.degradation import Degradation
+from lkca.errors import InputError
 from lkca.metrics import evaluate
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.training.data import PatchDataset, SourceScene
@@ -177,6 +178,23 @@ def test_pixels_without_truth_are_not_scored() -> None:
     known = torch.where(done.valid, done.sharp, 99.0)
     halved = Restored(done.sharp, done.valid, known + 0.2, known + 0.1)
     assert psnr_gain(halved) == pytest.approx(20 * math.log10(2), abs=1e-4)
+
+
+def test_the_gain_of_extreme_values() -> None:
+    """A sample of 1e30 has no square in float32; values that are not finite are no restoration."""
+    sharp, valid = torch.zeros(2, 4, 4), torch.ones(4, 4, dtype=torch.bool)
+    assert psnr_gain(Restored(sharp, valid, sharp + 1e30, sharp + 1e29)) == pytest.approx(20, abs=1e-4)
+    for value in (math.nan, math.inf):
+        ours = sharp + 0.1
+        ours[0, 1, 2] = value
+        assert not psnr_gain(Restored(sharp, valid, sharp + 1, ours)) > -math.inf
+
+
+def test_a_loss_that_is_not_finite_ends_the_training() -> None:
+    module = Parabola()
+    losses = iter((1.0, 1.0, math.nan))
+    with pytest.raises(InputError, match=r"step 3: the loss is nan; look for samples far beyond"):
+        train(module, lambda position: module.x.sum() * next(losses), Schedule(0.0, 1.0, lr=0.1), Budget(None, 9))
 
 
 def test_budget() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -269,6 +270,14 @@ def test_early_stop_and_later_resumption(dataset: Path, tmp_path: Path) -> None:
     still = settings(dataset, lr=1e-12, validate_every=1, patience=2, steps=50)
     result = run(tmp_path / "run", still)
     assert result.end == "early" and result.steps < 10 and (tmp_path / "run" / "last").is_dir()
+
+
+def test_a_gain_that_is_no_number_is_not_the_best(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gains = iter((1.0, math.nan, 0.5))
+    monkeypatch.setattr("lkca.training.trainer.psnr_gain", lambda done: next(gains))
+    assert run(tmp_path / "run", settings(dataset)).best_step == 4
 
 
 def test_stopped_by_its_time_or_a_signal_and_gone_on_with(dataset: Path, tmp_path: Path) -> None:
