@@ -90,7 +90,8 @@ def distill(
         done = (budget.fraction - began) / max(1 - began, 1e-9)  # of both phases
         orientations = [0]
         if recipe.orientations > 1:
-            orientations = torch.randperm(8, generator=generator)[: recipe.orientations].tolist()
+            where = None if generator is None else generator.device  # whatever torch.set_default_device says
+            orientations = torch.randperm(8, generator=generator, device=where)[: recipe.orientations].tolist()
         return whole.loss(
             degraded,
             sharp,

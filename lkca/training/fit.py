@@ -27,6 +27,7 @@ from lkca.models.subspace import SpectralSubspace
 from lkca.nn import LowRankUpsample, PixelShuffleUpsample
 from lkca.nn.layout import channels_last
 from lkca.training.distillation import Criterion, Distiller, Point, teacher_weight
+from lkca.training.optimise import cpu_by_default
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget, Progress, ProgressCallback
 from lkca.training.supervised import LoopResult, Schedule, train
@@ -143,7 +144,8 @@ def fit(
     if degradation.scale != scale:
         raise InputError(f"degradation: its scale is {degradation.scale}, expected the fit's own scale {scale}")
     budget = Budget(minutes and 60 * minutes, max_steps)
-    return _Run(cubes, scale, degradation, recipe, budget, seed, device, callback, init).result()
+    with cpu_by_default():
+        return _Run(cubes, scale, degradation, recipe, budget, seed, device, callback, init).result()
 
 
 class _Run:

@@ -1,18 +1,19 @@
-"""What every training loop shares: the optimiser, the learning rate's course, and the average of the weights."""
+"""What every training shares: the optimiser, the learning rate's course, the average of the weights, the CPU."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lkca.errors import InputError
 
-__all__ = ["Average", "adamw", "check_loss", "rate_factor", "set_rate"]
+__all__ = ["Average", "adamw", "check_loss", "cpu_by_default", "rate_factor", "set_rate"]
 
 
 def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
@@ -36,6 +37,11 @@ def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
     """The learning rate of every group."""
     for group in optimiser.param_groups:
         group["lr"] = lr
+
+
+def cpu_by_default() -> AbstractContextManager[Any]:
+    """Inside, tensors are made on the CPU whatever ``torch.set_default_device`` says; where it says so, no cost."""
+    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 def check_loss(value: float, step: int) -> None:

@@ -31,7 +31,7 @@ from lkca.training.checkpoint import Progressed, latest_checkpoint, load_checkpo
 from lkca.training.config import FREE, TrainConfig
 from lkca.training.data import PatchDataset, TrainingSet, micro_batches, open_training_set
 from lkca.training.monitor import Monitor
-from lkca.training.optimise import Average, adamw, check_loss, rate_factor, set_rate
+from lkca.training.optimise import Average, adamw, check_loss, cpu_by_default, rate_factor, set_rate
 from lkca.training.progress import Progress, ProgressCallback
 from lkca.training.start import Lost, first, new_network
 from lkca.training.validation import measure, psnr_gain, restore, validation_record
@@ -111,7 +111,8 @@ def train(
     be trained, before and during training (a loss that is not finite), OutputError where the run cannot be written.
     """
     check_run(run, config, resume=resume, overwrite=overwrite)
-    return _Run(config, run, resume, callback, command).result()
+    with cpu_by_default():
+        return _Run(config, run, resume, callback, command).result()
 
 
 @contextlib.contextmanager

@@ -208,6 +208,17 @@ def test_pixels_that_do_not_count_teach_nothing() -> None:
     assert all(torch.equal(results[0][k], results[1][k]) for k in results[0])
 
 
+def test_the_default_device_plays_no_part() -> None:
+    teacher, batch = network(), (*pair(), None)
+    student = factorize(teacher, rank=2)
+    recipe, generator = DistillRecipe(orientations=2), torch.Generator().manual_seed(0)
+    with torch.device("meta"):
+        done = distill(
+            teacher, student, lambda: batch, budget=Budget(None, 2), recipe=recipe, criterion=l2, generator=generator
+        )
+    assert done.steps == 2 and done.loss > 0
+
+
 def test_recipe_bounds() -> None:
     for bad in ({"start": 1.5}, {"orientations": 9}, {"warmup_share": -0.1}):
         with pytest.raises(ValueError, match="expected"):

@@ -63,6 +63,14 @@ def test_same_seed_same_network() -> None:
     assert (one.net.head.weight != other.net.head.weight).any()
 
 
+def test_the_default_device_plays_no_part() -> None:
+    cube = scene(24, 24)
+    with torch.device("meta"):
+        one = fit([cube], 2, minutes=None, max_steps=6, recipe=SMALL)
+    other = fit([cube], 2, minutes=None, max_steps=6, recipe=SMALL)
+    assert torch.equal(one.net.head.weight, other.net.head.weight) and one.metrics == other.metrics
+
+
 @pytest.mark.parametrize("size", [(30, 30, 6, 4), (9, 12, 3, 3), (4, 4, 1, 4), (8, 40, 2, 8)])
 def test_small_scenes_do_no_harm(size: tuple[int, int, int, int]) -> None:
     rows, cols, bands, scale = size

@@ -272,6 +272,15 @@ def test_early_stop_and_later_resumption(dataset: Path, tmp_path: Path) -> None:
     assert result.end == "early" and result.steps < 10 and (tmp_path / "run" / "last").is_dir()
 
 
+def test_the_default_device_plays_no_part(
+    unbroken: tuple[Path, list[Progress], TrainResult], dataset: Path, tmp_path: Path
+) -> None:
+    seen: list[Progress] = []
+    with torch.device("meta"):
+        run(tmp_path / "run", settings(dataset), callback=seen.append)
+    assert [p.loss for p in seen] == pytest.approx([p.loss for p in unbroken[1]], rel=1e-4)
+
+
 def test_a_gain_that_is_no_number_is_not_the_best(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
