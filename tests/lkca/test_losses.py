@@ -40,6 +40,7 @@ def pixel(*spectrum: float) -> Tensor:
         ((1, 0), (-1, 0), 1.0),
         ((1, 1e-7), (1, 0), 1e-7 / math.pi),  # acos of a cosine would say 0
         ((0, 0), (1, 1), 0.0),
+        ((1, 1), (0, 0), 0.0),
     ],
 )
 def test_sam_of_known_angles(x: tuple, y: tuple, expected: float) -> None:
@@ -90,6 +91,15 @@ def test_the_sum_is_the_weighted_sum_of_its_terms() -> None:
     assert set(SpectralGradientLoss(0, 0).terms(x, y)) == {"l1"}
     named = WeightedLoss({"charbonnier": 2.0, "sam": 0.0, "gradient": 0.5})
     torch.testing.assert_close(named(x, y), 2 * charbonnier_loss(x, y) + 0.5 * gradient_loss(x, y))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_size_of_a_batch_or_patch_plays_no_part(name: str) -> None:
+    x, y = rand(2, 4, 6, 5), rand(2, 4, 6, 5, seed=1)
+    loss = LOSSES[name](x, y)
+    torch.testing.assert_close(LOSSES[name](x.repeat(3, 1, 1, 1), y.repeat(3, 1, 1, 1)), loss)
+    if name in ("l1", "l2", "charbonnier", "sam"):  # the others see neighbours, of which the copies have others
+        torch.testing.assert_close(LOSSES[name](x.repeat(1, 1, 2, 3), y.repeat(1, 1, 2, 3)), loss)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,8 +27,10 @@ from lkca.losses import WeightedLoss
 from lkca.models.directory import load_model
 from lkca.training import Progress
 from lkca.training.checkpoint import latest_checkpoint
-from lkca.training.config import TrainConfig
-from lkca.training.trainer import TrainResult, train
+from lkca.training.config import DataConfig, TrainConfig
+from lkca.training.data import PatchDataset, micro_batches, open_training_set
+from lkca.training.optimise import rate_factor
+from lkca.training.trainer import TrainResult, check_run, train
 from lkca_kernels import use_backend
 
 pytest.importorskip("accelerate", reason="needs the extra 'train'")
@@ -151,7 +154,8 @@ import torch
 torch.set_num_threads(1)
 from lkca.config import validated
 from lkca.training import checkpoint
-from lkca.training.config import TrainConfig
+from lkca.training.config import DataConfig, TrainConfig
+from lkca.training.data import PatchDataset, micro_batches, open_training_set
 from lkca.training.trainer import train
 values, folder, plan = json.loads(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 
@@ -210,8 +214,32 @@ def test_two_processes_train_as_one(
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("done: 12 steps") == 1  # the second process is quiet
+    gains = [float(gain) for gain in re.findall(r"([+-][\d.]+) dB vs bicubic", done.stderr)]
+    assert gains == pytest.approx([p.gain for p in unbroken[1] if p.gain is not None], abs=0.02)
     assert worst(weights(unbroken[0]), weights(tmp_path / "run")) < 1e-3
     assert load_model(tmp_path / "run" / "last").config.training.details["processes"] == 2
+
+
+@pytest.mark.parametrize("share", (0.25, 0.0), ids=("in memory", "patch by patch"))
+def test_processes_that_read_patches_read_the_same(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    """And each process of a run its share of every part of a step, in the order of the patches' numbers."""
+    monkeypatch.setattr("lkca.training.data._SHARE", share)
+    patches = PatchDataset(open_training_set(DataConfig(dataset=str(dataset)), 2).train, 16, seed=0)
+    patches[0]  # the file is open, and the processes inherit it
+
+    def numbers(rank: int, world: int, workers: int) -> list[int]:
+        batches = micro_batches(
+            patches, batch=8, accumulate=2, steps=range(1, 3), rank=rank, world=world, workers=workers
+        )
+        return [own.index(float(sharp.double().sum())) for batch, _ in batches for sharp in batch]
+
+    own = [float(patches[number][0].double().sum()) for number in range(24)]
+    assert numbers(0, 1, 0) == numbers(0, 1, 2) == list(range(8, 24))
+    assert numbers(1, 2, 0) == [10, 11, 14, 15, 18, 19, 22, 23]
+    with pytest.raises(InputError, match="a multiple of 6"):
+        numbers(0, 3, 0)
 
 
 def test_parts_of_a_batch_add_up(
@@ -289,6 +317,42 @@ def test_a_gain_that_is_no_number_is_not_the_best(
     assert run(tmp_path / "run", settings(dataset)).best_step == 4
 
 
+def test_patience_counts_from_the_last_best(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gains = iter((1.0, 0.5, 2.0, 1.5, 1.2))
+    monkeypatch.setattr("lkca.training.trainer.psnr_gain", lambda done: next(gains))
+    result = run(tmp_path / "run", settings(dataset, validate_every=1, patience=2))
+    assert (result.end, result.steps, result.best_step) == ("early", 5, 3)
+
+
+def test_the_last_step_is_validated_over_all_scenes_and_leaves_a_state(tmp_path: Path, dataset: Path) -> None:
+    files = [str(tmp_path / f"{seed}.npz") for seed in (4, 5)]
+    for file, seed in zip(files, (4, 5), strict=True):
+        np.savez(file, cube=scene(48, 40, seed).read().transpose(1, 2, 0))
+    seen: list[Progress] = []
+    values = settings(dataset, data={"scenes": files, "holdout": 0.25}, steps=3, validate_every=9, checkpoint_every=9)
+    metrics = run(tmp_path / "run", values, callback=seen.append).metrics
+    assert [p.gain is None for p in seen] == [True, True, False]
+    assert seen[-1].gain == pytest.approx(metrics["model"]["mpsnr"] - metrics["bicubic"]["mpsnr"], abs=0.01)
+    assert latest_checkpoint(tmp_path / "run" / "checkpoints") == tmp_path / "run" / "checkpoints" / "step-00000003"
+
+
+def test_gradients_are_clipped(dataset: Path, tmp_path: Path) -> None:
+    """To so little that AdamW's epsilon is larger: nothing is learned."""
+    metrics = run(tmp_path / "run", settings(dataset, clip=1e-13, weight_decay=0.0, steps=4)).metrics
+    assert metrics["model"]["mpsnr"] == pytest.approx(metrics["bicubic"]["mpsnr"], abs=1e-3)
+
+
+def test_time_adds_up_over_the_parts_of_a_run(dataset: Path, tmp_path: Path, stopped: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    path = folder / "checkpoints" / "step-00000003" / "state.pt"
+    state = torch.load(path)
+    state["progress"]["seconds"] = 1000.0
+    torch.save(state, path)
+    assert run(folder, settings(dataset, validate_every=3), resume=True).seconds > 1000
+    assert load_model(folder / "last").config.training.seconds > 1000
+
+
 def test_stopped_by_its_time_or_a_signal_and_gone_on_with(dataset: Path, tmp_path: Path) -> None:
     values = settings(dataset, steps=6)
     first = run(tmp_path / "run", values | {"minutes": 1e-9})
@@ -334,6 +398,7 @@ def test_what_a_kill_left_half_written_is_cleared_away(
     (folder / ".best.x.old").mkdir()
     (folder / "best").rename(folder / ".best.x.old" / "best")
     (folder / ".last.x.part").mkdir()
+    (folder / "checkpoints" / "step-00000001").mkdir()  # and while an older state is removed
     text = (folder / "config.yaml").read_text()
 
     def killed(path: Path, text: str, **_: object) -> None:
@@ -381,6 +446,8 @@ def test_tensorboard_gets_scalars_and_a_picture(dataset: Path, tmp_path: Path) -
     run(tmp_path / "run", settings(dataset, tensorboard=True, steps=4))
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     assert [e.step for e in events.Scalars("loss")] == [1, 2, 3, 4]
+    rates = [5e-3 * rate_factor(step / 4, step, 3) for step in range(4)]
+    assert [e.value for e in events.Scalars("learning rate")] == pytest.approx(rates)
     assert events.Images("bicubic, ours, truth")[0].height == 30
 
 
@@ -390,6 +457,10 @@ def test_files_of_one_sensor_hold_out_their_last_rows(tmp_path: Path, dataset: P
     values = settings(dataset, data={"scenes": [str(tmp_path / "s.npz")], "holdout": 0.25}, steps=4)
     result = run(tmp_path / "run", values)
     assert "last 25% of the rows, at least 8 coarse ones" in result.split and result.metrics  # 8 of 24 coarse rows
+    opened = open_training_set(validated(TrainConfig, values, "test").data, 2)
+    parts = [part.whole().numpy() for part in (*opened.train, *opened.validation)]
+    assert [part.shape[1] for part in parts] == [32, 16]
+    np.testing.assert_allclose(np.concatenate(parts, 1) * opened.normalisation.peak, cube.read(), rtol=1e-6)
     with pytest.raises(InputError, match=r"s.npz: has 32 x 40 pixels to train on, a patch"):
         run(tmp_path / "other", values | {"patch": 30})
 
@@ -403,6 +474,7 @@ def test_missing_pixels_teach_nothing(tmp_path: Path, dataset: Path, monkeypatch
     forward = WeightedLoss.forward
 
     def spy(self: WeightedLoss, restored: torch.Tensor, sharp: torch.Tensor) -> torch.Tensor:
+        assert self.unit is not None and self.unit.shape == (BANDS,)  # what bicubic leaves of each band
         seen.append((restored.detach().movedim(1, -1), sharp.movedim(1, -1)))
         return forward(self, restored, sharp)
 
@@ -500,6 +572,8 @@ def test_a_run_is_neither_overwritten_nor_resumed_differently_by_accident(
         run(folder, settings(dataset, model={"preset": "tiny", "width": 7, "blocks": 1}), resume=True)
     with pytest.raises(InputError, match=r"^loss.sam: the run in .* began with 0.3, not None; resume"):
         run(folder, settings(dataset, loss={"l1": 1.0, "l2": 0.01, "gradient": 0.1}), resume=True)
+    free = {"threads": 1, "minutes": 3.0, "tensorboard": True, "checkpoint_every": 99}
+    check_run(folder, validated(TrainConfig, settings(dataset, **free), "test"), resume=True, overwrite=False)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"files that are not a run's \(notes.txt\)"):
         run(tmp_path, settings(dataset), overwrite=True)
