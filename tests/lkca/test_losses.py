@@ -41,6 +41,8 @@ def pixel(*spectrum: float) -> Tensor:
         ((1, 1e-7), (1, 0), 1e-7 / math.pi),  # acos of a cosine would say 0
         ((0, 0), (1, 1), 0.0),
         ((1, 1), (0, 0), 0.0),
+        ((2e-4, 0), (0, 2e-4), 0.5),
+        ((5e-5, 0), (0, 5e-5), 0.0),  # dark
     ],
 )
 def test_sam_of_known_angles(x: tuple, y: tuple, expected: float) -> None:
