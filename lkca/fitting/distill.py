@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lkca.data import open_cube
+from lkca.data.degradation import Degradation
 from lkca.errors import InputError
 from lkca.fitting.config import DistillConfig
 from lkca.inference.array import resolve_device
@@ -30,6 +31,7 @@ from lkca.training.distillation import Point
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget, Progress, ProgressCallback
 from lkca.training.start import Lost
+from lkca.training.supervised import LoopResult
 from lkca.training.validation import LEAST_HELD, held_out, mean_scores, validation_record
 from lkca_kernels import bicubic_upsample
 
@@ -71,19 +73,71 @@ def distill_directory(
         raise InputError("the distillation has no end; give minutes, max_steps or both")
     device = resolve_device(config.device)
     data, notes = _scenes(teacher, sources, config, how or {})
-    scale, degrade = teacher.config.scale, teacher.config.degradation.apply
     mentor = channels_last(copy.deepcopy(teacher.net).to(device)).eval()
     try:
         student = channels_last(factorize(mentor, rank=config.rank, energy=config.energy))
     except LowRankError as error:
         raise InputError(f"{teacher.path}: {error}") from error
     start = copy.deepcopy(student)
-    for parameter in student.parameters():
-        parameter.requires_grad_(True)
+
+    def scores(net: LKCANet | None) -> dict[str, float]:
+        return _scores(net, data.held or data.train, teacher.config.degradation, device)
+
+    base = scores(None)
+    score = (lambda: scores(student)["mpsnr"] - base["mpsnr"]) if data.held else None
+    criterion = _criterion(data.train, teacher.config.degradation, config).to(device)
+    budget = Budget(config.minutes and 60 * config.minutes, config.max_steps)
+    done = _train(mentor, student, data.train, criterion, teacher.config.degradation, config, budget, score, callback)
+    table = {"bicubic": base, "teacher": scores(mentor), "lr": scores(start), "student": scores(student)}
+    net = student.cpu()
+    assert net.config.rank is not None
+    record = TrainingRecord(
+        data=data.about,
+        seed=config.seed,
+        seconds=round(budget.elapsed, 1),
+        steps=done.steps,
+        interrupted=done.interrupted,
+        device=str(device),
+        threads=torch.get_num_threads(),
+        command=command,
+        recipe=config.model_dump(),
+        details={"teacher": teacher.path.name, "rank": net.config.rank},
+        created=utc_now(),
+    )
+    entry = teacher.config.model_copy(
+        update={
+            "architecture": describe_architecture(net),
+            "training": record,
+            "validation": validation_record(table, data.split),
+            "versions": package_versions(),
+        }
+    )
+    return DistilledModel(net, entry, table, data.split, net.config.rank, done.steps, tuple(notes))
+
+
+def _criterion(scenes: Sequence[Scene], degradation: Degradation, config: DistillConfig) -> WeightedLoss:
+    """The configured loss; of L2 the unit is what bicubic misses in the scenes."""
+    whole = (_whole(scene, degradation.scale) for scene in scenes)
+    return WeightedLoss(config.loss, Lost.of(((s.image, s.valid[None]) for s in whole), degradation).unit)
+
+
+def _train(
+    teacher: LKCANet,
+    student: LKCANet,
+    scenes: Sequence[Scene],
+    criterion: WeightedLoss,
+    degradation: Degradation,
+    config: DistillConfig,
+    budget: Budget,
+    score: Callable[[], float] | None,
+    callback: ProgressCallback | None,
+) -> LoopResult:
+    """Distil over patches of ``scenes``; leaves ``student`` in eval mode. Both networks are on one device."""
+    device = student.head.weight.device
     sampler = PatchSampler(
-        data.train,
-        scale,
-        degrade,
+        scenes,
+        degradation.scale,
+        degradation.apply,
         patch=config.patch,
         batch=config.batch,
         generator=torch.Generator().manual_seed(config.seed),
@@ -93,58 +147,28 @@ def distill_directory(
         coarse, sharp, valid = sampler.draw()
         return coarse.to(device), sharp.to(device), valid.to(device)
 
-    def scores(net: LKCANet | None) -> dict[str, float]:
-        return _scores(net, data.held or data.train, scale, degrade, device)
-
-    base = scores(None)
-    whole = (_whole(scene, scale) for scene in data.train)
-    lost = Lost.of(((scene.image, scene.valid[None]) for scene in whole), teacher.config.degradation)
-    budget = Budget(config.minutes and 60 * config.minutes, config.max_steps)
-
     def tell(loss: float | None, gain: float | None) -> None:
         if callback is not None:
             callback(Progress("distil", budget.taken, budget.elapsed, budget.fraction, loss, gain))
 
     torch.manual_seed(config.seed)
+    student.requires_grad_(True)
     try:
         done = distill(
-            mentor,
+            teacher,
             student.train(),
             draw,
             budget=budget,
-            recipe=DistillRecipe(**config.recipe.model_dump(exclude={"points"}), points=_points(mentor, config)),
-            criterion=WeightedLoss(config.loss, lost.unit).to(device),
-            score=(lambda: scores(student)["mpsnr"] - base["mpsnr"]) if data.held else None,
+            recipe=DistillRecipe(**config.recipe.model_dump(exclude={"points"}), points=_points(teacher, config)),
+            criterion=criterion,
+            score=score,
             generator=torch.Generator().manual_seed(config.seed),
             report=tell,
         )
     except ValueError as error:
         raise InputError(f"recipe: {error}") from error
-    student = student.eval()
-    table = {"bicubic": base, "teacher": scores(mentor), "lr": scores(start), "student": scores(student)}
-    net = student.cpu()
-    assert net.config.rank is not None
-    entry = teacher.config.model_copy(
-        update={
-            "architecture": describe_architecture(net),
-            "training": TrainingRecord(
-                data=data.about,
-                seed=config.seed,
-                seconds=round(budget.elapsed, 1),
-                steps=done.steps,
-                interrupted=done.interrupted,
-                device=str(device),
-                threads=torch.get_num_threads(),
-                command=command,
-                recipe=config.model_dump(),
-                details={"teacher": teacher.path.name, "rank": net.config.rank},
-                created=utc_now(),
-            ),
-            "validation": validation_record(table, data.split),
-            "versions": package_versions(),
-        }
-    )
-    return DistilledModel(net, entry, table, data.split, net.config.rank, done.steps, tuple(notes))
+    student.eval()
+    return done
 
 
 def _points(teacher: LKCANet, config: DistillConfig) -> tuple[Point, ...]:
@@ -201,17 +225,12 @@ def _whole(scene: Scene, scale: int) -> Scene:
 
 @torch.no_grad()
 def _scores(
-    net: LKCANet | None,
-    scenes: Sequence[Scene],
-    scale: int,
-    degrade: Callable[[Tensor], Tensor],
-    device: torch.device,
+    net: LKCANet | None, scenes: Sequence[Scene], degradation: Degradation, device: torch.device
 ) -> dict[str, float]:
-    """Means over the scenes."""
-    measured = []
+    """Means over the scenes; of bicubic where there is no network."""
+    scale, measured = degradation.scale, []
     for scene in (_whole(scene, scale) for scene in scenes):
-        image, valid = scene.image, scene.valid
-        coarse = degrade(image)[None]
+        coarse = degradation.apply(scene.image)[None]
         restored = bicubic_upsample(coarse, scale) if net is None else net(coarse.to(device)).cpu()
-        measured.append(evaluate(image, restored[0], scale=scale, peak=1.0, mask=valid))
+        measured.append(evaluate(scene.image, restored[0], scale=scale, peak=1.0, mask=scene.valid))
     return mean_scores(measured)

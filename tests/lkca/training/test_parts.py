@@ -52,6 +52,11 @@ def test_sampler_draws_pairs_of_any_phase_from_scenes_of_any_size() -> None:
         assert valid.shape == sharp.shape and valid.all()
         shapes.add(tuple(sharp.shape))
     assert shapes == {(3, 1, 12, 12), (3, 1, 4, 4)}
+    shaded = Scene(small.image, torch.arange(5)[:, None].expand(5, 40) == 0)  # 40 of its pixels count, of 630 others
+    weighed = PatchSampler(
+        [big, shaded], 2, degradation.apply, patch=6, batch=1, generator=torch.Generator().manual_seed(0)
+    )
+    assert sum(bool(weighed.draw()[1].mean() > 5) for _ in range(200)) == pytest.approx(200 * 40 / 670, abs=8)
     mixed = PatchSampler(
         [big, small], 2, degradation.apply, patch=6, batch=8, generator=torch.Generator().manual_seed(0), mixed=True
     )
