@@ -74,6 +74,7 @@ def carry_over(old: nn.Module, new: nn.Module) -> None:
 
 
 def conv_arguments(conv: nn.Conv2d) -> dict[str, Any]:
+    """Keyword arguments of a convolution like ``conv`` but for channels, kernel and bias, on the meta device."""
     return {
         "stride": conv.stride,
         "padding": conv.padding,
@@ -202,6 +203,7 @@ def same_draws(model: nn.Module) -> Iterator[None]:
 
 
 def agree(expected: Any, found: Any) -> bool:
+    """Whether two outputs (tensors, or sequences and dictionaries of them) are equal up to rounding."""
     if isinstance(expected, Tensor):
         if not isinstance(found, Tensor) or expected.shape != found.shape:
             return False

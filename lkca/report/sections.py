@@ -62,6 +62,8 @@ class Colours:
 
 @dataclass(frozen=True)
 class Crop:
+    """A part of the view at full size. number: as the view's frame has it; shown: the results, side by side."""
+
     number: int
     window: Window  # in the view
     where: str  # in the scene

@@ -111,9 +111,11 @@ def test_swaps_without_changing_outputs(kind: type[nn.Module]) -> None:
     assert "block: now ChannelAttention" in str(report)
     assert not lkca.replace_modules(model).swapped
 
-    for back in (merge(model), merge(factorize(model, rank=12))):
+    low = factorize(model, rank=12)
+    for back in (merge(model), merge(low), merge(low, inplace=True)):
         assert isinstance(back.up[0], nn.Conv2d) and type(back.up[1]) is nn.PixelShuffle
         torch.testing.assert_close(back(x), expected, atol=1e-5, rtol=0)
+    assert back is low
 
 
 def test_what_computes_something_else_stays_with_a_reason() -> None:

@@ -75,6 +75,11 @@ def test_loss_weighs_truth_teacher_and_features() -> None:
     torch.testing.assert_close(
         loss(0.5, 0.3) - loss(0.5), 0.5 * 0.3 * (f - g).square().sum() / g.square().sum(), atol=1e-5, rtol=1e-4
     )
+    torch.testing.assert_close(
+        loss(0.5, 0.3, (3, 6)) - loss(0.5, 0.0, (3, 6)), loss(0.5, 0.3) - loss(0.5), atol=1e-5, rtol=1e-4
+    )
+    dim = [whole.loss(1e-2 * x, y, l2, weight=0.5, alignment=alignment) for alignment in (300.0, 0.0)]
+    torch.testing.assert_close(dim[0] - dim[1], 1e3 * (loss(0.5, 0.3) - loss(0.5)), atol=0, rtol=1e-3)  # a share
     torch.testing.assert_close(loss(1.0, 0.0, (3, 0, 6)), l2(student(x), self_ensemble(teacher, x, (0, 3, 6))))
     torch.testing.assert_close(loss(1.0, 0.0, (3, 6)), l2(student(x), self_ensemble(teacher, x, (3, 6))))
 
@@ -169,6 +174,22 @@ def test_warmup_moves_the_factors_alone() -> None:
     assert all(p.requires_grad for p in student.parameters())
     with pytest.raises(ValueError, match="no low-rank layer"):
         distill(teacher, network(), lambda: (x, y, None), budget=Budget(None, 3), recipe=recipe)
+
+
+def test_an_interrupt_in_the_warmup_ends_it() -> None:
+    teacher, batch = network(), (*pair(), None)
+    draws = iter((batch, batch))  # the example's, and the first step's
+
+    def draw() -> tuple[Tensor, Tensor, None]:
+        try:
+            return next(draws)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    done = distill(
+        teacher, factorize(teacher, rank=2), draw, budget=Budget(None, 9), recipe=DistillRecipe(warmup_share=0.5)
+    )
+    assert done.interrupted and done.steps == 1
 
 
 def test_a_frozen_student_is_refused() -> None:

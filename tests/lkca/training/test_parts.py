@@ -128,6 +128,12 @@ def test_train_leaves_the_best_that_was_scored() -> None:
     assert module.x.item() == pytest.approx(5, abs=0.2)  # without a score: the last state
 
 
+def test_train_follows_the_learning_rate() -> None:
+    module, schedule = Parabola(), Schedule(0.0, 1.0, lr=0.1, warmup=10**9)
+    train(module, lambda position: (module.x - 5).square().sum(), schedule, Budget(None, 20))
+    assert 0 < module.x.item() < 1e-6  # still warming up
+
+
 def test_the_learning_rate_warms_up_and_falls_along_half_a_cosine() -> None:
     assert [rate_factor(0.0, step, 4) for step in (0, 1, 3, 9)] == [0.25, 0.5, 1, 1]
     assert [rate_factor(position, 9, 4) for position in (0.5, 1.0)] == pytest.approx([0.5, 0])
@@ -180,6 +186,8 @@ def test_pixels_without_truth_are_not_scored() -> None:
     done = restore(net, source, degradation, torch.device("cpu"))
     expected = evaluate(done.sharp, done.bicubic, scale=2, peak=1.0, mask=cube.isfinite().all(0))
     assert measure(net, [source], degradation, torch.device("cpu"))["bicubic"] == mean_scores([expected])
+    other = evaluate(done.sharp, done.sharp + 0.1, scale=2, peak=1.0)
+    assert mean_scores([expected, other])["rmse"] == pytest.approx((expected.rmse + other.rmse) / 2)
     known = torch.where(done.valid, done.sharp, 99.0)
     halved = Restored(done.sharp, done.valid, known + 0.2, known + 0.1)
     assert psnr_gain(halved) == pytest.approx(20 * math.log10(2), abs=1e-4)

@@ -42,6 +42,8 @@ def test_a_shared_body_gets_the_scenes_subspace(mixing: np.ndarray, patches: Pat
     torch.manual_seed(0)
     net = start(config, patches)
     assert net.config == config
+    learned = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
+    assert {"project.weight", "upsample.weight"}.isdisjoint(learned) and "upsample.reduce.weight" in learned
     x = torch.rand(1, BANDS, 5, 6)
     torch.testing.assert_close(net(x), bicubic_upsample(x, SCALE))
     analysis = net.project.weight[:, :, 0, 0]
