@@ -126,7 +126,8 @@ def test_a_run_learns_and_leaves_a_model(unbroken: tuple[Path, list[Progress], T
     assert [p.step for p in seen] == list(range(1, STEPS + 1)) and result.end == "done"
     gains = {p.step: p.gain for p in seen if p.gain is not None}
     assert list(gains) == [4, 8, 12] and result.best_step == max(gains, key=lambda step: gains[step])
-    assert result.metrics["model"]["mpsnr"] > result.metrics["bicubic"]["mpsnr"]
+    kept = result.metrics["model"]["mpsnr"] - result.metrics["bicubic"]["mpsnr"]
+    assert kept > 0 and gains[result.best_step] == pytest.approx(kept, abs=1e-4)  # of the averaged weights
     best = load_model(folder / "best")
     assert best.config.normalisation.peak == 4095 and best.config.bands.count == BANDS
     assert best.config.training.recipe["model"]["width"] == 6 and best.config.validation is not None
