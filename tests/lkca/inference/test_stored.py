@@ -42,9 +42,11 @@ OUTPUTS: dict[str, dict[str, Any]] = {
 ENCODED_AFTERWARDS = ("an offset", "int32")
 
 
-def _upscaled(folder: Path, scene: Cube, model: LoadedModel, **options: Any) -> tuple[bytes, tuple[str, ...]]:
+def _upscaled(folder: Path, scene: Cube, model: LoadedModel, **options: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The stored samples, (bands, pixels), and the notes."""
     report = upscale_scene(scene, folder / "out.img", model, SceneOptions(overwrite=True, **options))
-    return (folder / "out.img").read_bytes(), report.notes
+    samples = np.fromfile(folder / "out.img", dtype=scene.meta.stored_dtype)
+    return samples.reshape(scene.bands, -1), report.notes
 
 
 @pytest.mark.parametrize("kind", ["low rank", "shared body"])
@@ -81,13 +83,16 @@ def test_both_ways_store_the_same(
     monkeypatch.setattr(CubeWriter, "count", lambda writer, counts: count(writer, said.append(dict(counts)) or counts))
     for options in ({}, {"tile": 16}, {"roi": "5:40,3:50"}):
         counted.clear()
-        stored, counts = _upscaled(tmp_path, scene, model, **options), list(said)
+        (stored, notes), counts = _upscaled(tmp_path, scene, model, **options), list(said)
         assert any(counted) == (output not in ENCODED_AFTERWARDS)
         assert sum(tile["missing"] for tile in counts) > 0
         with monkeypatch.context() as without:
             without.setattr("lkca.inference.array.stores", lambda _: False)
             counted.clear(), said.clear()
-            assert _upscaled(tmp_path, scene, model, **options) == stored and said == counts
+            later, notes_later = _upscaled(tmp_path, scene, model, **options)
+            assert later[good].tobytes() == stored[good].tobytes() and notes_later == notes and said == counts
+            # PyTorch's rounding of the bad band's bicubic depends, on AMD, on how many rows are made at once.
+            np.testing.assert_allclose(later[1], stored[1], rtol=0, atol=1e-6)
             assert not any(counted)
         said.clear()
 
@@ -117,10 +122,11 @@ def test_levels_beside_the_region_are_not_counted(
     scene = Cube.from_array(cube, meta.replace(**{**PLAIN, "stored_dtype": np.dtype(np.int16)}))
     model = model_of("low rank")
     torch.nn.init.zeros_(model.net.upsample.weight)
-    stored = _upscaled(tmp_path, scene, model, roi="0:20,16:30")
-    assert any("fill only 1 levels" in note for note in stored[1])
+    stored, notes = _upscaled(tmp_path, scene, model, roi="0:20,16:30")
+    assert any("fill only 1 levels" in note for note in notes)
     monkeypatch.setattr("lkca.inference.array.stores", lambda _: False)
-    assert _upscaled(tmp_path, scene, model, roi="0:20,16:30") == stored
+    later, notes_later = _upscaled(tmp_path, scene, model, roi="0:20,16:30")
+    assert np.array_equal(later, stored) and notes_later == notes
 
 
 def test_a_flush_that_fails_is_told_and_nothing_is_lost(
@@ -147,7 +153,7 @@ def test_a_flush_that_fails_is_told_and_nothing_is_lost(
         upscale_scene(scene, tmp_path / "out.img", model, strips)
     assert left[0] <= 0 and not (tmp_path / "out.img").exists()
     upscale_scene(scene, tmp_path / "out.img", model, dataclasses.replace(strips, resume=True))
-    assert (tmp_path / "out.img").read_bytes() == unbroken
+    assert (tmp_path / "out.img").read_bytes() == unbroken.tobytes()
 
 
 def test_tiles_narrower_than_the_scene_stay_in_the_cache(
