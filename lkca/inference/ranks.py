@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from lkca.errors import InputError, OutputError
 
@@ -107,7 +108,7 @@ class Heartbeat:
     def state(self, rank: int) -> tuple[str, str]:
         """State and detail of a rank, "dead" where it says nothing any more."""
         touched, own = self.touched(rank), self.touched(self.ranks.rank)
-        said = {"state": "", "detail": "", "token": None}
+        said: dict[str, Any] = {"state": "", "detail": "", "token": None}
         with contextlib.suppress(OSError, ValueError):
             said = json.loads(self._path(rank).read_text(encoding="utf-8"))
         fresh = touched is not None and (self.token != "" or touched >= self._born)
