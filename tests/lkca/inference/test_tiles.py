@@ -187,6 +187,21 @@ def test_a_card_keeps_some_of_its_free_memory(monkeypatch: pytest.MonkeyPatch) -
     assert allowed is not None and 5 << 30 < allowed <= 9 << 30 and card_memory(torch.device("cpu")) is None
 
 
+@pytest.mark.parametrize("kind", ["low rank", "full rank"])
+def test_what_a_tile_takes_is_what_the_page_says(model_of: Models, kind: str) -> None:
+    """The table of docs/scenes.md; features: two for each that the upsampling takes, and those of a block at work."""
+    model = model_of(kind)
+    net, bands, rows, cols = model.net.config, 5, 100, 300
+    one = Upscaler(model, 2, np.ones(bands, dtype=bool))
+    halo, margin = one.halo, one.halo + one.reach
+    assert one.features == 2 * (net.rank or net.width) + net.width * (4 + 2 * net.expansion)
+    read = 2 * 10 * bands * (rows + 2 * margin) * (cols + 2 * margin)
+    network = 4 * (3 * bands + one.features) * (rows + 2 * halo) * (cols + 2 * halo)
+    piece = 4 * bands * 4 * (cols + 4) * (rows + 4)  # float32, ×2, and what a convolution sees around it
+    assert 4 * one.buffer_size(rows, cols) == piece < 12 << 20
+    assert tile_bytes(rows, cols, one) == read + network + 4 * piece
+
+
 def test_what_is_copied_through_memory_counts() -> None:
     kept, copied = (
         plan_tiles(Window(0, 0, 400, 400), upscaler(), budget(6000), stored_bytes=2, copied=copies, tile=100).memory
