@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import rasterio
 import torch
 
 from lkca.data import Cube, Window
@@ -113,7 +112,7 @@ def evaluate_model(
         degradation = model.config.degradation if isinstance(model, LoadedModel) else Degradation(scale=scale)
     window, cut = whole_pixels(cube, region, scale)
     notes += cut
-    with rasterio.Env(GDAL_CACHEMAX=Budget.of(memory).cache):  # before the first read; the tiles' budget knows all held
+    with cube.caching(Budget.of(memory).cache):  # before the first read; the tiles' budget knows all held
         truth = cube.region(window)
         peak, bands = _peak((truth.read(strip) for strip in row_strips(*truth.shape)), cube.good_bands, cube.source)
         scored = np.zeros(cube.bands, dtype=bool)

@@ -17,6 +17,7 @@ EXAMPLES = examples(
     "lkca inspect matrix.mat --shape 100x100",
 )
 
+_CACHE = 512 << 20  # bytes of an HDF5 file's chunks
 _RANGES = ("wavelengths_nm", "fwhm_nm")  # smallest and largest of a list
 
 
@@ -41,7 +42,8 @@ def inspect_command(
 
 
 def _facts(cube: Any) -> dict[str, Any]:
-    return {**cube.summary(), **_value_facts(cube)}
+    with cube.caching(_CACHE):
+        return {**cube.summary(), **_value_facts(cube)}
 
 
 def _value_facts(cube: Any) -> dict[str, Any]:

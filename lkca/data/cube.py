@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 import numpy as np
+import rasterio
 from affine import Affine
 
 from lkca.data.codec import to_physical, unmasked
@@ -33,6 +34,7 @@ class Cube:
     (rows, cols, bands). meta: :class:`CubeMeta`. read_stored: (window, band indices) -> the stored samples, (bands,
     height, width); physical: whether these are physical values already. format: for example "ENVI". files: the files it
     is read from. warnings: sentences about what had to be guessed or repaired. close: ends the access to the file.
+    allow: tells what reads the file how many bytes of what it unpacks it may keep.
 
     Raises InputError for a shape without samples, and for metadata that do not fit it.
     """
@@ -49,6 +51,7 @@ class Cube:
         warnings: Sequence[str] = (),
         close: Callable[[], None] | None = None,
         physical: bool = False,
+        allow: Callable[[int], None] | None = None,
     ) -> None:
         if min(shape) < 1:
             raise InputError(f"{source}: holds {shape[0]} rows x {shape[1]} columns x {shape[2]} bands; expected some")
@@ -62,6 +65,7 @@ class Cube:
         self._read_stored = read_stored
         self._close = close
         self._physical = physical
+        self._allow = allow
         self._closed = False
 
     @classmethod
@@ -123,6 +127,15 @@ class Cube:
             raise InputError(f"{request} needs more memory than is free; read a smaller region") from error
         meta = CubeMeta() if self._physical else self.meta.subset(index)
         return to_physical(stored, meta)
+
+    def caching(self, nbytes: int) -> rasterio.Env:
+        """A context for reading by windows, in which so many bytes of unpacked blocks or chunks may be kept.
+
+        GDAL's blocks, which are also those of rasters written meanwhile; or an HDF5 file's chunks, from now on.
+        """
+        if self._allow is not None:
+            self._allow(nbytes)
+        return rasterio.Env(GDAL_CACHEMAX=nbytes)
 
     def valid_mask(self, window: Window | None = None) -> np.ndarray:
         """(height, width) bool: True where every good band holds a finite sample that is not nodata."""
@@ -251,7 +264,7 @@ class Cube:
     def _view(self, shape: tuple[int, int, int], meta: CubeMeta, read_stored: StoredReader) -> Cube:
         return Cube(
             self.source, shape, meta, read_stored, format=self.format, files=self.files,
-            warnings=self.warnings, close=self.close, physical=self._physical,
+            warnings=self.warnings, close=self.close, physical=self._physical, allow=self._allow,
         )  # fmt: skip
 
     def _band_index(self, bands: Sequence[int] | np.ndarray | None) -> np.ndarray:

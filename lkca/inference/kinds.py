@@ -7,7 +7,6 @@ import os
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
-import rasterio
 import torch
 from torch import Tensor
 
@@ -127,7 +126,7 @@ def _upscale_cube(
     if idle := [name for name in _OF_FILES if getattr(options, name)]:
         raise InputError(f"{', '.join(idle)}: of no use without an output file; give output, or leave it out")
     budget = Budget.of(options.memory)
-    with rasterio.Env(GDAL_CACHEMAX=budget.cache):
+    with cube.caching(budget.cache):
         task = Task.of(cube, model, options)
         rows, cols, bands = task.shape
         check_memory(4 * math.prod(task.shape), f"{cube.source}: the upscaled cube", "give an output file")

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 
 from lkca.data import Cube, CubeMeta, Window, open_cube
 from lkca.data.codec import Encoder
@@ -98,7 +97,7 @@ def upscale_scene(
     options, ranks = options or SceneOptions(), ranks or Ranks()
     job = _Job(cube, Path(output), model, options, ranks, Budget.of(options.memory, ranks.local), progress)
     start = time.perf_counter()
-    with rasterio.Env(GDAL_CACHEMAX=job.budget.cache):
+    with cube.caching(job.budget.cache):
         report = job.finished() or (job.lead() if ranks.rank == 0 else job.help())
     return replace(report, seconds=time.perf_counter() - start)
 
@@ -117,7 +116,7 @@ def plan_scene(
     """
     options, ranks = options or SceneOptions(), ranks or Ranks()
     budget = Budget.of(options.memory, ranks.local)
-    with rasterio.Env(GDAL_CACHEMAX=budget.cache):
+    with cube.caching(budget.cache):
         task = Task.of(cube, model, options)
         writer = task.writer(Path(output), options, overwrite=options.overwrite or options.resume)
         writer.abort()

@@ -10,42 +10,29 @@ import math
 from typing import Any
 
 import h5py
-import numpy as np
-from rasterio.env import get_gdal_config
 
 from lkca.data.readers.arrays import ArrayWindows
-from lkca.data.window import Window
 
-__all__ = ["ChunkWindows", "chunk_bytes"]
+__all__ = ["CHUNK_CACHE", "ChunkWindows", "chunk_bytes"]
 
-_LEAST, _MOST = 64 << 20, 512 << 20  # bytes of the cache
-_SLOTS = 10  # of its table for each chunk in it: two chunks of one slot push each other out
+CHUNK_CACHE = 64 << 20  # bytes, of a file as it is opened
+_LEAST_CHUNK = 1 << 12  # bytes; of smaller ones the table of the cache would take much of the memory
+_SLOTS = 10  # of that table for each chunk: two chunks of one slot push each other out
 
 
 class ChunkWindows(ArrayWindows):
-    """As ArrayWindows, of a dataset that nobody else holds open: the settings of an open one cannot be changed.
+    """As ArrayWindows, of a dataset that nobody else holds open: the settings of an open one cannot be changed."""
 
-    Its cache holds a row of chunks if that takes at most 512 MiB and what a caller allows GDAL for blocks of rasters
-    (``GDAL_CACHEMAX``, by default 5 % of the machine's memory); else 64 MiB, for windows narrower than the scene.
-    """
-
-    def __init__(self, dataset: h5py.Dataset, axes: str) -> None:
-        super().__init__(dataset, axes)
-        self._row_bytes, self._cache = _row_bytes(dataset, axes), -1
-
-    def __call__(self, window: Window, bands: np.ndarray) -> np.ndarray:
-        allowed = min(_MOST, get_gdal_config("GDAL_CACHEMAX"))
-        wanted = self._row_bytes if _LEAST < self._row_bytes <= allowed else min(_LEAST, allowed)
-        if self._row_bytes and (self._cache < 0 or wanted < self._cache):  # a caller with a budget comes later
-            self._open_again(wanted)
-        return super().__call__(window, bands)
-
-    def _open_again(self, nbytes: int) -> None:
-        file, name, slots = self.array.file, self.array.name, _SLOTS * (nbytes // chunk_bytes(self.array) + 1) + 1
+    def allow(self, nbytes: int) -> None:
+        """The cache holds a row of chunks from now on, if that is more than it holds and takes at most ``nbytes``."""
+        row, chunk = _row_bytes(self.array, self.axes), chunk_bytes(self.array)
+        if not CHUNK_CACHE < row <= nbytes or chunk < _LEAST_CHUNK:
+            return
+        file, name = self.array.file, self.array.name
         settings: Any = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
-        settings.set_chunk_cache(slots, nbytes, 0.75)
+        settings.set_chunk_cache(_SLOTS * (row // chunk) + 1, row, 0.75)
         self.array = None  # closes it
-        self.array, self._cache = h5py.Dataset(h5py.h5d.open(file.id, name.encode(), settings)), nbytes
+        self.array = h5py.Dataset(h5py.h5d.open(file.id, name.encode(), settings))
 
 
 def chunk_bytes(dataset: h5py.Dataset) -> int:

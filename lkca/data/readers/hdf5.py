@@ -24,7 +24,7 @@ from lkca.data.envi_map import parse_map_info
 from lkca.data.memory import check_memory
 from lkca.data.meta import CubeMeta
 from lkca.data.readers.arrays import ArrayWindows
-from lkca.data.readers.chunks import ChunkWindows
+from lkca.data.readers.chunks import CHUNK_CACHE, ChunkWindows
 from lkca.data.readers.hdfeos import grid_place
 from lkca.data.readers.matlab import open_matlab73
 from lkca.data.readers.prisma import read_prisma
@@ -54,7 +54,7 @@ _BARE_DIMENSION = "This is a netCDF dimension but not a netCDF variable"  # zero
 
 def open_hdf5(file: Path, source: str, variable: str | None, shape: tuple[int, int] | None, axes: str | None) -> Cube:
     """A cube in an HDF5 or NetCDF4 file: the only 3-D numeric dataset or ``FILE::/path``."""
-    h5 = h5py.File(file, "r")
+    h5 = h5py.File(file, "r", rdcc_nbytes=CHUNK_CACHE)
     try:
         datasets = _datasets(h5)
         if any("MATLAB_class" in dataset.attrs for dataset in datasets.values()) or file.suffix.lower() == ".mat":
@@ -149,6 +149,7 @@ def _cube(
     cube = Cube(
         named, windows.shape, meta, windows, format="NetCDF4" if netcdf else "HDF5", files=(file,),
         warnings=[*remarks, warning] if warning else remarks, close=h5.close,
+        allow=windows.allow if isinstance(windows, ChunkWindows) else None,
     )  # fmt: skip
     return cube if prisma is None or wavelengths is None else cube.select(prisma.measured)
 

@@ -14,7 +14,7 @@ from lkca.data.memory import check_memory
 from lkca.data.meta import CubeMeta
 from lkca.data.metajson import meta_from_json
 from lkca.data.readers.arrays import ArrayWindows
-from lkca.data.readers.chunks import ChunkWindows
+from lkca.data.readers.chunks import CHUNK_CACHE, ChunkWindows
 from lkca.data.readers.matlab_tags import complex_variables
 from lkca.data.readers.storage import MAX_COMPANION, check_storage, is_small
 from lkca.data.readers.variables import (
@@ -72,7 +72,7 @@ def open_matlab73(
     file: Path, source: str, variable: str | None, shape: tuple[int, int] | None, axes: str | None
 ) -> Cube:
     """A cube in a MATLAB v7.3 (HDF5) file; HDF5 shows the axes reversed, here they are as in MATLAB."""
-    h5 = h5py.File(file, "r")
+    h5 = h5py.File(file, "r", rdcc_nbytes=CHUNK_CACHE)
     try:
         nodes = {
             name: h5[name]
@@ -147,6 +147,7 @@ def _cube(
         named, windows.shape, meta, windows,
         format="MATLAB" if h5 is None else "MATLAB v7.3", files=(file,),
         warnings=[warning] if warning else [], close=None if h5 is None else h5.close,
+        allow=windows.allow if isinstance(windows, ChunkWindows) else None,
     )  # fmt: skip
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import rasterio
 
 from lkca.data import Cube, open_cube
-from lkca.data.readers import chunks
+from lkca.data.readers import chunks, hdf5
 from lkca.data.window import Window, pieces
 
 SHAPE, CHUNK = (64, 96, 40), (32, 24, 10)  # rows, cols, bands: 16 chunks side by side, 32 in all
@@ -20,7 +19,8 @@ VALUES = np.random.default_rng(0).random(SHAPE, dtype=np.float32)
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(chunks, "_LEAST", ROW // 4)
+    for module in (chunks, hdf5):
+        monkeypatch.setattr(module, "CHUNK_CACHE", ROW // 4)
     with h5py.File(tmp_path / "x.nc", "w") as h5:
         h5.create_dataset("reflectance", data=VALUES, chunks=CHUNK, compression="gzip")
     return tmp_path / "x.nc"
@@ -38,12 +38,21 @@ def read_by_rows(cube: Cube) -> int:
     return bytes_read() - before
 
 
-def test_each_chunk_is_unpacked_once(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_chunk_is_unpacked_once_by_a_caller_with_memory_for_that(scene: Path) -> None:
     size = scene.stat().st_size
     with open_cube(scene) as cube:
-        assert read_by_rows(cube) < 1.1 * size
-        with rasterio.Env(GDAL_CACHEMAX=ROW - 1):  # where a caller has less to give
-            assert read_by_rows(cube) > 3 * size
-    monkeypatch.setattr(chunks, "_MOST", ROW - 1)
-    with open_cube(scene) as cube:
-        assert read_by_rows(cube) > 3 * size
+        for given, least, most in ((0, 3, 9), (ROW - 1, 3, 9), (ROW, 0.9, 1.1)):
+            with cube.region(Window.full(*SHAPE[:2])).caching(given):
+                assert least * size < read_by_rows(cube) < most * size
+
+
+def test_tiny_chunks_need_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place for each of them would take more than they do."""
+    monkeypatch.setattr(chunks, "CHUNK_CACHE", 100)
+    with h5py.File(tmp_path / "x.nc", "w") as h5:
+        h5.create_dataset("reflectance", data=VALUES[:8, :8], chunks=(1, 1, 1))
+    with open_cube(tmp_path / "x.nc") as cube:
+        windows = cube._read_stored
+        before = windows.array.id.id  # type: ignore[attr-defined]
+        with cube.caching(1 << 30):
+            assert windows.array.id.id == before  # type: ignore[attr-defined]
