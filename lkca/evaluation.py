@@ -178,9 +178,9 @@ def evaluate_prediction(reference: Cube, prediction: Cube, scale: int, *, region
         notes.append(f"{prediction.source} lacks {metrics.missing} pixels that the reference has; they are not scored")
     lost = np.flatnonzero(reference.good_bands & ~prediction.good_bands)
     if lost.size:
+        named = ", ".join(map(str, lost[:8])) + ", …" * (lost.size > 8)
         notes.append(
-            f"{prediction.source}: {lost.size} bands that are good in the reference, the first of them {lost[0]} "
-            "(from 0), are bad or empty here; they are not scored"
+            f"{prediction.source}: good in the reference, bad or empty here, not scored: band {named} (from 0)"
         )
     return Evaluation(
         prediction.source, window, scale, peak, bands, reference.meta.wavelengths, None, {"prediction": metrics},

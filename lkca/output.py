@@ -12,13 +12,15 @@ from lkca.errors import InputError, OutputError
 
 __all__ = ["check_name", "check_output", "written_aside"]
 
-_ASIDE = ".00000000.tmp."  # what the longest name that stands beside an output for a while has more than it
+_ASIDE = "..lkca-part.00000000.begin"  # what the longest name beside an output has more than it, for a while
 
 
 def check_name(path: Path) -> None:
     """InputError where the file system cannot hold the name, or those of the files that are written aside for it."""
     try:
-        path.with_name(path.name + _ASIDE).exists()
+        os.lstat(path.with_name(path.name + _ASIDE))
+    except FileNotFoundError:
+        pass
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise InputError(f"{path}: is too long a name; give the output a shorter one") from error

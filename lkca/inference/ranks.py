@@ -58,6 +58,7 @@ class Heartbeat:
     BEAT = 2.0  # seconds between touches
     SILENT = 180.0  # seconds without a touch after which a process counts as dead; network file systems hide it for 60
     LATE = 300.0  # seconds within which each must have started
+    HEARD = 60.0  # seconds for which one that fails waits for those that have not come
 
     def __init__(self, folder: Path, ranks: Ranks, token: str = "") -> None:
         self.folder, self.ranks, self.token = folder, ranks, token
@@ -90,13 +91,15 @@ class Heartbeat:
             os.replace(aside, path)
 
     def fail(self, why: str) -> None:
-        """Says "failed", and stays until every other rank has come, SILENT seconds at most: who comes when this process
-        is gone could not tell the failure from an earlier run's."""
+        """Says "failed", and stays until every other rank has come or is late, HEARD seconds at most: who comes when
+        this process is gone could not tell the failure from an earlier run's."""
         self.say("failed", why)
-        until = time.monotonic() + self.SILENT
-        others = set(range(self.ranks.world)) - {self.ranks.rank}
-        while time.monotonic() < until and any((self.touched(rank) or 0.0) < self._born for rank in others):
+        until = time.monotonic() + self.HEARD
+        while time.monotonic() < until and any(self._awaited(rank) for rank in self.others()):
             time.sleep(_POLL)
+
+    def _awaited(self, rank: int) -> bool:
+        return (self.touched(rank) or 0.0) < self._born and self.state(rank)[0] == "running"
 
     def touched(self, rank: int) -> float | None:
         """When a rank last said that it lives, by the clock of the folder's file system; None where it never did."""
@@ -202,27 +205,31 @@ class Waiting:
     def __init__(self, place: Path, ranks: Ranks) -> None:
         self._place, self._ranks = place, ranks
         self._touched: dict[Path, float | None] = {}
+        self._lived: set[Path] = set()
         self._refused: tuple[float, Heartbeat, str] | None = None
         self.look()
 
     def look(self) -> bool:
-        """Whether a first process has said since the last look that it will begin; OutputError once it has refused."""
+        """Whether a first process has said since the last look that it will begin; OutputError once it has refused
+        or was killed."""
         for folder in _beginnings(self._place):
             heartbeat = Heartbeat(folder, self._ranks)
             touched = heartbeat.touched(0)
-            if self._touched.setdefault(folder, touched) == touched:  # perhaps of a process that was killed
-                continue
-            self._touched[folder] = touched
+            before, self._touched[folder] = self._touched.get(folder, touched), touched
             state, why = heartbeat.state(0)
-            if state != "failed":
+            if before == touched and not (state == "dead" and folder in self._lived):
+                continue  # nothing new; perhaps of a process that was killed long ago
+            if state == "running":
+                self._lived.add(folder)
                 self._refused = None
                 return True
-            self._refused = self._refused or (time.monotonic(), heartbeat, why)
+            said = f"has refused: {why}" if state == "failed" else f"did not begin: {why}"
+            self._refused = self._refused or (time.monotonic(), heartbeat, said)
         if self._refused is not None:
-            heard, heartbeat, why = self._refused
+            heard, heartbeat, said = self._refused
             if time.monotonic() - heard > 2 * Heartbeat.BEAT:
                 heartbeat.say("heard")
-                raise OutputError(f"rank 0 has refused: {why}")
+                raise OutputError(f"rank 0 {said}")
         return False
 
 

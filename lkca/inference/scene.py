@@ -371,7 +371,7 @@ def _compute(
 
 
 def _taken_over(output: Path) -> OutputError:
-    return OutputError(f"{output}: another run took its folder over; this one has ended")
+    return OutputError(f"{output}: another run took its folder over, or it was removed; this one has ended")
 
 
 def _stored(encoder: Encoder, piece: Piece) -> np.ndarray:

@@ -143,7 +143,7 @@ def _text(analysis: Analysis) -> Iterable[str]:
             )
     for name, reason in analysis.skipped.items():
         yield f"{name}: not possible, {reason}"
-    if not analysis.layers and not analysis.skipped:
+    if not analysis.layers and not analysis.skipped and not analysis.unrun:
         yield "no convolution feeds a pixel shuffle"
     if analysis.unrun:
         yield f"the model was not run, so layers may be missing: {analysis.unrun}"

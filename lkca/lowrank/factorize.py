@@ -254,13 +254,19 @@ def load_lowrank(model: Model, state: Mapping[str, Tensor], *, example: Any = No
     ranks = {name: last.shape[1] for name, last in factors.items() if isinstance(last, Tensor) and last.ndim == 2}
     if not ranks:
         raise LowRankError("state: holds no low-rank layer (no weight (out, rank) beside a reduce.weight)")
-    # On a copy first: what does not fit shows once the layers have changed and other values are overwritten.
-    copied = factorize(model, rank=ranks, example=example)
+    # What does not fit shows once layers have changed and values are overwritten.
+    before = [(module, dict(vars(module)), dict(module._modules)) for module in model.modules()]
+    values = {key: value.clone() for key, value in model.state_dict().items() if isinstance(value, Tensor)}
     try:
-        copied.load_state_dict(dict(state))
-    except RuntimeError as error:
-        _, *reasons = str(error).splitlines()
-        raise LowRankError(f"state: does not fit the model: {' '.join(map(str.strip, reasons))}") from error
-    factorize(model, rank=ranks, example=example, inplace=True)
-    model.load_state_dict(dict(state))
+        factorize(model, rank=ranks, example=example, inplace=True)
+        model.load_state_dict(dict(state))
+    except BaseException as error:
+        for module, attributes, modules in before:
+            vars(module).clear()
+            vars(module).update(attributes, _modules=modules)
+        model.load_state_dict(values, strict=False)
+        if not isinstance(error, RuntimeError):
+            raise
+        reasons = [line.strip() for line in str(error).splitlines()]
+        raise LowRankError(f"state: does not fit the model: {' '.join(reasons[1:] or reasons)}") from error
     return model

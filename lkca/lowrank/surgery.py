@@ -49,11 +49,11 @@ _AGREEMENT = (
 
 
 def copied_model(model: Model) -> Model:
-    """A deep copy, which PyTorch refuses where a module keeps a tensor that has a gradient's history.
-
-    Such as the weights that ``weight_norm`` and pruning compute; of those the copy has the values.
+    """A deep copy. PyTorch refuses it where a module keeps a tensor that has a gradient's history, as an attribute or a
+    buffer (the weights that ``weight_norm`` and pruning compute, for one): the copy has its values alone.
     """
-    kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    held = [value for module in model.modules() for value in (*vars(module).values(), *module.buffers(recurse=False))]
+    kept = [value for value in held if isinstance(value, Tensor)]
     return copy.deepcopy(model, {id(value): value.detach().clone() for value in kept if not value.is_leaf})
 
 

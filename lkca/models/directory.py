@@ -41,7 +41,7 @@ __all__ = [
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 _FILES = (WEIGHTS, CONFIG, CARD)
-_ASIDE = (".part", ".old")  # of the folders beside a model while it is written: the new one, the one it replaces
+_NEW, _OLD = ".part", ".old"  # suffixes of folders beside a model while it is written, and while it is replaced
 _MAX_CONFIG_BYTES = 16 << 20
 _MAX_FIELD = 1 << 20  # no width, band count or kernel size is larger; a config that says so is hostile or damaged
 _DTYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "U8", "BOOL"}
@@ -92,7 +92,7 @@ def save_model(path: str | os.PathLike[str], net: LKCANet, config: ModelConfig, 
     _check_finite(weights, "the network")
     parent = path.absolute().parent
     try:
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_ASIDE[0], dir=parent))
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_NEW, dir=parent))
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
     try:
@@ -221,12 +221,13 @@ def _swap(aside: Path, path: Path) -> None:
     if not path.exists():
         aside.rename(path)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_ASIDE[1], dir=path.absolute().parent))
-    path.rename(old / path.name)
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_OLD, dir=path.absolute().parent))
     try:
+        path.rename(old / path.name)
         aside.rename(path)
-    except BaseException:  # of Ctrl-C too
-        (old / path.name).rename(path)
+    except BaseException:  # Ctrl-C too, which is told after the rename that it met
+        if not path.exists() and (old / path.name).exists():
+            (old / path.name).rename(path)
         raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
@@ -239,7 +240,7 @@ def recover_model(path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     for left in path.absolute().parent.iterdir():
-        if left.name.startswith(f".{path.name}.") and left.suffix in _ASIDE:
+        if left.name.startswith(f".{path.name}.") and left.suffix in (_NEW, _OLD):
             if not path.exists() and (left / path.name).is_dir():
                 (left / path.name).rename(path)
             shutil.rmtree(left, ignore_errors=True)

@@ -116,8 +116,11 @@ def load_checkpoint(path: Path, net: nn.Module, average: Average, optimiser: Any
         _set_random(state["random"])
         return Progressed(**state["progress"])
     except _DAMAGE as error:
-        detail = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: is not a state of this run ({detail}); remove it, or start anew") from error
+        detail = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"{path}: is not a state of this run ({detail}); nothing goes on from it: give --overwrite instead of "
+            "--resume to begin anew, which replaces best/ too"
+        ) from error
 
 
 def _complete(folder: Path) -> list[Path]:

@@ -40,7 +40,7 @@ def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
 
 
 def cpu_by_default() -> AbstractContextManager[Any]:
-    """Inside, tensors are made on the CPU whatever ``torch.set_default_device`` says; where it says so, no cost."""
+    """Inside, tensors are made on the CPU whatever ``torch.set_default_device`` says; free where that is the CPU."""
     return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
@@ -49,7 +49,7 @@ def check_loss(value: float, step: int) -> None:
     if not math.isfinite(value):
         raise InputError(
             f"step {step}: the loss is {value}; look for samples far beyond all others, such as an undeclared nodata "
-            "value, or begin anew with a lower learning rate or, if it was fp16, with bf16"
+            "value, or begin anew with a lower learning rate"
         )
 
 

@@ -56,8 +56,8 @@ def train(
 
     loss_of(position 0..1) gives the loss of the next batch. score() rates the module as it stands (higher is better);
     it is called on the averaged weights, at the start, ``evaluations`` times on the way and at the end. Without it the
-    last averaged state is kept. KeyboardInterrupt ends the loop early, with the best so far in place. InputError for a
-    loss that is not finite.
+    last averaged state is kept. KeyboardInterrupt ends the loop early, with the best so far in place. So does a loss
+    that is not finite, with InputError.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimiser = adamw(module, schedule.lr, schedule.weight_decay)
@@ -90,7 +90,7 @@ def train(
             result.steps += 1
             budget.taken += 1
             result.loss = float(loss.detach())
-            check_loss(result.loss, result.steps)
+            check_loss(result.loss, budget.taken)
             average.update(module, result.steps)
             if schedule.position(budget.fraction) >= due / schedule.evaluations:
                 due = int(schedule.position(budget.fraction) * schedule.evaluations) + 1
@@ -100,5 +100,6 @@ def train(
             rate()
     except KeyboardInterrupt:
         result.interrupted = True
-    module.load_state_dict(best_state)
+    finally:
+        module.load_state_dict(best_state)
     return result

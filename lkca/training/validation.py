@@ -64,8 +64,13 @@ def psnr_gain(scene: Restored) -> float:
 
     NaN where the network gave values that are not finite.
     """
-    before = (scene.sharp - scene.bicubic)[:, scene.valid].double().square().mean(1)
-    after = (scene.sharp - scene.ours)[:, scene.valid].double().square().mean(1)
+
+    def errors(restored: Tensor) -> Tensor:
+        """In double precision, a band at a time: scenes may be large."""
+        bands = zip(scene.sharp, restored, strict=True)
+        return torch.stack([(sharp - band)[scene.valid].double().square().mean() for sharp, band in bands])
+
+    before, after = errors(scene.bicubic), errors(scene.ours)
     alive = (before != 0) & (after != 0)
     return float(10 * torch.log10(before[alive] / after[alive]).mean()) if alive.any() else 0.0
 

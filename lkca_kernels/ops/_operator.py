@@ -282,7 +282,7 @@ class Operator:
 
 @contextmanager
 def _recorded() -> Iterator[None]:
-    """Autograd sees what happens inside, in an operator too that a dispatch mode called: that is below autograd."""
+    """Autograd sees what happens inside. A dispatch mode calls operators with its keys excluded: here they are not."""
     keys = torch._C.DispatchKey
     with (
         torch.enable_grad(),

@@ -136,6 +136,7 @@ def test_variants_agree_on_gradients(tools: Any) -> None:
     ],
 )
 def test_gradients_of_many_pieces(
+    isa: str,
     op: str,
     sizes: dict[str, int],
     given: str,

@@ -132,7 +132,6 @@ def test_a_refusal_is_of_the_run_whose_first_process_is_the_only_one(
 ) -> None:
     """Two runs on one output: one is refused while the other reserves its samples, and goes on."""
     monkeypatch.setattr(Heartbeat, "BEAT", 0.2)
-    monkeypatch.setattr(Heartbeat, "SILENT", 3.0)
     place, told = tmp_path / "o", []
 
     def refuse() -> None:
@@ -157,9 +156,22 @@ def test_a_refusal_is_of_the_run_whose_first_process_is_the_only_one(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_first_rank_is_killed_before_it_begins(tmp_path: Path, in_processes: InProcesses) -> None:
+    """The others do not wait until it is late; what it left goes with the next run."""
+    output = tmp_path / "o.tif"
+    step = [{"rank": 0, "world": 2, "begin": 9.0, "kill": 4.0}, {"rank": 1, "world": 2, "wait": 0.5}]
+    began = time.monotonic()
+    [[(killed, _), (code, why)]] = in_processes(output, [step], late=200.0, tile=13)
+    assert killed == -9 and code == 1 and "rank 0 did not begin: its process has ended" in why
+    assert time.monotonic() - began < 100
+    both = [{"rank": 1, "world": 2}, {"rank": 0, "world": 2}]
+    [ends] = in_processes(output, [both], overwrite=True, tile=13)
+    assert [code for code, _ in ends] == [0, 0] and [entry.name for entry in tmp_path.iterdir()] == ["o.tif"]
+
+
 def test_a_refusal_waits_for_no_rank_forever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks that never come; one process; a folder in which nothing can be written."""
-    monkeypatch.setattr(Heartbeat, "SILENT", 1.0)
+    monkeypatch.setattr(Heartbeat, "HEARD", 1.0)
     for place, world, least, most in (
         (tmp_path / "o", 2, 1, 20),
         (tmp_path / "o", 1, 0, 0.9),

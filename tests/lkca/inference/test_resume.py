@@ -166,7 +166,7 @@ def test_a_run_whose_folder_another_run_was_done_with(
         return whole(*args)
 
     cube.read = read  # type: ignore[method-assign]
-    with pytest.raises(OutputError, match=r"took its folder over; this one has ended$"):
+    with pytest.raises(OutputError, match=r"took its folder over, or it was removed; this one has ended$"):
         upscale_scene(cube, output, model_of(), SceneOptions(tile=13))
     assert not list(tmp_path.iterdir())
 
@@ -373,3 +373,11 @@ def test_no_room_for_the_tiles(
     with pytest.raises(OutputError, match=r"o\.npz: needs .* MiB, 0\.1 MiB are free"):
         upscale_scene(Cube.from_array(holed_scene, meta), tmp_path / "o.npz", None, SceneOptions(scale=2))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_longest_name_that_is_taken_leaves_nothing_else(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """What lies beside an output for a while has a longer name."""
+    output = tmp_path / (225 * "n" + ".tif")
+    with open_cube(files[0]) as cube:
+        upscale_scene(cube, output, load_model(files[1]), SceneOptions(roi="0:20,30:50"))
+    assert list(tmp_path.iterdir()) == [output]

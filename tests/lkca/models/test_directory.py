@@ -295,6 +295,26 @@ def test_the_old_model_survives_an_end_between_the_renames(
     assert [p.name for p in saved.parent.iterdir()] == ["model"]
 
 
+@pytest.mark.parametrize("renames", (1, 2))
+def test_ctrl_c_is_told_after_the_rename_that_it_met(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    before, other, real, done = load_model(saved).net.config, network(width=8), Path.rename, 0
+
+    def met(self: Path, target: Any) -> Any:
+        nonlocal done
+        real(self, target)
+        done += 1
+        if done == renames:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", met)
+    with pytest.raises(KeyboardInterrupt):
+        save_model(saved, other, config_of(other), overwrite=True)
+    assert load_model(saved).net.config == (before if renames == 1 else other.config)
+    assert [p.name for p in saved.parent.iterdir()] == ["model"]
+
+
 @pytest.mark.parametrize("place", ["file/model", "missing/model"])
 def test_unusable_places(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("x")

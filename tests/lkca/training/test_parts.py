@@ -208,6 +208,7 @@ def test_a_loss_that_is_not_finite_ends_the_training() -> None:
     losses = iter((1.0, 1.0, math.nan))
     with pytest.raises(InputError, match=r"step 3: the loss is nan; look for samples far beyond"):
         train(module, lambda position: module.x.sum() * next(losses), Schedule(0.0, 1.0, lr=0.1), Budget(None, 9))
+    assert module.x.isfinite().all()
 
 
 def test_budget() -> None:

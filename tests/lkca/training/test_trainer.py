@@ -435,7 +435,7 @@ def test_a_damaged_state_is_named(
     folder = tmp_path / "run"
     shutil.copytree(stopped, folder)
     damage(folder / "checkpoints" / "step-00000003" / "state.pt")
-    with pytest.raises(InputError, match=r"step-00000003: is not a state of this run .* remove it, or start anew"):
+    with pytest.raises(InputError, match=r"step-00000003: is not a state of this run \(.+\); nothing .* --overwrite"):
         run(folder, settings(dataset, validate_every=3), resume=True)
     assert load_model(folder / "best").config.scale == 2  # nothing is removed
 
