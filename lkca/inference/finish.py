@@ -120,20 +120,17 @@ class Finisher:
         if not self._alone.is_set() or time.monotonic() - self._looked < _POLL_RANKS:
             return
         self._looked = time.monotonic()
-        if not self._others_settled():
+        others = self._heartbeat.others()
+        states = {state for state, _ in others.values()}
+        if "running" in states:
             return
         self._settled = min(self._settled, self._looked)
-        done = all(state == "done" for state, _ in self._heartbeat.others().values())
-        if done and self._looked - self._settled < Heartbeat.SILENT:
+        if states == {"done"} and self._looked - self._settled < Heartbeat.SILENT:
             return  # a network file system may show a tile later than the word of its process
         missing = [number for number in range(tiles) if not self._journal.has(number)]
         if missing:
             named = ", ".join(map(str, missing[:_NAMED])) + (", …" if len(missing) > _NAMED else "")
-            why = "; ".join(
-                f"rank {rank}: {detail}"
-                for rank, (state, detail) in self._heartbeat.others().items()
-                if state != "done"
-            )
+            why = "; ".join(f"rank {rank}: {detail}" for rank, (state, detail) in others.items() if state != "done")
             raise OutputError(f"{self._journal.output}: {len(missing)} of {tiles} tiles are missing ({named}; {why})")
 
     def _others_settled(self) -> bool:

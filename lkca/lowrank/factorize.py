@@ -259,14 +259,15 @@ def load_lowrank(model: Model, state: Mapping[str, Tensor], *, example: Any = No
     values = {key: value.clone() for key, value in model.state_dict().items() if isinstance(value, Tensor)}
     try:
         factorize(model, rank=ranks, example=example, inplace=True)
-        model.load_state_dict(dict(state))
-    except BaseException as error:
+        try:
+            model.load_state_dict(dict(state))
+        except RuntimeError as error:
+            reasons = [line.strip() for line in str(error).splitlines()]
+            raise LowRankError(f"state: does not fit the model: {' '.join(reasons[1:] or reasons)}") from error
+    except BaseException:
         for module, attributes, modules in before:
             vars(module).clear()
             vars(module).update(attributes, _modules=modules)
         model.load_state_dict(values, strict=False)
-        if not isinstance(error, RuntimeError):
-            raise
-        reasons = [line.strip() for line in str(error).splitlines()]
-        raise LowRankError(f"state: does not fit the model: {' '.join(reasons[1:] or reasons)}") from error
+        raise
     return model

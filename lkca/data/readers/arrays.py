@@ -28,6 +28,9 @@ class ArrayWindows:
         sizes = dict(zip(axes, array.shape, strict=True))
         self.shape = (int(sizes["r"]), int(sizes["c"]), int(sizes["b"]))
 
+    def allow(self, nbytes: int) -> None:
+        """So many bytes of what is unpacked may be kept; of arrays and maps nothing is."""
+
     def __call__(self, window: Window, bands: np.ndarray) -> np.ndarray:
         # h5py wants increasing indices without repeats; a run of bands is a slice
         picked, back = np.unique(bands, return_inverse=True)

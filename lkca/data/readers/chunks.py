@@ -26,7 +26,8 @@ class ChunkWindows(ArrayWindows):
     def allow(self, nbytes: int) -> None:
         """The cache holds a row of chunks from now on, if that is more than it holds and takes at most ``nbytes``."""
         row, chunk = _row_bytes(self.array, self.axes), chunk_bytes(self.array)
-        if not CHUNK_CACHE < row <= nbytes or chunk < _LEAST_CHUNK:
+        _, held, _ = self.array.id.get_access_plist().get_chunk_cache()
+        if not held < row <= nbytes or chunk < _LEAST_CHUNK:
             return
         file, name = self.array.file, self.array.name
         settings: Any = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lkca.data import Cube, open_cube
-from lkca.data.readers import chunks, hdf5
+from lkca.data.readers import hdf5
 from lkca.data.window import Window, pieces
 
 SHAPE, CHUNK = (64, 96, 40), (32, 24, 10)  # rows, cols, bands: 16 chunks side by side, 32 in all
@@ -19,8 +19,7 @@ VALUES = np.random.default_rng(0).random(SHAPE, dtype=np.float32)
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for module in (chunks, hdf5):
-        monkeypatch.setattr(module, "CHUNK_CACHE", ROW // 4)
+    monkeypatch.setattr(hdf5, "CHUNK_CACHE", ROW // 4)
     with h5py.File(tmp_path / "x.nc", "w") as h5:
         h5.create_dataset("reflectance", data=VALUES, chunks=CHUNK, compression="gzip")
     return tmp_path / "x.nc"
@@ -48,7 +47,7 @@ def test_each_chunk_is_unpacked_once_by_a_caller_with_memory_for_that(scene: Pat
 
 def test_tiny_chunks_need_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A place for each of them would take more than they do."""
-    monkeypatch.setattr(chunks, "CHUNK_CACHE", 100)
+    monkeypatch.setattr(hdf5, "CHUNK_CACHE", 100)
     with h5py.File(tmp_path / "x.nc", "w") as h5:
         h5.create_dataset("reflectance", data=VALUES[:8, :8], chunks=(1, 1, 1))
     with open_cube(tmp_path / "x.nc") as cube:
