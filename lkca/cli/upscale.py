@@ -306,7 +306,7 @@ def _print_plan(scene: str, output: Path, plan: ScenePlan) -> None:
     tiles, (rows, cols, bands) = plan.tiles, plan.shape
     print_line(f"{scene}: region {tiles.area} ×{tiles.scale} → {output}")
     ending = ", and as" if plan.copied else ""
-    print_line(f"  output  {rows} × {cols} pixels, {bands} bands, {plan.dtype}: {size_text(tiles.fine_bytes)}{ending}")
+    print_line(f"  output  {rows} × {cols} pixels, {bands} bands, {plan.dtype}: {size_text(plan.nbytes)}{ending}")
     if plan.copied:
         print_line("          much again for the finished tiles until it is complete")
     print_line(f"  tiles   {len(tiles.tiles())} of {tiles.rows} × {tiles.cols} pixels")

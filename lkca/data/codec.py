@@ -9,7 +9,7 @@ import numpy as np
 
 from lkca.data.meta import CubeMeta
 
-__all__ = ["Encoder", "nodata_code", "to_physical", "unmasked"]
+__all__ = ["Encoder", "beside", "nodata_code", "to_physical", "unmasked"]
 
 _CACHED_SAMPLES = 2**18
 _ENCODED_SAMPLES = 2**16  # of a piece whose intermediates stay in the cache
@@ -60,6 +60,18 @@ def nodata_code(dtype: np.dtype, nodata: float | None) -> np.generic | None:
         return None
     info = np.iinfo(dtype)
     return dtype.type(int(nodata)) if info.min <= nodata <= info.max else None
+
+
+def beside(code: np.generic) -> np.generic:
+    """What a valid sample is stored as that would be the code of missing ones: the next value (at the end of an integer
+    type the one before), of floats the next that is not subnormal."""
+    dtype: np.dtype = code.dtype
+    following: np.generic
+    if dtype.kind == "f":
+        following = np.nextafter(code, dtype.type(np.inf)) if code else np.finfo(dtype).tiny
+    else:
+        following = dtype.type(int(code) + (1 if int(code) < np.iinfo(dtype).max else -1))
+    return following
 
 
 def unmasked(array: np.ndarray) -> np.ndarray:
@@ -128,15 +140,6 @@ class Encoder:
         code = nodata_code(dtype, self.meta.nodata)
         return float(code) if code is not None else np.nan if dtype.kind == "f" else None
 
-    @property
-    def gaps(self) -> bool:
-        """Whether a sample is missing, or a mean of samples may be the code of those that are."""
-        if self.missing:
-            return True
-        if self.code is None or np.isnan(self.code):
-            return False
-        return not (self.low <= self.high and not self.low <= self.code <= self.high)
-
     def encode(self, physical: np.ndarray, which: slice = slice(None), out: np.ndarray | None = None) -> np.ndarray:
         """(bands, rows, cols) physical -> stored samples in ``meta.stored_dtype``.
 
@@ -200,9 +203,8 @@ class Encoder:
             target[...] = self._to_integer(stored, invalid, target.dtype, code)
             return
         target[...] = stored
-        if code is not None:  # a valid sample moves to the next float that is not subnormal
-            dtype = target.dtype
-            target[target == code] = np.nextafter(code, dtype.type(np.inf)) if code else np.finfo(dtype).tiny
+        if code is not None:
+            target[target == code] = beside(code)
         target[invalid] = np.nan if code is None else code
 
     def _to_integer(

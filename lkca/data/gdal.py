@@ -5,14 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import rasterio
 from rasterio.env import get_gdal_config
-from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+from rasterio.errors import NotGeoreferencedWarning
 
-__all__ = ["CACHE_BYTES", "bounded_cache", "open_to_change", "without_place"]
+__all__ = ["CACHE_BYTES", "bounded_cache", "without_place"]
 
 CACHE_BYTES = 256 << 20  # of blocks, at most; rasterio passes bytes on as they are
 
@@ -31,11 +29,3 @@ def without_place() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
-
-
-def open_to_change(path: Path) -> Any:
-    """The dataset, for reading and writing; RasterioIOError where it cannot be opened (of rasterio: TypeError)."""
-    try:
-        return rasterio.open(path, "r+")
-    except TypeError as error:
-        raise RasterioIOError(str(error)) from error

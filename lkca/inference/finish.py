@@ -79,8 +79,8 @@ class Finisher:
 
     def _finish(self) -> None:
         windows = [self._plan.fine(tile) for tile in self._plan.tiles()]
-        # Of the samples that a process still writes it must read none (see Samples), nor need a format that takes them.
-        later = self._heartbeat.ranks.world > 1 or self._writer.adopts
+        # At the end: of samples that others still write it must read none (see Samples); a format takes all at once.
+        later = self._heartbeat.ranks.world > 1 or self._writer.layout is not None
         for number, window in enumerate(windows):
             while not self._journal.has(number):
                 self._news.wait(_POLL)
@@ -97,7 +97,7 @@ class Finisher:
                 if self._stop.is_set():
                     return
                 self._take(number, window)
-        if self._writer.adopts:
+        if self._writer.layout is not None:
             self._writer.adopt(self._samples.path)
         while not self._others_settled():  # who comes late must still find the folder, and see that nothing is left
             if self._stop.wait(_POLL_RANKS):
@@ -106,14 +106,13 @@ class Finisher:
     def _take(self, number: int, window: Window) -> None:
         """A finished tile, which lies there in the output, to the writer and the preview."""
         self._writer.count(self._journal.counts(number))
-        if not self._writer.adopts:
-            step = copied_rows(self._writer.shape[2] * window.width)
-            for row in range(window.row, window.row + window.height, step):
-                height = min(step, window.row + window.height - row)
-                part = Window(row, window.col, height, window.width)
-                self._writer.write_stored(part, np.array(self._samples.view(part)))
-        if self._preview is not None:
-            self._preview.add(window, self._samples.view(window))
+        step = copied_rows(self._writer.shape[2] * window.width)
+        for row in range(window.row, window.row + window.height, step):
+            part = Window(row, window.col, min(step, window.row + window.height - row), window.width)
+            if self._writer.layout is None:
+                self._writer.write_stored(part, np.array(self._samples.read(part)))
+            if self._preview is not None:
+                self._preview.add(part, self._samples.read)
 
     def _look_around(self, tiles: int) -> None:
         """Raises OutputError where nobody is left who would compute the missing tiles."""

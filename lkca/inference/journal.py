@@ -42,7 +42,8 @@ class Record:
     """What ``plan.json`` says. run: a name of this run, new at each start. world: its processes.
 
     fingerprint: everything that decides the pixels, by names for people. tile: rows and columns of a tile. tiles: how
-    many there are. todo: the numbers of those that this run computes, dealt in turn to its processes.
+    many there are. todo: the numbers of those that this run computes, dealt in turn to its processes. place: of the
+    samples in their file, ``Layout.place``.
     """
 
     run: str
@@ -51,6 +52,7 @@ class Record:
     tile: list[int]
     tiles: int
     todo: list[int]
+    place: dict[str, Any]
 
 
 class Journal:
@@ -88,7 +90,9 @@ class Journal:
             for number in todo:
                 self._tile(number).unlink(missing_ok=True)
             samples.forget()
-            record = Record(secrets.token_hex(8), world, fingerprint, list(tile), len(windows), todo)
+            record = Record(
+                secrets.token_hex(8), world, fingerprint, list(tile), len(windows), todo, samples.layout.place
+            )
             self._put(_PLAN, json.dumps(record.__dict__, indent=1).encode())
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be written ({error.strerror}); free some space") from error

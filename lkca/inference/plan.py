@@ -85,7 +85,7 @@ class TilePlan:
     edge.
 
     margin: coarse pixels read around a tile, of which the network sees ``halo``. memory, budget: peak expected and
-    allowed, bytes of the whole process. fine_bytes: of the output, as stored and not compressed.
+    allowed, bytes of the whole process.
     """
 
     area: Window
@@ -96,7 +96,6 @@ class TilePlan:
     margin: int
     memory: int
     budget: int
-    fine_bytes: int
 
     def tiles(self) -> list[Window]:
         """In coordinates of the coarse scene."""
@@ -128,7 +127,6 @@ def plan_tiles(
     run that has begun, instead of those found. Raises InputError where not even the smallest tile fits.
     """
     scale = upscaler.scale
-    fine_bytes = upscaler.bands * area.height * area.width * scale**2 * stored_bytes
 
     def needed(size: tuple[int, int]) -> int:
         row = upscaler.bands * size[1] * scale
@@ -136,9 +134,7 @@ def plan_tiles(
         return budget.fixed + resident + tile_bytes(*size, upscaler) + 2 * stored_bytes * copy
 
     def plan(size: tuple[int, int]) -> TilePlan:
-        return TilePlan(
-            area, *size, scale, upscaler.halo, upscaler.halo + upscaler.reach, needed(size), budget.total, fine_bytes
-        )
+        return TilePlan(area, *size, scale, upscaler.halo, upscaler.halo + upscaler.reach, needed(size), budget.total)
 
     def fits(size: tuple[int, int]) -> bool:
         on_device = device_memory is None or tile_bytes(*size, upscaler) <= device_memory

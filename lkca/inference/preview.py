@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,9 +35,10 @@ class Preview:
         self._meta = meta.subset(self._bands)
         self._thinned = Thinned(3, *shape[:2])
 
-    def add(self, window: Window, stored: np.ndarray) -> None:
-        """A tile (bands, rows, cols) as the output stores it, and where it lies there."""
-        kept = self._thinned.of(window, stored)[self._bands]
+    def add(self, window: Window, read: Callable[[Window, slice], np.ndarray]) -> None:
+        """A part of the output. read: gives (some bands, rows, cols) of a window of it, as it stores them."""
+        planes = [self._thinned.of(window, read(window, slice(band, band + 1))) for band in self._bands]
+        kept = np.concatenate(planes)
         if kept.size:
             self._thinned.put(window, to_physical(kept, self._meta))
 

@@ -1,78 +1,69 @@
-"""The samples of a result while it is made: one flat file, written once and where each belongs."""
+"""The samples of a result while it is made: one file, written once and where each belongs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xxhash
 
-from lkca.data import CubeMeta, Window
+from lkca.data import Window
 from lkca.data.memory import reserve
+from lkca.data.writers.blocks import write_at
+from lkca.data.writers.layout import Layout, Planes
 
-__all__ = ["Samples", "checksum"]
+__all__ = ["Samples"]
 
 _FLUSHED_BYTES = 64 << 20
 
 
 class Samples:
-    """``path`` holds (bands, rows, cols) as the output stores them, band after band (ENVI's bsq), little-endian.
+    """``path`` holds the samples as the output stores them, where ``layout`` says.
 
     Several processes write disjoint windows of it at once. They do so into a file that is open for writing alone: a
     map, or a file that is read too, makes network file systems write whole pages, others' samples among them.
 
-    shape: (rows, cols, bands). flush: they go to the disk as they come, and from the system's cache: where the file is
-    to be the output, which must be on the disk before it has its name. New pages for a cache cost more than the disk.
-    Not where tiles are narrower than the scene: pages that hold rows of two tiles would be read back for the second.
+    flush: they go to the disk as they come: where the file is to be the output, which must be on the disk before it has
+    its name. They leave the system's cache too: new pages for it cost more than the disk. So not where overviews are
+    made of them at the end, or where tiles are narrower than the scene: pages that hold rows of two tiles would be read
+    back for the second.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int, int], meta: CubeMeta, *, flush: bool = False) -> None:
-        assert meta.stored_dtype is not None
-        rows, cols, bands = shape
-        self.path, self.shape, self.dtype = path, (bands, rows, cols), np.dtype(meta.stored_dtype)
+    def __init__(self, path: Path, layout: Layout, *, flush: bool = False) -> None:
+        self.path, self.layout = path, layout
         self._file: int | None = None
         self._inode: int | None = None  # of the file that was written to
-        self._flush = flush and hasattr(os, "posix_fadvise")
+        self._flush = flush and isinstance(layout, Planes) and hasattr(os, "posix_fadvise")
         self._kept = 0  # bytes written since the last flush
         self._flusher = ThreadPoolExecutor(1, "lkca-flush")
         self._flushed: Future[None] | None = None
 
-    @property
-    def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-
     def make(self) -> bool:
         """Reserves the file; False where it was there in full. OSError where there is no room for it."""
-        if self.path.exists() and self.path.stat().st_size == self.nbytes:
+        if self.path.exists() and self.path.stat().st_size == self.layout.nbytes:
             return False
         self.path.write_bytes(b"")
-        reserve(self.path, self.nbytes)
+        reserve(self.path, self.layout.nbytes)
         return True
 
-    def write(self, window: Window, first: int, stored: np.ndarray) -> None:
-        """stored: (some bands, height, width), bands from ``first`` on, each row contiguous. OSError where it fails."""
+    def write(self, window: Window, first: int, stored: np.ndarray) -> int:
+        """stored: (some bands, height, width), bands from ``first`` on. Returns the checksum of what was written; those
+        of all parts of a tile, in any order, are combined by ``^``. OSError where it fails."""
+        written = 0
         if self._file is None:
             self._file = os.open(self.path, os.O_WRONLY | getattr(os, "O_BINARY", 0))
             self._inode = os.fstat(self._file).st_ino
-        _, rows, cols = self.shape
-        whole_rows = window.width == cols
-        for band, plane in enumerate(stored, first):
-            start = ((band * rows + window.row) * cols + window.col) * self.dtype.itemsize
-            if whole_rows:
-                _write_at(self._file, np.ascontiguousarray(plane), start)
-                continue
-            for row in plane:
-                _write_at(self._file, row, start)
-                start += cols * self.dtype.itemsize
+        for start, part in self.layout.parts(window, first, stored):
+            write_at(self._file, part, start)
+            written ^= _checksum(start, part.data)
         self._kept += stored.nbytes
-        if self._flush and whole_rows and self._kept >= _FLUSHED_BYTES:
+        if self._flush and window.width == self.layout.shape[2] and self._kept >= _FLUSHED_BYTES:
             self.settle()
             self._flushed = self._flusher.submit(_flush, self._file)
             self._kept = 0
+        return written
 
     def replaced(self) -> bool:
         """Whether the file that was written to has gone from its folder: another run has begun anew there."""
@@ -83,17 +74,19 @@ class Samples:
         except FileNotFoundError:
             return self.path.parent.exists()
 
-    def view(self, window: Window) -> np.ndarray:
-        """(bands, height, width), a map of the file: what is used of it is read then."""
-        mapped: np.ndarray = np.memmap(self.path, dtype=self.dtype, mode="r", shape=self.shape)
-        return mapped[(slice(None), *window.slices)]
+    def read(self, window: Window, bands: slice = slice(None)) -> np.ndarray:
+        """(bands, height, width): a map of the file, or a copy."""
+        return self.layout.read(self.path, window, bands)
 
     def checksum(self, window: Window, rows: int) -> int:
-        """Of what the file holds there, taken over so many rows at once; see :func:`checksum`."""
+        """Of what the file holds of a tile that was written so many rows at once; see :meth:`write`."""
         found = 0
-        for band, plane in enumerate(self.view(window)):
+        with self.path.open("rb", buffering=0) as file:
             for row in range(0, window.height, rows):
-                found ^= checksum(band, row, plane[row : row + rows])
+                part = Window(window.row + row, window.col, min(rows, window.height - row), window.width)
+                for start, nbytes in self.layout.extents(part):
+                    file.seek(start)
+                    found ^= _checksum(start, file.read(nbytes))
         return found
 
     def forget(self) -> None:
@@ -120,29 +113,11 @@ class Samples:
             flushed.result()
 
 
-def checksum(band: int, row: int, plane: np.ndarray) -> int:
-    """Of some rows of a band of a tile, from ``row`` on; those of all of them, in any order, are combined by ``^``.
-
-    XXH3, 64 bits; band and row are its seed, lest equal pieces cancel each other.
-    """
-    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(plane).data, seed=band << 32 | row)
+def _checksum(start: int, content: bytes | memoryview) -> int:
+    """XXH3, 64 bits; the place in the file is the seed, lest equal parts cancel each other."""
+    return xxhash.xxh3_64_intdigest(content, seed=start)
 
 
 def _flush(file: int) -> None:
     os.fdatasync(file)
     os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _write_at(file: int, samples: np.ndarray, start: int) -> None:
-    """samples: contiguous; a row of a narrow tile, half a million of them in a gigabyte, or the rows of a wide one."""
-    done = _put(file, samples, start)
-    while done < samples.nbytes:  # one call writes 2 GiB at most, and less on a disk that fills up
-        done += _put(file, samples.data.cast("B")[done:], start + done)
-
-
-def _seek_and_write(file: int, samples: Any, start: int) -> int:
-    os.lseek(file, start, os.SEEK_SET)
-    return os.write(file, samples)
-
-
-_put: Callable[[int, Any, int], int] = getattr(os, "pwrite", _seek_and_write)  # Windows has no pwrite

@@ -10,7 +10,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ from lkca.data import Cube, CubeMeta, Window, open_cube
 from lkca.data.codec import Encoder
 from lkca.data.writers import output_meta
 from lkca.data.writers.base import check_disk_space, leftovers
+from lkca.data.writers.layout import Layout
 from lkca.errors import InputError, LkcaError, OutputError
 from lkca.inference.finish import Finisher
 from lkca.inference.journal import Journal, Record, differences, part_folder
 from lkca.inference.plan import Budget, TilePlan
 from lkca.inference.preview import Preview
 from lkca.inference.ranks import Beginning, Heartbeat, Ranks, Waiting
-from lkca.inference.samples import Samples, checksum
+from lkca.inference.samples import Samples
 from lkca.inference.stream import stream
 from lkca.inference.strips import Piece
 from lkca.inference.task import Model, SceneOptions, Task, asked_scale, fingerprint, input_checksum, model_name
@@ -64,13 +65,15 @@ class UpscaleReport:
 class ScenePlan:
     """What would be done. shape: of the output, (rows, cols, bands). seconds: expected, from one tile.
 
-    copied: whether the samples lie beside the output until it is complete, or are its data file.
+    nbytes: that are reserved for the samples, and a COG's overviews. copied: whether these lie beside the output until
+    it is complete, or are its data file.
     """
 
     tiles: TilePlan
     shape: tuple[int, int, int]
     dtype: str
     seconds: float
+    nbytes: int
     copied: bool
     notes: tuple[str, ...]
 
@@ -134,7 +137,13 @@ def plan_scene(
         spent = time.perf_counter() - start
     share = plan.area.height * plan.area.width / (middle.height * middle.width)
     return ScenePlan(
-        plan, task.shape, str(writer.meta.stored_dtype), spent * share / ranks.world, not writer.keeps, task.notes
+        plan,
+        task.shape,
+        str(writer.meta.stored_dtype),
+        spent * share / ranks.world,
+        (writer.layout or _layout(task, writer.meta, {})).nbytes,
+        not writer.keeps,
+        task.notes,
     )
 
 
@@ -210,6 +219,8 @@ class _Job:
             if interrupted:
                 _sweep(writer.files, writer.temporaries)
             task.upscaler.store_as(Encoder(writer.meta))
+            if earlier is not None and writer.layout is not None:
+                writer.lay_out(_layout(task, writer.meta, earlier.place))
             size = options.tile if earlier is None else (earlier.tile[0], earlier.tile[1])
             plan = task.plan(self.budget, writer, size)
             preview = (
@@ -218,9 +229,10 @@ class _Job:
             journal.make()
             windows = [plan.fine(tile) for tile in plan.tiles()]
             tiles = len(windows)
-            samples = Samples(journal.samples, task.shape, writer.meta, flush=writer.keeps)
+            layout = writer.layout or _layout(task, writer.meta, {})
+            samples = Samples(journal.samples, layout, flush=writer.keeps)
             if not samples.path.exists():  # what compression will save is not known
-                check_disk_space(self.output, samples.nbytes)
+                check_disk_space(self.output, layout.nbytes)
             self._keep(journal, task)
             record = journal.begin(identity, (plan.rows, plan.cols), windows, samples, self.ranks.world)
             mine = record.todo[:: self.ranks.world]
@@ -265,7 +277,7 @@ class _Job:
                 plan = task.plan(self.budget, None, (record.tile[0], record.tile[1]), helping=True)
                 mine = record.todo[self.ranks.rank :: self.ranks.world]
                 mine = [number for number in mine if not journal.has(number)]
-                samples = Samples(journal.samples, task.shape, meta)
+                samples = Samples(journal.samples, _layout(task, meta, record.place))
                 _compute(task, journal, samples, plan, mine, meta, lambda: None, lambda: None)
                 heartbeat.say("done")
                 tiles, computed = record.tiles, computed + len(mine)
@@ -332,9 +344,8 @@ def _compute(
         height = rows.stop - rows.start
         try:
             stored = _stored(encoder, piece)
-            samples.write(Window(window.row + rows.start, window.col, height, window.width), bands.start, stored)
-            for band, plane in enumerate(stored, bands.start):
-                total ^= checksum(band, rows.start, plane)
+            part = Window(window.row + rows.start, window.col, height, window.width)
+            total ^= samples.write(part, bands.start, stored)
             rows_done += len(stored) * height
             if rows_done == task.cube.bands * window.height:
                 samples.settle()
@@ -368,6 +379,13 @@ def _compute(
         samples.close()
     except OSError as error:
         raise unwritten(error) from error
+
+
+def _layout(task: Task, meta: CubeMeta, place: Mapping[str, Any]) -> Layout:
+    """Of the samples of the output in their file."""
+    rows, cols, bands = task.shape
+    assert meta.stored_dtype is not None
+    return Layout.of((bands, rows, cols), meta.stored_dtype, place)
 
 
 def _taken_over(output: Path) -> OutputError:

@@ -157,7 +157,7 @@ class Task:
             self.upscaler,
             budget,
             stored_bytes=dtype.itemsize,
-            copied=writer is not None and not writer.adopts,
+            copied=writer is not None and writer.layout is None,
             resident=rows * cols * bands * dtype.itemsize if in_memory else 0,
             tile=tile,
             device_memory=card_memory(self.upscaler.device),

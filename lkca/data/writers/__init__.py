@@ -13,6 +13,7 @@ from lkca.data.codec import nodata_code
 from lkca.data.meta import CubeMeta
 from lkca.data.window import Window
 from lkca.data.writers.base import Backend, CubeWriter, WriteReport, write_error
+from lkca.data.writers.cog import CogBackend
 from lkca.data.writers.containers import MatBackend, NpzBackend
 from lkca.data.writers.envi import EnviBackend, envi_paths
 from lkca.data.writers.geotiff import GeoTiffBackend
@@ -69,7 +70,8 @@ def create_writer(
             backend = EnviBackend(path, shape, meta, interleave=order, compress=compress)
         elif name in ("GTiff", "COG"):
             order = None if interleave is None else interleave.lower()
-            backend = GeoTiffBackend(path, shape, meta, interleave=order, compress=compress, cog=name == "COG")
+            kind = CogBackend if name == "COG" else GeoTiffBackend
+            backend = kind(path, shape, meta, interleave=order, compress=compress)
         else:
             backend = (NpzBackend if name == "npz" else MatBackend)(path, shape, meta, compress)
     except OSError as error:

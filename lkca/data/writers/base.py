@@ -19,6 +19,7 @@ import numpy as np
 from lkca.data.codec import Encoder, unmasked
 from lkca.data.meta import CubeMeta
 from lkca.data.window import Window
+from lkca.data.writers.layout import Layout
 from lkca.errors import LkcaError, OutputError
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "WriteReport",
     "check_disk_space",
     "leftovers",
+    "linked",
     "sidecars",
     "temporary_beside",
 ]
@@ -57,20 +59,23 @@ class Backend(ABC):
     pairs: (temporary, final) paths in the order in which they are put in place, the data first.
     remarks: what the format could not hold, sentences for the user.
     block: (rows, cols) of a storage block; windows aligned to it are written fastest.
-    adopts: whether all samples may come in a file, band after band. keeps: whether that becomes the data file, instead
-    of being copied at the end.
-    gaps: at the end, whether overviews have to look for missing samples (``Encoder.gaps``).
+    layout: how all samples may come in a file; None where they may not. keeps: whether that becomes the data file,
+    instead of being copied at the end.
     """
 
     pairs: list[tuple[Path, Path]]
     remarks: tuple[str, ...] = ()
     block: tuple[int, int] = (1, 1)
-    adopts: bool = False
+    layout: Layout | None = None
     keeps: bool = False
-    gaps: bool = True
+
+    def lay_out(self, layout: Layout) -> None:
+        """Change ``layout`` to that of a file that an earlier writer of the same cube began; InputError if it cannot
+        be."""
+        self.layout = layout
 
     def adopt(self, samples: Path) -> None:
-        """Take a file of all samples, (bands, rows, cols) as stored, instead of writing; where ``adopts``."""
+        """Take a file of all samples as ``layout`` says, instead of writing."""
         raise NotImplementedError
 
     @abstractmethod
@@ -100,12 +105,17 @@ class CubeWriter:
         self.meta = meta
         self.driver = driver
         self.block = backend.block
-        self.adopts, self.keeps = backend.adopts, backend.keeps
+        self.keeps = backend.keeps
         self.report: WriteReport | None = None
         self._backend = backend
         self._encoder = Encoder(meta)
         self._pixels = 0
         self._open = True
+
+    @property
+    def layout(self) -> Layout | None:
+        """How all samples may come in a file, see :meth:`adopt`; None where they may not."""
+        return self._backend.layout
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -143,11 +153,17 @@ class CubeWriter:
         """What an ``Encoder(self.meta)`` counted elsewhere (its ``counts()``)."""
         self._encoder.add(counts)
 
-    def adopt(self, samples: Path) -> None:
-        """Take all samples from a file, (bands, rows, cols) as an ``Encoder(self.meta)`` stored them; where ``adopts``.
+    def lay_out(self, layout: Layout) -> None:
+        """Change ``layout`` to that of a file that an earlier writer of the same cube began; InputError if it cannot
+        be."""
+        self._backend.lay_out(layout)
 
-        It has to stay as it is until :meth:`close`. Where the writer ``keeps`` it, it may lose its name, and must lie
-        in the same file system. What was counted comes by :meth:`count`.
+    def adopt(self, samples: Path) -> None:
+        """Take all samples from a file, as an ``Encoder(self.meta)`` stored them and ``layout`` says.
+
+        The samples have to stay as they are until :meth:`close`, which adds to the file what its format has beside
+        them. Where the writer ``keeps`` it, it may lose its name, and must lie in the same file system. What was
+        counted comes by :meth:`count`.
         """
         if not self._open:
             raise OutputError(f"{self.path}: is closed; nothing more can be written")
@@ -197,7 +213,6 @@ class CubeWriter:
                 f"{self.path}: only {self._pixels} of {rows * cols} pixels were written; nothing was kept"
             )
         with self._or_abort():
-            self._backend.gaps = self._encoder.gaps
             self._backend.finish()
             self._put_in_place()
         self._open = False
@@ -241,6 +256,7 @@ class CubeWriter:
             for temporary, final in self._backend.pairs:
                 existed = final.exists()
                 os.replace(temporary, final)
+                temporary.unlink(missing_ok=True)  # still there where both were names of one file already
                 if not existed:
                     fresh.append(final)
         except OSError:
@@ -275,6 +291,17 @@ def temporary_beside(final: Path) -> Path:
             f"{final}: cannot be written into {final.parent} ({error.strerror}); choose a directory you may write to"
         ) from error
     return temporary
+
+
+def linked(samples: Path, temporary: Path) -> bool:
+    """Makes ``temporary`` a second name for ``samples``, so that they are lost in no case; whether the file system has
+    such. Where it has none there is no ``temporary`` any more."""
+    temporary.unlink()
+    try:
+        os.link(samples, temporary)
+    except OSError:
+        return False
+    return True
 
 
 def leftovers(final: Path) -> list[Path]:

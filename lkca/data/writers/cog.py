@@ -1,50 +1,153 @@
-"""From a finished tiled GeoTIFF, or a flat file, to a cloud-optimised GeoTIFF with overviews.
+"""Cloud-optimised GeoTIFFs: directories first, then overviews from coarse to fine, then the full size.
 
-GDAL's GTiff driver does it (``COPY_SRC_OVERVIEWS``: directories first, then overviews from coarse to fine, then the
-full size). Its COG driver cannot be used for hundreds of bands: it interleaves them by pixel (before GDAL 3.11) and
-compresses overviews into a temporary file tile by tile and band by band; with a bounded block cache that file grew to
-10.7 GB for a cube of 1.1 GB (2048 x 2048 x 64, float32, GDAL 3.10.3, cache 128 MiB) and was not done after 8 minutes.
+Samples go to their blocks as they come, in any order, and the overviews and directories follow at the end, in the same
+file: it is written once. GDAL describes it, in an empty GeoTIFF whose tags are laid out anew. It copies a COG only to
+compress it or to interleave its bands by pixel, by its GTiff driver (``COPY_SRC_OVERVIEWS``). Its COG driver cannot be
+used for hundreds of bands: it interleaves them by pixel (before GDAL 3.11) and compresses overviews into a temporary
+file tile by tile and band by band; with a bounded block cache that file grew to 10.7 GB for a cube of 1.1 GB (2048 x
+2048 x 64, float32, GDAL 3.10.3, cache 128 MiB) and was not done after 8 minutes.
 """
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import rasterio.shutil
 from rasterio._err import CPLE_BaseError
-from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 
-from lkca.data.gdal import open_to_change
+from lkca.data.codec import Encoder
+from lkca.data.gdal import bounded_cache, without_place
+from lkca.data.memory import reserve
+from lkca.data.meta import CubeMeta
+from lkca.data.window import Window
+from lkca.data.writers import tiff
+from lkca.data.writers.base import Backend, check_disk_space, linked, sidecars, temporary_beside
+from lkca.data.writers.blocks import write_at
+from lkca.data.writers.geotiff import Kind, as_os_errors, block_size, check_blocks, create, left_out
+from lkca.data.writers.layout import Layout, Pyramid
+from lkca.data.writers.overviews import add_overviews
+from lkca.errors import InputError
 
-__all__ = ["OVERVIEW_SHARE", "copy_as_cog"]
+__all__ = ["CogBackend"]
 
-OVERVIEW_SHARE = 1 / 3  # of the full size: 1/4 + 1/16 + ...
+_SLACK = 4096  # bytes at least, for what a run that goes on describes otherwise: its command
+_CLASSIC_BYTES = 4 * 10**9  # of the samples in a file without 64-bit offsets, which end at 4.29e9
 
 
-def copy_as_cog(staged: Path, target: Path, *, block: tuple[int, int], gaps: bool = True, **options: Any) -> None:
-    """Copy ``staged`` (a tiled GeoTIFF or a VRT; gets overviews) to ``target`` as a COG of ``block`` (rows, cols).
+class CogBackend(Backend):
+    """A COG of 256 x 256 blocks."""
 
-    Overviews halve the size until one fits a block; each of their samples is the mean of the valid samples below it,
-    and nodata only where all of these are. gaps: whether there are such, or means that equal the nodata value; GDAL is
-    three times faster where it need not look. options: GTiff creation options. Raises RasterioError.
-    """
-    with open_to_change(staged) as dataset:
-        factors: list[int] = []
-        while any(edge > size << len(factors) for edge, size in zip(dataset.shape, block, strict=True)):
-            factors.append(2 << len(factors))
-        if factors:
-            nodata = dataset.nodata
-            if not gaps:
-                dataset.nodata = None
-            dataset.build_overviews(factors, Resampling.average)
-            if not gaps:
-                dataset.nodata = nodata
-    try:
-        rasterio.shutil.copy(
-            staged, target, driver="GTiff", COPY_SRC_OVERVIEWS="YES", TILED="YES", BLOCKYSIZE=block[0],
-            BLOCKXSIZE=block[1], BIGTIFF="IF_SAFER", **options,
-        )  # fmt: skip
-    except CPLE_BaseError as error:  # what this function of rasterio raises, as others do not
-        raise RasterioError(str(error)) from error
+    layout: Pyramid
+
+    def __init__(
+        self,
+        path: Path,
+        shape: tuple[int, int, int],
+        meta: CubeMeta,
+        *,
+        interleave: str | None,
+        compress: str | None,
+    ) -> None:
+        assert meta.stored_dtype is not None
+        self._path, self._code = path, Encoder(meta).code
+        self._kind = Kind.of(path, meta.stored_dtype, interleave, compress)
+        self.keeps = self._kind == Kind("BAND", {})
+        self.block, self.remarks = block_size(shape), left_out(path, meta)
+        self.layout = Pyramid((shape[2], *shape[:2]), meta.stored_dtype, 0, self.block)
+        if not self.keeps and not self._kind.packing:
+            check_disk_space(path, 2 * self.layout.nbytes)
+        self._made = temporary_beside(path)
+        self.pairs = [(self._made, path)]
+        self._file = self._made  # of blocks
+        self._open: int | None = None
+        try:
+            if not self.keeps:
+                self.pairs = [(temporary_beside(path), path), (self._made, self._made)]
+            with as_os_errors():
+                create(
+                    self._made, shape, meta, INTERLEAVE="BAND", SPARSE_OK="TRUE", ENDIANNESS="LITTLE",
+                    BIGTIFF="YES" if self.layout.nbytes > _CLASSIC_BYTES else "NO",
+                ).close()  # fmt: skip
+            self._tags, self._big = tiff.read_directory(self._made)
+            self._made.write_bytes(b"")
+            self.layout = replace(self.layout, room=len(self._head(self.layout)) + _SLACK)
+        except BaseException:
+            for temporary, _ in self.pairs:
+                for file in (temporary, *sidecars(temporary)):
+                    file.unlink(missing_ok=True)
+            raise
+
+    def lay_out(self, layout: Layout) -> None:
+        if not isinstance(layout, Pyramid):
+            raise InputError(f"{self._path}: the samples that are there are none of a COG; give --overwrite")
+        if len(self._head(layout)) > layout.levels[-1].start:
+            raise InputError(
+                f"{self._path}: what describes it (tags, the command) is longer than the run that began it left room "
+                "for; repeat that command with --resume, or give --overwrite to start anew"
+            )
+        self.layout = layout
+
+    def write(self, window: Window, stored: np.ndarray) -> None:
+        if self._open is None:
+            check_disk_space(self._path, self.layout.nbytes)
+            reserve(self._made, self.layout.nbytes)
+            self._open = os.open(self._made, os.O_WRONLY | getattr(os, "O_BINARY", 0))
+        for start, part in self.layout.parts(window, 0, stored):
+            write_at(self._open, part, start)
+
+    def adopt(self, samples: Path) -> None:
+        """By a name of its own, lest another run that begins anew there meanwhile has its file changed."""
+        self._file = self._made if linked(samples, self._made) else samples
+
+    def finish(self) -> None:
+        self.discard()
+        published = self._path.exists() and self._path.samefile(self._file)
+        if not published:  # by a run that was killed right after
+            add_overviews(self._file, self.layout.levels, self._code)
+            with self._file.open("r+b") as stream:
+                stream.write(self._head(self.layout))
+        if not self.keeps:
+            self._copy()
+        elif self._file != self._made:
+            os.replace(self._file, self._made)
+
+    def discard(self) -> None:
+        if self._open is not None:
+            os.close(self._open)
+            self._open = None
+
+    def _head(self, layout: Pyramid) -> bytes:
+        """The beginning of the file."""
+        directories = []
+        for level in layout.levels:
+            tags = dict(self._tags)
+            if level is not layout.levels[0]:
+                tags = {tag: entry for tag, entry in tags.items() if tag in tiff.SHARED}
+                tags[tiff.SUBFILE] = tiff.longs([1])  # of reduced resolution
+                tags |= {
+                    tag: tiff.longs([edge]) for tag, edge in zip(tiff.SIZE, reversed(level.shape[1:]), strict=True)
+                }
+            tags[tiff.OFFSETS] = tiff.longs(level.offsets, big=self._big)
+            tags[tiff.BYTE_COUNTS] = tiff.longs(np.full(level.offsets.size, level.block_bytes))
+            directories.append(tags)
+        return tiff.head(directories, big=self._big)
+
+    def _copy(self) -> None:
+        """As :attr:`_kind` says."""
+        target = self.pairs[0][0]
+        with as_os_errors(), bounded_cache(), without_place():
+            try:
+                rasterio.shutil.copy(
+                    self._file, target, driver="GTiff", COPY_SRC_OVERVIEWS="YES", TILED="YES", BLOCKYSIZE=self.block[0],
+                    BLOCKXSIZE=self.block[1], BIGTIFF="IF_SAFER", INTERLEAVE=self._kind.interleave,
+                    **self._kind.packing,
+                )  # fmt: skip
+            except CPLE_BaseError as error:  # what this function of rasterio raises, as others do not
+                raise RasterioError(str(error)) from error
+            check_blocks(target)
+        self._made.unlink(missing_ok=True)
+        self.pairs = self.pairs[:1]

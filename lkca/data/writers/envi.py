@@ -16,7 +16,8 @@ from lkca.data.meta import CubeMeta
 from lkca.data.readers.envi import described, find_header
 from lkca.data.readers.envi_header import DTYPES
 from lkca.data.window import Window
-from lkca.data.writers.base import Backend, temporary_beside
+from lkca.data.writers.base import Backend, linked, temporary_beside
+from lkca.data.writers.layout import Planes
 from lkca.errors import InputError
 
 __all__ = ["EnviBackend", "envi_paths", "header_text"]
@@ -91,7 +92,8 @@ class EnviBackend(Backend):
         self._dtype = dtype
         self._order = {"bsq": (bands, rows, cols), "bil": (rows, bands, cols), "bip": (rows, cols, bands)}[interleave]
         self._to_bands_first = {"bsq": (0, 1, 2), "bil": (1, 0, 2), "bip": (2, 0, 1)}[interleave]
-        self.adopts = self.keeps = interleave == "bsq"
+        self.keeps = interleave == "bsq"
+        self.layout = Planes((bands, rows, cols), dtype) if self.keeps else None
 
     def write(self, window: Window, stored: np.ndarray) -> None:
         if self._samples is None:  # not before: the file of another may take its place
@@ -102,13 +104,8 @@ class EnviBackend(Backend):
         copy_mapped(target.transpose(to_file), stored.transpose(to_file), self._samples)
 
     def adopt(self, samples: Path) -> None:
-        """A second name for ``samples``, where the file system has such, so that they are lost in no case."""
-        data = self.pairs[0][0]
-        data.unlink()
-        try:
-            os.link(samples, data)
-        except OSError:
-            os.replace(samples, data)
+        if not linked(samples, self.pairs[0][0]):
+            os.replace(samples, self.pairs[0][0])
 
     def finish(self) -> None:
         if self._samples is not None:

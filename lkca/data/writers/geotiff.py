@@ -1,13 +1,15 @@
-"""GeoTIFF and cloud-optimised GeoTIFF.
+"""GeoTIFF, and how GDAL describes one: a cloud-optimised one too (cog.py).
 
 Wavelengths stand in three places: band tags (``wavelength``, ``wavelength_units``, ``fwhm``, ``bbl``; read by
-EnMAP-Box), GDAL's IMAGERY domain (µm) and the ENVI domain of the dataset (not in a COG: GDAL's copy loses it).
+EnMAP-Box), GDAL's IMAGERY domain (µm) and the ENVI domain of the dataset (not in a COG that GDAL copied).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,13 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 
-from lkca.data.gdal import bounded_cache, open_to_change, without_place
+from lkca.data.gdal import bounded_cache, without_place
 from lkca.data.meta import CubeMeta
 from lkca.data.window import Window
-from lkca.data.writers.base import Backend, check_disk_space, sidecars, temporary_beside
-from lkca.data.writers.cog import OVERVIEW_SHARE, copy_as_cog
-from lkca.data.writers.flat import flat_files, write_vrt
+from lkca.data.writers.base import Backend, check_disk_space, temporary_beside
 from lkca.errors import InputError
 
-__all__ = ["GeoTiffBackend"]
+__all__ = ["GeoTiffBackend", "Kind", "as_os_errors", "block_size", "check_blocks", "create", "left_out"]
 
 _TILE = 256
 _INTERLEAVE = {None: "BAND", "bsq": "BAND", "bip": "PIXEL"}
@@ -35,11 +35,7 @@ _COMPRESSIONS = ("none", "deflate", "lzw", "zstd", "lzma", "packbits")
 
 
 class GeoTiffBackend(Backend):
-    """A tiled GeoTIFF of 256 x 256 blocks (BIGTIFF where needed).
-
-    ``cog``: that file is a stage beside the output, uncompressed; a COG with overviews is copied from it at the end.
-    Samples that lie in a flat file are copied from there, with no stage, unless the COG interleaves its bands.
-    """
+    """A tiled GeoTIFF of 256 x 256 blocks (BIGTIFF where needed), without overviews."""
 
     def __init__(
         self,
@@ -49,126 +45,118 @@ class GeoTiffBackend(Backend):
         *,
         interleave: str | None,
         compress: str | None,
-        cog: bool,
     ) -> None:
-        rows, cols, bands = shape
+        assert meta.stored_dtype is not None
+        kind = Kind.of(path, meta.stored_dtype, interleave, compress)
+        if not kind.packing:
+            check_disk_space(path, math.prod(shape) * meta.stored_dtype.itemsize)
+        self.block = block_size(shape)
+        self.remarks = left_out(path, meta)
+        self._tiff = temporary_beside(path)
+        self.pairs = [(self._tiff, path)]
+        try:
+            self._dataset = create(self._tiff, shape, meta, INTERLEAVE=kind.interleave, **kind.packing)
+        except BaseException:
+            self._tiff.unlink(missing_ok=True)
+            raise
+
+    def write(self, window: Window, stored: np.ndarray) -> None:
+        part = rasterio.windows.Window(window.col, window.row, window.width, window.height)
+        with as_os_errors(), bounded_cache():
+            self._dataset.write(stored, window=part)
+
+    def finish(self) -> None:
+        with as_os_errors(), bounded_cache(), without_place():
+            self._dataset.close()
+            check_blocks(self._tiff)
+
+    def discard(self) -> None:
+        self._dataset.close()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is asked of a GeoTIFF, as GDAL's creation options: interleave BAND or PIXEL; packing: its compression, {}
+    for none."""
+
+    interleave: str
+    packing: dict[str, str]
+
+    @classmethod
+    def of(cls, path: Path, dtype: np.dtype, interleave: str | None, compress: str | None) -> Kind:
+        """InputError for what a GeoTIFF cannot be."""
         if interleave not in _INTERLEAVE:
             raise InputError(f"{path}: a GeoTIFF cannot be {interleave}; choose bsq or bip, or an ENVI output")
         compress = (compress or "none").lower()
         if compress not in _COMPRESSIONS:
             raise InputError(f"{path}: compression {compress!r} is unknown; choose one of {', '.join(_COMPRESSIONS)}")
-        dtype = meta.stored_dtype
-        assert dtype is not None
-        packing = {} if compress == "none" else {"compress": compress}
+        packing = {} if compress == "none" else {"COMPRESS": compress}
         if compress in ("deflate", "lzw", "zstd"):
-            packing["predictor"] = "3" if dtype.kind == "f" else "2"
-        nbytes = rows * cols * bands * dtype.itemsize
-        if cog:
-            nbytes = int(nbytes * (1 + OVERVIEW_SHARE) * (2 - bool(packing)))
-        if cog or not packing:
-            check_disk_space(path, nbytes)
-        self.block = (min(_TILE, -(-rows // 16) * 16), min(_TILE, -(-cols // 16) * 16))
-        self._shape, self._meta, self._dtype = shape, meta, dtype
-        self._interleave = _INTERLEAVE[interleave]
-        self._packing = packing
-        self.adopts = cog and self._interleave == "BAND"
-        if meta.transform is not None and meta.gcps:
-            self.remarks = (f"{path}: a GeoTIFF holds a transform or ground control points; the points were left out",)
-        self._cog = temporary_beside(path) if cog else None
-        self._tiff = temporary_beside(path)
-        self.pairs = [(self._tiff, path)] if self._cog is None else [(self._cog, path), (self._tiff, self._tiff)]
-        self._dataset: Any = None
-        try:
-            if self._cog is None:
-                self._dataset = self._create(packing)
-            else:  # what cannot be described is refused now; the file is made anew when samples come
-                self._describe_flat(self._cog)
-        except BaseException:
-            for temporary, _ in self.pairs:
-                temporary.unlink(missing_ok=True)
-            raise
+            packing["PREDICTOR"] = "3" if dtype.kind == "f" else "2"
+        return cls(_INTERLEAVE[interleave], packing)
 
-    def write(self, window: Window, stored: np.ndarray) -> None:
-        part = rasterio.windows.Window(window.col, window.row, window.width, window.height)
-        with _as_os_errors(), bounded_cache():
-            if self._dataset is None:
-                self._dataset = self._create({})
-            self._dataset.write(stored, window=part)
 
-    def adopt(self, samples: Path) -> None:
-        with _as_os_errors():
-            self._describe_flat(samples)
+def block_size(shape: tuple[int, int, int]) -> tuple[int, int]:
+    """(rows, cols) of the blocks of a file of ``shape`` (rows, cols, bands)."""
+    rows, cols = (min(_TILE, -(-edge // 16) * 16) for edge in shape[:2])
+    return rows, cols
 
-    def finish(self) -> None:
-        with _as_os_errors(), bounded_cache(), without_place(), flat_files():
-            if self._dataset is not None:
-                self._dataset.close()
-                _check_blocks(self._tiff)
-            if self._cog is not None:
-                options = {"INTERLEAVE": self._interleave, **self._packing}
-                copy_as_cog(self._tiff, self._cog, block=self.block, gaps=self.gaps, **options)
-                _check_blocks(self._cog)
-                for file in (self._tiff, *sidecars(self._tiff)):
-                    file.unlink(missing_ok=True)
-                self.pairs = self.pairs[:1]
 
-    def discard(self) -> None:
-        if self._dataset is not None:
-            self._dataset.close()
+def left_out(path: Path, meta: CubeMeta) -> tuple[str, ...]:
+    """What a GeoTIFF cannot hold beside the rest: sentences for the user."""
+    if meta.transform is None or not meta.gcps:
+        return ()
+    return (f"{path}: a GeoTIFF holds a transform or ground control points; the points were left out",)
 
-    def _create(self, packing: dict[str, str]) -> Any:
-        rows, cols, bands = self._shape
-        with without_place():
-            dataset = rasterio.open(
-                self._tiff, "w", driver="GTiff", height=rows, width=cols, count=bands, dtype=self._dtype, tiled=True,
-                blockysize=self.block[0], blockxsize=self.block[1], interleave=self._interleave, BIGTIFF="IF_SAFER",
-                photometric="MINISBLACK", **packing,
-            )  # fmt: skip
-        self._describe(dataset)
-        return dataset
 
-    def _describe_flat(self, samples: Path) -> None:
-        """The file that is copied at the end is a VRT over these samples."""
-        write_vrt(self._tiff, samples, self._shape, self._dtype)
-        with flat_files(), without_place(), open_to_change(self._tiff) as dataset:
-            self._describe(dataset)
+def create(file: Path, shape: tuple[int, int, int], meta: CubeMeta, **options: str) -> Any:
+    """A described GeoTIFF without samples, open for writing. RasterioError, OSError."""
+    rows, cols, bands = shape
+    block = block_size(shape)
+    with without_place():
+        dataset = rasterio.open(
+            file, "w", driver="GTiff", height=rows, width=cols, count=bands, dtype=meta.stored_dtype, tiled=True,
+            blockysize=block[0], blockxsize=block[1], photometric="MINISBLACK", **{"BIGTIFF": "IF_SAFER", **options},
+        )  # fmt: skip
+    _describe(dataset, meta, bands)
+    return dataset
 
-    def _describe(self, dataset: Any) -> None:
-        meta, bands = self._meta, self._shape[2]
-        # overviews and readers know by the nodata value that NaN is no sample
-        nodata = float("nan") if meta.nodata is None and self._dtype.kind == "f" else meta.nodata
-        if nodata is not None:
-            dataset.nodata = nodata
-        if meta.crs is not None:
-            dataset.crs = CRS.from_wkt(meta.crs)
-        if meta.transform is not None:
-            dataset.transform = meta.transform
-        dataset.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * (bands - 1)  # three bytes are no colours
-        dataset.scales = tuple(np.broadcast_to(np.asarray(meta.scale_factor, dtype=np.float64), bands).tolist())
-        dataset.offsets = tuple(np.broadcast_to(np.asarray(meta.offset, dtype=np.float64), bands).tolist())
-        if meta.gcps and meta.transform is None:
-            dataset.gcps = (list(meta.gcps), CRS() if meta.gcps_crs is None else CRS.from_wkt(meta.gcps_crs))
-        if meta.rpc is not None:
-            dataset.rpcs = meta.rpc
-        tags = {
-            key.upper() if key in _PARAMETERS else key: value
-            for key, value in meta.tags.items()
-            if "=" not in key and key
-        }
-        if tags:
-            dataset.update_tags(**tags)
-        _write_spectral(dataset, meta, bands)
+
+def _describe(dataset: Any, meta: CubeMeta, bands: int) -> None:
+    assert meta.stored_dtype is not None
+    # overviews and readers know by the nodata value that NaN is no sample
+    nodata = float("nan") if meta.nodata is None and meta.stored_dtype.kind == "f" else meta.nodata
+    if nodata is not None:
+        dataset.nodata = nodata
+    if meta.crs is not None:
+        dataset.crs = CRS.from_wkt(meta.crs)
+    if meta.transform is not None:
+        dataset.transform = meta.transform
+    dataset.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * (bands - 1)  # three bytes are no colours
+    dataset.scales = tuple(np.broadcast_to(np.asarray(meta.scale_factor, dtype=np.float64), bands).tolist())
+    dataset.offsets = tuple(np.broadcast_to(np.asarray(meta.offset, dtype=np.float64), bands).tolist())
+    if meta.gcps and meta.transform is None:
+        dataset.gcps = (list(meta.gcps), CRS() if meta.gcps_crs is None else CRS.from_wkt(meta.gcps_crs))
+    if meta.rpc is not None:
+        dataset.rpcs = meta.rpc
+    tags = {
+        key.upper() if key in _PARAMETERS else key: value for key, value in meta.tags.items() if "=" not in key and key
+    }
+    if tags:
+        dataset.update_tags(**tags)
+    _write_spectral(dataset, meta, bands)
 
 
 @contextmanager
-def _as_os_errors() -> Iterator[None]:
+def as_os_errors() -> Iterator[None]:
+    """A context in which GDAL's errors are OSErrors."""
     try:
         yield
     except RasterioError as error:
         raise OSError(str(error.__cause__ or error)) from error
 
 
-def _check_blocks(file: Path) -> None:
+def check_blocks(file: Path) -> None:
     """OSError unless every block lies inside the file: GDAL may lose some in the final flush without an error."""
     size = file.stat().st_size
     with rasterio.open(file) as dataset:

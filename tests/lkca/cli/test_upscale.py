@@ -160,7 +160,7 @@ def test_the_plan_of_a_stopped_run_is_readable(cli: Cli, refuses: Refuses, scene
     part_folder(output).mkdir()
     (part_folder(output) / "tile-000000").write_bytes(b"old")
     (part_folder(output) / "plan.json").write_text(
-        json.dumps({"run": "1", "world": 1, "fingerprint": {}, "tile": [8, 8], "tiles": 45, "todo": []})
+        json.dumps({"run": "1", "world": 1, "fingerprint": {}, "tile": [8, 8], "tiles": 45, "todo": [], "place": {}})
     )
     command = ("upscale", "-i", scene_file, "-o", output, "-s", 2, "--bicubic")
     refuses(*command, says=("earlier run", "--resume", "--overwrite"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,13 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.env import get_gdal_config
 
-from lkca.data import CubeMeta, Window, create_writer, open_cube, write_cube
+from lkca.data import CubeMeta, CubeWriter, Window, create_writer, open_cube, write_cube
 from lkca.data.codec import Encoder
 from lkca.data.gdal import bounded_cache
-from lkca.data.writers import geotiff
-from lkca.errors import OutputError
+from lkca.data.window import pieces
+from lkca.data.writers import cog
+from lkca.data.writers.overviews import halve
+from lkca.errors import InputError, OutputError
 
 TOOLS = str(Path(__file__).parents[2] / "tools")
 SIZE, BANDS = 1100, 2
@@ -119,39 +123,76 @@ print((peak_bytes() - base) >> 20)
     assert int(run.stdout) < 560, run.stdout
 
 
-@pytest.mark.parametrize(("nodata", "dtype", "gaps"), [
-    (-32768.0, "int16", False), (2000.0, "int16", True), (None, "float32", False), (-9999.0, "float32", True),
-    (None, "int16", False),
-])  # fmt: skip
-def test_overviews_without_gaps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodata: float | None, dtype: str, gaps: bool
-) -> None:
-    """Where nothing is missing GDAL need not look for it, unless a mean of samples may be the nodata value."""
-    asked: list[bool] = []
-    copy = geotiff.copy_as_cog
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "uint32", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(513, 770), (257, 1100), (1025, 300)], ids=str)
+def test_overviews_are_gdals(tmp_path: Path, dtype: str, shape: tuple[int, int]) -> None:
+    """GDAL's own averages of the same samples, of each level from the one before; sizes that do not halve evenly."""
+    top = {"uint8": 255, "int16": 30000}.get(dtype, 60000)
+    least = 1 if dtype[0] == "u" else -top
+    array = np.random.default_rng(0).integers(least, top, (2, *shape)).astype(np.float32)
+    meta = CubeMeta(nodata=0.0 if least == 1 else -32768.0 - (top == 60000) * 60000)
+    write_cube(tmp_path / "x.tif", array, meta, dtype=dtype)
+    write_cube(tmp_path / "plain.tif", array, meta, dtype=dtype, driver="GTiff")
+    with rasterio.open(tmp_path / "x.tif") as made:
+        factors = made.overviews(1)
+    with rasterio.open(tmp_path / "plain.tif", "r+") as plain:
+        plain.build_overviews(factors, rasterio.enums.Resampling.average)
+    for level in range(len(factors)):
+        with (
+            rasterio.open(tmp_path / "x.tif", overview_level=level) as made,
+            rasterio.open(tmp_path / "plain.tif", overview_level=level) as plain,
+        ):
+            assert made.shape == plain.shape
+            found, expected = (each.read(2).astype(np.float64) for each in (made, plain))
+            assert np.abs(found - expected).max() <= (1e-6 * top if dtype[0] == "f" else level + 1)
+            assert abs((found - expected).mean()) < 0.3  # halves of negative samples are rounded away from 0 by GDAL
 
-    def spy(*arguments: object, gaps: bool, **options: object) -> None:
-        asked.append(gaps)
-        copy(*arguments, gaps=gaps, **options)  # type: ignore[arg-type]
 
-    cube = np.random.default_rng(0).uniform(0.1, 0.3, (2, 600, 700)).astype(np.float32)
-    meta = META.replace(nodata=nodata, stored_dtype=np.dtype(dtype), scale_factor=1e-4 if dtype == "int16" else 1.0)
-    monkeypatch.setattr(geotiff, "copy_as_cog", spy)
-    write_cube(tmp_path / "x.tif", cube, meta)
-    monkeypatch.setattr(geotiff, "copy_as_cog", lambda *a, gaps, **o: copy(*a, gaps=True, **o))
-    write_cube(tmp_path / "y.tif", cube, meta)
-    assert asked == [gaps]
-    for level in ({}, {"overview_level": 0}, {"overview_level": 1}):
-        with rasterio.open(tmp_path / "x.tif", **level) as quick, rasterio.open(tmp_path / "y.tif", **level) as slow:
-            assert quick.nodata == slow.nodata or np.isnan([quick.nodata, slow.nodata]).all()
-            np.testing.assert_allclose(quick.read(), slow.read(), rtol=1e-6)
+@pytest.mark.parametrize("code", [None, 5.0, np.nan])
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int64", "uint64", "float32", "float64"])
+def test_halves(dtype: str, code: float | None) -> None:
+    """Against a sum in Python, at the ends of the type's range too."""
+    if dtype[0] != "f" and code is not None and np.isnan(code):
+        return
+    rng, kind = np.random.default_rng(0), np.dtype(dtype)
+    if kind.kind == "f":
+        samples = rng.normal(5, 2, (2, 6, 8)).astype(kind)
+        samples[0, :2, :2] = np.finfo(kind).max
+    else:
+        samples = rng.integers(0, 12, (2, 6, 8)).astype(kind)
+        samples[0, :2, :2], samples[0, 2:4, :2] = np.iinfo(kind).max, np.iinfo(kind).min
+    assert_halved(samples, None if code is None else code + 99)  # nothing is missing
+    if code is not None:
+        samples[1, 2:4, 4:6] = code
+        samples[1, 3:6, 1:3] = code
+        samples[1, :2, 4:6] = [[code - 1, code + 1], [code, code]]  # whose mean would be the code
+        assert_halved(samples, code)
+
+
+def assert_halved(samples: np.ndarray, code: float | None) -> None:
+    found = halve(samples, code)
+    assert found.dtype == samples.dtype and found.shape == (2, 3, 4)
+    own = None if code is None else samples.dtype.type(code) if samples.dtype.kind == "f" else int(code)
+    for band, row, col in np.ndindex(found.shape):
+        four = samples[band, 2 * row : 2 * row + 2, 2 * col : 2 * col + 2].ravel().tolist()
+        valid = [value for value in four if own is None or (value == value and value != own)]
+        stored = found[band, row, col].item()
+        if not valid:
+            assert stored == own or stored != stored
+            continue
+        mean = sum(Fraction(value) for value in valid) / len(valid)
+        if samples.dtype.kind == "f":
+            assert stored == pytest.approx(float(mean), rel=4 * float(np.finfo(samples.dtype).eps)) and stored != own
+        else:
+            expected = math.floor(mean + Fraction(1, 2))
+            assert stored == pytest.approx(expected + (expected == own), rel=1e-15, abs=0)  # float64 of 64 bits
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"dtype": "int16"}, {"dtype": "uint8"}, {"compress": "deflate", "dtype": "uint16"}], ids=str
 )
-def test_a_cog_of_a_flat_file_is_the_same(tmp_path: Path, options: dict) -> None:
-    """Byte by byte that of the same samples written window by window; the flat file stays, and nothing else does."""
+def test_a_cog_of_a_file_of_samples_is_the_same(tmp_path: Path, options: dict) -> None:
+    """Byte by byte that of the same samples written by the writer; no other file stays but that of the samples."""
     shape = (600, 700, 3)
     array = np.random.default_rng(0).uniform(0.1, 0.2, (3, 600, 700)).astype(np.float32)
     if not options:
@@ -166,8 +207,8 @@ def test_a_cog_of_a_flat_file_is_the_same(tmp_path: Path, options: dict) -> None
             if name == "written.tif":
                 writer.write_stored(Window(0, 0, 600, 700), stored)
             else:
-                assert writer.adopts and not writer.keeps
-                stored.tofile(samples)
+                assert writer.keeps == ("compress" not in options)
+                fill(samples, writer, stored)
                 writer.adopt(samples)
         results.append((tmp_path / name).read_bytes())
     assert results[0] == results[1]
@@ -177,16 +218,142 @@ def test_a_cog_of_a_flat_file_is_the_same(tmp_path: Path, options: dict) -> None
         assert dataset.tags(3, ns="IMAGERY")["CENTRAL_WAVELENGTH_UM"] == "0.7"
 
 
-def test_a_flat_file_that_is_lost(tmp_path: Path) -> None:
-    """The samples vanish before the copy: an error that names the output, which does not appear."""
-    writer = create_writer(tmp_path / "x.tif", (600, 700, 2), META)
-    samples = tmp_path / "samples"
-    np.zeros((2, 600, 700), np.float32).tofile(samples)
+def fill(samples: Path, writer: CubeWriter, stored: np.ndarray) -> None:
+    """Windows of odd sizes, each band for itself."""
+    assert writer.layout is not None
+    with samples.open("wb") as file:
+        file.truncate(writer.layout.nbytes)
+        for band in range(len(stored)):
+            for window in pieces(Window.full(*stored.shape[1:]), 77, 301):
+                part = stored[(slice(band, band + 1), *window.slices)]
+                for start, run in writer.layout.parts(window, band, part):
+                    file.seek(start)
+                    file.write(run.tobytes())
+
+
+def test_a_file_of_samples_that_is_lost(tmp_path: Path) -> None:
+    """They vanish, or are not whole: an error that names the output, which does not appear."""
+    for damage in ("lost", "short"):
+        writer = create_writer(tmp_path / "x.tif", (600, 700, 2), META)
+        samples = tmp_path / "samples"
+        if damage == "short":
+            fill(samples, writer, np.zeros((2, 600, 700), np.float32))
+            os.truncate(samples, samples.stat().st_size // 2)
+        writer.adopt(samples)
+        with pytest.raises(OutputError, match=r"x\.tif: could not be written"):
+            writer.close()
+        samples.unlink(missing_ok=True)
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("compress", [None, "deflate"])
+def test_where_files_have_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compress: str | None) -> None:
+    """On a file system without links the samples become the output when it is whole; a copy leaves them."""
+
+    def refuse(*names: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    stored = np.random.default_rng(0).random((2, 300, 40), dtype=np.float32)
+    writer = create_writer(tmp_path / "x.tif", (300, 40, 2), META, compress=compress)
+    fill(tmp_path / "samples", writer, stored)
+    writer.adopt(tmp_path / "samples")
+    writer.close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == (["samples"] if compress else []) + ["x.tif"]
+    with rasterio.open(tmp_path / "x.tif") as dataset:
+        np.testing.assert_array_equal(dataset.read(), stored)
+
+
+def test_another_run_begins_anew_meanwhile(tmp_path: Path) -> None:
+    """It has a file of its own under that name: it stays as it is, and this output is of the samples that it was."""
+    stored, samples = np.random.default_rng(0).random((2, 300, 40), dtype=np.float32), tmp_path / "samples"
+    writer = create_writer(tmp_path / "x.tif", (300, 40, 2), META)
+    fill(samples, writer, stored)
     writer.adopt(samples)
     samples.unlink()
-    with pytest.raises(OutputError, match=r"x\.tif: could not be written"):
+    samples.write_bytes(b"theirs")
+    writer.close()
+    assert samples.read_bytes() == b"theirs" and len(list(tmp_path.iterdir())) == 2
+    with rasterio.open(tmp_path / "x.tif") as dataset:
+        np.testing.assert_array_equal(dataset.read(), stored)
+
+
+def test_samples_beyond_the_type_do_not_spread(tmp_path: Path) -> None:
+    """Infinite ones, of doubles that float32 cannot hold; the size is odd, so that some weights are 0."""
+    cube = np.ones((1, 301, 301), dtype=np.float32)
+    cube[0, 0, 0] = cube[0, 100, 100] = cube[0, 300, 300] = np.inf
+    with create_writer(tmp_path / "x.tif", (301, 301, 1), CubeMeta()) as writer:
+        writer.write_stored(Window(0, 0, 301, 301), cube)
+    with rasterio.open(tmp_path / "x.tif", overview_level=0) as overview:
+        found = overview.read(1)
+    assert (found == 1).all()
+
+
+def test_overviews_are_described_as_the_full_size(tmp_path: Path) -> None:
+    write_cube(tmp_path / "x.tif", ramp(), META.replace(nodata=-7.0), dtype="float32")
+    with rasterio.open(tmp_path / "x.tif") as full, rasterio.open(f"GTIFF_DIR:2:{tmp_path / 'x.tif'}") as half:
+        assert half.shape == (SIZE // 2, SIZE // 2) and half.nodatavals == full.nodatavals == (-7.0, -7.0)
+        for name in ("colorinterp", "dtypes", "block_shapes", "interleaving", "compression", "photometric"):
+            assert getattr(half, name) == getattr(full, name), name
+
+
+@pytest.mark.parametrize(("bands", "kind"), [(5, 42), (6, 43)])
+def test_offsets_are_as_wide_as_they_must_be(tmp_path: Path, bands: int, kind: int) -> None:
+    """Around 4 GB; nothing is reserved before the first samples come."""
+    backend = cog.CogBackend(
+        tmp_path / "x.tif",
+        (16384, 16384, bands),
+        CubeMeta(stored_dtype=np.dtype(np.int16)),
+        interleave=None,
+        compress=None,
+    )
+    assert (backend.layout.nbytes > 4e9) == (kind == 43) and backend._head(backend.layout)[2] == kind
+
+
+def test_64_bit_offsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As files beyond 4 GB have them."""
+    cogeo = pytest.importorskip("rio_cogeo", reason="rio-cogeo is in the extra 'test'")
+    write_cube(tmp_path / "classic.tif", ramp(), META)
+    monkeypatch.setattr(cog, "_CLASSIC_BYTES", 1000)
+    write_cube(tmp_path / "big.tif", ramp(), META)
+    assert [(tmp_path / name).read_bytes()[2] for name in ("classic.tif", "big.tif")] == [42, 43]
+    assert cogeo.cog_validate(tmp_path / "big.tif", strict=True, quiet=True) == (True, [], [])
+    for level in ({}, {"overview_level": 2}):
+        with (
+            rasterio.open(tmp_path / "classic.tif", **level) as classic,
+            rasterio.open(tmp_path / "big.tif", **level) as big,
+        ):
+            assert classic.tags() == big.tags() and classic.tags(2) == big.tags(2)
+            assert str(classic.profile) == str(big.profile)
+            np.testing.assert_array_equal(classic.read(), big.read())
+
+
+def test_what_an_earlier_run_began(tmp_path: Path) -> None:
+    """Its samples stay where they are, though this one's description is longer; where it is too long, it says so."""
+    shape, samples = (300, 40, 2), tmp_path / "samples"
+    first = create_writer(tmp_path / "x.tif", shape, META.replace(tags={"LKCA_COMMAND": "a"}))
+    stored = np.random.default_rng(0).random((2, 300, 40), dtype=np.float32)
+    fill(samples, first, stored)
+    begun = first.layout
+    first.abort()
+    assert begun is not None
+    for length in (2000, 20000):
+        meta = META.replace(tags={"LKCA_COMMAND": length * "b"})
+        writer = create_writer(tmp_path / "x.tif", shape, meta)
+        if length == 20000:
+            with pytest.raises(InputError, match=r"x\.tif: what describes it .* repeat that command with --resume"):
+                writer.lay_out(begun)
+            writer.abort()
+            break
+        writer.lay_out(begun)
+        writer.adopt(samples)
         writer.close()
-    assert not list(tmp_path.iterdir())
+        with rasterio.open(tmp_path / "x.tif") as dataset:
+            np.testing.assert_array_equal(dataset.read(), stored)
+            assert dataset.tags()["LKCA_COMMAND"] == length * "b" and dataset.overviews(1) == [2]
+        (tmp_path / "x.tif").unlink()
+        fill(samples, first, stored)
+    assert list(tmp_path.iterdir()) == [samples]
 
 
 def test_gdal_caches_blocks(tmp_path: Path) -> None:

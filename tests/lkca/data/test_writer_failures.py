@@ -154,9 +154,14 @@ def test_a_directory_that_turns_out_unwritable(tmp_path: Path, name: str, monkey
 
 def test_no_space_is_told_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(OutputError, match=r"needs 0\.6 MiB, 0\.0 MiB are free"):
-        write_cube(tmp_path / "x.tif", CUBE, META)
-    assert not list(tmp_path.iterdir())
+    for name, options, needed in (
+        ("x.tif", {}, "0.2"),
+        ("x.tif", {"interleave": "bip"}, "0.5"),
+        ("plain.tif", {"driver": "GTiff"}, "0.2"),
+    ):
+        with pytest.raises(OutputError, match=f"{name}: needs {needed} MiB, 0.0 MiB are free"):
+            write_cube(tmp_path / name, CUBE, META, **options)
+        assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("broken", [1, 2])

@@ -123,6 +123,8 @@ def run_together(job: dict[str, Any], step: list[dict[str, Any]]) -> list[tuple[
         if "kill" in process:
             if process.get("tile"):
                 os.read(started, 1)
+            while process.get("begin") and not list(Path(job["output"]).parent.glob(".*.begin")):
+                time.sleep(0.05)  # a busy machine starts it late
             time.sleep(process["kill"])
             os.kill(pid, signal.SIGKILL)
         os.close(started)

