@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lkca.lowrank.layers import REPLACED, Layer, loaded_model, replaced_forward, survey, uses
+from lkca.lowrank.layers import REPLACED, Layer, Survey, loaded_model, replaced_forward, survey, uses
 from lkca.lowrank.surgery import agree, carry_over, conv_arguments, copied_model, output, replace_module, same_draws
 from lkca.nn import ChannelAttention, FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 from lkca.nn.parts import has_hooks
@@ -44,45 +44,58 @@ def replace_modules(model: nn.Module, example: Any = None) -> Replacements:
       expand its channels, whose results on probing images equal x · sigmoid(W2 relu(W1 mean(x) + b1) + b2).
     - A convolution with its ``nn.PixelShuffle`` right behind it becomes :class:`~lkca.nn.PixelShuffleUpsample`.
 
-    example: an input (or tuple of arguments) for the run that finds the upsamplers, by default a random image. Hooks,
-    device, dtype, train/eval mode and requires_grad stay. So do the parameters, which an optimiser may know already,
-    but for the weights of linear layers: those become convolutions'. Raises LowRankError for a model that is not made
-    of modules or has no values yet (on the meta device).
+    example: an input (or tuple of arguments) for the run that finds the upsamplers and tries the swaps, by default a
+    random image; should outputs change, as where a forward looks into a block, the old ones come back. Where no run is
+    possible (no guessed image fits), blocks and upsamplers in an ``nn.Sequential`` are swapped untried. Hooks, device,
+    dtype, train/eval mode and requires_grad stay. So do the parameters, which an optimiser may know already, but for
+    the weights of linear layers: those become convolutions'. Raises LowRankError for a model that is not made of
+    modules or has no values yet (on the meta device), and what the model raises on the example; nothing is changed
+    then.
     """
-    loaded_model(model)
+    found = survey(loaded_model(model), example)
     result = Replacements(model)
-    _swap_attention(model, result)
-    _swap_upsamplers(model, example, result)
+    _swap_attention(model, found.example, result)
+    _swap_upsamplers(model, found, result)
     return result
 
 
 # ---- squeeze and excitation ----------------------------------------------------------------------------------------
 
 
-def _swap_attention(model: nn.Module, result: Replacements) -> None:
-    done: tuple[nn.Module, ...] = ()
-    ties = uses(model)
-    for name, module in list(model.named_modules()):
-        if module is model or any(module is inner for inner in done):
-            continue
+def _swap_attention(model: nn.Module, example: tuple[Any, ...] | None, result: Replacements) -> None:
+    ties, swaps = uses(model), []
+    expected = output(model, example)
+    named = [(name, module) for name, module in model.named_modules() if module is not model]
+    for name, module in reversed(named):  # the innermost first: what holds a block alone may be walked through by name
         ends = _squeeze_and_expand(module)
         if ends is None:
             continue
-        done += tuple(module.modules())
         new = _attention(*ends)
         tied = any(ties[id(p)] > 1 for p in module.parameters())
         reason = "its weights are tied to another layer's" if tied else _differs(module, new, ends[0])
+        for inner in [inner for inner in result.kept if inner.startswith(f"{name}.")]:
+            del result.kept[inner]  # parts of this one
         if reason is not None:
             result.kept[name] = reason
             continue
         carry_over(module, new)
         replace_module(model, module, new)
+        swaps.append((module, new))
         result.swapped[name] = "ChannelAttention"
+    if swaps and example is not None and not agree(expected, output(model, example)):
+        for module, new in swaps:
+            replace_module(model, new, module)
+        result.kept.update(dict.fromkeys(result.swapped, "the model's forward uses more of it than its result"))
+        result.swapped.clear()
+    for report in (result.swapped, result.kept):
+        report.update({name: report.pop(name) for name, _ in named if name in report})  # in the model's order
 
 
 def _squeeze_and_expand(module: nn.Module) -> tuple[nn.Module, nn.Module] | None:
     """The two layers C -> C' and C' -> C that hold all of the module's parameters, if that is how it is made."""
-    if isinstance(module, (ChannelAttention, nn.Conv2d, nn.Linear)):
+    if isinstance(module, (nn.ModuleList, nn.ModuleDict, nn.Conv2d, nn.Linear)):
+        return None
+    if any(isinstance(m, ChannelAttention) for m in module.modules()):  # the block itself, or around it
         return None
     holders = [m for m in module.modules() if m._parameters]
     if len(holders) != 2 or not all(isinstance(m, (nn.Conv2d, nn.Linear)) for m in holders):
@@ -166,8 +179,7 @@ def _differs(module: nn.Module, new: ChannelAttention, squeeze: nn.Module) -> st
 # ---- upsamplers ----------------------------------------------------------------------------------------------------
 
 
-def _swap_upsamplers(model: nn.Module, example: Any, result: Replacements) -> None:
-    found = survey(model, example)
+def _swap_upsamplers(model: nn.Module, found: Survey, result: Replacements) -> None:
     result.kept.update(found.skipped)
     layers = [la for la in found.layers if not isinstance(la.module, (PixelShuffleUpsample, LowRankUpsample))]
     here = {id(layer.module) for layer in layers if layer.shuffle is not None}

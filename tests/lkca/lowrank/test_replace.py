@@ -165,6 +165,79 @@ def test_what_a_swap_would_lose_stays_with_a_reason() -> None:
     assert "tied" in report.kept["block.0"] and "tied" in report.kept["block.1"]
 
 
+def test_a_block_is_swapped_within_what_holds_it_alone() -> None:
+    """Lists are walked through and sequences indexed by the model: they stay, and so does what adds to the block."""
+
+    class Adding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = RcanLike()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.inner(x)
+
+    class Walking(nn.Module):
+        def __init__(self, blocks: nn.Module) -> None:
+            super().__init__()
+            self.blocks = blocks
+
+        def forward(self, x: Tensor) -> Tensor:
+            for block in self.blocks.values() if isinstance(self.blocks, nn.ModuleDict) else self.blocks:
+                x = block(x)
+            return x
+
+    for block, inner in (
+        (Adding(), "inner"),
+        (nn.Sequential(RcanLike()), "0"),
+        (Walking(nn.Sequential(RcanLike())), "blocks.0"),
+        (Walking(nn.ModuleList([RcanLike()])), "blocks.0"),
+        (Walking(nn.ModuleDict({"a": RcanLike()})), "blocks.a"),
+    ):
+        model, x = Net(block), torch.rand(1, 3, 6, 5)
+        expected = model(x)
+        report = lkca.replace_modules(model)
+        assert list(report.swapped) == [f"block.{inner}", "up.0"] and not report.kept
+        torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=0)
+        assert str(lkca.replace_modules(model)) == "nothing to swap"
+
+
+class Reading(nn.Module):
+    """A model that uses more of its block than the block's result."""
+
+    def __init__(self, reads: str) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, 8, 3, padding=1)
+        self.block = RcanLike()
+        self.block.strength = 0.5
+        self.up = nn.Sequential(nn.Conv2d(8, 12, 3, padding=1), nn.PixelShuffle(2))
+        self.reads = reads
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.head(x)
+        if self.reads == "layers":
+            x = x * self.block.conv_du(x.mean((2, 3), keepdim=True))
+        else:
+            x = self.block(x) * getattr(self.block, "strength", 1.0)
+        return self.up(x)
+
+
+@pytest.mark.parametrize("reads", ["layers", "attribute"])
+def test_a_block_that_the_model_looks_into_stays(reads: str) -> None:
+    model, x = Reading(reads), torch.rand(1, 3, 6, 5)
+    expected = model(x)
+    for example in (None, x):
+        report = lkca.replace_modules(model, example)
+        assert "more of it than its result" in report.kept["block"] and "block" not in report.swapped
+        torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=0)
+
+
+def test_an_example_that_does_not_fit_changes_nothing() -> None:
+    model = Net(RcanLike())
+    with pytest.raises(RuntimeError, match="channels"):
+        lkca.replace_modules(model, torch.rand(1, 5, 6, 5))
+    assert type(model.block) is RcanLike
+
+
 def test_an_upsampler_with_something_in_between_stays() -> None:
     model = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.PixelShuffle(2))
     report = lkca.replace_modules(model)
