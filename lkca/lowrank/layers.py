@@ -404,4 +404,5 @@ def _from_patterns(model: nn.Module, names: dict[int, list[str]]) -> Iterable[tu
         for before, after in itertools.pairwise(list(module)):
             if isinstance(before, nn.Conv2d) and isinstance(after, nn.PixelShuffle):
                 alone = len(names[id(after)]) == 1 and not has_hooks(before) and is_plain(after, nn.PixelShuffle)
-                yield before, after.upscale_factor, Shuffle(after, (before,)) if alone else None
+                at_once = type(module).forward is nn.Sequential.forward and "forward" not in module.__dict__
+                yield before, after.upscale_factor, Shuffle(after, (before,)) if alone and at_once else None

@@ -448,6 +448,38 @@ def test_a_branch_that_did_not_run_is_told_by_pattern() -> None:
         torch.testing.assert_close(result.model(x), model(x), atol=1e-5, rtol=0)
 
 
+def test_a_sequence_with_a_forward_of_its_own_is_not_told_by_pattern() -> None:
+    class Scaled(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[1](self[0](x) * torch.linspace(0.5, 2, 12).view(1, -1, 1, 1))
+
+    class Heads(nn.Module):
+        def __init__(self, heads: list[nn.Module]) -> None:
+            super().__init__()
+            self.heads = nn.ModuleList(heads)
+            self.head = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.heads[self.head](x)
+
+    replaced = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
+    replaced.forward = lambda x: replaced[1](replaced[0](x).flip(1))
+    for head in (Scaled(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2)), replaced):
+        model, x = (
+            Heads([nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2)), head]),
+            torch.rand(1, 3, 6, 6),
+        )
+        model.head = 1
+        expected = model(x)
+        model.head = 0  # the other did not run
+        report = replace_modules(model)
+        assert list(report.swapped) == ["heads.0.0"] and "follow at once" in report.kept["heads.1.0"]
+        low = factorize(model, rank=12)
+        for net in (model, low):
+            net.head = 1
+            torch.testing.assert_close(net(x), expected, atol=1e-5, rtol=0)
+
+
 def test_a_model_may_draw_at_random() -> None:
     class Noisy(nn.Module):
         def __init__(self) -> None:
