@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lkca.lowrank.layers import Layer, LowRankError, loaded_model, survey
+from lkca.lowrank.layers import Layer, LowRankError, shaped_model, survey
 from lkca.lowrank.moments import Calibration, collect_moments, prepared
 from lkca.lowrank.spectrum import (
     break_even_rank,
@@ -164,9 +164,10 @@ def analyze(
     calibration: images as for :func:`lkca.lowrank.factorize`, for the spectrum of the outputs on real data. ranks:
     candidates, by default those that keep 50, 90, 95, 99 and 99.9 % of the energy, and the break-even rank.
 
-    Raises LowRankError for a calibration that reaches no layer or a model that is not made of modules.
+    Raises LowRankError for a calibration that reaches no layer and a model that is not made of modules or whose
+    parameters have no values yet (on the meta device, lazy), and what the model raises on the example.
     """
-    calibration, example = prepared(calibration, example, loaded_model(model))
+    calibration, example = prepared(calibration, example, shaped_model(model))
     found = survey(model, example)
     data: list[Tensor | None] = [None] * len(found.layers)
     if calibration is not None:

@@ -30,6 +30,7 @@ __all__ = [
     "loaded_model",
     "plain_model",
     "replaced_forward",
+    "shaped_model",
     "survey",
     "uses",
 ]
@@ -189,9 +190,17 @@ def plain_model(model: nn.Module) -> nn.Module:
 
 
 def loaded_model(model: nn.Module) -> nn.Module:
-    """``model`` itself, plain and with values in its parameters; else LowRankError."""
+    """``model`` itself, plain and on no meta device; else LowRankError. It may hold lazy modules."""
     if name := next((name for name, p in plain_model(model).named_parameters() if p.is_meta), None):
         raise LowRankError(f"model: its parameter {name} is on the meta device and has no values; load them first")
+    return model
+
+
+def shaped_model(model: nn.Module) -> nn.Module:
+    """``model`` itself, plain and with values in all its parameters; else LowRankError."""
+    for name, parameter in loaded_model(model).named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise LowRankError(f"model: its parameter {name} has no shape yet (a lazy module); run the model once")
     return model
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lkca.lowrank.layers import REPLACED, Layer, Survey, loaded_model, replaced_forward, survey, uses
+from lkca.lowrank.layers import REPLACED, Layer, Survey, replaced_forward, shaped_model, survey, uses
 from lkca.lowrank.surgery import agree, carry_over, conv_arguments, copied_model, output, replace_module, same_draws
 from lkca.nn import ChannelAttention, FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 from lkca.nn.parts import has_hooks
@@ -49,10 +49,10 @@ def replace_modules(model: nn.Module, example: Any = None) -> Replacements:
     possible (no guessed image fits), blocks and upsamplers in an ``nn.Sequential`` are swapped untried. Hooks, device,
     dtype, train/eval mode and requires_grad stay. So do the parameters, which an optimiser may know already, but for
     the weights of linear layers: those become convolutions'. Raises LowRankError for a model that is not made of
-    modules or has no values yet (on the meta device), and what the model raises on the example; nothing is changed
-    then.
+    modules or has no values yet (on the meta device, lazy), and what the model raises on the example; nothing is
+    changed then.
     """
-    found = survey(loaded_model(model), example)
+    found = survey(shaped_model(model), example)
     result = Replacements(model)
     _swap_attention(model, found.example, result)
     _swap_upsamplers(model, found, result)

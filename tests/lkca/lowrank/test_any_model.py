@@ -288,6 +288,14 @@ def test_a_model_without_values_is_named() -> None:
             call(model)
 
 
+def test_a_model_without_shapes_is_named() -> None:
+    gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.LazyConv2d(2, 1), nn.ReLU(), nn.LazyConv2d(8, 1), nn.Sigmoid())
+    model = nn.Sequential(gate, nn.Conv2d(8, 12, 3, padding=1), nn.PixelShuffle(2))
+    for call in (analyze, lkca.replace_modules):
+        with pytest.raises(LowRankError, match=r"its parameter 0\.1\.weight has no shape yet .* run the model once"):
+            call(model)
+
+
 def test_bad_arguments() -> None:
     model = small()
     for arguments, says in (
