@@ -166,9 +166,13 @@ def register_backend(name: str, module: Any, *, devices: Sequence[str] = ()) -> 
 
     devices: device types ("cpu", "cuda", "xpu", ...) whose calls it serves unasked, before the other backends;
     elsewhere it serves when asked for by name. An operator that it does not have is one that its ``can_run`` refuses.
-    Raises ValueError for a name that is taken or no identifier, and TypeError for an object without the functions that
-    every backend has.
+    Raises ValueError for a name that is taken or no identifier, and TypeError for a name or devices of another type and
+    for an object without the functions that every backend has.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name: expected a string, got {type(name).__name__}")
+    if isinstance(devices, str):  # a sequence too, of its letters
+        raise TypeError(f"devices: expected a sequence of device types, got {devices!r}; give [{devices!r}]")
     if name in ("auto", *_names()) or not name.isidentifier():
         raise ValueError(f"name: expected an identifier other than auto, {', '.join(_names())}, got {name!r}")
     if missing := [f for f in ("unavailable", "can_run") if not callable(getattr(module, f, None))]:
@@ -270,9 +274,9 @@ def choose(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: in
 
 
 def explain_call(
-    op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int, backend: str | None
+    op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int, backend: str | None, *, empty: bool = False
 ) -> Explanation:
-    """The same decision as :func:`choose`, told in words."""
+    """The same decision as :func:`choose`, told in words. empty: whether a tensor of the call is."""
     name, source = _requested(backend)
     everywhere = _only_reference()
     refusals = {}
@@ -280,6 +284,9 @@ def explain_call(
         reason = _refusal(native, op, device, dtype, upscale_factor) or everywhere
         if reason is not None:
             refusals[native] = reason
+    if empty and name not in refusals:
+        refusals = {native: refusals.get(native, "serves no empty tensors") for native in _names()[1:]}
+        return Explanation(op, "reference", "it serves empty tensors, whoever was asked", refusals)
     if name is None:
         name = "reference" if everywhere else _automatic(op, device, dtype, upscale_factor)
         order = ", ".join((*_AUTO.get(device.type, ()), "reference"))

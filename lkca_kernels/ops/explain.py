@@ -39,8 +39,9 @@ def explain(op: str | Callable[..., Tensor], *args: Any, **kwargs: Any) -> Expla
     """Say which backend serves ``op(*args, **kwargs)`` here and now, and why each other one does not.
 
     ``op`` is an operator of this package or its name; the call is not made. Of :func:`lowrank_upsample` it explains the
-    second stage. Raises ValueError for an unknown operator, TypeError for arguments that it does not take, and
-    BackendError for an unknown backend; a known backend that cannot serve the call is told, not raised.
+    second stage. Raises ValueError for an unknown operator or a scale factor below 2, TypeError for arguments that it
+    does not take, and BackendError for an unknown backend; a known backend that cannot serve the call is told, not
+    raised. Shapes are not checked.
     """
     name = op if isinstance(op, str) else getattr(op, "__name__", repr(op))
     if name not in OPERATORS:
@@ -53,5 +54,6 @@ def explain(op: str | Callable[..., Tensor], *args: Any, **kwargs: Any) -> Expla
         (first,) = autocast(first)
     _checks.check_first(first_name, first, "(the first tensor)")
     served = "lowrank_pixel_shuffle" if name == "lowrank_upsample" else name
-    factor = arguments.get("upscale_factor", 1)
-    return explain_call(served, first.device, first.dtype, factor, arguments.get("backend"))
+    factor = _checks.checked_factor(arguments["upscale_factor"]) if "upscale_factor" in arguments else 1
+    empty = any(isinstance(t, Tensor) and not t.numel() for t in arguments.values())
+    return explain_call(served, first.device, first.dtype, factor, arguments.get("backend"), empty=empty)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lkca_kernels import backends, reference
+from lkca_kernels.arguments import integer
 from lkca_kernels.autocasting import unautocast
 from lkca_kernels.ops import _checks
 from lkca_kernels.ops._operator import choose_while_tracing, is_tracing, library, tell_autograd_of
@@ -100,7 +101,9 @@ def _check(
     for name, tensor in (("least", least), ("gain", gain)):
         if tensor is not None:
             _checks.check_shape(name, tensor, "(C,)", (channels,))
-    first, last = (0, h) if rows is None else rows
+    if rows is not None and not (isinstance(rows, (tuple, list)) and len(rows) == 2):
+        raise TypeError(f"rows: expected two integers (first, last), got {rows!r}")
+    first, last = (0, h) if rows is None else (integer("rows", row) for row in rows)
     if not 0 <= first <= last <= h:
         raise ValueError(f"rows: expected (first, last) within 0 and h = {h}, got {rows}")
     shape = (batch, channels, (last - first) * s, w * s)

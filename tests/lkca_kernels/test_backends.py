@@ -119,6 +119,24 @@ def test_explanation_is_a_text() -> None:
         lkca_kernels.explain("conv2d", Z)
 
 
+def test_an_explanation_of_empty_tensors_is_what_the_call_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[str] = []
+    monkeypatch.setattr(backends, "function", lambda *_: lambda *_, **__: served.append("native"))
+    told = lkca_kernels.explain("lowrank_pixel_shuffle", Z[:0], WEIGHT, upscale_factor=2)
+    lkca_kernels.lowrank_pixel_shuffle(Z[:0], WEIGHT, upscale_factor=2)
+    assert told.chosen == "reference" and not served
+    assert ("cpu" in told.refusals) and (not CPU_BUILT or "empty" in told.refusals["cpu"])
+    if CPU_BUILT:
+        told = lkca_kernels.explain("lowrank_pixel_shuffle", Z, WEIGHT[:0], upscale_factor=2, backend="cpu")
+        assert told.chosen == "reference" and "empty" in told.reason
+
+
+def test_an_explanation_asks_for_a_scale_factor_that_can_be() -> None:
+    for factor, error in ((-3, ValueError), (1, ValueError), ([2], TypeError), (2.0, TypeError)):
+        with pytest.raises(error, match="upscale_factor: expected"):
+            lkca_kernels.explain("lowrank_pixel_shuffle", Z, WEIGHT, upscale_factor=factor)
+
+
 def test_available_backends_hold_the_reference() -> None:
     found = lkca_kernels.available_backends()
     assert "reference" in found and set(found) <= set(backends.BACKENDS)
@@ -188,6 +206,10 @@ def test_what_is_no_backend_is_not_registered(doubling: _Doubling) -> None:
     for name in ("cpu", "reference", "auto", "my backend"):
         with pytest.raises(ValueError, match="name: expected an identifier"):
             lkca_kernels.register_backend(name, doubling)
+    with pytest.raises(TypeError, match="name: expected a string, got int"):
+        lkca_kernels.register_backend(3, doubling)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"devices: expected a sequence of device types, got 'cpu'; give \['cpu'\]"):
+        lkca_kernels.register_backend("mine", doubling, devices="cpu")
     with pytest.raises(TypeError, match="has no unavailable and no can_run"):
         lkca_kernels.register_backend("mine", object())
     assert set(lkca_kernels.available_backends()) <= set(backends.BACKENDS)

@@ -275,6 +275,8 @@ def test_wrong_arguments_are_named() -> None:
         (TypeError, "gain: expected torch.float32, the dtype of z", {"gain": torch.zeros(3).double()}),
         (ValueError, "rows: expected (first, last) within 0 and h = 5, got (2, 6)", {"rows": (2, 6)}),
         (ValueError, "rows: expected (first, last) within 0 and h = 5, got (4, 3)", {"rows": (4, 3)}),
+        (TypeError, "rows: expected two integers (first, last), got 3", {"rows": 3}),
+        (TypeError, "rows: expected an integer, got float", {"rows": (0.0, 2.0)}),
         (ValueError, "upscale_factor: expected at least 2, got 1", {"upscale_factor": 1}),
         (ValueError, "skip_bicubic: expected 'matlab' or 'torch'", {"skip_bicubic": "cubic"}),
         (TypeError, "out: expected one of torch.int16, torch.uint16, torch.float32, got", {"out": out.int()}),
