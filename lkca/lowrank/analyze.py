@@ -177,6 +177,8 @@ def analyze(
             for layer, m in zip(found.layers, moments, strict=True)
         ]
     parameters = sum(p.numel() for p in model.parameters())
+    if ranks is not None and (isinstance(ranks, str) or not isinstance(ranks, Iterable)):
+        raise LowRankError(f"ranks: expected a sequence of integers, got {ranks!r}")
     wanted = None if ranks is None else sorted({integer("ranks", rank) for rank in ranks})
     if wanted and wanted[0] < 1:
         raise LowRankError(f"ranks: expected positive integers, got {wanted[0]}")

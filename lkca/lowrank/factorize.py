@@ -22,6 +22,8 @@ __all__ = ["Factorization", "LayerRank", "factorize", "factorize_reported", "loa
 
 Model = TypeVar("Model", bound=nn.Module)
 
+_EXACT = 100.0  # dB: more than any truth allows
+
 
 @dataclass(frozen=True)
 class LayerRank:
@@ -121,6 +123,11 @@ def factorize_reported(
         raise LowRankError(f"give either rank or energy, or max_psnr_drop or budget: one of {', '.join(asked)}")
     if energy is not None and not 0 < energy <= 1:
         raise LowRankError(f"energy: expected a share in (0, 1], got {energy}")
+    if isinstance(layers, str):  # a sequence too, of its letters
+        raise LowRankError(f"layers: expected a sequence of names, got {layers!r}; give [{layers!r}]")
+    for argument, names in (("rank", rank if isinstance(rank, Mapping) else None), ("layers", layers)):
+        if names is not None and not names:
+            raise LowRankError(f"{argument}: names no layer")
     alone = isinstance(model, (PixelShuffleUpsample, LowRankUpsample, LowRankConv2d))
     if isinstance(model, nn.Conv2d) or (alone and inplace):
         raise LowRankError("model: is a single layer; give a model that holds it, such as nn.Sequential(layer)")
@@ -154,7 +161,7 @@ def factorize_reported(
                 result.skipped[layer.name] = f"no rank that saves weights stays within {max_psnr_drop:g} dB"
         kept = [i for i, r in enumerate(found_ranks) if r is not None]
         if not kept:
-            raise LowRankError(f"max_psnr_drop: {result.skipped[chosen[0].name]}, in any layer")
+            raise LowRankError(f"max_psnr_drop: {result.skipped[chosen[0].name]}, in any layer{_exactly(psnr(work))}")
         chosen, factorisers, values = ([items[i] for i in kept] for items in (chosen, factorisers, values))  # type: ignore[assignment]
         ranks = [r for r in found_ranks if r is not None]
     ranks = [min(r, layer.full_rank) for layer, r in zip(chosen, ranks, strict=True)]
@@ -167,6 +174,13 @@ def factorize_reported(
     if alone:
         result.model = work.get_submodule("0")
     return result
+
+
+def _exactly(psnr: float) -> str:
+    """What a PSNR in dB that no cut can keep says of its targets; nothing for any other."""
+    if psnr < _EXACT:
+        return ""
+    return f"; the model gives its targets to {psnr:.0f} dB: are they its own outputs? Give the truth"
 
 
 def _chosen(

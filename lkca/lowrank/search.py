@@ -85,6 +85,10 @@ def for_psnr_drop(
     ranks: list[int | None] = [None] * len(layers)
     trials: list[tuple[dict[str, int], float]] = []
     whole = psnr(apply(ranks))
+    if not math.isfinite(whole):
+        raise LowRankError(
+            f"validation: the model's PSNR is {whole} dB; inputs, targets and what the model gives must be finite"
+        )
 
     def drop(trial: Sequence[int | None]) -> float:
         lost = whole - psnr(apply(trial))

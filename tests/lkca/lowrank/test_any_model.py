@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -297,7 +298,8 @@ def test_a_model_without_shapes_is_named() -> None:
 
 
 def test_bad_arguments() -> None:
-    model = small()
+    model, x = small(), torch.rand(1, 3, 8, 8)
+    y = model(x).detach()
     for arguments, says in (
         ({}, "either rank or energy"),
         ({"rank": 2, "energy": 0.5}, "one of"),
@@ -309,9 +311,18 @@ def test_bad_arguments() -> None:
         ({"rank": 2, "calibration": ["x"]}, "expected tensors"),
         ({"max_psnr_drop": 0.0, "validation": lambda net: 1.0}, "above 0"),
         ({"max_psnr_drop": 0.1, "calibration": [(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8))]}, "its target is"),
+        ({"rank": 2, "layers": "2.0"}, r"layers: expected a sequence of names, got '2.0'; give \['2.0'\]"),
+        ({"rank": 2, "layers": []}, "layers: names no layer"),
+        ({"rank": {}}, "rank: names no layer"),
+        ({"max_psnr_drop": 0.1, "validation": lambda net: math.nan}, "validation: the model's PSNR is nan"),
+        ({"max_psnr_drop": 0.1, "validation": [(x, y / 0)]}, "validation: the model's PSNR is -?(nan|inf)"),
+        ({"max_psnr_drop": 0.1, "calibration": [(x, y)]}, r"the model gives its targets to \d+ dB: .* the truth"),
     ):
         with pytest.raises(LowRankError, match=says):
             factorize(model, **arguments)
+    for ranks in (3, "3"):
+        with pytest.raises(LowRankError, match="ranks: expected a sequence of integers"):
+            analyze(model, ranks=ranks)
     with pytest.raises(LowRankError, match="single layer"):
         factorize(nn.Conv2d(3, 12, 3), rank=2)
     low = LKCANet(LKCANetConfig(bands=4, scale=2, rank=2))
