@@ -50,6 +50,8 @@ class DistillRecipe:
                 raise ValueError(f"{name}: expected 0 to 1, got {value}")
         if not 1 <= self.orientations <= 8:
             raise ValueError(f"orientations: expected 1 to 8, got {self.orientations}")
+        if self.evaluations < 1:
+            raise ValueError(f"evaluations: expected at least 1, got {self.evaluations}")
         teacher_weight(0.0, decay=self.decay)
 
 
@@ -75,18 +77,23 @@ def distill(
     the orientations. report(loss, gain): called after each step; gain is the latest score.
 
     Returns the number of ``steps``, the ``best`` score, the last ``loss``, and whether Ctrl-C ``interrupted`` it, which
-    keeps the best so far. ValueError for points that do not fit the models, and for a student of which no parameter
-    asks for a gradient; InputError for a loss that is not finite.
+    keeps the best so far. ValueError for points that do not fit the models, for a student of which no parameter asks
+    for a gradient or one is the teacher's own, and for a batch that is none; InputError for a loss that is not finite.
     """
     if not any(p.requires_grad for p in student.parameters()):
         raise ValueError(
             "student: no parameter of it asks for a gradient, as those of a loaded model; call requires_grad_(True)"
         )
+    theirs = {id(p) for p in teacher.parameters()}
+    if name := next((name for name, p in student.named_parameters() if p.requires_grad and id(p) in theirs), None):
+        raise ValueError(
+            f"student: shares {name} with the teacher, which would learn along; give it a copy, or freeze it"
+        )
     recipe = recipe or DistillRecipe()
     criterion = criterion or SpectralGradientLoss()
 
     def loss_of(position: float) -> Tensor:
-        degraded, sharp, valid = draw()
+        degraded, sharp, valid = _batch(draw())
         done = (budget.fraction - began) / max(1 - began, 1e-9)  # of both phases
         orientations = [0]
         if recipe.orientations > 1:
@@ -108,7 +115,7 @@ def distill(
         return train(whole, loss_of, schedule, budget, score=score, report=report)
 
     with evaluating(teacher):
-        whole = Distiller(teacher, student, draw()[0], recipe.points, apply=apply)
+        whole = Distiller(teacher, student, _batch(draw())[0], recipe.points, apply=apply)
         began, steps = budget.fraction, 0
         if recipe.warmup_share > 0:
             with _only_factors(student):
@@ -119,6 +126,22 @@ def distill(
         result = phase(1.0, recipe.lr)
         result.steps += steps
         return result
+
+
+def _batch(drawn: tuple[Tensor, Tensor, Tensor | None]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What draw() gave, checked: a mask of other dimensions could be spread along the wrong ones."""
+    if len(drawn) != 3:
+        raise ValueError(f"draw(): expected (degraded, sharp, valid or None), got {len(drawn)} values")
+    _, sharp, valid = drawn
+    if valid is not None:
+        if valid.dtype != torch.bool:
+            raise ValueError(f"draw(): valid is {valid.dtype}, expected bool")
+        batch, bands, rows, cols = sharp.shape
+        if valid.shape not in ((batch, 1, rows, cols), (batch, bands, rows, cols)):
+            raise ValueError(
+                f"draw(): valid is {tuple(valid.shape)}, expected (B, 1, H, W) of sharp {tuple(sharp.shape)}"
+            )
+    return drawn
 
 
 def _where(criterion: Criterion, valid: Tensor | None) -> Criterion:

@@ -136,14 +136,15 @@ def fit(
     such as :func:`lkca.training.transfer.backbone` gives. KeyboardInterrupt ends the fit early with the best network so
     far.
 
-    Raises InputError where the cubes leave nothing to learn from, and for a loss that is not finite.
+    Raises InputError where the cubes leave nothing to learn from, and for a loss that is not finite; ValueError for a
+    time or a number of steps that is not above 0.
     """
     recipe = recipe or Recipe()
     if isinstance(degradation, str):
         degradation = Degradation(method=degradation, scale=scale)
     if degradation.scale != scale:
         raise InputError(f"degradation: its scale is {degradation.scale}, expected the fit's own scale {scale}")
-    budget = Budget(minutes and 60 * minutes, max_steps)
+    budget = Budget(None if minutes is None else 60 * minutes, max_steps)
     with cpu_by_default():
         return _Run(cubes, scale, degradation, recipe, budget, seed, device, callback, init).result()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,12 +40,17 @@ class Budget:
     """Wall-clock seconds, optimiser steps, or both (the first to run out counts).
 
     With steps alone a run depends on its seed only; with seconds it also depends on the machine. The clock starts when
-    it is made. Raises ValueError where both are None.
+    it is made. Raises ValueError where both are None, for seconds that are not above 0 and finite, and for less than
+    one step.
     """
 
     def __init__(self, seconds: float | None, steps: int | None) -> None:
         if seconds is None and steps is None:
-            raise ValueError("give minutes, max_steps or both")
+            raise ValueError("the budget has no end; give a time, a number of steps or both")
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise ValueError(f"seconds: expected a finite number above 0, got {seconds}")
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps: expected at least 1, got {steps}")
         self.seconds = seconds
         self.steps = steps
         self.taken = 0

@@ -14,6 +14,7 @@ from lkca.models.edsr import EDSR
 from lkca.nn import LowRankUpsample, PixelShuffleUpsample
 from lkca.training.distill import DistillRecipe, distill
 from lkca.training.distillation import Distiller, Point, self_ensemble, teacher_weight
+from lkca.training.fit import fit
 from lkca.training.patches import dihedral, undo_dihedral
 from lkca.training.progress import Budget
 
@@ -189,6 +190,48 @@ def test_an_interrupt_in_the_warmup_ends_it() -> None:
         teacher, factorize(teacher, rank=2), draw, budget=Budget(None, 9), recipe=DistillRecipe(warmup_share=0.5)
     )
     assert done.interrupted and done.steps == 1
+
+
+def test_a_budget_that_never_ends_is_refused() -> None:
+    cube = torch.rand(4, 64, 64)
+    with pytest.raises(ValueError, match="seconds: expected a finite number above 0, got 0"):
+        fit([cube], 2, minutes=0.0)
+    with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
+        fit([cube], 2, minutes=None, max_steps=0)
+
+
+def test_a_student_that_shares_weights_with_its_teacher_is_refused() -> None:
+    """The teacher would learn along, its weights being the student's."""
+    teacher, (x, y) = network(), pair()
+    student = factorize(teacher, rank=2)
+    name, part = next((name, part) for name, part in student.named_children() if list(part.parameters()))
+    setattr(student, name, getattr(teacher, name))
+    shared = next(n for n, _ in student.named_parameters() if n.startswith(f"{name}."))
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    for one in (student, teacher):
+        with pytest.raises(ValueError, match=r"student: shares .* with the teacher.* copy"):
+            distill(teacher, one, lambda: (x, y, None), budget=Budget(None, 2))
+    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+    setattr(student, name, part)
+    distill(teacher, student, lambda: (x, y, None), budget=Budget(None, 2))
+    getattr(teacher, name).requires_grad_(False)
+    setattr(student, name, getattr(teacher, name))  # frozen in both
+    distill(teacher, student, lambda: (x, y, None), budget=Budget(None, 2))
+    assert torch.equal(dict(student.named_parameters())[shared], before[shared])
+
+
+def test_what_cannot_be_trained_with_is_named() -> None:
+    teacher, (x, y) = network(), pair()
+    b, _, h, w = y.shape
+    for batch, says in (
+        ((x, y), r"draw\(\): expected \(degraded, sharp, valid or None\), got 2 values"),
+        ((x, y, torch.ones(b, h, w, dtype=torch.bool)), r"draw\(\): valid is .*, expected \(B, 1, H, W\)"),
+        ((x, y, torch.ones(b, 1, h, w)), r"draw\(\): valid is torch.float32, expected bool"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            distill(teacher, factorize(teacher, rank=2), lambda batch=batch: batch, budget=Budget(None, 2))
+    with pytest.raises(ValueError, match="evaluations: expected at least 1, got 0"):
+        DistillRecipe(evaluations=0)
 
 
 def test_a_frozen_student_is_refused() -> None:

@@ -212,8 +212,14 @@ def test_a_loss_that_is_not_finite_ends_the_training() -> None:
 
 
 def test_budget() -> None:
-    with pytest.raises(ValueError, match="minutes"):
+    with pytest.raises(ValueError, match="has no end"):
         Budget(None, None)
+    for seconds in (0, 0.0, -1.0, math.nan, math.inf):  # of which no share would ever be spent
+        with pytest.raises(ValueError, match="seconds: expected a finite number above 0, got"):
+            Budget(seconds, None)
+    for steps in (0, -1):
+        with pytest.raises(ValueError, match="steps: expected at least 1, got"):
+            Budget(None, steps)
     budget = Budget(1000.0, 4)
     budget.taken = 2
     assert budget.fraction == 0.5
