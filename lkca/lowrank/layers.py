@@ -29,6 +29,7 @@ __all__ = [
     "computed",
     "loaded_model",
     "plain_model",
+    "replaced_convolution",
     "replaced_forward",
     "shaped_model",
     "survey",
@@ -277,6 +278,8 @@ def _keep(layer: Layer, names: dict[int, list[str]], ties: Counter[int], calls: 
 def _refusal(layer: Layer) -> str | None:
     """Why this layer by itself cannot be factorised."""
     conv = layer.conv
+    if reason := replaced_convolution(conv):
+        return reason
     if "weight" not in conv._parameters or computed(layer.module):
         return COMPUTED
     if conv.groups > 1:
@@ -288,6 +291,11 @@ def _refusal(layer: Layer) -> str | None:
     if isinstance(conv.weight, nn.parameter.UninitializedParameter):
         return "its weight has no shape yet (a lazy module); run the model once"
     return None
+
+
+def replaced_convolution(conv: nn.Module) -> str | None:
+    """Why the convolution of one of lkca.nn's layers is none (an adapter of LoRA, say); None: it is one."""
+    return None if isinstance(conv, nn.Conv2d) else f"its convolution has been replaced by a {type(conv).__name__}"
 
 
 def computed(module: nn.Module) -> bool:

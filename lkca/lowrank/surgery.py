@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lkca.lowrank.dataflow import copied
-from lkca.lowrank.layers import COMPUTED, Layer, LowRankError, altered, computed, plain_model
+from lkca.lowrank.layers import COMPUTED, Layer, LowRankError, altered, computed, plain_model, replaced_convolution
 from lkca.models import LKCANet
 from lkca.nn import FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 from lkca.nn.mode import evaluating
@@ -246,6 +246,8 @@ def merge(model: Model, *, inplace: bool = False) -> Model:
         return merge(nn.Sequential(model)).get_submodule("0")  # type: ignore[return-value]
     for name, module in result.named_modules():
         if (module in low or isinstance(module, FusedShuffle)) and (reason := altered(module)):
+            raise LowRankError(f"model: {name} cannot be merged: {reason}")
+        if isinstance(module, (LowRankConv2d, LowRankUpsample)) and (reason := replaced_convolution(module.reduce)):
             raise LowRankError(f"model: {name} cannot be merged: {reason}")
         if isinstance(module, (LowRankConv2d, LowRankUpsample)) and computed(module):
             raise LowRankError(f"model: {name} cannot be merged: {COMPUTED}")

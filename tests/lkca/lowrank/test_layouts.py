@@ -312,6 +312,10 @@ MERGE_REFUSED: dict[str, tuple[Callable[[], list[nn.Module]], str]] = {
     "inner convolution": (lambda: [within(LowRankUpsample(3, 3, 2, 4))], "0 cannot be merged: a Same, which"),
     "weight norm": (lambda: [weight_norm(LowRankUpsample(3, 3, 2, 4))], "0 cannot be merged: its weight or bias"),
     "pruned": (lambda: [l1_unstructured(LowRankUpsample(3, 3, 2, 4), "bias", 0.3)], "0 cannot be merged: its weight"),
+    "replaced": (
+        lambda: [wrapped(LowRankUpsample(3, 3, 2, 4))],
+        "0 cannot be merged: its convolution has been replaced",
+    ),
     "hooks within": (lambda: [hooked(LowRankUpsample(3, 3, 2, 4))], "0 cannot be merged: hooks on its inner"),
     "hooks within, convolution": (lambda: [hooked(LowRankConv2d(3, 12, 3, 4))], "0 cannot be merged: hooks on"),
 }
@@ -319,6 +323,12 @@ MERGE_REFUSED: dict[str, tuple[Callable[[], list[nn.Module]], str]] = {
 
 def within(layer: LowRankUpsample) -> nn.Module:
     layer.reduce = Same(3, 4, 3, padding=1, bias=False)
+    return layer
+
+
+def wrapped(layer: LowRankUpsample) -> nn.Module:
+    """As adapters (LoRA) wrap a convolution."""
+    layer.reduce = nn.Sequential(layer.reduce)
     return layer
 
 
@@ -332,6 +342,14 @@ def test_merge_refuses_what_would_be_lost(case: str) -> None:
     make, reason = MERGE_REFUSED[case]
     with pytest.raises(LowRankError, match=f"model: {reason}"):
         merge(nn.Sequential(*make()))
+
+
+def test_a_layer_whose_convolution_was_replaced_is_told() -> None:
+    model = nn.Sequential(wrapped(LowRankUpsample(3, 3, 2, 4)))
+    reason = "its convolution has been replaced by a Sequential"
+    assert analyze(model).skipped == {"0": reason}
+    with pytest.raises(LowRankError, match=f"'0': {reason}"):
+        factorize(model, rank=2)
 
 
 def test_merge_refuses_hooks_within_what_was_replaced() -> None:
