@@ -2,8 +2,8 @@
 
 Every loss compares a prediction and a target of shape (B, C, H, W), values about 0..1, and returns a scalar: a mean,
 so that it does not depend on patch or batch size; ValueError for other shapes. float16 and bfloat16 are computed in
-float32. Gradients are finite everywhere: at equal inputs, at zero vectors and on constant images. With x the
-prediction, y the target:
+float32. Gradients are finite everywhere: at equal inputs, at zero vectors and on constant images. They can be
+differentiated again, and torch.func takes the losses. With x the prediction, y the target:
 
 - L1: mean |x - y|.
 - L2: mean ((x - y) / u)^2, u a unit for each band, by default 1. With u the RMS of what bicubic upsampling misses in
@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lkca.loss_gradients import GradientDifference, SpectralAngle
+from lkca.loss_gradients import gradient_difference, spectral_angle
 
 __all__ = [
     "LOSSES",
@@ -65,8 +65,7 @@ def sam_loss(prediction: Tensor, target: Tensor) -> Tensor:
 
     A pixel where either spectrum has a norm below 1e-4 counts with angle 0 and sends no gradient.
     """
-    result: Tensor = SpectralAngle.apply(*_pair(prediction, target))  # type: ignore[no-untyped-call]
-    return result
+    return spectral_angle(*_pair(prediction, target))
 
 
 def gradient_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -74,8 +73,7 @@ def gradient_loss(prediction: Tensor, target: Tensor) -> Tensor:
     x, y = _pair(prediction, target)
     if min(x.shape[1:]) < 2:
         raise ValueError(f"gradient_loss: needs at least 2 bands, rows and columns, found {tuple(x.shape)}")
-    result: Tensor = GradientDifference.apply(x, y)  # type: ignore[no-untyped-call]
-    return result
+    return gradient_difference(x, y)
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {

@@ -110,6 +110,41 @@ def test_gradcheck_away_from_kinks(name: str) -> None:
     assert torch.autograd.gradcheck(lambda t: LOSSES[name](t, y), (x.requires_grad_(),))
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_second_derivatives(name: str) -> None:
+    """By both arguments; of a sum a term without one would be missed silently."""
+    x, y = rand(2, 3, 4, 3) + 0.2, rand(2, 3, 4, 3, seed=1) + 0.2
+    assert torch.autograd.gradgradcheck(LOSSES[name], (x.requires_grad_(), y.requires_grad_()))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("case", ["other", "equal", "zeros", "opposite", "proportional"])
+def test_torch_func_and_batched_gradients(name: str, case: str) -> None:
+    y = rand(2, 3, 4, 3)
+    x = {
+        "other": rand(2, 3, 4, 3, seed=1),
+        "equal": y.clone(),
+        "zeros": torch.zeros_like(y),
+        "opposite": -y,
+        "proportional": 0.5 * y,
+    }[case]
+    loss = LOSSES[name]
+    leaf = x.clone().requires_grad_()
+    value = loss(leaf, y)
+    (expected,) = torch.autograd.grad(value, leaf, create_graph=True)
+    (once,) = torch.autograd.grad(loss(leaf, y), leaf)
+    same = {"atol": 1e-7, "rtol": 1e-6}
+    torch.testing.assert_close(expected, once, **same)
+    torch.testing.assert_close(torch.func.grad(loss)(x, y), once, **same)
+    found, tangent = torch.func.jvp(lambda t: loss(t, y), (x,), (y,))
+    torch.testing.assert_close(found, value.detach(), **same)
+    torch.testing.assert_close(tangent, (once * y).sum(), **same)
+    each = torch.func.vmap(lambda a, b: loss(a[None], b[None]))(x, y)
+    torch.testing.assert_close(each, torch.stack([loss(a[None], b[None]) for a, b in zip(x, y, strict=True)]), **same)
+    (batched,) = torch.autograd.grad(loss(leaf, y), leaf, torch.tensor([1.0, 2.0]).double(), is_grads_batched=True)
+    torch.testing.assert_close(batched, torch.stack([once, 2 * once]), **same)
+
+
 def test_both_arguments_get_a_gradient() -> None:
     x, y = rand(2, 3, 4, 3) + 0.2, rand(2, 3, 4, 3, seed=1) + 0.2
     for name in ("sam", "gradient"):
