@@ -86,7 +86,8 @@ def factorize(
     :class:`~lkca.nn.LowRankConv2d`. Hooks, device, dtype, train/eval mode and requires_grad stay.
 
     Returns a copy unless ``inplace``. Raises LowRankError (an InputError and a ValueError) where no layer can be
-    factorised, with the reasons, or the arguments do not fit.
+    factorised, with the reasons, where the arguments do not fit, or where the model's forward reads a layer's weight,
+    class or attributes besides calling it.
     """
     return factorize_reported(
         model,

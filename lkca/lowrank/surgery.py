@@ -46,6 +46,7 @@ _HOOKS = (
 _AGREEMENT = (
     1e-3  # of the outputs' largest value: rounding of two orders of summation, far below what a wrong graph does
 )
+_ROUGHLY = 0.05  # where 16 bits play a part
 
 
 def copied_model(model: Model) -> Model:
@@ -133,9 +134,11 @@ def put_low_rank(
 ) -> list[bool]:
     """Replace ``layers`` of ``model`` in place by factors ``parts``; True for each whose shuffle went into it.
 
-    Where shuffles go into their layers, ``model(*example)`` is run with and without: should it look at the layers
-    in a way that the run before did not show (attributes, shapes), the outputs differ, and they stay separate.
+    ``model(*example)`` is run with the factors' products as kernels, with the factors, and with shuffles in their
+    layers. Should the outputs differ, the model looks at a layer in a way that the run before did not show (attributes,
+    shapes): with the factors alone a LowRankError says so, and the model is as it was; else the shuffles stay separate.
     """
+    whole = _with_products(model, layers, parts, example)
     replaced = {id(layer.module) for layer in layers if layer.shuffle is not None}
     fused = [
         layer.shuffle is not None and all(id(feeder) in replaced for feeder in layer.shuffle.feeders)
@@ -151,9 +154,20 @@ def put_low_rank(
         replace_module(model, layer.module, new)
         _tell_parent(model, new)
     own = [isinstance(new, LowRankUpsample) for new in separate]
+    expected = None if whole is None and not any(fused) else output(model, example)
+    if whole is not None and not agree(whole, expected, least=_ROUGHLY):  # two roundings, under autocast in 16 bits
+        for layer, new in zip(layers, separate, strict=True):
+            replace_module(model, new, layer.module)
+            _tell_parent(model, layer.module)
+        names = ", ".join(layer.name for layer in layers)
+        failed = (
+            f" (with them it raises {type(expected).__name__}: {expected})" if isinstance(expected, Exception) else ""
+        )
+        raise LowRankError(
+            f"{names}: the model's forward uses more of them than their results{failed}; take other layers"
+        )
     if not any(fused):
         return own
-    expected = output(model, example)
     together = [
         _low_rank(layer, p, True) if one else new
         for layer, p, one, new in zip(layers, parts, fused, separate, strict=True)
@@ -171,6 +185,27 @@ def put_low_rank(
     for key, stand_in in stand_ins.items():
         replace_module(model, stand_in, shuffles[key])
     return own
+
+
+def _with_products(
+    model: nn.Module, layers: Sequence[Layer], parts: Sequence[Parts], example: tuple[Any, ...] | None
+) -> Any:
+    """What the model gives with its own layers and kernels of the rank; None where it is not run, or has factors."""
+    if example is None or any(layer.rank is not None for layer in layers):
+        return None
+    held = [p for layer in layers for p in (layer.conv.weight, layer.conv.bias) if p is not None]
+    values = [p.detach().clone() for p in held]
+    try:
+        for layer, (left, right, correction) in zip(layers, parts, strict=True):
+            layer.conv.weight.copy_((left @ right).reshape(layer.conv.weight.shape))
+            if layer.conv.bias is not None:
+                layer.conv.bias.add_(correction.to(layer.conv.bias))
+        torch.clear_autocast_cache()  # it holds the weights of before
+        return output(model, example)
+    finally:
+        for parameter, value in zip(held, values, strict=True):
+            parameter.copy_(value)
+        torch.clear_autocast_cache()
 
 
 def _tell_parent(model: nn.Module, new: nn.Module) -> None:
@@ -202,19 +237,26 @@ def same_draws(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def agree(expected: Any, found: Any) -> bool:
-    """Whether two outputs (tensors, or sequences and dictionaries of them) are equal up to rounding."""
+def agree(expected: Any, found: Any, *, least: float = _AGREEMENT) -> bool:
+    """Whether two outputs (tensors, or sequences and dictionaries of them) are equal up to rounding.
+
+    least: share of the largest value by which float32 may differ; 16 bits may by 0.05 in any case.
+    """
     if isinstance(expected, Tensor):
         if not isinstance(found, Tensor) or expected.shape != found.shape:
             return False
-        scale = float(expected.abs().max()) + torch.finfo(torch.float32).tiny
-        loose = _AGREEMENT if expected.dtype in (torch.float32, torch.float64) else 0.05
-        return float((expected - found).abs().max()) <= loose * scale
+        if not expected.numel() or expected.dtype == torch.bool:
+            return torch.equal(expected, found)
+        equal = (expected == found) | (expected.isnan() & found.isnan())  # infinities and NaN, too
+        difference = (expected - found).abs().masked_fill(equal, 0)
+        scale = float(expected.abs().masked_fill(~expected.isfinite(), 0).max()) + torch.finfo(torch.float32).tiny
+        loose = least if expected.dtype in (torch.float32, torch.float64) else max(least, _ROUGHLY)
+        return float(difference.max()) <= loose * scale
     if isinstance(expected, (list, tuple)):
         same = isinstance(found, (list, tuple)) and len(found) == len(expected)
-        return same and all(agree(e, f) for e, f in zip(expected, found, strict=True))
+        return same and all(agree(e, f, least=least) for e, f in zip(expected, found, strict=True))
     if isinstance(expected, dict):
-        return isinstance(found, dict) and all(agree(v, found.get(k)) for k, v in expected.items())
+        return isinstance(found, dict) and all(agree(v, found.get(k), least=least) for k, v in expected.items())
     return type(expected) is type(found) and not isinstance(found, Exception)
 
 

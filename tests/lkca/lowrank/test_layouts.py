@@ -27,7 +27,7 @@ from lkca.lowrank import (
 from lkca.lowrank.surgery import copied_model, output
 from lkca.nn import FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 
-from .layouts import LAYOUTS, EdvrLike
+from .layouts import LAYOUTS, EdsrLike, EdvrLike
 
 
 def make(kind: Callable[[], nn.Module]) -> nn.Module:
@@ -496,6 +496,63 @@ def test_a_sequence_with_a_forward_of_its_own_is_not_told_by_pattern() -> None:
         for net in (model, low):
             net.head = 1
             torch.testing.assert_close(net(x), expected, atol=1e-5, rtol=0)
+
+
+class Reads(nn.Module):
+    """Uses more of its convolution than the convolution's result."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.up = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
+        self.other = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
+        self.what = what
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.up(x) + self.other(x)
+        conv: Any = self.up[0]
+        if self.what == "class":
+            return y if isinstance(conv, nn.Conv2d) else y.mean(1)
+        return y * (conv.weight.abs().mean() if self.what == "weight" else conv.kernel_size[0])
+
+
+@pytest.mark.parametrize("what", ["class", "weight", "size"])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_model_that_reads_its_convolution_is_refused(what: str, inplace: bool) -> None:
+    model, x = Reads(what).eval(), torch.rand(1, 3, 6, 6)
+    expected = model(x)
+    for rank in (2, 12):
+        with pytest.raises(LowRankError, match=r"up\.0.*: the model's forward uses more of them than their results"):
+            factorize(model, rank=rank, inplace=inplace)
+    assert torch.equal(model(x), expected)
+    low = factorize(model, rank=12, layers=["other.0"], inplace=inplace)
+    torch.testing.assert_close(low(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_may_be_tried_under_autocast() -> None:
+    torch.manual_seed(0)
+    model = make(EdsrLike)
+    x = torch.rand(1, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = model(x)  # its weights are in autocast's cache now
+        low = factorize(model, rank=3)
+        factorize(copy.deepcopy(model), rank=3, inplace=True)
+        assert torch.equal(model(x), expected)
+    assert ranks_of(low) == {"upsample.0": 3, "upsample.2": 3}
+
+
+def test_outputs_that_are_not_finite_refuse_nothing() -> None:
+    class Logarithm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            y = (self.up(x) * torch.tensor([1.0, 0.0, torch.nan]).view(1, 3, 1, 1)).reciprocal()
+            return y, y.isnan(), y[:0]
+
+    model = Logarithm().eval()
+    assert [layer.fused for layer in factorize_reported(model, rank=4).layers] == [True]
+    assert list(replace_modules(model).swapped) == ["up.0"]
 
 
 def test_a_model_may_draw_at_random() -> None:
