@@ -40,8 +40,13 @@ class Spectrum:
 
 
 def spectrum(layer: nn.Conv2d | PixelShuffleUpsample) -> Spectrum:
-    """Singular value decomposition of the layer's kernel."""
+    """Singular value decomposition of the layer's kernel. TypeError for another kind of layer.
+
+    Of a low-rank layer :func:`singular_values` takes ``merged_weight().flatten(1)``.
+    """
     conv = layer.conv if isinstance(layer, PixelShuffleUpsample) else layer
+    if not isinstance(conv, nn.Conv2d):
+        raise TypeError(f"layer: expected nn.Conv2d or PixelShuffleUpsample, got {type(layer).__name__}")
     return Spectrum(*torch.linalg.svd(conv.weight.detach().flatten(1).double(), full_matrices=False))
 
 

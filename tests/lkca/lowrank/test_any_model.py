@@ -25,6 +25,7 @@ from lkca.lowrank import (
     merge,
     ranks_of,
     singular_values,
+    spectrum,
     stable_rank,
 )
 from lkca.lowrank.layers import Layer
@@ -183,6 +184,15 @@ def test_full_rank_survives_a_singular_covariance() -> None:
     torch.testing.assert_close(left @ right, matrix)
     left, right, correction = Factoriser.of(matrix, moments).at(1)
     torch.testing.assert_close(left @ right @ direction + correction, matrix @ direction)
+
+
+def test_the_spectrum_of_what_has_no_kernel_is_refused() -> None:
+    """A low-rank layer has a weight too, but that is its last factor alone."""
+    for layer in (LowRankUpsample(3, 3, 2, 4), nn.Linear(3, 4), small()):
+        with pytest.raises(
+            TypeError, match=f"layer: expected nn.Conv2d or PixelShuffleUpsample, got {type(layer).__name__}"
+        ):
+            spectrum(layer)  # type: ignore[arg-type]
 
 
 def test_ranks_of_known_spectra() -> None:
