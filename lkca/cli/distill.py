@@ -24,6 +24,7 @@ from lkca.cli.options import (
     set_threads,
 )
 from lkca.cli.stopping import terminate_as_interrupt
+from lkca.errors import LkcaError
 
 if TYPE_CHECKING:
     from lkca.fitting.distill import DistilledModel
@@ -69,7 +70,8 @@ def distill_command(
     """Factorises a model's upsampler and lets the model teach the smaller one, over scenes of its sensor.
 
     The student learns from the scenes, made coarser, and from what the teacher makes of them, whose weight decays;
-    their features are compared too. Ctrl-C or SIGTERM keeps the best student so far.
+    their features are compared too. Ctrl-C or SIGTERM keeps the best student so far, as does a loss that is no number
+    (exit code 1).
     """
     from lkca.config import read_yaml, validated
     from lkca.fitting.config import DistillConfig
@@ -104,6 +106,8 @@ def distill_command(
         note(remark)
     save_model(output, made.net, made.config, overwrite=overwrite)
     _print(made, output)
+    if made.failure:
+        raise LkcaError(f"{made.failure}; {output} holds the best student until then")
 
 
 def _print(made: DistilledModel, output: Path) -> None:

@@ -28,6 +28,7 @@ from lkca.cli.options import (
 )
 from lkca.cli.report import ReportOption, check_report
 from lkca.cli.stopping import terminate_as_interrupt
+from lkca.errors import LkcaError
 
 if TYPE_CHECKING:
     from lkca.fitting import FittedModel
@@ -93,7 +94,8 @@ def fit_command(
     """Trains a model on your own scenes: makes them coarser and learns to restore them.
 
     A full-rank teacher is trained, its upsampler factorised, and the low-rank student distilled from it, all within
-    the time budget. Ctrl-C or SIGTERM ends the fit early and keeps the best model so far.
+    the time budget. Ctrl-C or SIGTERM ends the fit early and keeps the best model so far, as does a loss that is no
+    number (exit code 1).
     """
     from lkca.config import read_yaml, validated
     from lkca.fitting import FitConfig, fit_scenes
@@ -135,6 +137,8 @@ def fit_command(
         where = resolve_device(settings.device)
         write_report(report, report_of_fit(fitted, str(output), files, how=how, device=where, command=command_line()))
         note(f"report written to {report}")
+    if fitted.result.failure:
+        raise LkcaError(f"{fitted.result.failure}; {output} holds the best model until then")
     print_line(f"Next: lkca upscale -i FILE -o OUT -m {shlex.quote(str(output))}")
 
 

@@ -28,6 +28,7 @@ from lkca.nn import PixelShuffleUpsample
 from lkca.nn.layout import channels_last
 from lkca.training.distill import DistillRecipe, distill
 from lkca.training.distillation import Point
+from lkca.training.optimise import DivergedError
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget, Progress, ProgressCallback
 from lkca.training.start import Lost
@@ -41,7 +42,8 @@ __all__ = ["DistilledModel", "distill_directory"]
 @dataclass(frozen=True)
 class DistilledModel:
     """net and config: to be saved. scores: of "bicubic", "teacher", "lr" (factorised, not trained) and "student" on
-    ``split``; rank: of the student. notes: remarks for the user."""
+    ``split``; rank: of the student. notes: remarks for the user. failure: the step whose loss was not finite, and what
+    to look for, "" otherwise; the network is the best until then."""
 
     net: LKCANet
     config: ModelConfig
@@ -50,6 +52,7 @@ class DistilledModel:
     rank: int
     steps: int
     notes: tuple[str, ...]
+    failure: str = ""
 
 
 def distill_directory(
@@ -65,7 +68,8 @@ def distill_directory(
 
     The scenes are made coarser as the teacher was trained to undo; the last rows of each validate. callback: called
     after each step. how: keyword arguments for :func:`lkca.data.open_cube`. command: kept in the model's records.
-    InputError for scenes that do not suit the teacher, or a configuration that leaves nothing to train.
+    InputError for scenes that do not suit the teacher, a configuration that leaves nothing to train, or a loss that is
+    not finite before anything was learned; later such a loss ends the training, as Ctrl-C does.
     """
     if (config.rank is None) == (config.energy is None):
         raise InputError("give either the rank or the energy of the student, for example --rank 32 or --energy 0.99")
@@ -87,7 +91,16 @@ def distill_directory(
     score = (lambda: scores(student)["mpsnr"] - base["mpsnr"]) if data.held else None
     criterion = _criterion(data.train, teacher.config.degradation, config).to(device)
     budget = Budget(config.minutes and 60 * config.minutes, config.max_steps)
-    done = _train(mentor, student, data.train, criterion, teacher.config.degradation, config, budget, score, callback)
+    failure = ""
+    try:
+        done = _train(
+            mentor, student, data.train, criterion, teacher.config.degradation, config, budget, score, callback
+        )
+    except DivergedError as error:  # the best until then is in place
+        if all(torch.equal(v, start.state_dict()[k]) for k, v in student.state_dict().items()):
+            raise
+        failure, done = str(error), LoopResult(steps=budget.taken, interrupted=True)
+    student.eval()
     table = {"bicubic": base, "teacher": scores(mentor), "lr": scores(start), "student": scores(student)}
     net = student.cpu()
     assert net.config.rank is not None
@@ -112,7 +125,7 @@ def distill_directory(
             "versions": package_versions(),
         }
     )
-    return DistilledModel(net, entry, table, data.split, net.config.rank, done.steps, tuple(notes))
+    return DistilledModel(net, entry, table, data.split, net.config.rank, done.steps, tuple(notes), failure)
 
 
 def _criterion(scenes: Sequence[Scene], degradation: Degradation, config: DistillConfig) -> WeightedLoss:
@@ -132,7 +145,7 @@ def _train(
     score: Callable[[], float] | None,
     callback: ProgressCallback | None,
 ) -> LoopResult:
-    """Distil over patches of ``scenes``; leaves ``student`` in eval mode. Both networks are on one device."""
+    """Distil over patches of ``scenes``. Both networks are on one device."""
     device = student.head.weight.device
     sampler = PatchSampler(
         scenes,
@@ -154,7 +167,7 @@ def _train(
     torch.manual_seed(config.seed)
     student.requires_grad_(True)
     try:
-        done = distill(
+        return distill(
             teacher,
             student.train(),
             draw,
@@ -167,8 +180,6 @@ def _train(
         )
     except ValueError as error:
         raise InputError(f"recipe: {error}") from error
-    student.eval()
-    return done
 
 
 def _points(teacher: LKCANet, config: DistillConfig) -> tuple[Point, ...]:

@@ -47,6 +47,8 @@ def fit_scenes(
 ) -> FittedModel:
     """Fits a model to scenes by Wald's protocol, as ``config`` says; Ctrl-C returns the best so far.
 
+    So does a loss that is not finite, which ``result.failure`` tells, once something was learned.
+
     ``how``: keyword arguments for :func:`lkca.data.open_cube`. ``command``: kept in the model's records. Raises
     InputError for scenes or a configuration that leave nothing to train; ``config.scale`` must be set.
     """

@@ -27,7 +27,7 @@ from lkca.models.subspace import SpectralSubspace
 from lkca.nn import LowRankUpsample, PixelShuffleUpsample
 from lkca.nn.layout import channels_last
 from lkca.training.distillation import Criterion, Distiller, Point, teacher_weight
-from lkca.training.optimise import cpu_by_default
+from lkca.training.optimise import DivergedError, cpu_by_default
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget, Progress, ProgressCallback
 from lkca.training.supervised import LoopResult, Schedule, train
@@ -90,8 +90,8 @@ class FitResult:
 
     history: every report that the callback got. metrics: {"bicubic", "teacher", "student"} -> {"mpsnr" dB, "sam"
     degrees, "rmse", "ergas"} on ``split``, the pixels that these were measured on. rank, energy: of the upsampler's
-    factors. steps, seconds: spent. interrupted: by Ctrl-C; the network is the best until then. description: how it was
-    made.
+    factors. steps, seconds: spent. interrupted: by Ctrl-C or ``failure``; the network is the best until then.
+    description: how it was made. failure: the step whose loss was not finite, and what to look for; "" otherwise.
     """
 
     net: LKCANet
@@ -105,6 +105,7 @@ class FitResult:
     interrupted: bool
     history: list[Progress] = field(default_factory=list)
     description: dict[str, Any] = field(default_factory=dict)
+    failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,10 @@ def fit(
     missing. minutes: wall-clock budget. max_steps: bound on optimiser steps; with minutes=None the result depends on
     the seed alone (on one machine and thread count). init: what the network starts from instead of the shipped prior,
     such as :func:`lkca.training.transfer.backbone` gives. KeyboardInterrupt ends the fit early with the best network so
-    far.
+    far, and so does a loss that is not finite, which the result's ``failure`` tells.
 
-    Raises InputError where the cubes leave nothing to learn from, and for a loss that is not finite; ValueError for a
-    time or a number of steps that is not above 0.
+    Raises InputError where the cubes leave nothing to learn from, and for a loss that is not finite before anything was
+    learned; ValueError for a time or a number of steps that is not above 0.
     """
     recipe = recipe or Recipe()
     if isinstance(degradation, str):
@@ -166,6 +167,7 @@ class _Run:
         self.scale, self.degradation, self.recipe, self.budget = scale, degradation, recipe, budget
         self.seed, self.device, self.callback = seed, torch.device(device), callback
         self.history: list[Progress] = []
+        self.failure = ""
         self.stage = "prepare"
         self.report(None, None)
         sharp = _checked(cubes, scale)
@@ -257,7 +259,14 @@ class _Run:
     def train(self, net: LKCANet, loss_of: Callable[[float], Tensor], end: float, lr: float) -> LoopResult:
         schedule = Schedule(self.budget.fraction, end, lr, self.recipe.weight_decay)
         score = (lambda: self.score(net)) if self.test_cubes else None
-        return train(net, loss_of, schedule, self.budget, score=score, report=self.report)
+        start = copy.deepcopy(net.state_dict())
+        try:
+            return train(net, loss_of, schedule, self.budget, score=score, report=self.report)
+        except DivergedError as error:
+            if self.stage == "teacher" and all(torch.equal(v, start[k]) for k, v in net.state_dict().items()):
+                raise
+            self.failure = str(error)
+            return LoopResult(interrupted=True)
 
     def result(self) -> FitResult:
         r = self.recipe
@@ -280,16 +289,14 @@ class _Run:
 
         self.stage = "teacher"
         loop = self.train(teacher, supervised, r.teacher_share, lr)
-        steps = loop.steps
         student = channels_last(factorize(teacher, energy=r.energy))
         if not loop.interrupted:
             self.stage = "distil"
             distiller = Distiller(teacher, student, self.draw()[0], _FEATURES, apply=_residual)
             loop = self.train(student, distil, r.teacher_share + r.student_share, r.student_lr)
-            steps += loop.steps
-        return self._finish(teacher, student, steps, loop.interrupted)
+        return self._finish(teacher, student, loop.interrupted)
 
-    def _finish(self, teacher: LKCANet, student: LKCANet, steps: int, interrupted: bool) -> FitResult:
+    def _finish(self, teacher: LKCANet, student: LKCANet, interrupted: bool) -> FitResult:
         layer, low = teacher.upsample, student.upsample
         assert isinstance(layer, PixelShuffleUpsample) and isinstance(low, LowRankUpsample)
         curve = energy_curve(spectrum(layer).singular_values)
@@ -305,10 +312,11 @@ class _Run:
             split=self.split,
             rank=net.config.rank,
             energy=float(curve[low.rank - 1]),
-            steps=steps,
+            steps=self.budget.taken,
             seconds=self.budget.elapsed,
             interrupted=interrupted,
             history=self.history,
+            failure=self.failure,
             description={
                 "components": components,
                 "training_pixels": sum(int(c.valid.sum()) for c in self.train_cubes),

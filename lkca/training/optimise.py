@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lkca.errors import InputError
 
-__all__ = ["Average", "adamw", "check_loss", "cpu_by_default", "rate_factor", "set_rate"]
+__all__ = ["Average", "DivergedError", "adamw", "check_loss", "cpu_by_default", "rate_factor", "set_rate"]
 
 
 def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
@@ -44,10 +44,14 @@ def cpu_by_default() -> AbstractContextManager[Any]:
     return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
+class DivergedError(InputError):
+    """A loss that is not finite."""
+
+
 def check_loss(value: float, step: int) -> None:
-    """InputError for a loss that is not finite: no later step heals the weights."""
+    """DivergedError for a loss that is not finite: no later step heals the weights."""
     if not math.isfinite(value):
-        raise InputError(
+        raise DivergedError(
             f"step {step}: the loss is {value}; look for samples far beyond all others, such as an undeclared nodata "
             "value, or begin anew with a lower learning rate"
         )

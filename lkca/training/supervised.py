@@ -57,7 +57,7 @@ def train(
     loss_of(position 0..1) gives the loss of the next batch. score() rates the module as it stands (higher is better);
     it is called on the averaged weights, at the start, ``evaluations`` times on the way and at the end. Without it the
     last averaged state is kept. KeyboardInterrupt ends the loop early, with the best so far in place. So does a loss
-    that is not finite, with InputError.
+    that is not finite, with DivergedError, an InputError.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimiser = adamw(module, schedule.lr, schedule.weight_decay)
@@ -67,7 +67,8 @@ def train(
 
     def rate() -> float | None:
         if score is None:
-            best_state.update(copy.deepcopy(average.state))
+            if all(bool(value.isfinite().all()) for value in average.state.values()):  # else the next loss tells
+                best_state.update(copy.deepcopy(average.state))
             return None
         with average.inside(module):
             value = score()

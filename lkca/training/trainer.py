@@ -21,7 +21,7 @@ import yaml
 from torch import Tensor
 
 from lkca.config import read_yaml
-from lkca.errors import InputError
+from lkca.errors import InputError, LkcaError
 from lkca.losses import WeightedLoss
 from lkca.models.config import ModelConfig, TrainingRecord, utc_now
 from lkca.models.directory import describe_architecture, load_model, package_versions, recover_model, save_model
@@ -31,7 +31,7 @@ from lkca.training.checkpoint import Progressed, latest_checkpoint, load_checkpo
 from lkca.training.config import FREE, TrainConfig
 from lkca.training.data import PatchDataset, TrainingSet, micro_batches, open_training_set
 from lkca.training.monitor import Monitor
-from lkca.training.optimise import Average, adamw, check_loss, cpu_by_default, rate_factor, set_rate
+from lkca.training.optimise import Average, DivergedError, adamw, check_loss, cpu_by_default, rate_factor, set_rate
 from lkca.training.progress import Progress, ProgressCallback
 from lkca.training.start import Lost, first, new_network
 from lkca.training.validation import measure, psnr_gain, restore, validation_record
@@ -108,7 +108,8 @@ def train(
     Under ``torchrun`` or ``accelerate launch`` every process calls this; the first one writes. Ctrl-C and SIGTERM end
     the run after the step, with a checkpoint. ``callback``: called by the first process, with the loss and, after a
     validation, the gain over bicubic in dB. ``command``: kept in the model's records. Raises InputError for what cannot
-    be trained, before and during training (a loss that is not finite), OutputError where the run cannot be written.
+    be trained, before and during training (a loss that is not finite: LkcaError, if there is a best model already),
+    OutputError where the run cannot be written.
     """
     check_run(run, config, resume=resume, overwrite=overwrite)
     with cpu_by_default():
@@ -294,9 +295,14 @@ class _Run:
         return total
 
     def _checked(self, loss: Tensor) -> float:
-        """Mean of the loss over the processes; InputError where it is not finite."""
+        """Mean of the loss over the processes; where it is not finite InputError, or LkcaError beside a best model."""
         value = float(self.accelerator.reduce(loss, "mean"))
-        check_loss(value, self.progressed.step)
+        try:
+            check_loss(value, self.progressed.step)
+        except DivergedError as error:
+            if not (best := self.run / _BEST).is_dir():
+                raise
+            raise LkcaError(f"{error}; {best} holds the best model until then") from error
         return value
 
     def _report(self, loss: float, gain: float | None) -> None:

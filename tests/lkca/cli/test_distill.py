@@ -120,6 +120,37 @@ def test_sigterm_keeps_the_best_so_far(
     assert "rank 3, 2 steps" in result.stdout and load_model(out).config.training.interrupted
 
 
+@pytest.mark.parametrize("command", ["fit", "distill"])
+@pytest.mark.parametrize("at", [1, 30])
+def test_a_loss_that_becomes_nan_keeps_the_best_so_far(
+    command: str,
+    at: int,
+    full_rank: Path,
+    scene_file: Path,
+    cli: Callable[..., Result],
+    refuses: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An hour's training ended without a model; where nothing was learned, there is none to keep."""
+    taken = iter(range(1, 1000))
+    monkeypatch.setattr("lkca.training.supervised.rate_factor", lambda *_: 1.0 if next(taken) != at else float("nan"))
+    out = tmp_path / "out"
+    fitted = ("fit", scene_file, "-s", "2")
+    distilled = ("distill", "--teacher", full_rank, "--rank", "3", "--data", scene_file)
+    arguments = (*(fitted if command == "fit" else distilled), "-o", out, "--max-steps", "60", "--minutes", "0")
+    if at == 1:
+        refuses(*arguments, says=("step 2: the loss is nan; look for",))
+        assert not out.exists()
+        return
+    result = cli(*arguments)
+    assert result.exit_code == 1
+    said = result.stderr.splitlines()[-1]
+    assert said.startswith("error: step 31: the loss is nan; look for") and f"{out} holds the best" in said
+    assert "Next:" not in result.stdout and "31 steps" in result.stdout
+    assert load_model(out).config.training.interrupted
+
+
 def test_a_scene_that_lacks_a_band_of_the_model(
     model_dir: Path, scene_file: Path, cli: Callable[..., Result], refuses: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import importlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -25,6 +27,12 @@ def scene(rows: int = 48, cols: int = 40, bands: int = 6, seed: int = 0) -> torc
     spectra = np.random.default_rng(99).uniform(0.1, 0.9, (4, bands))
     noise = rng.normal(0, 0.002, (rows, cols, bands))
     return torch.from_numpy(np.moveaxis(spectra[labels] + noise, 2, 0).astype(np.float32))
+
+
+def failing(at: int) -> Callable[..., float]:
+    """A course of the learning rate under which step ``at`` destroys the weights."""
+    taken = iter(range(1, 1000))
+    return lambda *_: float("nan") if next(taken) == at else 1.0
 
 
 def gain(net: torch.nn.Module, cube: torch.Tensor, scale: int) -> float:
@@ -120,6 +128,26 @@ def test_interrupt_leaves_the_best_so_far(at: int) -> None:
     result = fit([scene()], 2, minutes=None, max_steps=60, recipe=SMALL, callback=callback)
     assert result.interrupted and result.steps == at
     assert gain(result.net, scene(seed=7), 2) > -0.05
+
+
+@pytest.mark.parametrize(("at", "holdout"), [(12, 0.2), (12, 0.01), (45, 0.2)])  # of the teacher, of the student
+def test_a_loss_that_is_not_finite_leaves_the_best_so_far(
+    monkeypatch: pytest.MonkeyPatch, at: int, holdout: float
+) -> None:
+    """An hour's training ended without a model."""
+    cube = scene() if holdout == 0.2 else scene()[:, :26]  # too low to hold rows out
+    monkeypatch.setattr("lkca.training.supervised.rate_factor", failing(at))
+    result = fit([cube], 2, minutes=None, max_steps=60, recipe=dataclasses.replace(SMALL, holdout=holdout))
+    assert result.failure.startswith(f"step {at + 1}: the loss is nan") and result.interrupted
+    assert (result.steps, result.history[-1].stage) == (at + 1, "teacher" if at < 15 else "distil")
+    assert all(tensor.isfinite().all() for tensor in result.net.state_dict().values())
+    assert result.metrics["student"]["mpsnr"] > result.metrics["bicubic"]["mpsnr"]
+
+
+def test_a_loss_that_is_not_finite_from_the_start_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lkca.training.supervised.rate_factor", failing(1))
+    with pytest.raises(InputError, match="step 2: the loss is nan"):
+        fit([scene()], 2, minutes=None, max_steps=60, recipe=SMALL)
 
 
 def test_time_budget_is_kept() -> None:

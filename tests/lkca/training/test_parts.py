@@ -211,6 +211,15 @@ def test_a_loss_that_is_not_finite_ends_the_training() -> None:
     assert module.x.isfinite().all()
 
 
+def test_weights_that_are_not_finite_are_never_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No loss is computed with the last step's; without a score they were kept."""
+    module = Parabola()
+    rates = iter((1.0, 1.0, math.nan))
+    monkeypatch.setattr("lkca.training.supervised.rate_factor", lambda *_: next(rates))
+    train(module, lambda position: module.x.sum(), Schedule(0.0, 1.0, lr=0.1), Budget(None, 3))
+    assert module.x.isfinite().all()
+
+
 def test_budget() -> None:
     with pytest.raises(ValueError, match="has no end"):
         Budget(None, None)

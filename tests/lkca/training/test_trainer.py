@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from lkca.config import validated
 from lkca.data import Cube, CubeMeta
 from lkca.data.protocols.dataset import write_dataset
-from lkca.errors import InputError
+from lkca.errors import InputError, LkcaError
 from lkca.inference.checks import match_bands
 from lkca.losses import WeightedLoss
 from lkca.models.directory import load_model
@@ -559,6 +559,17 @@ def test_scenes_without_a_whole_spectrum_are_refused(tmp_path: Path, dataset: Pa
 def test_what_cannot_be_trained_is_told(dataset: Path, tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         run(tmp_path / "run", settings(dataset) | changes)
+
+
+def test_a_loss_that_becomes_nan_beside_a_best_model(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = iter([1.0, 1.0, math.nan, 1.0])
+    monkeypatch.setattr("lkca.training.trainer.rate_factor", lambda *_: next(rates))
+    with pytest.raises(LkcaError, match=r"step 4: the loss is nan; .*run/best holds the best model until then") as told:
+        run(tmp_path / "run", settings(dataset, validate_every=1))
+    assert told.value.exit_code == 1
+    load_model(tmp_path / "run" / "best")
 
 
 def test_a_run_is_neither_overwritten_nor_resumed_differently_by_accident(
