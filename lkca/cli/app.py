@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,8 @@ def _told() -> Iterator[None]:
     except Exception as error:
         usage_error = hasattr(error, "format_message")  # typer's own, whichever click it is built on
         broken_pipe = isinstance(error, OSError) and error.errno == errno.EPIPE
+        if usage_error:
+            _show_how(error)
         if usage_error or broken_pipe or isinstance(error, (typer.Exit, typer.Abort)):
             raise
         if type(error).__name__ == "BackendError":  # by name: importing it would import torch for every command
@@ -68,6 +71,14 @@ def _told() -> Iterator[None]:
                 "set LKCA_DEBUG=1 for the traceback"
             )
         raise typer.Exit(1) from error
+
+
+def _show_how(error: Any) -> None:
+    """Adds the command's first example to a usage error: it shows which of the words are options."""
+    context = getattr(error, "ctx", None)
+    example = re.search(r"\[cyan\](.+?)\[/cyan\]", (context and context.command.epilog) or "")
+    if example:
+        error.message = f"{error.message}\nFor example: {example[1]}".lstrip()
 
 
 class ErrorGroup(TyperGroup):

@@ -23,6 +23,7 @@ from lkca.cli.options import (
     Nodata,
     Overwrite,
     Region,
+    SharpFiles,
     Threads,
     Variable,
     examples,
@@ -53,10 +54,7 @@ EXAMPLES = examples(
 
 
 def evaluate_command(
-    files: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[FILES]...", help="Sharp cubes to degrade and restore.", show_default=False),
-    ] = None,
+    files: SharpFiles = None,
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help=f"{MODEL_HELP} Without it, bicubic alone is scored.", show_default=False),

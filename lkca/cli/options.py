@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +28,7 @@ __all__ = [
     "Overwrite",
     "Region",
     "Scale",
+    "SharpFiles",
     "Threads",
     "Variable",
     "examples",
@@ -46,6 +48,27 @@ _PANEL = "How to read the file"
 _RUN = "Where to run"
 LARGE = "Large scenes"
 
+
+def _cubes(context: typer.Context, files: list[str] | None) -> list[str] | None:
+    """Refuses a model among the cubes: its option was forgotten."""
+    flag = "--init" if context.command.name == "fit" else "-m"
+    for name in files or []:
+        shipped = False
+        if flag == "-m" and not Path(name).exists():
+            from lkca.models.shipped import SHIPPED
+
+            shipped = name in SHIPPED
+        if shipped or Path(name, "model.safetensors").is_file():
+            raise InputError(f"{name}: is a model, not a cube; give it with its option, {flag} {name}")
+    return files
+
+
+SharpFiles = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[FILES]...", help="Sharp cubes to degrade and restore.", show_default=False, callback=_cubes
+    ),
+]
 InputFiles = Annotated[
     list[str],
     typer.Argument(
@@ -53,6 +76,7 @@ InputFiles = Annotated[
         help="Cubes: ENVI, GeoTIFF, .mat, HDF5, NetCDF, .npz, .npy. "
         "'file.mat::name' and 'file.h5::/path' pick a variable.",
         show_default=False,
+        callback=_cubes,
     ),
 ]
 Scale = Annotated[int, typer.Option("--scale", "-s", min=2, max=64, help="Scale factor.", show_default=False)]

@@ -21,6 +21,7 @@ from lkca.cli.options import (
     Nodata,
     Overwrite,
     Region,
+    SharpFiles,
     Threads,
     Variable,
     examples,
@@ -52,10 +53,7 @@ _PAGES = (".html", ".htm")
 
 def report_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.", show_default=False)],
-    files: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[FILES]...", help="Sharp cubes to degrade and restore.", show_default=False),
-    ] = None,
+    files: SharpFiles = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help=MODEL_HELP, show_default=False)] = None,
     scale: Annotated[
         int | None,

@@ -53,6 +53,43 @@ def test_wrong_use_is_exit_code_2(cli: Cli, args: list[str]) -> None:
     assert result.exit_code == 2 and result.stdout == "" and "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("args", "says", "example"),
+    [
+        ("upscale scene.tif -m general", "Missing option '--input'", "lkca upscale -i scene.tif -o sharp.tif -s 4"),
+        ("fit scene.tif model", "Missing option '--output'", "lkca fit scene.tif -s 4 -o model"),
+        ("distill model scene.tif", "Missing option '--teacher'", "lkca distill --teacher model --energy"),
+        ("export model", "Missing option '--to'", "lkca export model --to onnx -o model.onnx"),
+        ("export -m model --to onnx", "No such option: -m", "lkca export model --to onnx -o model.onnx"),
+        ("inspect a.tif b.tif", "unexpected extra argument", "lkca inspect scene.tif"),
+        ("degrade -i a -o b -s 1", "Invalid value for '--scale'", "lkca degrade -i scene.tif -o coarse.tif -s 4"),
+    ],
+)
+def test_wrong_use_shows_an_example(cli: Cli, args: str, says: str, example: str) -> None:
+    said = " ".join(cli(*args.split()).stderr.replace("│", "").split())
+    assert says in said and f"For example: {example}" in said
+
+
+@pytest.mark.parametrize(
+    ("args", "flag"),
+    [
+        ("evaluate {model} {scene}", "-m {model}"),
+        ("evaluate cave31 {scene} -s 4", "-m cave31"),
+        ("report general {scene} -o report.html", "-m general"),
+        ("fit {model} {scene} -s 2 -o new", "--init {model}"),
+    ],
+)
+def test_a_model_among_the_cubes_lacks_its_option(
+    refuses: Callable[..., str], model_dir: Path, scene_file: Path, args: str, flag: str
+) -> None:
+    """It was looked for as a cube file, or the scale factor was asked for."""
+    paths = {"model": str(model_dir), "scene": str(scene_file)}
+    refuses(
+        *args.format(**paths).split(),
+        says=(f"is a model, not a cube; give it with its option, {flag}".format(**paths),),
+    )
+
+
 def test_module_entry_point_is_light() -> None:
     """``python -m lkca --version`` imports neither torch nor GDAL."""
     code = "import sys, lkca.cli.app; print(sorted({'torch', 'rasterio', 'scipy', 'numpy'} & set(sys.modules)))"
