@@ -46,7 +46,7 @@ class Evaluation:
     the largest valid sample of the reference's scored bands; the same for all predictions. bands: indices of the
     scored bands. wavelengths: of all bands of the file, nm. scores: {"bicubic": Metrics, "model": Metrics}, or
     {"prediction": Metrics}. middle, overview: what is shown of it, with results by the names of ``scores``, where that
-    was asked for.
+    was asked for. model: the name of what made "model".
     """
 
     source: str
@@ -61,6 +61,7 @@ class Evaluation:
     middle: Middle | None = None
     overview: Overview | None = None
     protocol: str = PROTOCOL
+    model: str | None = None
 
     def summary(self) -> dict[str, Any]:
         """JSON-able: everything but the pictures."""
@@ -134,7 +135,7 @@ def evaluate_model(
             scores[name] = _restored(truth, low, upscaler, tiles[name], peak, scored, floored, watched)
     return Evaluation(
         cube.source, window, scale, peak, bands, cube.meta.wavelengths, degradation, scores, tuple(notes), inner,
-        overall,
+        overall, model=None if chosen is None else chosen.name,
     )  # fmt: skip
 
 

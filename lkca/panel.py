@@ -35,7 +35,7 @@ def comparison_panel(
     *,
     metrics: Mapping[str, Metrics] | None = None,
     title: str | None = None,
-    label: str = "LKCA-Net",
+    label: str = "model",
     units: str = "reflectance",
 ) -> None:
     """Draw and save the comparison of a restored scene: pictures, error maps and spectra.

@@ -199,6 +199,7 @@ def write_panel(path: Path, result: Evaluation) -> None:
     from lkca.panel import comparison_panel
     from lkca.visual import value_name
 
-    assert result.overview is not None
+    assert result.overview is not None and result.model is not None
     title = f"{Path(result.source).name}, region {result.window}, ×{result.scale}"
-    comparison_panel(path, result.overview, metrics=result.scores, title=title, units=value_name(result.peak))
+    units = value_name(result.peak)
+    comparison_panel(path, result.overview, metrics=result.scores, title=title, label=result.model, units=units)

@@ -59,6 +59,11 @@ class LoadedModel:
     path: Path
     adapted: bool = False
 
+    @property
+    def name(self) -> str:
+        """Of its directory, or "general": what results made by it are called."""
+        return self.path.resolve().name
+
 
 def check_model_output(path: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Raises InputError now for what :func:`save_model` would refuse after hours of training."""

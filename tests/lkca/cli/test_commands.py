@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -228,6 +229,18 @@ def test_evaluate_draws_a_panel(cli: Cli, model_dir: Path, scene_file: Path, tmp
     result = cli("evaluate", "-m", model_dir, scene_file, "--panel", tmp_path / "p.png")
     assert result.exit_code == 0
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("model", ["general", "."])
+def test_a_panel_names_what_made_the_result(
+    cli: Cli, model_dir: Path, scene_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    """It called all of them LKCA-Net."""
+    monkeypatch.chdir(model_dir)
+    assert cli("evaluate", "-m", model, scene_file, "-s", "2", "--panel", tmp_path / "p.svg").exit_code == 0
+    captions = re.findall("<!-- (.+?) -->", (tmp_path / "p.svg").read_text())
+    name = model_dir.name if model == "." else model
+    assert any(caption.startswith(f"{name}: ") for caption in captions) and f"mean |error|: {name}" in captions
 
 
 def test_demo(cli: Cli, tmp_path: Path) -> None:
