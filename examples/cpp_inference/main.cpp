@@ -27,6 +27,8 @@ int main(int argc, char** argv) try {
     std::cerr << dlerror() << "\n";
     return 1;
   }
+  // Without this the package takes any shape, and reads beyond the end of a cube that has too few bands.
+  setenv("AOTI_RUNTIME_CHECK_INPUTS", "1", 0);
   torch::inductor::AOTIModelPackageLoader model(argv[1]);
   auto facts = model.get_metadata();
   std::cerr << "scale " << facts["lkca.scale"] << ", bands " << facts["lkca.bands"] << ", halo " << facts["lkca.halo"]

@@ -131,11 +131,15 @@ def _pt2(program: torch.export.ExportedProgram, path: Path, metadata: dict[str, 
 
 
 def _aoti(program: torch.export.ExportedProgram, path: Path, metadata: dict[str, str], *, plain: bool) -> Run:
-    from torch._inductor import aoti_compile_and_package, aoti_load_package
+    from torch._inductor import aoti_compile_and_package, aoti_load_package, config
 
     if not plain:
         call_cpp_operators(program)
-    aoti_compile_and_package(program, package_path=str(path), inductor_configs={"aot_inductor.metadata": {**metadata}})
+    options: dict[str, Any] = {"aot_inductor.metadata": {**metadata}}
+    if hasattr(config.aot_inductor, "check_lowerbound"):
+        # The package checks its input where AOTI_RUNTIME_CHECK_INPUTS is set, and would refuse a size of 1 then.
+        options["aot_inductor.check_lowerbound"] = False
+    aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
     package = aoti_load_package(str(path))
 
     def run(cube: Tensor) -> Tensor:

@@ -55,6 +55,12 @@ def test_a_cpp_program_runs_the_package(models: dict[str, LoadedModel], compiler
     found = np.frombuffer(run.stdout, np.float32).reshape(5, 28, 88)
     np.testing.assert_allclose(found, upscale_array(cube, model)[model.config.bands.used], atol=4095e-5)
 
+    other = [*arguments[:4], "4", *arguments[5:]]  # bands: it read beyond the end of the cube, and gave five
+    fewer = subprocess.run(other, input=seen.tobytes(), capture_output=True)
+    assert fewer.returncode == 1 and b"expected: 5" in fewer.stderr and not fewer.stdout, fewer.stderr
+    one = subprocess.run([*arguments[:5], "1", "1"], input=seen.tobytes(), capture_output=True)
+    assert one.returncode == 0 and len(one.stdout) == 4 * 5 * 16, one.stderr
+
     arguments[2] = "-"  # without lkca's library the package has no operator: it is the library's that it calls
     alone = subprocess.run(arguments, input=seen.tobytes(), capture_output=True)
     assert alone.returncode == 1 and b"schema for lkca_cpu::" in alone.stderr and not alone.stdout
