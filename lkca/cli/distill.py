@@ -23,7 +23,7 @@ from lkca.cli.options import (
     reading,
     set_threads,
 )
-from lkca.cli.stopping import terminate_as_interrupt
+from lkca.cli.stopping import stopping
 from lkca.errors import LkcaError
 
 if TYPE_CHECKING:
@@ -100,11 +100,11 @@ def distill_command(
     set_threads(settings.threads)
     how = reading(variable, shape, axes, nodata)
     loaded = fitted_model(teacher, scale)
-    with terminate_as_interrupt(), fit_progress() as callback:
+    with fit_progress() as shown, stopping(shown) as callback:
         made = distill_directory(loaded, data, settings, how=how, callback=callback, command=command_line())
+        save_model(output, made.net, made.config, overwrite=overwrite)
     for remark in made.notes:
         note(remark)
-    save_model(output, made.net, made.config, overwrite=overwrite)
     _print(made, output)
     if made.failure:
         raise LkcaError(f"{made.failure}; {output} holds the best student until then")

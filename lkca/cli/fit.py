@@ -27,7 +27,7 @@ from lkca.cli.options import (
     set_threads,
 )
 from lkca.cli.report import ReportOption, check_report
-from lkca.cli.stopping import terminate_as_interrupt
+from lkca.cli.stopping import stopping
 from lkca.errors import LkcaError
 
 if TYPE_CHECKING:
@@ -123,11 +123,11 @@ def fit_command(
         check_report(report, overwrite=overwrite, inputs=files)
     set_threads(settings.threads)
     how = reading(variable, shape, axes, nodata)
-    with terminate_as_interrupt(), fit_progress() as callback:
+    with fit_progress() as shown, stopping(shown) as callback:
         fitted = fit_scenes(files, settings, how=how, callback=callback, command=command_line())
+        save_model(output, fitted.result.net, fitted.config, overwrite=overwrite)
     for remark in fitted.notes:
         note(remark)
-    save_model(output, fitted.result.net, fitted.config, overwrite=overwrite)
     print_fit(fitted, output)
     if report is not None:
         from lkca.inference.array import resolve_device

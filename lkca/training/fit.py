@@ -134,8 +134,8 @@ def fit(
     cubes: normalised (bands, H, W) float tensors or arrays, one band count, any sizes; values that are not finite are
     missing. minutes: wall-clock budget. max_steps: bound on optimiser steps; with minutes=None the result depends on
     the seed alone (on one machine and thread count). init: what the network starts from instead of the shipped prior,
-    such as :func:`lkca.training.transfer.backbone` gives. KeyboardInterrupt ends the fit early with the best network so
-    far, and so does a loss that is not finite, which the result's ``failure`` tells.
+    such as :func:`lkca.training.transfer.backbone` gives. After the first step KeyboardInterrupt ends the fit early
+    with the best network so far; so does a loss that is not finite, which the result's ``failure`` tells.
 
     Raises InputError where the cubes leave nothing to learn from, and for a loss that is not finite before anything was
     learned; ValueError for a time or a number of steps that is not above 0.

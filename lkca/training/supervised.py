@@ -56,8 +56,8 @@ def train(
 
     loss_of(position 0..1) gives the loss of the next batch. score() rates the module as it stands (higher is better);
     it is called on the averaged weights, at the start, ``evaluations`` times on the way and at the end. Without it the
-    last averaged state is kept. KeyboardInterrupt ends the loop early, with the best so far in place. So does a loss
-    that is not finite, with DivergedError, an InputError.
+    last averaged state is kept. KeyboardInterrupt ends the loop early, with the best so far in place; before the
+    budget's first step it is raised. So does a loss that is not finite, with DivergedError, an InputError.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimiser = adamw(module, schedule.lr, schedule.weight_decay)
@@ -100,6 +100,8 @@ def train(
         if due <= schedule.evaluations:
             rate()
     except KeyboardInterrupt:
+        if not budget.taken:  # there is no model yet
+            raise
         result.interrupted = True
     finally:
         module.load_state_dict(best_state)

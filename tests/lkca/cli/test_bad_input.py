@@ -433,7 +433,7 @@ def test_a_stopped_fit_leaves_a_usable_model(cli: Cli, kind: signal.Signals) -> 
     run.send_signal(kind)
     out, errors = run.communicate(timeout=60)
     assert run.returncode == 0 and "Traceback" not in errors, errors
-    assert "stopped early" in out
+    assert "stopped early" in out and "note: stopping" in errors
     assert cli("upscale", "-i", "c.npy", "-o", "o.npz", "-m", "m").exit_code == 0
     assert json.loads(Path("m/config.json").read_text())["training"]["interrupted"] is True
 

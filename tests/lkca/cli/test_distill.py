@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import time
 from collections.abc import Callable
@@ -117,7 +118,7 @@ def test_sigterm_keeps_the_best_so_far(
     finally:
         signal.signal(signal.SIGTERM, before)
     assert result.exit_code == 0, result.stderr
-    assert "rank 3, 2 steps" in result.stdout and load_model(out).config.training.interrupted
+    assert "rank 3, 3 steps" in result.stdout and load_model(out).config.training.interrupted
 
 
 @pytest.mark.parametrize("command", ["fit", "distill"])
@@ -149,6 +150,48 @@ def test_a_loss_that_becomes_nan_keeps_the_best_so_far(
     assert said.startswith("error: step 31: the loss is nan; look for") and f"{out} holds the best" in said
     assert "Next:" not in result.stdout and "31 steps" in result.stdout
     assert load_model(out).config.training.interrupted
+
+
+def test_ctrl_c_while_the_trained_model_is_scored_and_saved(
+    full_rank: Path, scene_file: Path, cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training was over, and all of it was lost."""
+    for where, at in (("lkca.fitting.distill", "validation_record"), ("lkca.models.directory", "save_file")):
+        real = getattr(importlib.import_module(where), at)
+
+        def interrupted(*args: Any, real: Callable[..., Any] = real, **options: Any) -> Any:
+            signal.raise_signal(signal.SIGINT)
+            return real(*args, **options)
+
+        out = tmp_path / at
+        command = ("distill", "--teacher", full_rank, "--rank", "3", "-o", out, "--data", scene_file)
+        with monkeypatch.context() as patch:
+            patch.setattr(f"{where}.{at}", interrupted)
+            result = cli(*command, "--max-steps", "2", "--minutes", "0")
+        assert result.exit_code == 0 and "note: stopping; the best model so far is" in result.stderr, result.stderr
+        assert not load_model(out).config.training.interrupted
+
+
+@pytest.mark.parametrize("command", ["fit", "distill"])
+def test_ctrl_c_before_the_first_step_leaves_no_model(
+    command: str,
+    full_rank: Path,
+    scene_file: Path,
+    cli: Callable[..., Result],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A student of 0 steps was saved, and the command ended with 0."""
+
+    def interrupted(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lkca.training.supervised.rate_factor", interrupted)
+    out = tmp_path / "out"
+    fitted = ("fit", scene_file, "-s", "2")
+    distilled = ("distill", "--teacher", full_rank, "--rank", "3", "--data", scene_file)
+    result = cli(*(fitted if command == "fit" else distilled), "-o", out, "--max-steps", "9")
+    assert result.exit_code == 130 and not list(tmp_path.iterdir()), result.stderr
 
 
 def test_a_scene_that_lacks_a_band_of_the_model(
