@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.config import BandSet, ModelConfig, Normalisation, TrainingData, TrainingRecord
 from lkca.models.directory import describe_architecture, load_model, save_model
 
-__all__ = ["TARGETS", "Target"]
+__all__ = ["TARGETS", "Target", "use"]
 
 ROWS, COLS, BANDS = 12, 10, 6
 VALUES = np.random.default_rng(0).integers(1, 4000, (BANDS, ROWS, COLS)).astype(np.int16)
@@ -45,16 +46,18 @@ META = CubeMeta(
 class Target:
     """``make`` writes valid files into a folder and names those to spoil; ``read`` uses what stands there.
 
-    ``unwrap``/``wrap`` bare the bytes that a checksum or a compression would protect from every mutation.
+    ``unwrap``/``wrap`` bare the bytes that a checksum or a compression would protect from every mutation. ``spoil``
+    spoils what stands in the folder by the format's own means instead.
     """
 
     make: Callable[[Path], list[str]]
     read: Callable[[Path], object]
     unwrap: Callable[[bytes], bytes] = bytes
     wrap: Callable[[bytes], bytes] = bytes
+    spoil: Callable[[Path, random.Random], None] | None = None
 
 
-def _use(path: Path) -> None:
+def use(path: Path) -> None:
     """All that a command asks of a cube before it computes."""
     with open_cube(path) as cube:
         window = Window(0, 0, min(cube.rows, 9), min(cube.cols, 9))
@@ -68,7 +71,7 @@ def _cube(name: str, write: Callable[[Path], Any], *others: str, **wrapping: Any
         write(folder / name)
         return [name, *others]
 
-    return Target(make, lambda folder: _use(folder / name), **wrapping)
+    return Target(make, lambda folder: use(folder / name), **wrapping)
 
 
 def _written(path: Path) -> None:

@@ -2,9 +2,10 @@
 
     python tests/fuzz/mutate.py [--cases N | --seconds S] [--target NAME] [--first SEED]
 
-Each case spoils a small valid file (corpus.py) at random and reads it: the read succeeds or raises an LkcaError. Any
-other exception, a crash, a case of more than 20 s, or one that needs 1 GiB of memory is a finding; the last line names
-its target and seed, and ``--target NAME --first SEED --cases 1`` plays it again.
+Each case spoils a small valid file (corpus.py) at random, or what it says of its cube (attributes.py), and reads it:
+the read succeeds or raises an LkcaError. Any other exception, a crash, a case of more than 20 s, or one that needs 1
+GiB of memory is a finding; the last line names its target and seed, and ``--target NAME --first SEED --cases 1`` plays
+it again.
 
 Why not atheris: it guides by coverage of Python bytecode, while the parsers at risk here are compiled (GDAL, HDF5,
 zlib), and its last wheels lag behind the Python versions that lkca supports.
@@ -23,10 +24,12 @@ import traceback
 import warnings
 from pathlib import Path
 
+from attributes import ATTRIBUTE_TARGETS
 from corpus import TARGETS, Target
 
 from lkca.errors import LkcaError
 
+EVERY = TARGETS | ATTRIBUTE_TARGETS
 NUMBERS = [
     0,
     1,
@@ -93,13 +96,18 @@ def play(name: str, target: Target, valid: dict[str, bytes], folder: Path, seed:
     chosen = rng.choice(sorted(valid))
     for file, content in valid.items():
         (folder / file).write_bytes(content)
-    (folder / chosen).write_bytes(target.wrap(mutated(target.unwrap(valid[chosen]), rng)))
+    if target.spoil is not None:
+        target.spoil(folder, rng)
+    else:
+        (folder / chosen).write_bytes(target.wrap(mutated(target.unwrap(valid[chosen]), rng)))
     try:
         target.read(folder)
     except LkcaError as error:
         text = str(error)
         if "\n" in text or len(text) > 1000:
             raise AssertionError(f"not one sentence: {text[:300]!r}") from error
+        if target.spoil is not None and "truncated or damaged" in text:  # what an unforeseen exception becomes
+            raise AssertionError(f"the file is whole: {text[:300]!r}") from error
 
 
 def limit_memory(extra: int) -> None:
@@ -110,7 +118,7 @@ def limit_memory(extra: int) -> None:
 
 def fuzz(name: str, *, first: int, cases: int | None, seconds: float | None) -> int:
     """Play cases of one target from seed ``first`` on, by number or by time; the number played."""
-    target = TARGETS[name]
+    target = EVERY[name]
     until = None if seconds is None else time.monotonic() + seconds
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
@@ -128,7 +136,7 @@ def fuzz(name: str, *, first: int, cases: int | None, seconds: float | None) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", choices=TARGETS, action="append")
+    parser.add_argument("--target", choices=EVERY, action="append")
     parser.add_argument("--first", type=int, default=0)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--cases", type=int, help="of each target")
@@ -140,7 +148,7 @@ def main() -> None:
     first = random.SystemRandom().randrange(10**9) if options.seconds and not options.first else options.first
     cases = 100 if options.cases is None and options.seconds is None else options.cases
     findings = 0
-    for name in options.target or TARGETS:
+    for name in options.target or EVERY:
         at = first
         begin = time.monotonic()
         try:

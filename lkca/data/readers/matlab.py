@@ -54,7 +54,7 @@ def open_matlab(file: Path, source: str, variable: str | None, shape: tuple[int,
         if name == META_VARIABLE and kind == "char" and math.prod(dims) <= _MAX_TEXT
     ]
     small = _load(file, [n for n, dims in arrays.items() if math.prod(dims) <= MAX_COMPANION] + texts)
-    meta, stated = meta_from_json(str(small[META_VARIABLE].ravel()[0]) if texts else "", source)
+    meta, stated = meta_from_json("".join(map(str, small[META_VARIABLE].ravel()[:1])) if texts else "", source)
     name, pixels = _choose(arrays, kinds, small, variable, shape, source)
     nbytes = math.prod(arrays[name]) * _NUMERIC[kinds[name]]
     if nbytes > file.stat().st_size * _MAX_DEFLATE_RATIO:
@@ -83,7 +83,10 @@ def open_matlab73(
         arrays = {
             name: node.shape[::-1]
             for name, node in nodes.items()
-            if isinstance(node, h5py.Dataset) and kinds[name] in _NUMERIC and node.dtype.kind in "biuf"
+            if isinstance(node, h5py.Dataset)
+            and kinds[name] in _NUMERIC
+            and node.dtype.kind in "biuf"
+            and node.shape is not None
         }
         small = {name: nodes[name][()].T for name in arrays if is_small(nodes[name])}
         readable = kinds.get(META_VARIABLE) == "char" and is_small(nodes[META_VARIABLE])
@@ -111,7 +114,7 @@ def _choose(
     }
     pixels, bands = find_pixels(scalars)
     pixels = shape or pixels
-    candidates = {name: dims for name, dims in arrays.items() if len(dims) == 3 or min(dims) > 1}
+    candidates = {name: dims for name, dims in arrays.items() if len(dims) == 3 or min(dims, default=0) > 1}
     return choose_cube(candidates, variable, source, others=kinds, pixels=pixels, bands=bands), pixels
 
 
@@ -162,5 +165,5 @@ def _class_of(node: h5py.Group | h5py.Dataset) -> str:
     kind = node.attrs.get("MATLAB_class", b"")
     if isinstance(node, h5py.Group):
         return "struct"
-    text = kind.decode() if isinstance(kind, bytes) else str(kind)
+    text = kind.decode("utf-8", "replace") if isinstance(kind, bytes) else str(kind)
     return text or {"f": "double", "i": "int32", "u": "uint32", "b": "logical"}.get(node.dtype.kind, "object")

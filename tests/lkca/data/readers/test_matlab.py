@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import scipy.io
@@ -34,6 +35,22 @@ def test_matlab_companions_and_choice(tmp_path: Path, write: Callable[[Path, dic
     assert open_cube(file, variable="hsi").shape == (12, 9, 5)
     with pytest.raises(InputError, match="give the picture size"):
         open_cube(f"{file}::gt")
+
+
+def test_odd_companions_do_no_harm(tmp_path: Path) -> None:
+    """A sound cube was said to be truncated or damaged."""
+    with h5py.File(tmp_path / "h5.mat", "w") as h5:  # as Python writes it, without MATLAB's classes
+        h5["cube"], h5["gain"], h5["nothing"], h5["strange"] = RCB, 2.0, h5py.Empty("f4"), np.arange(3)
+        h5["strange"].attrs["MATLAB_class"] = np.bytes_(b"\xff\xfe")
+    with open_cube(tmp_path / "h5.mat", axes="bcr") as cube:
+        assert sorted(cube.shape) == sorted(RCB.shape)
+    with h5py.File(tmp_path / "2d.mat", "w") as h5:
+        h5["Y"], h5["nRow"], h5["nCol"] = np.ones((108, 5)), 12.0, 9.0
+    with open_cube(tmp_path / "2d.mat") as cube:
+        assert cube.shape == (12, 9, 5)
+    scipy.io.savemat(tmp_path / "v5.mat", {"HSI": RCB, "lkca_meta": ""})
+    with open_cube(tmp_path / "v5.mat") as cube:
+        assert np.array_equal(cube.read(), CUBE)
 
 
 @pytest.mark.parametrize("write", [write_v73, scipy.io.savemat])
