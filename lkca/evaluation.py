@@ -64,7 +64,7 @@ class Evaluation:
     model: str | None = None
 
     def summary(self) -> dict[str, Any]:
-        """JSON-able: everything but the pictures."""
+        """JSON-able: everything but the pictures and the model's name, which the caller gave."""
         return {
             "source": self.source,
             "region": str(self.window),

@@ -48,7 +48,7 @@ def _again(
     if torch.compiler.is_compiling():
         return None
     twice = torch.is_grad_enabled()  # create_graph=True
-    if not (twice or torch._C._functorch.is_legacy_batchedtensor(grad)):
+    if not (twice or torch._C._functorch.is_legacy_batchedtensor(grad) or _transformed()):
         return None
     with torch.enable_grad():
         # views, so that one tensor given twice gets two gradients
@@ -171,10 +171,10 @@ def _norm(image: Tensor) -> Tensor:
 
 def _plain_angle(x: Tensor, y: Tensor) -> Tensor:
     square_x, square_y = x.square().sum(1, keepdim=True), y.square().sum(1, keepdim=True)
-    bright = (square_x > _DARK**2) & (square_y > _DARK**2)
+    bright = ~((square_x <= _DARK**2) | (square_y <= _DARK**2))  # NaN is
     u, v = (t * torch.where(bright, square, 1).rsqrt() for t, square in ((x, square_x), (y, square_y)))
     square = (u - v).square().sum(1, keepdim=True)
-    moves = bright & (square > 0) & (square < (2 * _STRAIGHT) ** 2)
+    moves = bright & ~((square <= 0) | (square >= (2 * _STRAIGHT) ** 2))
     angle = 2 * torch.asin(0.5 * torch.where(moves, square, 1).sqrt())
     still = torch.where(bright & (square > 0), 2 * math.asin(_STRAIGHT), 0.0)  # opposite, or equal or dark
     return torch.where(moves, angle, still.to(angle.dtype)).mean() / math.pi

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -54,11 +53,11 @@ def _cubes(context: typer.Context, files: list[str] | None) -> list[str] | None:
     flag = "--init" if context.command.name == "fit" else "-m"
     for name in files or []:
         shipped = False
-        if flag == "-m" and not Path(name).exists():
+        if flag == "-m" and not os.path.exists(name):
             from lkca.models.shipped import SHIPPED
 
             shipped = name in SHIPPED
-        if shipped or Path(name, "model.safetensors").is_file():
+        if shipped or os.path.isfile(os.path.join(name, "model.safetensors")):
             raise InputError(f"{name}: is a model, not a cube; give it with its option, {flag} {name}")
     return files
 

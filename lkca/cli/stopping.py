@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -15,23 +16,29 @@ if TYPE_CHECKING:
 
 __all__ = ["stopping"]
 
+_ONE_WISH = 1.0  # seconds: a terminal and a wrapper may both send a signal for one Ctrl-C
+
 
 @contextmanager
 def stopping(callback: ProgressCallback) -> Iterator[ProgressCallback]:
     """Yields ``callback`` so that Ctrl-C or SIGTERM (which Slurm sends before SIGKILL) ends the training with its best.
 
     Before the first step they end the command, as Ctrl-C does. After it they raise KeyboardInterrupt out of the next
-    report, between two steps, and leave what follows the training alone. A second one acts at once.
+    report, between two steps, and leave what follows the training alone. Another one, a second later or more, acts at
+    once: on the training, which keeps its best, or on what follows. Signals that were ignored before still are.
     """
-    trains = wished = False
+    trains, wished = False, 0.0  # when
 
     def heed(number: int, frame: Any) -> None:
         nonlocal wished
-        if wished or not trains:
+        now = time.monotonic()
+        if not trains or (wished and now - wished > _ONE_WISH):
             raise KeyboardInterrupt
-        wished = True
-        with suppress(RuntimeError):  # the signal met a write to the same stream
-            note("stopping; the best model so far is scored and saved (a second Ctrl-C drops it)")
+        if wished:
+            return
+        wished = now
+        with suppress(Exception):  # the signal met a write to the same stream, or the terminal has gone
+            note("stopping; the best model so far is scored and saved (another Ctrl-C, while it is, drops it)")
 
     def watch(progress: Progress) -> None:
         nonlocal trains
@@ -40,7 +47,8 @@ def stopping(callback: ProgressCallback) -> Iterator[ProgressCallback]:
         if wished:
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, heed) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, heed) for number in heeded}
     try:
         yield watch
     finally:

@@ -90,7 +90,7 @@ def distill_directory(
     base = scores(None)
     score = (lambda: scores(student)["mpsnr"] - base["mpsnr"]) if data.held else None
     criterion = _criterion(data.train, teacher.config.degradation, config).to(device)
-    budget = Budget(config.minutes and 60 * config.minutes, config.max_steps)
+    budget = Budget(None if config.minutes is None else 60 * config.minutes, config.max_steps)
     failure = ""
     try:
         done = _train(

@@ -156,6 +156,7 @@ def factorize_reported(
         assert max_psnr_drop is not None
         psnr = psnr_function(validation if validation is not None else calibration, work)
         apply = _applier(work, chosen, factorisers)
+        apply([layer.full_rank for layer in chosen], found.example)  # lest trials fail, or mislead
         found_ranks, result.psnr_drop, result.trials = for_psnr_drop(chosen, apply, psnr, max_psnr_drop)
         for layer, r in zip(chosen, found_ranks, strict=True):
             if r is None:
@@ -234,16 +235,14 @@ def _apply(
     return put_low_rank(model, layers, parts, example)
 
 
-def _applier(
-    model: nn.Module, layers: Sequence[Layer], factorisers: Sequence[Factoriser]
-) -> Callable[[Sequence[int | None]], nn.Module]:
-    """ranks -> a copy of ``model`` with them; None leaves a layer as it is."""
+def _applier(model: nn.Module, layers: Sequence[Layer], factorisers: Sequence[Factoriser]) -> Callable[..., nn.Module]:
+    """ranks -> a copy of ``model`` with them; None leaves a layer as it is. With an example it is tried on that."""
 
-    def apply(ranks: Sequence[int | None]) -> nn.Module:
+    def apply(ranks: Sequence[int | None], example: tuple[Any, ...] | None = None) -> nn.Module:
         trial = copied_model(model)
         kept = [(layer, f, r) for layer, f, r in zip(layers, factorisers, ranks, strict=True) if r is not None]
         here = [Layer(la.name, trial.get_submodule(la.name), la.upscale_factor) for la, _, _ in kept]
-        _apply(trial, here, [f for _, f, _ in kept], [r for _, _, r in kept], None)
+        _apply(trial, here, [f for _, f, _ in kept], [r for _, _, r in kept], example)
         return trial
 
     return apply

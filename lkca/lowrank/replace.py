@@ -63,8 +63,9 @@ def replace_modules(model: nn.Module, example: Any = None) -> Replacements:
 
 
 def _swap_attention(model: nn.Module, example: tuple[Any, ...] | None, result: Replacements) -> None:
-    ties, swaps = uses(model), []
-    expected = output(model, example)
+    ties = uses(model)
+    swaps: list[tuple[str, nn.Module, nn.Module]] = []
+    expected: Any = None
     named = [(name, module) for name, module in model.named_modules() if module is not model]
     for name, module in reversed(named):  # the innermost first: what holds a block alone may be walked through by name
         ends = _squeeze_and_expand(module)
@@ -78,15 +79,22 @@ def _swap_attention(model: nn.Module, example: tuple[Any, ...] | None, result: R
         if reason is not None:
             result.kept[name] = reason
             continue
+        if not swaps:
+            expected = output(model, example)
         carry_over(module, new)
         replace_module(model, module, new)
-        swaps.append((module, new))
+        swaps.append((name, module, new))
         result.swapped[name] = "ChannelAttention"
     if swaps and example is not None and not agree(expected, output(model, example)):
-        for module, new in swaps:
-            replace_module(model, new, module)
-        result.kept.update(dict.fromkeys(result.swapped, "the model's forward uses more of it than its result"))
-        result.swapped.clear()
+        for _, module, swap in swaps:
+            replace_module(model, swap, module)
+        repeats = agree(expected, output(model, example))  # else nothing can be told from its results
+        for name, module, swap in swaps:
+            replace_module(model, module, swap)
+            if repeats and not agree(expected, output(model, example)):
+                replace_module(model, swap, module)
+                del result.swapped[name]
+                result.kept[name] = "the model's forward uses more of it than its result"
     for report in (result.swapped, result.kept):
         report.update({name: report.pop(name) for name, _ in named if name in report})  # in the model's order
 

@@ -62,7 +62,7 @@ class LoadedModel:
     @property
     def name(self) -> str:
         """Of its directory, or "general": what results made by it are called."""
-        return self.path.resolve().name
+        return Path(os.path.abspath(self.path)).name  # of ".", too
 
 
 def check_model_output(path: str | os.PathLike[str], *, overwrite: bool) -> None:

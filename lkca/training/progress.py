@@ -40,15 +40,17 @@ class Budget:
     """Wall-clock seconds, optimiser steps, or both (the first to run out counts).
 
     With steps alone a run depends on its seed only; with seconds it also depends on the machine. The clock starts when
-    it is made. Raises ValueError where both are None, for seconds that are not above 0 and finite, and for less than
-    one step.
+    it is made. Seconds of 0 or without an end leave the end to the steps. Raises ValueError where nothing ends the run,
+    for seconds below 0, and for less than one step.
     """
 
     def __init__(self, seconds: float | None, steps: int | None) -> None:
+        if seconds is not None and not seconds >= 0:
+            raise ValueError(f"expected a time of 0 or more, got {seconds:g} seconds")
+        if seconds in (None, 0, math.inf):
+            seconds = None
         if seconds is None and steps is None:
-            raise ValueError("the budget has no end; give a time, a number of steps or both")
-        if seconds is not None and not 0 < seconds < math.inf:
-            raise ValueError(f"seconds: expected a finite number above 0, got {seconds}")
+            raise ValueError("the run has no end; give a time, a number of steps or both")
         if steps is not None and steps < 1:
             raise ValueError(f"steps: expected at least 1, got {steps}")
         self.seconds = seconds

@@ -143,6 +143,17 @@ def test_torch_func_and_batched_gradients(name: str, case: str) -> None:
     torch.testing.assert_close(each, torch.stack([loss(a[None], b[None]) for a, b in zip(x, y, strict=True)]), **same)
     (batched,) = torch.autograd.grad(loss(leaf, y), leaf, torch.tensor([1.0, 2.0]).double(), is_grads_batched=True)
     torch.testing.assert_close(batched, torch.stack([once, 2 * once]), **same)
+    again = loss(leaf, y)
+    mapped = torch.func.vmap(lambda grad: torch.autograd.grad(again, leaf, grad, retain_graph=True)[0])
+    torch.testing.assert_close(mapped(torch.tensor([1.0, 2.0]).double()), torch.stack([once, 2 * once]), **same)
+
+
+@pytest.mark.parametrize("name", ["sam", "gradient"])
+def test_what_is_no_number_is_told_everywhere(name: str) -> None:
+    x, y = rand(2, 3, 4, 3), rand(2, 3, 4, 3, seed=1)
+    x[0, 1, 2, 1] = math.nan
+    each = torch.func.vmap(lambda a, b: LOSSES[name](a[None], b[None]))(x, y)
+    assert LOSSES[name](x, y).isnan() and each.isnan().tolist() == [True, False]
 
 
 def test_both_arguments_get_a_gradient() -> None:

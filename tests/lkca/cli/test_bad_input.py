@@ -50,12 +50,14 @@ def names() -> set[str]:
 
 @pytest.mark.parametrize("command", READERS, ids=lambda c: c[0])
 @pytest.mark.parametrize(
-    "kind", ["missing", "directory", "empty", "text", "truncated", "lone header", "unknown variable"]
+    "kind", ["missing", "directory", "empty", "text", "truncated", "lone header", "unknown variable", "long"]
 )
 def test_unreadable_input(refuses: Refuses, command: tuple[str, ...], kind: str) -> None:
     name, words = "x.tif", ""
     if kind == "missing":
         words = "does not exist"
+    elif kind == "long":
+        name = 300 * "x"
     elif kind == "directory":
         Path(name).mkdir()
         words = "is a directory"

@@ -528,6 +528,44 @@ def test_a_model_that_reads_its_convolution_is_refused(what: str, inplace: bool)
     torch.testing.assert_close(low(x), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("what", ["class", "weight", "size"])
+def test_a_search_refuses_it_too(what: str) -> None:
+    """Its trials failed in PyTorch, or found that no rank is good enough."""
+    model, x = Reads(what).eval(), torch.rand(2, 3, 6, 6)
+    with pytest.raises(LowRankError, match="the model's forward uses more of them than their results"):
+        factorize(model, max_psnr_drop=1.0, calibration=[(x, torch.rand_like(model(x)))])
+
+
+class Unlike(nn.Module):
+    """Gives something else each time, or whole numbers."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.up = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
+        self.kind, self.calls = kind, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        y: Tensor = self.up(x)
+        if self.kind == "uint8":
+            return (255 * y.sigmoid()).round().to(torch.uint8)
+        return y + self.calls if self.kind == "counts" else y > 0
+
+
+@pytest.mark.parametrize("kind", ["counts", "uint8", "bool"])
+def test_what_cannot_be_told_from_outputs_is_no_reason(kind: str) -> None:
+    for seed in range(5):
+        torch.manual_seed(seed)
+        model, x = Unlike(kind).eval(), torch.rand(1, 3, 40, 40)
+        assert ranks_of(factorize(model, rank=3, example=x)) == {"up.0": 3}
+
+
+def test_a_model_of_inference_mode_is_factorised_in_place() -> None:
+    with torch.inference_mode():
+        model = make(EdsrLike).eval()
+        assert ranks_of(factorize(model, rank=3, inplace=True)) == {"upsample.0": 3, "upsample.2": 3}
+
+
 def test_a_model_may_be_tried_under_autocast() -> None:
     torch.manual_seed(0)
     model = make(EdsrLike)

@@ -231,6 +231,28 @@ def test_a_block_that_the_model_looks_into_stays(reads: str) -> None:
         torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=0)
 
 
+class Several(nn.Module):
+    def __init__(self, reads: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(RcanLike() for _ in range(3))
+        self.blocks[0].strength = 0.5
+        self.reads, self.calls = reads, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        for block in self.blocks:
+            x = block(x)
+        return x * getattr(self.blocks[0], "strength", 1.0) if self.reads else x + self.calls
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_one_block_that_is_looked_into_keeps_no_other(reads: bool) -> None:
+    """Nor does a model whose results differ each time keep any."""
+    report = lkca.replace_modules(Several(reads), torch.rand(1, 8, 6, 5))
+    assert list(report.swapped) == [f"blocks.{k}" for k in range(3) if k or not reads]
+    assert list(report.kept) == (["blocks.0"] if reads else [])
+
+
 def test_an_example_that_does_not_fit_changes_nothing() -> None:
     model = Net(RcanLike())
     with pytest.raises(RuntimeError, match="channels"):

@@ -194,7 +194,7 @@ def test_an_interrupt_in_the_warmup_ends_it() -> None:
 
 def test_a_budget_that_never_ends_is_refused() -> None:
     cube = torch.rand(4, 64, 64)
-    with pytest.raises(ValueError, match="seconds: expected a finite number above 0, got 0"):
+    with pytest.raises(ValueError, match="has no end"):
         fit([cube], 2, minutes=0.0)
     with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
         fit([cube], 2, minutes=None, max_steps=0)

@@ -223,9 +223,15 @@ def test_weights_that_are_not_finite_are_never_kept(monkeypatch: pytest.MonkeyPa
 def test_budget() -> None:
     with pytest.raises(ValueError, match="has no end"):
         Budget(None, None)
-    for seconds in (0, 0.0, -1.0, math.nan, math.inf):  # of which no share would ever be spent
-        with pytest.raises(ValueError, match="seconds: expected a finite number above 0, got"):
+    for seconds in (0, 0.0, math.inf):  # of which no share would ever be spent
+        with pytest.raises(ValueError, match="has no end"):
             Budget(seconds, None)
+        by_steps = Budget(seconds, 4)
+        by_steps.taken = 1
+        assert by_steps.fraction == 0.25
+    for seconds in (-1.0, math.nan):
+        with pytest.raises(ValueError, match="expected a time of 0 or more"):
+            Budget(seconds, 4)
     for steps in (0, -1):
         with pytest.raises(ValueError, match="steps: expected at least 1, got"):
             Budget(None, steps)
