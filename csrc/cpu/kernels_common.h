@@ -105,7 +105,7 @@ inline void bicubic_line(const T* plane, int64_t height, int64_t width, int64_t 
 
 // The horizontal half for one tile of pixels: acc[j] += phase j, in lane order.
 template <int S>
-inline void add_bicubic_tile(const float* line_at_tile, const BicubicTaps* taps, Vec (&acc)[S]) {
+LKCA_INLINE void add_bicubic_tile(const float* line_at_tile, const BicubicTaps* taps, Vec (&acc)[S]) {
   Vec shifted[5];
   LKCA_UNROLL
   for (int d = 0; d < 5; ++d) shifted[d] = to_lane_order<S>(Vec::load(line_at_tile + kBorder - 2 + d));
@@ -131,7 +131,7 @@ inline void bicubic_row(const float* line, int64_t width, const BicubicTable& ta
 // Stores S consecutive vectors; 16-bit types two at a time, so that a store fills whole registers. Not where S is odd:
 // every other tile would then begin in the middle of one, which streaming stores do not take.
 template <bool STREAM, int S, typename T>
-inline void put_all(const Vec (&v)[S], T* p) {
+LKCA_INLINE void put_all(const Vec (&v)[S], T* p) {
   constexpr int PAIRED = sizeof(T) == 2 && S % 2 == 0 ? S : 0;
   if constexpr (PAIRED > 0) {
     LKCA_UNROLL

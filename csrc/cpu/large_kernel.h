@@ -93,7 +93,7 @@ inline void depthwise_row(const LargeKernel& a, const float* kernel, const Ring&
       depthwise_tile<K>(a, kernel, rows, y, taps, p * a.lanes, v, to + p * a.lanes);
 }
 
-inline Vec relu(Vec sum) { return at_least(Vec::set1(0.f), sum); }
+LKCA_INLINE Vec relu(Vec sum) { return at_least(Vec::set1(0.f), sum); }
 
 // pixels = w2 . relu(w1 . mixed), a tile of pixels at a time.
 inline void pointwise_row(const LargeKernel& a, const LargeKernelRoom& room, int64_t columns) {

@@ -108,7 +108,7 @@ struct Pairs<BF16> {
 };
 
 template <bool PAIRS>
-inline Vec multiply_add(const Vec& a, const Vec& b, const Vec& c) {
+LKCA_INLINE Vec multiply_add(const Vec& a, const Vec& b, const Vec& c) {
   if constexpr (PAIRS)
     return dot_bf16(a, b, c);
   else
@@ -173,7 +173,7 @@ void pack_rows(const LowRankFwd& a, int64_t begin, int64_t end) {
 }
 
 template <int P, bool PAIRS>
-inline void multiply_tile(const float* weight, const float* z, int64_t steps, Vec (&acc)[P]) {
+LKCA_INLINE void multiply_tile(const float* weight, const float* z, int64_t steps, Vec (&acc)[P]) {
   if constexpr (kTiles) {
     alignas(64) float product[P * N];
     Tiles::multiply(weight + P, z, steps, product);
@@ -199,7 +199,7 @@ struct Samples {
   explicit Samples(const LowRankFwd&) {}
   void channel(int64_t) {}
   template <int S>
-  void put(Vec (&v)[S], T* p) {
+  LKCA_INLINE void put(Vec (&v)[S], T* p) {
     put_all<STREAM, S>(v, p);
   }
   void put_part(const Vec& v, T* p, int64_t count) { store_part(v, p, count); }
@@ -236,11 +236,12 @@ inline void lowrank_group(const LowRankFwd& a, int64_t group, int64_t b, int64_t
     Vec acc[P];
     // Where this row of pixels ends, the next one begins.
     const int64_t to = (x + near < w ? x + near : x + near - padded + w * S) * S;
-    for (int k = 0; k < rows; ++k)
-      for (int64_t j = 0; j < S * N; j += 64 / sizeof(Out)) {
-        if (a.skip_kind == Skip::high) prefetch(skip[k] + to + j);
-        if constexpr (!Sink::kStreams) prefetch_to_write(out[k] + to + j);
-      }
+    if (a.skip_kind == Skip::high)
+      for (int k = 0; k < rows; ++k)
+        for (int64_t j = 0; j < S * N; j += 64 / sizeof(T)) prefetch(skip[k] + to + j);
+    if constexpr (!Sink::kStreams)
+      for (int k = 0; k < rows; ++k)
+        for (int64_t j = 0; j < S * N; j += 64 / sizeof(Out)) prefetch_to_write(out[k] + to + j);
     multiply_tile<P, Pairs<T>::value>(weight, z, steps, acc);
     LKCA_UNROLL
     for (int k = 0; k < ROWS; ++k) {

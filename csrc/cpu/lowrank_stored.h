@@ -23,7 +23,7 @@ class StoredSamples {
     if (bounded_) bound_ = Vec::set1(stored_.least[c]);
   }
   template <int S>
-  void put(Vec (&v)[S], O* p) {
+  LKCA_INLINE void put(Vec (&v)[S], O* p) {
     LKCA_UNROLL
     for (int j = 0; j < S; ++j) store(product(v[j]), p + j * N);
   }

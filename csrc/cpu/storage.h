@@ -5,6 +5,14 @@
 #include <stdint.h>
 #include <string.h>
 
+// For what innermost loops call: in files with so many kernels GCC's budget for inlining runs out, and vectors that are
+// passed on go through memory.
+#if defined(__GNUC__) || defined(__clang__)
+#define LKCA_INLINE inline __attribute__((always_inline))
+#else
+#define LKCA_INLINE inline
+#endif
+
 namespace lkca::cpu {
 namespace {
 

@@ -96,7 +96,7 @@ constexpr int lane_pixel(int l) {
 }
 
 template <int S>
-inline Vec to_lane_order(Vec a) {
+LKCA_INLINE Vec to_lane_order(Vec a) {
   if constexpr (S == 2 || S == 4) {
     const __m256i index = _mm256_setr_epi32(lane_pixel<S>(0), lane_pixel<S>(1), lane_pixel<S>(2), lane_pixel<S>(3),
                                             lane_pixel<S>(4), lane_pixel<S>(5), lane_pixel<S>(6), lane_pixel<S>(7));
@@ -120,7 +120,7 @@ inline void transpose4(Vec& a, Vec& b, Vec& c, Vec& d) {
 
 // a[j] holds phase j of N pixels in lane order; afterwards a[0..S-1] are S*N consecutive samples of the shuffled row.
 template <int S>
-inline void interleave(Vec (&a)[S]) {
+LKCA_INLINE void interleave(Vec (&a)[S]) {
   if constexpr (S == 2) {
     const __m256 low = _mm256_unpacklo_ps(a[0].v, a[1].v);
     a[1].v = _mm256_unpackhi_ps(a[0].v, a[1].v);

@@ -136,7 +136,7 @@ struct LaneOrder {
 };
 
 template <int S>
-inline Vec to_lane_order(Vec a) {
+LKCA_INLINE Vec to_lane_order(Vec a) {
   if constexpr (S == 2 || S == 4 || S == 8) {
     static constexpr LaneOrder<S> order;
     return {_mm512_permutexvar_ps(_mm512_load_si512(order.index), a.v)};
@@ -174,7 +174,7 @@ struct Sources {
 
 // a[j] holds phase j of N pixels in lane order; afterwards a[0..S-1] are S*N consecutive samples of the shuffled row.
 template <int S>
-inline void interleave(Vec (&a)[S]) {
+LKCA_INLINE void interleave(Vec (&a)[S]) {
   if constexpr (S == 2) {
     const __m512 low = _mm512_unpacklo_ps(a[0].v, a[1].v);
     a[1].v = _mm512_unpackhi_ps(a[0].v, a[1].v);

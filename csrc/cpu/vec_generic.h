@@ -96,13 +96,13 @@ constexpr int lane_pixel(int l) {
   return l;
 }
 template <int S>
-inline Vec to_lane_order(const Vec& a) {
+LKCA_INLINE Vec to_lane_order(const Vec& a) {
   return a;
 }
 
 // a[j] holds phase j of N pixels in lane order; afterwards a[0..S-1] are S*N consecutive samples of the shuffled row.
 template <int S>
-inline void interleave(Vec (&a)[S]) {
+LKCA_INLINE void interleave(Vec (&a)[S]) {
   float row[S * Vec::N];
   for (int j = 0; j < S; ++j)
     for (int l = 0; l < Vec::N; ++l) row[l * S + j] = a[j].v[l];
