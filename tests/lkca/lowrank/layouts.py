@@ -169,3 +169,9 @@ LAYOUTS: dict[Callable[[], nn.Module], tuple[set[str], set[str]]] = {
     OddConvLike: ({"up.0"}, {"up.0"}),
     GateLike: ({"up"}, set()),
 }
+
+
+def make(kind: Callable[[], nn.Module]) -> nn.Module:
+    """Always of the same weights."""
+    torch.manual_seed(0)
+    return kind()
