@@ -28,7 +28,7 @@ from lkca.nn import PixelShuffleUpsample
 from lkca.nn.layout import channels_last
 from lkca.training.distill import DistillRecipe, distill
 from lkca.training.distillation import Point
-from lkca.training.optimise import DivergedError
+from lkca.training.optimise import DivergedError, unchanged
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget, Progress, ProgressCallback
 from lkca.training.start import Lost
@@ -97,7 +97,7 @@ def distill_directory(
             mentor, student, data.train, criterion, teacher.config.degradation, config, budget, score, callback
         )
     except DivergedError as error:  # the best until then is in place
-        if all(torch.equal(v, start.state_dict()[k]) for k, v in student.state_dict().items()):
+        if unchanged(student, start.state_dict()):
             raise
         failure, done = str(error), LoopResult(steps=budget.taken, interrupted=True)
     student.eval()

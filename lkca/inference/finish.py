@@ -12,6 +12,7 @@ from types import TracebackType
 import numpy as np
 
 from lkca.data import CubeWriter, Window
+from lkca.data.window import pieces
 from lkca.errors import OutputError
 from lkca.inference.journal import Journal
 from lkca.inference.plan import TilePlan, copied_rows
@@ -106,9 +107,7 @@ class Finisher:
     def _take(self, number: int, window: Window) -> None:
         """A finished tile, which lies there in the output, to the writer and the preview."""
         self._writer.count(self._journal.counts(number))
-        step = copied_rows(self._writer.shape[2] * window.width)
-        for row in range(window.row, window.row + window.height, step):
-            part = Window(row, window.col, min(step, window.row + window.height - row), window.width)
+        for part in pieces(window, copied_rows(self._writer.shape[2] * window.width), window.width):
             if self._writer.layout is None:
                 self._writer.write_stored(part, np.array(self._samples.read(part)))
             if self._preview is not None:

@@ -11,6 +11,7 @@ import xxhash
 
 from lkca.data import Window
 from lkca.data.memory import reserve
+from lkca.data.window import pieces
 from lkca.data.writers.blocks import write_at
 from lkca.data.writers.layout import Layout, Planes
 
@@ -82,8 +83,7 @@ class Samples:
         """Of what the file holds of a tile that was written so many rows at once; see :meth:`write`."""
         found = 0
         with self.path.open("rb", buffering=0) as file:
-            for row in range(0, window.height, rows):
-                part = Window(window.row + row, window.col, min(rows, window.height - row), window.width)
+            for part in pieces(window, rows, window.width):
                 for start, nbytes in self.layout.extents(part):
                     file.seek(start)
                     found ^= _checksum(start, file.read(nbytes))

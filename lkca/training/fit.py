@@ -27,7 +27,7 @@ from lkca.models.subspace import SpectralSubspace
 from lkca.nn import LowRankUpsample, PixelShuffleUpsample
 from lkca.nn.layout import channels_last
 from lkca.training.distillation import Criterion, Distiller, Point, teacher_weight
-from lkca.training.optimise import DivergedError, cpu_by_default
+from lkca.training.optimise import DivergedError, cpu_by_default, unchanged
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget, Progress, ProgressCallback
 from lkca.training.supervised import LoopResult, Schedule, train
@@ -138,7 +138,7 @@ def fit(
     with the best network so far; so does a loss that is not finite, which the result's ``failure`` tells.
 
     Raises InputError where the cubes leave nothing to learn from, and for a loss that is not finite before anything was
-    learned; ValueError for a time or a number of steps that is not above 0.
+    learned; ValueError where neither a time nor a number of steps ends it.
     """
     recipe = recipe or Recipe()
     if isinstance(degradation, str):
@@ -263,7 +263,7 @@ class _Run:
         try:
             return train(net, loss_of, schedule, self.budget, score=score, report=self.report)
         except DivergedError as error:
-            if self.stage == "teacher" and all(torch.equal(v, start[k]) for k, v in net.state_dict().items()):
+            if self.stage == "teacher" and unchanged(net, start):
                 raise
             self.failure = str(error)
             return LoopResult(interrupted=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lkca.errors import InputError
 
-__all__ = ["Average", "DivergedError", "adamw", "check_loss", "cpu_by_default", "rate_factor", "set_rate"]
+__all__ = ["Average", "DivergedError", "adamw", "check_loss", "cpu_by_default", "rate_factor", "set_rate", "unchanged"]
 
 
 def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
@@ -46,6 +46,11 @@ def cpu_by_default() -> AbstractContextManager[Any]:
 
 class DivergedError(InputError):
     """A loss that is not finite."""
+
+
+def unchanged(module: nn.Module, start: Mapping[str, Tensor]) -> bool:
+    """Whether the module's state is still that of the start: nothing was learned."""
+    return all(torch.equal(value, start[name]) for name, value in module.state_dict().items())
 
 
 def check_loss(value: float, step: int) -> None:

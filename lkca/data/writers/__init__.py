@@ -16,7 +16,7 @@ from lkca.data.writers.base import Backend, CubeWriter, WriteReport, write_error
 from lkca.data.writers.cog import CogBackend
 from lkca.data.writers.containers import MatBackend, NpzBackend
 from lkca.data.writers.envi import EnviBackend, envi_paths
-from lkca.data.writers.geotiff import GeoTiffBackend
+from lkca.data.writers.geotiff import GeoTiffBackend, Kind
 from lkca.errors import InputError
 from lkca.output import check_name, check_output
 
@@ -69,9 +69,9 @@ def create_writer(
             meta = meta.replace(interleave=order)
             backend = EnviBackend(path, shape, meta, interleave=order, compress=compress)
         elif name in ("GTiff", "COG"):
-            order = None if interleave is None else interleave.lower()
-            kind = CogBackend if name == "COG" else GeoTiffBackend
-            backend = kind(path, shape, meta, interleave=order, compress=compress)
+            assert meta.stored_dtype is not None
+            kind = Kind.of(path, meta.stored_dtype, interleave, compress)
+            backend = (CogBackend if name == "COG" else GeoTiffBackend)(path, shape, meta, kind)
         else:
             backend = (NpzBackend if name == "npz" else MatBackend)(path, shape, meta, compress)
     except OSError as error:

@@ -43,22 +43,13 @@ class CogBackend(Backend):
 
     layout: Pyramid
 
-    def __init__(
-        self,
-        path: Path,
-        shape: tuple[int, int, int],
-        meta: CubeMeta,
-        *,
-        interleave: str | None,
-        compress: str | None,
-    ) -> None:
+    def __init__(self, path: Path, shape: tuple[int, int, int], meta: CubeMeta, kind: Kind) -> None:
         assert meta.stored_dtype is not None
-        self._path, self._code = path, Encoder(meta).code
-        self._kind = Kind.of(path, meta.stored_dtype, interleave, compress)
-        self.keeps = self._kind == Kind("BAND", {})
+        self._path, self._kind, self._code = path, kind, Encoder(meta).code
+        self.keeps = kind == Kind("BAND", {})
         self.block, self.remarks = block_size(shape), left_out(path, meta)
         self.layout = Pyramid((shape[2], *shape[:2]), meta.stored_dtype, 0, self.block)
-        if not self.keeps and not self._kind.packing:
+        if not self.keeps and not kind.packing:
             check_disk_space(path, 2 * self.layout.nbytes)
         self._made = temporary_beside(path)
         self.pairs = [(self._made, path)]

@@ -37,17 +37,8 @@ _COMPRESSIONS = ("none", "deflate", "lzw", "zstd", "lzma", "packbits")
 class GeoTiffBackend(Backend):
     """A tiled GeoTIFF of 256 x 256 blocks (BIGTIFF where needed), without overviews."""
 
-    def __init__(
-        self,
-        path: Path,
-        shape: tuple[int, int, int],
-        meta: CubeMeta,
-        *,
-        interleave: str | None,
-        compress: str | None,
-    ) -> None:
+    def __init__(self, path: Path, shape: tuple[int, int, int], meta: CubeMeta, kind: Kind) -> None:
         assert meta.stored_dtype is not None
-        kind = Kind.of(path, meta.stored_dtype, interleave, compress)
         if not kind.packing:
             check_disk_space(path, math.prod(shape) * meta.stored_dtype.itemsize)
         self.block = block_size(shape)
@@ -85,6 +76,7 @@ class Kind:
     @classmethod
     def of(cls, path: Path, dtype: np.dtype, interleave: str | None, compress: str | None) -> Kind:
         """InputError for what a GeoTIFF cannot be."""
+        interleave = None if interleave is None else interleave.lower()
         if interleave not in _INTERLEAVE:
             raise InputError(f"{path}: a GeoTIFF cannot be {interleave}; choose bsq or bip, or an ENVI output")
         compress = (compress or "none").lower()

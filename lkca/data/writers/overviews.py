@@ -49,8 +49,7 @@ def _halve_strip(file: Path, finer: Blocks, coarser: Blocks, code: float | None,
     """Makes a row of blocks of ``coarser``."""
     _, rows, cols = finer.shape
     with file.open("r+b", buffering=0) as stream:
-        for part in pieces(Window.full(strip.height, strip.width), strip.height, _AT_ONCE * coarser.block[1]):
-            made = part.shifted(strip.row, 0)
+        for made in pieces(strip, strip.height, _AT_ONCE * coarser.block[1]):
             down, across = _below(made.row, made.height, rows), _below(made.col, made.width, cols)
             samples = finer.read(stream, _window(down.inside, across.inside), band)
             if any(down.beyond + across.beyond):

@@ -21,6 +21,7 @@ from lkca.data.codec import Encoder
 from lkca.data.gdal import bounded_cache
 from lkca.data.window import pieces
 from lkca.data.writers import cog
+from lkca.data.writers.geotiff import Kind
 from lkca.data.writers.overviews import halve
 from lkca.errors import InputError, OutputError
 
@@ -300,13 +301,8 @@ def test_overviews_are_described_as_the_full_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("bands", "kind"), [(5, 42), (6, 43)])
 def test_offsets_are_as_wide_as_they_must_be(tmp_path: Path, bands: int, kind: int) -> None:
     """Around 4 GB; nothing is reserved before the first samples come."""
-    backend = cog.CogBackend(
-        tmp_path / "x.tif",
-        (16384, 16384, bands),
-        CubeMeta(stored_dtype=np.dtype(np.int16)),
-        interleave=None,
-        compress=None,
-    )
+    meta = CubeMeta(stored_dtype=np.dtype(np.int16))
+    backend = cog.CogBackend(tmp_path / "x.tif", (16384, 16384, bands), meta, Kind("BAND", {}))
     assert (backend.layout.nbytes > 4e9) == (kind == 43) and backend._head(backend.layout)[2] == kind
 
 
