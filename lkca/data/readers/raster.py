@@ -66,7 +66,7 @@ def open_raster(file: Path, source: str) -> Cube:
             )
         _check_samples(dataset, file, source)
         reader = _RasterWindows(dataset)
-        meta, files = _meta(dataset, reader), [file]
+        meta, files = _meta(dataset, reader), [file, *_sources(dataset, file)]
         warnings = [f"{source}: holds {pages} pages; the first is read"] if pages > 1 else []
         if reader.alpha is not None:
             warnings.append(f"{source}: its last band, {reader.alpha}, is alpha, and read as a mask")
@@ -90,6 +90,12 @@ def open_raster(file: Path, source: str) -> Cube:
     except BaseException:
         dataset.close()
         raise
+
+
+def _sources(dataset: Any, file: Path) -> list[Path]:
+    """The other files of a VRT, whose samples these are."""
+    listed = [Path(name) for name in dataset.files] if dataset.driver == "VRT" else []
+    return [source for source in listed if source.is_file() and not source.samefile(file)]
 
 
 def _check_samples(dataset: Any, file: Path, source: str) -> None:

@@ -10,6 +10,7 @@ import rasterio
 from affine import Affine
 from rasterio.enums import ColorInterp
 
+import lkca
 from lkca.data import open_cube, write_cube
 from lkca.errors import InputError
 
@@ -139,3 +140,23 @@ def test_bands_with_different_nodata_values(tmp_path: Path) -> None:
         np.testing.assert_array_equal(cube.read()[:, 0], expected)
         np.testing.assert_array_equal(cube.read(bands=[2, 0])[:, 0], [expected[2], expected[0]])
         assert cube.meta.stored_dtype == np.int16 and np.isnan(cube.meta.nodata)
+
+
+def test_what_a_vrt_is_made_of_is_an_input_too(tmp_path: Path) -> None:
+    """With overwrite the result of a VRT could replace the very file that the VRT shows."""
+    source = tmp_path / "source.tif"
+    with write_tiff(source, CUBE[:1]) as dataset:
+        dataset.write(CUBE[:1])
+    before = source.read_bytes()
+    (tmp_path / "folder").mkdir()
+    vrt = tmp_path / "folder" / "x.vrt"
+    vrt.write_text(
+        '<VRTDataset rasterXSize="9" rasterYSize="12"><VRTRasterBand dataType="UInt16" band="1"><SimpleSource>'
+        '<SourceFilename relativeToVRT="1">../source.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
+        "</VRTRasterBand></VRTDataset>"
+    )
+    with pytest.raises(InputError, match=r"source\.tif: is an input of the same command"):
+        lkca.upscale(vrt, "bicubic", scale=2, output=source, overwrite=True)
+    assert source.read_bytes() == before
+    with open_cube(vrt) as cube:
+        assert [file.resolve() for file in cube.files] == [vrt, source]
