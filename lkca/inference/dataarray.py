@@ -16,7 +16,7 @@ from rasterio.errors import CRSError
 
 from lkca.data import Cube, CubeMeta
 from lkca.data.control import moved_gcps
-from lkca.data.spectral import to_nanometers
+from lkca.data.readers.variables import WAVELENGTH_NAMES, spectral_lists
 from lkca.errors import InputError
 from lkca.inference.task import SceneOptions
 
@@ -28,15 +28,15 @@ _NAMES = {
     "columns": ("x", "col", "cols", "column", "columns", "lon", "longitude", "easting", "sample", "samples",
                 "crosstrack"),
 }  # fmt: skip
-_WAVELENGTHS = ("wavelength", "wavelengths", "wl", "lambda")
 _MISSING = ("_FillValue", "missing_value", "nodata")
 _AFFINE = 6
 _ROUNDING = 0.1  # of a step between coordinates, which may be float32
 
 
 def as_cube(source: Any) -> Cube:
-    """The DataArray's values as a cube of physical values; wavelengths, nodata value, CRS, transform and ground control
-    points as its coordinates and attributes have them. Raises InputError where a dimension cannot be told."""
+    """The DataArray's values as a cube of physical values; wavelengths, fwhm, bad bands, nodata value, CRS, transform
+    and ground control points as its coordinates and attributes have them. Raises InputError where a dimension cannot be
+    told."""
     bands, rows, columns = _dims(source)
     values = np.asarray(source.transpose(bands, rows, columns).values)
     if values.dtype.kind not in "biuf":
@@ -52,8 +52,11 @@ def as_cube(source: Any) -> Cube:
     ]
     crs, transform = _place(source, rows, columns)
     gcps = next((points for coord in source.coords.values() if (points := _gcps(coord.attrs))), ())
+    wavelengths, fwhm, good_bands = _spectral(source, bands)
     meta = CubeMeta(
-        wavelengths=_wavelengths(source, bands),
+        wavelengths=wavelengths,
+        fwhm=fwhm,
+        good_bands=good_bands,
         nodata=nodata[0] if nodata else None,
         crs=None if gcps else crs,
         transform=transform,
@@ -142,13 +145,12 @@ def _numbers(attrs: Mapping[Any, Any], name: str) -> list[float]:
         raise InputError(f"the DataArray's {name} is {attrs[name]!r}; expected a number") from None
 
 
-def _wavelengths(source: Any, bands: str) -> np.ndarray | None:
-    """In nm: a coordinate along the bands with such a name, in the unit that it names."""
-    for name, coord in source.coords.items():
-        if str(name).lower() in _WAVELENGTHS and coord.dims == (bands,) and coord.dtype.kind in "iuf":
-            unit = coord.attrs.get("units", coord.attrs.get("unit"))
-            return to_nanometers(np.asarray(coord.values, dtype=np.float64), None, unit)[0]
-    return None
+def _spectral(source: Any, bands: str) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """Wavelengths and fwhm in nm, and the good bands: coordinates along the bands, by the names that files have too."""
+    along = {str(name).lower(): coord for name, coord in source.coords.items() if coord.dims == (bands,)}
+    lists = {name: np.asarray(coord.values) for name, coord in along.items() if coord.dtype.kind in "biuf"}
+    named: dict[str, Any] = next((along[name].attrs for name in WAVELENGTH_NAMES if name in lists), {})
+    return spectral_lists(lists, source.sizes[bands], named.get("units", named.get("unit")))
 
 
 def _place(source: Any, rows: str, columns: str) -> tuple[str | None, Affine | None]:

@@ -88,6 +88,28 @@ def test_wavelengths_of_data_arrays_are_compared(scene: np.ndarray, model_of: Ca
         lkca.upscale(source.assign_coords(wavelength=("band", np.linspace(550, 750, 5))), model_of())
 
 
+def test_widths_and_bad_bands_of_data_arrays(scene: np.ndarray, tmp_path: Path) -> None:
+    """As EMIT's products name them. A bad band went through the network, with the weight of a good one."""
+    source, good = as_data_array(scene), np.array([1, 1, 0, 1, 1])
+    source[:, :, 2] = 10 * np.random.default_rng(1).random((12, 9))
+    spectral = {
+        "wavelengths": source.wavelength,
+        "fwhm": ("band", np.full(5, 0.01)),
+        "good_wavelengths": ("band", good),
+    }
+    source = source.drop_vars("wavelength").assign_coords(spectral)
+    bands_first = np.ascontiguousarray(source.transpose("band", "y", "x"))
+    expected = lkca.upscale(Cube.from_array(bands_first, CubeMeta(good_bands=good > 0)), scale=2)
+    result = lkca.upscale(source, scale=2)
+    assert np.array_equal(result.transpose("band", "y", "x"), expected)
+    xarray.testing.assert_identical(result.good_wavelengths.variable, source.good_wavelengths.variable)
+    lkca.upscale(source, scale=2, output=tmp_path / "o.tif")
+    with lkca.open_cube(tmp_path / "o.tif") as cube:
+        np.testing.assert_allclose(cube.meta.wavelengths, np.linspace(450, 650, 5))
+        np.testing.assert_allclose(cube.meta.fwhm, 10)
+        assert cube.good_bands.tolist() == (good > 0).tolist()
+
+
 def test_a_file_of_a_data_array_lies_where_it_does(scene: np.ndarray, tmp_path: Path) -> None:
     """CRS and transform as rioxarray writes them; after a selection its GeoTransform is still that of the whole."""
     source = as_data_array(scene)
