@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +28,7 @@ from lkca.cli.options import (
     Threads,
     Variable,
     examples,
+    open_together,
     reading,
     set_threads,
 )
@@ -90,7 +92,6 @@ def evaluate_command(
     largest valid sample of the reference as peak; bad bands are not scored. Scenes of any size are done in bounded
     memory.
     """
-    from lkca.data import open_cube
     from lkca.evaluation import evaluate_prediction
     from lkca.inference.array import resolve_device
     from lkca.models.shipped import find_model
@@ -114,7 +115,8 @@ def evaluate_command(
             raise InputError("--degradation has no effect on a finished --prediction; leave it out")
         if scale is None:
             raise InputError("--reference and --prediction need the scale factor for ERGAS; give -s, for example -s 4")
-        with open_cube(reference, **how) as truth, open_cube(prediction, **how) as guess:
+        with ExitStack() as stack:
+            truth, guess = open_together(stack, (reference, prediction), how)
             results = [evaluate_prediction(truth, guess, scale, region=region)]
             if report is not None:
                 page = report_of_files(guess, scale, reference=truth, region=region, command=command_line())

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lkca.choices import DegradationMethod
 from lkca.errors import InputError
+
+if TYPE_CHECKING:
+    from lkca.data import Cube
 
 __all__ = [
     "FITTED_HELP",
@@ -32,6 +37,7 @@ __all__ = [
     "Variable",
     "examples",
     "one_process",
+    "open_together",
     "parse_shape",
     "reading",
     "set_threads",
@@ -46,6 +52,7 @@ FITTED_HELP = f"{MODEL_HELP} But not general, which is made for each cube."
 _PANEL = "How to read the file"
 _RUN = "Where to run"
 LARGE = "Large scenes"
+_ARRAYS = ("MATLAB", "MATLAB v7.3", "HDF5", "NetCDF4", "npz", "npy")  # formats of which --variable and the like speak
 
 
 def _cubes(context: typer.Context, files: list[str] | None) -> list[str] | None:
@@ -165,6 +172,28 @@ def parse_shape(text: str | None) -> tuple[int, int] | None:
 def reading(variable: str | None, shape: str | None, axes: str | None, nodata: float | None) -> dict[str, Any]:
     """What :func:`lkca.data.open_cube` is to be told, of these options as they were given."""
     return {"variable": variable, "shape": parse_shape(shape), "axes": axes, "nodata": nodata}
+
+
+def open_together(stack: ExitStack, paths: Sequence[str], how: dict[str, Any]) -> list[Cube]:
+    """Cubes that are compared, open as long as ``stack``. how: of :func:`reading`; variable, shape and axes are not
+    asked of those that say themselves how they are read (ENVI, rasters, results of ours), if there is another."""
+    from lkca.data import open_cube
+
+    plain = {"nodata": how["nodata"]}
+
+    def says_itself(path: str) -> bool:
+        try:
+            with open_cube(path, **plain) as cube:
+                return cube.format not in _ARRAYS or "LKCA_VERSION" in cube.meta.tags
+        except InputError:
+            return False
+
+    asked = any(how[name] is not None for name in ("variable", "shape", "axes"))
+    own = [asked and says_itself(path) for path in paths]
+    return [
+        stack.enter_context(open_cube(path, **(plain if says and not all(own) else how)))
+        for path, says in zip(paths, own, strict=True)
+    ]
 
 
 def set_threads(threads: int | None) -> None:

@@ -25,6 +25,7 @@ from lkca.cli.options import (
     Threads,
     Variable,
     examples,
+    open_together,
     reading,
     set_threads,
 )
@@ -89,7 +90,6 @@ def report_command(
     both. The page is a single file that opens anywhere and loads nothing.
     """
     from lkca.cli.evaluate import evaluate_files
-    from lkca.data import open_cube
     from lkca.inference.array import resolve_device
     from lkca.models.shipped import find_model
     from lkca.report.build import MOST_PICTURED, report_of_files, report_of_model
@@ -107,11 +107,8 @@ def report_command(
         if source is None and scale is None:
             raise InputError("--reference and --prediction need the scale factor for ERGAS; give -s, for example -s 4")
         with ExitStack() as stack:
-            cubes = [
-                None if path is None else stack.enter_context(open_cube(path, **how))
-                for path in (prediction, source, reference)
-            ]
-            guess, low, truth = cubes
+            cubes = dict(zip(finished, open_together(stack, finished, how), strict=True))
+            guess, low, truth = (None if path is None else cubes[path] for path in (prediction, source, reference))
             assert guess is not None
             report = report_of_files(guess, scale, low=low, reference=truth, region=region, command=command_line())
     else:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.io
 from affine import Affine
 from typer.testing import Result
 
@@ -181,6 +182,26 @@ def test_a_prediction_of_a_part_of_its_reference(cli: Cli, scene_file: Path, tmp
     assert score(*same, "--region", "10:30,5:")["scores"]["prediction"]["pixels"] == 20 * 35
     assert cli("evaluate", *pair, "-s", "5", "--region", "0:50,:").exit_code == 2
     assert cli("evaluate", *pair, "-s", "5", "--degradation", "area").exit_code == 2
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".img", ".mat"])
+def test_how_a_reference_is_read_is_not_asked_of_a_result(cli: Cli, tmp_path: Path, suffix: str) -> None:
+    """A MATLAB cube with its bands first needs --axes, which a GeoTIFF refused and a result's own axes gave way to."""
+    truth = np.random.default_rng(0).integers(1, 9000, (6, 12, 10)).astype(np.uint16)
+    scipy.io.savemat(tmp_path / "truth.mat", {"Y": truth, "other": truth})
+    how = ("--variable", "Y", "--axes", "brc")
+    low, high = tmp_path / "low.tif", tmp_path / f"high{suffix}"
+    assert cli("degrade", "-i", tmp_path / "truth.mat", *how, "-o", low, "-s", "2").exit_code == 0
+    assert cli("upscale", "-i", low, "-o", high, "-s", "2", "--bicubic").exit_code == 0
+    pair = ("--reference", tmp_path / "truth.mat", "--prediction", high)
+    result = cli("evaluate", *pair, *how, "-s", "2", "--json")
+    assert result.exit_code == 0, result.stderr
+    scored = json.loads(result.stdout)["results"][0]
+    assert scored["region"] == "0:12,0:10" and scored["scores"]["prediction"]["mpsnr"] > 5
+    page = cli("report", *pair, "-i", low, *how, "-o", tmp_path / "page.html")
+    assert page.exit_code == 0, page.stderr
+    both = cli("evaluate", "--reference", low, "--prediction", low, "--axes", "brc", "-s", "2")
+    assert both.exit_code == 2 and "--axes does not apply to raster files" in both.stderr
 
 
 def test_a_perfect_prediction(cli: Cli, scene_file: Path) -> None:
