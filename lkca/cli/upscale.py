@@ -244,7 +244,7 @@ def _write_page(page: Path, cube: Cube, done: UpscaleReport, options: SceneOptio
     with open_cube(done.output) as result:
         low = cube.region(parse_roi(options.roi, cube))
         report = report_of_files(result, low=low, command=options.command)
-    if done.computed == done.tiles:
+    if 0 < done.computed == done.tiles:  # of one that was finished before there is none
         report.facts["time"] = f"{done.seconds:.1f} s for {done.rows} × {done.cols} pixels"
     write_report(page, report)
     note(f"report written to {page}")

@@ -166,7 +166,7 @@ class _Job:
         options, model = self.options, self.model
         if not options.resume or options.overwrite or part_folder(self.output).exists() or not self.output.exists():
             return None
-        rows, cols, bands = self.cube.shape
+        bands = self.cube.bands
         area, wanted = parse_roi(options.roi, self.cube), model_name(model)
         scale = asked_scale(model, options)
         dtype = output_meta(self.cube.meta, options.dtype, str(self.output)).stored_dtype
@@ -196,7 +196,7 @@ class _Job:
         note = f"{self.output}: is there, and no unfinished run of it: nothing to resume (--overwrite makes it anew)"
         if options.preview is not None:
             note += f"; {options.preview} was not drawn"
-        return UpscaleReport(self.output, rows, cols, bands, 0, 0.0, (note,))
+        return UpscaleReport(self.output, *done.shape, 0, 0.0, (note,))
 
     def lead(self) -> UpscaleReport:
         """The first process: begins the journal, computes its share, takes all tiles to the writer."""

@@ -46,7 +46,11 @@ def test_reports_of_the_other_commands(cli: Cli, model_dir: Path, scene_file: Pa
     assert cli("degrade", "-i", scene_file, "-o", low, "-s", "2").exit_code == 0
     roi = ("--roi", "4:30,2:18")
     assert cli("upscale", "-i", low, "-o", high, "-m", model_dir, "--report", upscaled, *roi).exit_code == 0
-    assert "no truth is known" in upscaled.read_text(encoding="utf-8")
+    page = upscaled.read_text(encoding="utf-8")
+    assert "no truth is known" in page and "s for 52 × 32 pixels" in page
+    again = ("--resume", "--report", tmp_path / "again.html")
+    assert cli("upscale", "-i", low, "-o", high, "-m", model_dir, *roi, *again).exit_code == 0
+    assert "pixels, 6 bands" in again[2].read_text(encoding="utf-8") and " s for " not in again[2].read_text()
     assert cli("upscale", "-i", low, "-o", high, "-m", model_dir, "--overwrite").exit_code == 0
     assert cli("report", "--input", low, "--prediction", high, "-o", pair).exit_code == 0
     assert cli("report", "-i", low, "--prediction", high, "--reference", scene_file, "-o", both).exit_code == 0

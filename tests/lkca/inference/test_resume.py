@@ -330,6 +330,7 @@ def test_nothing_to_resume(stopped: Any) -> None:
     written = os.stat(output).st_mtime_ns
     report = upscale_scene(cube, output, model, SceneOptions(resume=True))
     assert "nothing to resume" in report.notes[0] and os.stat(output).st_mtime_ns == written
+    assert (report.rows, report.cols, report.bands) == (122, 106, 5)  # of the output, not of the cube
     for other, options, says in (
         (None, {"scale": 2}, "it was made by .*model, asked for is bicubic"),
         (None, {"scale": 4}, r"has 122 × 106 pixels, 5 bands, asked for are 244 × 212 pixels, 5 bands; it was made"),
