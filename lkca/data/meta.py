@@ -18,8 +18,9 @@ from lkca.errors import InputError
 
 __all__ = ["CubeMeta", "scalar_or_list"]
 
-# ENVI keys that describe pixel or band positions and are wrong after a change of grid or bands
-_GRID_TAGS = ("x start", "y start")
+# Keys that describe the pixels or bands of a grid and are wrong on another one. In lower case: of ENVI; of EMIT's and
+# NEON's HDF5 files.
+_GRID_TAGS = ("x start", "y start", "pixel size", "geotransform", "spatialresolution", "spatial_resolution_x_y")
 _BAND_TAGS = ("default bands", "default stretch", "z plot range")
 
 
@@ -118,7 +119,7 @@ class CubeMeta:
             transform=transform,
             gcps=moved_gcps(self.gcps, change),
             rpc=None if self.rpc is None else moved_rpc(self.rpc, change),
-            tags={key: value for key, value in self.tags.items() if key not in _GRID_TAGS},
+            tags={key: value for key, value in self.tags.items() if key.lower() not in _GRID_TAGS},
         )
 
 
