@@ -12,6 +12,7 @@ from pathlib import Path
 from lkca.data import Cube
 from lkca.data.readers import CUBE_SUFFIXES, OTHER_SUFFIXES, dlr, jpl
 from lkca.data.readers.envi import DATA_SUFFIXES, find_header, is_header
+from lkca.data.readers.envi_header import no_image, read_header
 from lkca.errors import InputError, LkcaError, OutputError
 from lkca.inference.ranks import Heartbeat, Ranks
 from lkca.inference.scene import UpscaleReport, upscale_scene
@@ -28,8 +29,9 @@ def find_scenes(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
     """The files among ``inputs`` as they are, and the cubes in the folders among them, by name; no subfolders.
 
     A folder's cubes are its ENVI headers and the files whose suffix is a cube's, but for what only goes with a spectral
-    image that is there (quick looks, quality, geometry): the remarks, which come second, name those, and what may be a
-    cube, but is not taken unnamed (``OTHER_SUFFIXES``). Raises InputError for a folder without any cube.
+    image that is there (quick looks, quality, geometry), and ENVI's classifications and spectral libraries: the
+    remarks, which come second, name those, and what may be a cube, but is not taken unnamed (``OTHER_SUFFIXES``).
+    Raises InputError for a folder without any cube.
     """
     scenes: list[str] = []
     remarks: list[str] = []
@@ -39,7 +41,9 @@ def find_scenes(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
             scenes.append(text)
             continue
         files = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".") and entry.is_file()]
-        found = [entry for entry in files if _is_cube(entry)]
+        cubes = [entry for entry in files if _is_cube(entry)]
+        no_images = {entry: kind for entry in cubes if (kind := _no_image(entry))}
+        found = [entry for entry in cubes if entry not in no_images]
         unnamed = ", ".join(entry.name for entry in files if entry.suffix.lower() in OTHER_SUFFIXES)
         if not found:
             kinds = f"{', '.join(sorted(CUBE_SUFFIXES))}, or ENVI with its .hdr"
@@ -47,6 +51,9 @@ def find_scenes(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
         if others := [*dlr.accessories(found), *jpl.accessories(found)]:
             names = ", ".join(entry.name for entry in others)
             remarks.append(f"{folder}: left out, as they only go with the spectral images there: {names}")
+        if no_images:
+            names = ", ".join(f"{entry.name} ({kind})" for entry, kind in no_images.items())
+            remarks.append(f"{folder}: left out, as they are no images: {names}")
         if unnamed:
             remarks.append(f"{folder}: left out: {unnamed}; name with -i what is a cube of its own")
         scenes += [str(entry) for entry in found if entry not in others]
@@ -165,6 +172,14 @@ def _no_folder(folder: Path, error: OSError) -> OutputError:
 def _is_cube(file: Path) -> bool:
     suffix = file.suffix.lower()
     return suffix in CUBE_SUFFIXES or (suffix == ".hdr" and is_header(file))
+
+
+def _no_image(file: Path) -> str | None:
+    """What a cube's file is that is no image; None where that cannot be told, which opening it will tell."""
+    try:
+        return no_image(read_header(file)) if file.suffix.lower() == ".hdr" else None
+    except InputError:
+        return None
 
 
 def _result_name(file: Path) -> str:

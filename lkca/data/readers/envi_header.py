@@ -20,7 +20,7 @@ from lkca.data.meta import CubeMeta
 from lkca.data.spectral import good_band_mask, to_nanometers
 from lkca.errors import InputError
 
-__all__ = ["DTYPES", "EnviLayout", "parse_header", "parse_layout", "parse_meta", "read_header"]
+__all__ = ["DTYPES", "EnviLayout", "no_image", "parse_header", "parse_layout", "parse_meta", "read_header"]
 
 DTYPES = {1: "u1", 2: "i2", 3: "i4", 4: "f4", 5: "f8", 12: "u2", 13: "u4", 14: "i8", 15: "u8"}
 _MAX_HEADER_BYTES = 16 * 2**20
@@ -105,11 +105,16 @@ def parse_header(text: str, source: str = "header") -> dict[str, str]:
     return fields
 
 
+def no_image(fields: dict[str, str]) -> str | None:
+    """What a header describes that is no image; None where it is one. Numbers of classes cannot be interpolated."""
+    kind = fields.get("file type", "").lower()
+    return next((f"an ENVI {name}" for name in ("spectral library", "classification") if name in kind), None)
+
+
 def parse_layout(fields: dict[str, str], source: str) -> EnviLayout:
     """Layout of the data file; InputError naming the field that is missing, wrong or unsupported."""
-    kind = fields.get("file type", "").lower()
-    if "spectral library" in kind:
-        raise InputError(f"{source}: is an ENVI spectral library, not an image; an image cube is needed")
+    if kind := no_image(fields):
+        raise InputError(f"{source}: is {kind}, not an image; an image cube is needed")
     if fields.get("file compression", "0") not in ("0", ""):
         raise InputError(f"{source}: its data are compressed (file compression = 1); write them uncompressed first")
     rows, cols, bands = (_integer(fields, key, source, low=1) for key in ("lines", "samples", "bands"))
