@@ -20,6 +20,7 @@ _SUPPORTED = "ENVI (.hdr with its data file), GeoTIFF (.tif), MATLAB (.mat), HDF
 CUBE_SUFFIXES = frozenset({".tif", ".tiff", ".mat", ".h5", ".hdf5", ".he5", ".nc", ".nc4", ".npz", ".npy"})
 OTHER_SUFFIXES = frozenset({".hdf", ".vrt", ".jp2"})  # read too, but mostly no cube, or one that is there already
 _CONTAINERS = CUBE_SUFFIXES | OTHER_SUFFIXES
+_ARCHIVES = frozenset({".gz", ".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".7z"})
 
 
 def open_cube(
@@ -133,6 +134,8 @@ def _check_file(file: Path) -> None:
             raise InputError(f"{file}: does not exist; check the path")
         if not file.is_file():
             raise InputError(f"{file}: is not a regular file; name a cube file")
+        if file.suffix.lower() in _ARCHIVES:
+            raise InputError(f"{file}: is an archive; unpack it and name the cube inside")
         if file.stat().st_size == 0:
             raise InputError(f"{file}: is empty (0 bytes); a cube was expected, copy it again")
         with file.open("rb"):

@@ -63,6 +63,11 @@ def choose_cube(
     if cubes:
         choices = ", ".join(f"{name} {'x'.join(map(str, arrays[name]))}" for name in cubes)
         raise InputError(f"{source}: holds several arrays that may be the cube ({choices}); name one: FILE::NAME")
+    if any(len(shape) > 3 for shape in arrays.values()):
+        raise InputError(
+            f"{source}: holds no 3-D numeric array; its arrays are: {listing}; a cube has three axes: save one of "
+            "these without the others (in Python: array.squeeze() for axes of length 1, array[0] for the first part)"
+        )
     raise InputError(
         f"{source}: holds no 3-D numeric array; its arrays are: {listing}; name a 2-D bands x pixels array with "
         f"FILE::NAME and give its picture size with --shape ROWS,COLS{_inside(others, *others or ())}"

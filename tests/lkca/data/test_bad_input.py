@@ -44,6 +44,21 @@ def test_directory(tmp_path: Path) -> None:
     refused(tmp_path, "is a directory; name the cube file inside it")
 
 
+@pytest.mark.parametrize("name", ["x.img.gz", "x.tif.GZ", "x.zip", "x.tar.gz", "x.tgz"])
+def test_archive(tmp_path: Path, name: str) -> None:
+    """With a header beside it one was said to be truncated, others to hold no array or to lack a header."""
+    (tmp_path / name).write_bytes(b"\x1f\x8b" * 50)
+    (tmp_path / f"{name}.hdr").write_text("ENVI\nsamples = 9\nlines = 9\nbands = 9\ndata type = 1\n")
+    refused(tmp_path / name, "is an archive; unpack it and name the cube inside")
+
+
+def test_four_axes(tmp_path: Path) -> None:
+    """As a cube with a time axis has, of which a 2-D matrix was asked for."""
+    with h5py.File(tmp_path / "x.nc", "w") as file:
+        file["reflectance"] = np.ones((1, 5, 4, 3))
+    refused(tmp_path / "x.nc", "/reflectance 1x5x4x3; a cube has three axes: save one of these without the others")
+
+
 def test_device(tmp_path: Path) -> None:
     refused("/dev/null", "not a regular file")
 
