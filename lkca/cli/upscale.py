@@ -170,6 +170,10 @@ def upscale_command(
     for remark in remarks if ranks.rank == 0 else ():
         note(remark)
     many = len(source) > 1 or Path(source[0]).is_dir()
+    if many and output.is_dir() and any(Path(text).is_dir() and output.samefile(text) for text in source):
+        raise InputError(
+            f"{output}: holds the scenes; the next run would take the results for some, name another folder"
+        )
     if report is not None:
         if many:
             raise InputError("--report shows one scene; leave it out, or give one input")

@@ -131,6 +131,19 @@ def test_a_folder_of_scenes(cli: Cli, scene_file: Path, tmp_path: Path) -> None:
         assert cube.shape == (20, 80, 6)
 
 
+def test_results_do_not_lie_among_the_scenes_of_a_folder(cli: Cli, refuses: Refuses, tmp_path: Path) -> None:
+    """The next run would upscale them, and find two scenes that become one."""
+    np.save(tmp_path / "a.npy", np.ones((8, 9, 4)))
+    (tmp_path / "link").symlink_to(tmp_path)
+    for folder in (tmp_path, tmp_path / "link"):
+        command = ("upscale", "-i", tmp_path, "-o", folder, "-s", 2, "--bicubic")
+        refuses(*command, says=("holds the scenes", "another folder"))
+        refuses(*command, "--dry-run", says=("holds the scenes",))
+    assert {entry.name for entry in tmp_path.iterdir()} == {"a.npy", "link"}
+    named = cli("upscale", "-i", tmp_path / "a.npy", "-i", tmp_path / "a.npy", "-o", tmp_path, "-s", 2, "--bicubic")
+    assert "both become" in named.stderr  # whoever names the files may
+
+
 @pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stop_says_what_is_kept(
     cli: Cli, scene_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int, code: int
