@@ -10,13 +10,23 @@ from pathlib import Path
 
 from lkca.errors import InputError, OutputError
 
-__all__ = ["check_name", "check_output", "written_aside"]
+__all__ = ["check_name", "check_output", "check_utf8", "written_aside"]
 
 _ASIDE = "..lkca-part.00000000.begin"  # what the longest name beside an output has more than it, for a while
 
 
+def check_utf8(path: Path) -> None:
+    """InputError for a name that is not UTF-8: GDAL, and the metadata of results, hold nothing else."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path}: its name is not UTF-8; rename it") from error
+
+
 def check_name(path: Path) -> None:
-    """InputError where the file system cannot hold the name, or those of the files that are written aside for it."""
+    """InputError where the file system cannot hold the name, or those of the files that are written aside for it, or
+    where it is not UTF-8."""
+    check_utf8(path)
     try:
         os.lstat(path.with_name(path.name + _ASIDE))
     except FileNotFoundError:

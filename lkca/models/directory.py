@@ -24,6 +24,7 @@ from lkca.errors import InputError, OutputError
 from lkca.models.card import model_card
 from lkca.models.config import Architecture, ModelConfig
 from lkca.models.lkcanet import LKCANet, LKCANetConfig
+from lkca.output import check_utf8
 
 __all__ = [
     "CARD",
@@ -68,6 +69,7 @@ class LoadedModel:
 def check_model_output(path: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Raises InputError now for what :func:`save_model` would refuse after hours of training."""
     path = Path(path)
+    check_utf8(path)
     parent = path.absolute().parent
     if not parent.is_dir():
         raise InputError(f"{path}: the folder {parent} does not exist; create it or choose another")
@@ -127,6 +129,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     leads out of the directory. Sizes are compared before memory is taken for the weights.
     """
     path = Path(path)
+    check_utf8(path)
     if not path.is_dir():
         kind = "is a file" if path.exists() else "does not exist"
         raise InputError(f"{path}: {kind}; a model is a directory as 'lkca fit' writes it")

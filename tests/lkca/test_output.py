@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import lkca
 from lkca.data import CubeMeta, write_cube
 from lkca.errors import InputError, OutputError
+from lkca.models.directory import check_model_output, load_model
 from lkca.output import check_output, written_aside
 
 
@@ -41,6 +43,23 @@ def test_inputs_are_never_overwritten(tmp_path: Path) -> None:
     for output in (file, link, hard):
         refused(output, "is an input of the same command", inputs=[f"{file}::cube"], overwrite=True)
     refused(tmp_path / "new.tif", "is an input", inputs=[tmp_path / "." / "new.tif"])  # neither exists yet
+
+
+def test_names_that_are_not_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of outputs, pages and models too: tags, headers and JSON hold nothing else, which failed after all the work."""
+    monkeypatch.chdir(tmp_path)
+    name = os.fsdecode(b"M\xfcnchen")
+    for output in (f"{name}.tif", f"{name}.img", f"{name}.npz"):
+        with pytest.raises(InputError, match="not UTF-8; rename it"):
+            lkca.upscale(np.ones((3, 4, 5), dtype=np.float32), "bicubic", scale=2, output=output)
+    with pytest.raises(InputError, match="not UTF-8"):
+        check_output(f"{name}.html")
+    with pytest.raises(InputError, match="not UTF-8"):
+        check_model_output(name, overwrite=False)
+    assert not list(tmp_path.iterdir())
+    Path(name).mkdir()
+    with pytest.raises(InputError, match="not UTF-8"):
+        load_model(name)
 
 
 def test_a_dangling_link_exists(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from lkca.data.readers.nodata import declare_nodata, warn_of_fill
 from lkca.data.readers.numpy import open_npy, open_npz
 from lkca.data.readers.raster import open_raster
 from lkca.errors import InputError, LkcaError
+from lkca.output import check_utf8
 
 __all__ = ["CUBE_SUFFIXES", "OTHER_SUFFIXES", "open_cube"]
 
@@ -123,10 +124,7 @@ def _no_array_options(
 
 
 def _check_file(file: Path) -> None:
-    try:
-        str(file).encode()
-    except UnicodeEncodeError as error:  # GDAL and the metadata of results hold nothing else
-        raise InputError(f"{file}: its name is not UTF-8; rename it") from error
+    check_utf8(file)
     try:
         if file.is_dir():
             raise InputError(f"{file}: is a directory; name the cube file inside it")
