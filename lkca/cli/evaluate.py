@@ -99,6 +99,17 @@ def evaluate_command(
     from lkca.report.build import MOST_PICTURED, report_of_files, report_of_model
     from lkca.report.page import write_report
 
+    results: list[Evaluation] = []
+
+    def told(result: Evaluation) -> Evaluation:
+        """Told at once: a later file that cannot be read does not take these scores with it."""
+        for remark in result.notes:
+            note(remark)
+        if not json:
+            print_evaluation(result)
+        results.append(replace(result, middle=None))
+        return result
+
     how = reading(variable, shape, axes, nodata)
     set_threads(threads)
     if panel is not None:
@@ -117,7 +128,7 @@ def evaluate_command(
             raise InputError("--reference and --prediction need the scale factor for ERGAS; give -s, for example -s 4")
         with ExitStack() as stack:
             truth, guess = open_together(stack, (reference, prediction), how)
-            results = [evaluate_prediction(truth, guess, scale, region=region)]
+            told(evaluate_prediction(truth, guess, scale, region=region))
             if report is not None:
                 page = report_of_files(guess, scale, reference=truth, region=region, command=command_line())
     else:
@@ -130,23 +141,12 @@ def evaluate_command(
             memory=memory, pictured=0 if report is None else MOST_PICTURED, overview=panel is not None,
         )  # fmt: skip
         if report is None:
-            results = list(evaluated)
+            for result in evaluated:
+                told(result)
         else:
-            results = []
-
-            def seen(result: Evaluation) -> Evaluation:
-                results.append(replace(result, middle=None))
-                return result
-
-            page = report_of_model(map(seen, evaluated), loaded, model or "", device=where, command=command_line())
-    for result in results:
-        for remark in result.notes:
-            note(remark)
+            page = report_of_model(map(told, evaluated), loaded, model or "", device=where, command=command_line())
     if json:
         print_json({"results": [result.summary() for result in results]})
-    else:
-        for result in results:
-            print_evaluation(result)
     if panel is not None:
         write_panel(panel, results[0])
         note(f"picture written to {panel}")

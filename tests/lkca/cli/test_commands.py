@@ -184,6 +184,19 @@ def test_a_prediction_of_a_part_of_its_reference(cli: Cli, scene_file: Path, tmp
     assert cli("evaluate", *pair, "-s", "5", "--degradation", "area").exit_code == 2
 
 
+@pytest.mark.parametrize("more", [(), ("--report", "r.html")])
+def test_scores_are_told_as_they_come(
+    cli: Cli, scene_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    """A last file that cannot be read took the scores of all others with it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.tif").write_bytes(b"no picture")
+    result = cli("evaluate", scene_file, scene_file, "bad.tif", "-s", "5", *more)
+    assert result.exit_code == 2 and "error: bad.tif" in result.stderr and result.stderr.count("region cut") == 2
+    assert result.stdout.count("│ bicubic ") == 2 and not (tmp_path / "r.html").exists()
+    assert cli("evaluate", scene_file, "bad.tif", "-s", "5", *more, "--json").stdout == ""
+
+
 @pytest.mark.parametrize("suffix", [".tif", ".img", ".mat"])
 def test_how_a_reference_is_read_is_not_asked_of_a_result(cli: Cli, tmp_path: Path, suffix: str) -> None:
     """A MATLAB cube with its bands first needs --axes, which a GeoTIFF refused and a result's own axes gave way to."""
