@@ -147,6 +147,7 @@ def evaluate_prediction(reference: Cube, prediction: Cube, scale: int, *, region
     contradicts: place, wavelengths, range of values, a prediction that is the reference; and what is not scored because
     the prediction lacks it. Raises InputError where the sizes do not fit or nothing can be scored.
     """
+    prediction.check_usable()
     notes = [*reference.warnings, *prediction.warnings]
     whole = Window.full(reference.rows, reference.cols)
     window = whole if region is None else Window.parse(region, (reference.rows, reference.cols))

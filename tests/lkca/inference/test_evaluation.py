@@ -145,6 +145,14 @@ def test_what_the_prediction_lacks_is_not_scored_and_told(holed_scene: np.ndarra
     assert told == ()  # what the reference itself calls bad, nobody misses
 
 
+def test_a_prediction_of_nothing_is_named(holed_scene: np.ndarray) -> None:
+    """The reference was said to have no valid sample."""
+    truth, guess = Cube.from_array(holed_scene), Cube.from_array(np.full_like(holed_scene, np.nan), source="guess")
+    guess.mark_empty_bands()  # as opening a file does
+    with pytest.raises(InputError, match="guess: holds no valid sample"):
+        evaluate_prediction(truth, guess, 2)
+
+
 def test_contradictions_are_told(holed_scene: np.ndarray) -> None:
     utm = CRS.from_epsg(32610).to_wkt()
     wavelengths, transform = np.linspace(400, 470, 5), Affine(5, 0, 5e5, 0, -5, 4e6)
