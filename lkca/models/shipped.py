@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lkca.errors import InputError
-from lkca.models.directory import CARD, WEIGHTS, LoadedModel, load_model
+from lkca.models.directory import CARD, CONFIG, WEIGHTS, LoadedModel, load_model
 from lkca.models.prior import PRIOR_FILE, Prior, shipped_prior
 
 __all__ = ["DEFAULT", "MEASURED_FILE", "SHIPPED", "ShippedModel", "find_model"]
@@ -133,13 +133,15 @@ SHIPPED = {
 
 
 def find_model(model: str | os.PathLike[str], scale: int | None = None) -> LoadedModel | Prior:
-    """The model directory of that path, else the shipped model of that name.
+    """The model directory of that path, else the shipped model of that name, which folders that are no model do not
+    hide.
 
     ``scale`` picks among the files of a shipped model; it is not compared with a directory's. Raises InputError where
     there is neither, as :func:`lkca.models.directory.load_model` does.
     """
     name = os.fspath(model)
-    if os.path.lexists(name):
+    holds_model = any(os.path.lexists(os.path.join(name, part)) for part in (CONFIG, WEIGHTS))
+    if holds_model or (name not in SHIPPED and os.path.lexists(name)):
         return load_model(name)
     if name not in SHIPPED:
         raise InputError(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +56,14 @@ def test_measured_numbers_are_of_test_scenes_and_reach_the_goals() -> None:
 
 def test_a_directory_of_that_name_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / DEFAULT).mkdir()
+    (tmp_path / DEFAULT / "notes.txt").touch()
     prior = find_model(DEFAULT, 2)
-    assert isinstance(prior, Prior)
+    assert isinstance(prior, Prior)  # a folder that is no model hides none
+    (tmp_path / DEFAULT / "notes.txt").rename(tmp_path / DEFAULT / "config.json")
+    with pytest.raises(InputError, match=r"no readable model\.safetensors"):
+        find_model(DEFAULT, 2)  # a damaged one does
+    shutil.rmtree(tmp_path / DEFAULT)
     cube = np.random.default_rng(0).random((3, 8, 8), dtype=np.float32)
     adapted = adapt(Cube.from_array(cube), prior, 2)
     save_model(DEFAULT, adapted.net, adapted.config)
