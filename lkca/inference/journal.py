@@ -111,7 +111,7 @@ class Journal:
         return not (self.folder / _PLAN).exists() if record is None else record.run != run
 
     def check(self, fingerprint: Mapping[str, Any], *, resume: bool, overwrite: bool) -> Record | None:
-        """The record to go on with, None where there is none; empties a folder that is not wanted (``overwrite``).
+        """The record to go on with, None where there is none, or none that is wanted (``overwrite``).
 
         Raises InputError where one is there and neither is asked for, or where it belongs to another task.
         """
@@ -122,8 +122,6 @@ class Journal:
         if resume and record is not None and not differing:
             return record
         if overwrite or (record is None and not self.finished()):
-            for entry in self.folder.iterdir():  # the folder stays: its end is the sign that a task is finished
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
             return None
         if not resume:
             raise InputError(
@@ -132,6 +130,12 @@ class Journal:
             )
         why = "its plan.json cannot be read" if record is None else "; ".join(differing)
         raise InputError(f"{self.folder}: cannot be resumed: {why}; give --overwrite to start anew")
+
+    def empty(self) -> None:
+        """Removes what an earlier run left in the folder, which stays: its end is the sign that a task is finished."""
+        if self.folder.exists():
+            for entry in self.folder.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
 
     def has(self, number: int) -> bool:
         return self._tile(number).exists()

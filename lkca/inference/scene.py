@@ -119,13 +119,15 @@ def plan_scene(
     """
     options, ranks = options or SceneOptions(), ranks or Ranks()
     budget = Budget.of(options.memory, ranks.local)
+    job = _Job(cube, Path(output), model, options, ranks, budget, None)
     with cube.caching(budget.cache):
+        earlier, notes = job.earlier()
         task = Task.of(cube, model, options)
         writer = task.writer(Path(output), options, overwrite=options.overwrite or options.resume)
         writer.abort()
         encoder = Encoder(writer.meta)
         task.upscaler.store_as(encoder)
-        plan = task.plan(budget, writer, options.tile)
+        plan = task.plan(budget, writer, options.tile if earlier is None else (earlier.tile[0], earlier.tile[1]))
         tiles = plan.tiles()
         middle = tiles[len(tiles) // 2]
 
@@ -143,7 +145,7 @@ def plan_scene(
         spent * share / ranks.world,
         (writer.layout or _layout(task, writer.meta, {})).nbytes,
         not writer.keeps,
-        task.notes,
+        (*task.notes, *notes),
     )
 
 
@@ -198,6 +200,17 @@ class _Job:
             note += f"; {options.preview} was not drawn"
         return UpscaleReport(self.output, *done.shape, 0, 0.0, (note,))
 
+    def earlier(self) -> tuple[Record | None, list[str]]:
+        """What a run would go on with, and remarks on what is there; InputError where it would refuse that."""
+        done = self.finished()
+        journal, options = Journal(self.output), self.options
+        identity = fingerprint(self.cube, self.model, options)
+        record = journal.check(identity, resume=options.resume, overwrite=options.overwrite)
+        notes = [] if done is None else list(done.notes)
+        if record is not None:
+            notes.append(f"{self.output}: {journal.finished()} of {record.tiles} tiles are there; the plan is of all")
+        return record, notes
+
     def lead(self) -> UpscaleReport:
         """The first process: begins the journal, computes its share, takes all tiles to the writer."""
         journal, identity = Journal(self.output), fingerprint(self.cube, self.model, self.options)
@@ -208,6 +221,8 @@ class _Job:
         options = self.options
         interrupted = journal.folder.exists()
         earlier = journal.check(identity, resume=options.resume, overwrite=options.overwrite)
+        if earlier is None:
+            journal.empty()
         task = Task.of(self.cube, self.model, options, made=None if earlier is None else self._kept(journal))
         tags = {**task.meta.tags, "LKCA_INPUT_CRC32": str(identity["input"]["sample"])}
         task = replace(task, meta=task.meta.replace(tags=tags))

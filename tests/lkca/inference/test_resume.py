@@ -18,7 +18,7 @@ from affine import Affine
 from lkca.data import Cube, CubeMeta, Window, open_cube, write_cube
 from lkca.data.writers.layout import Layout
 from lkca.errors import InputError, OutputError
-from lkca.inference import SceneOptions, upscale_scene
+from lkca.inference import SceneOptions, plan_scene, upscale_scene
 from lkca.inference.journal import Journal, differences, part_folder
 from lkca.inference.samples import Samples
 from lkca.inference.task import fingerprint
@@ -322,6 +322,25 @@ def test_a_journal_that_says_nothing(stopped: Any) -> None:
     with pytest.raises(InputError, match=r"plan.json cannot be read; give --overwrite"):
         upscale_scene(cube, output, model, SceneOptions(resume=True))
     assert upscale_scene(cube, output, model, SceneOptions(resume=True, overwrite=True)).computed > 0
+
+
+def test_a_plan_refuses_and_goes_on_as_the_run_does(stopped: Any) -> None:
+    """--dry-run looked at no earlier run: it planned what was refused then, in tiles of another size."""
+    cube, output, model = stopped
+    before = sorted(entry.name for entry in part_folder(output).iterdir())
+    with pytest.raises(InputError, match="holds the finished tiles of an earlier run"):
+        plan_scene(cube, output, model, SceneOptions())
+    with pytest.raises(InputError, match="cannot be resumed: the dtype was None, now it is int16"):
+        plan_scene(cube, output, model, SceneOptions(resume=True, dtype="int16"))
+    anew = plan_scene(cube, output, model, SceneOptions(overwrite=True))
+    assert anew.tiles.rows == 61
+    plan = plan_scene(cube, output, model, SceneOptions(resume=True))
+    assert plan.tiles.rows == 13 and f"{Journal(output).finished()} of {TILES} tiles are there" in plan.notes[-1]
+    assert sorted(entry.name for entry in part_folder(output).iterdir()) == before
+    upscale_scene(cube, output, model, SceneOptions(resume=True))
+    assert "nothing to resume" in plan_scene(cube, output, model, SceneOptions(resume=True)).notes[-1]
+    with pytest.raises(InputError, match="finished, but not what is asked for"):
+        plan_scene(cube, output, model, SceneOptions(resume=True, dtype="int16"))
 
 
 def test_nothing_to_resume(stopped: Any) -> None:
