@@ -74,8 +74,12 @@ def _told() -> Iterator[None]:
 
 
 def _show_how(error: Any) -> None:
-    """Adds the command's first example to a usage error: it shows which of the words are options."""
+    """Adds the command's first example to a usage error: it shows which of the words are options. Of files that follow
+    one another, as of ``-i *.tif``, it says that the option is to be repeated."""
     context = getattr(error, "ctx", None)
+    parameters = context.command.params if context else ()
+    if "unexpected extra argument" in error.message and any(p.multiple for p in parameters if "-i" in p.opts):
+        error.message += "\nGive each file an -i of its own, or name their folder."
     example = re.search(r"\[cyan\](.+?)\[/cyan\]", (context and context.command.epilog) or "")
     if example:
         error.message = f"{error.message}\nFor example: {example[1]}".lstrip()

@@ -72,6 +72,16 @@ def test_wrong_use_shows_an_example(cli: Cli, args: str, says: str, example: str
     assert says in said and f"For example: {example}" in said
 
 
+def test_many_files_after_one_flag(cli: Cli) -> None:
+    """As a shell makes of -i *.tif."""
+    said = " ".join(
+        cli(*["upscale", "-i", "a.tif", "b.tif", "c.tif", "-o", "results", "-s", "4"]).stderr.replace("│", "").split()
+    )
+    assert "argument(s) (b.tif c.tif)" in said and "Give each file an -i of its own, or name their folder." in said
+    said = cli(*["degrade", "-i", "a.tif", "b.tif", "-o", "results", "-s", "4"]).stderr
+    assert "unexpected extra argument" in said and "folder" not in said  # it takes one
+
+
 @pytest.mark.parametrize(
     ("args", "flag"),
     [
