@@ -33,6 +33,7 @@ _IN_DESCRIPTION = re.compile(
 
 _COLOURS = 4
 _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".vrt": "VRT"}
+_ADDED = (".aux.xml", ".ovr", ".msk")
 # Their files name data elsewhere, in other folders or on the network; GDAL tells them by content, whatever the suffix.
 _ELSEWHERE = {
     "VRT", "GTI", "WMS", "WCS", "WMTS", "HTTP", "EEDA", "EEDAI", "PLMOSAIC", "DAAS", "STACIT", "STACTA", "MRF",
@@ -93,8 +94,11 @@ def open_raster(file: Path, source: str) -> Cube:
 
 
 def _sources(dataset: Any, file: Path) -> list[Path]:
-    """The other files of a VRT, whose samples these are."""
-    listed = [Path(name) for name in dataset.files] if dataset.driver == "VRT" else []
+    """The other files that hold what is read here: of a VRT, a label or a header. Not what GDAL puts beside a raster at
+    its own time (statistics, overviews), by which an interrupted run would not know its input again."""
+    if dataset.driver == "GTiff":
+        return []
+    listed = [Path(name) for name in dataset.files if not name.endswith(_ADDED)]
     return [source for source in listed if source.is_file() and not source.samefile(file)]
 
 

@@ -160,3 +160,14 @@ def test_what_a_vrt_is_made_of_is_an_input_too(tmp_path: Path) -> None:
     assert source.read_bytes() == before
     with open_cube(vrt) as cube:
         assert [file.resolve() for file in cube.files] == [vrt, source]
+
+
+def test_the_other_files_of_a_raster_are_inputs_too(tmp_path: Path) -> None:
+    """Samples may lie beside the named file (PDS4's label, ESRI's header); not what GDAL adds to it by itself."""
+    file = tmp_path / "x.bil"
+    shape = {"count": 5, "height": 12, "width": 9}
+    with rasterio.open(file, "w", driver="EHdr", dtype="uint16", **shape) as dataset:
+        dataset.write(CUBE)
+    (tmp_path / "x.bil.aux.xml").write_text("<PAMDataset/>")
+    with open_cube(file) as cube:
+        assert np.array_equal(cube.read(), CUBE) and {found.name for found in cube.files} == {"x.bil", "x.hdr"}
