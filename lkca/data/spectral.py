@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 import numpy as np
 
-__all__ = ["good_band_mask", "to_nanometers"]
+__all__ = ["described_wavelengths", "good_band_mask", "to_nanometers"]
+
+_IN_DESCRIPTION = re.compile(
+    r"\(?\b(\d+(?:\.\d+)?)\s*(nanomet(?:er|re)s?|nm|micromet(?:er|re)s?|microns?|um|µm)\b\)?", re.I
+)
 
 _NM_PER_UNIT = {
     "nanometers": 1.0,
@@ -69,6 +76,16 @@ def to_nanometers(
     elif factor == 1e3 and wavelengths.min() >= 100:
         factor = 1.0
     return wavelengths * factor, None if fwhm is None else fwhm * factor
+
+
+def described_wavelengths(descriptions: Sequence[str | None]) -> tuple[np.ndarray | None, str | None]:
+    """The wavelengths that the bands' names hold, such as "band 1 (418.2 nm)", and their unit; (None, None) where not
+    every name has one, or not in one unit."""
+    matches = [_IN_DESCRIPTION.search(name or "") for name in descriptions]
+    found = [match for match in matches if match]
+    if not found or len(found) < len(matches) or len({match[2].lower() for match in found}) > 1:
+        return None, None
+    return np.array([float(match[1]) for match in found]), found[0][2]
 
 
 def good_band_mask(values: np.ndarray) -> np.ndarray:

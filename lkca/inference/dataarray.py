@@ -17,6 +17,7 @@ from rasterio.errors import CRSError
 from lkca.data import Cube, CubeMeta
 from lkca.data.control import moved_gcps
 from lkca.data.readers.variables import WAVELENGTH_NAMES, spectral_lists
+from lkca.data.spectral import described_wavelengths, to_nanometers
 from lkca.errors import InputError
 from lkca.inference.task import SceneOptions
 
@@ -146,11 +147,30 @@ def _numbers(attrs: Mapping[Any, Any], name: str) -> list[float]:
 
 
 def _spectral(source: Any, bands: str) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-    """Wavelengths and fwhm in nm, and the good bands: coordinates along the bands, by the names that files have too."""
+    """Wavelengths and fwhm in nm, and the good bands, by the names that files have too.
+
+    Coordinates along the bands; else attributes, which rioxarray has as text; wavelengths else in the bands' names.
+    """
+    count, attrs = source.sizes[bands], source.attrs
     along = {str(name).lower(): coord for name, coord in source.coords.items() if coord.dims == (bands,)}
     lists = {name: np.asarray(coord.values) for name, coord in along.items() if coord.dtype.kind in "biuf"}
     named: dict[str, Any] = next((along[name].attrs for name in WAVELENGTH_NAMES if name in lists), {})
-    return spectral_lists(lists, source.sizes[bands], named.get("units", named.get("unit")))
+    unit = named.get("units", named.get("unit", attrs.get("wavelength_units")))
+    lists = {str(name).lower(): _listed(value) for name, value in attrs.items()} | lists
+    wavelengths, fwhm, good = spectral_lists(lists, count, unit)
+    names = attrs.get("long_name")
+    if wavelengths is None and isinstance(names, (tuple, list)) and len(names) == count:
+        centres, unit = described_wavelengths([str(name) for name in names])
+        wavelengths = None if centres is None else to_nanometers(centres, None, unit)[0]
+    return wavelengths, fwhm, good
+
+
+def _listed(value: Any) -> np.ndarray:
+    """The numbers of an attribute that lists them, also as text ("1, 0, 1"); empty where it does not."""
+    try:
+        return np.array(re.split(r"[\s,]+", value.strip("{} ")) if isinstance(value, str) else value, dtype=np.float64)
+    except (TypeError, ValueError):
+        return np.array([])
 
 
 def _place(source: Any, rows: str, columns: str) -> tuple[str | None, Affine | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,11 @@ from lkca.data.memory import check_memory
 from lkca.data.meta import CubeMeta
 from lkca.data.readers.dlr import Product, find_metadata, read_metadata
 from lkca.data.readers.storage import MAX_RATIO
-from lkca.data.spectral import good_band_mask, to_nanometers
+from lkca.data.spectral import described_wavelengths, good_band_mask, to_nanometers
 from lkca.data.window import Window
 from lkca.errors import InputError
 
 __all__ = ["open_raster"]
-
-_IN_DESCRIPTION = re.compile(
-    r"\(?\b(\d+(?:\.\d+)?)\s*(nanomet(?:er|re)s?|nm|micromet(?:er|re)s?|microns?|um|µm)\b\)?", re.I
-)
 
 _COLOURS = 4
 _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".vrt": "VRT"}
@@ -232,12 +227,8 @@ def _wavelengths(
     centres = _float_list(envi.get("wavelength"), len(indexes))
     if centres is not None:
         return to_nanometers(centres, _float_list(envi.get("fwhm"), len(indexes)), envi.get("wavelength_units"))
-    matches = [_IN_DESCRIPTION.search(name or "") for name in descriptions]
-    if all(matches) and len({match[2].lower() for match in matches if match}) == 1:
-        values = np.array([float(match[1]) for match in matches if match])
-        unit = next(match[2] for match in matches if match)
-        return to_nanometers(values, None, unit)
-    return None, None
+    centres, unit = described_wavelengths(descriptions)
+    return (None, None) if centres is None else to_nanometers(centres, None, unit)
 
 
 def _good_bands(dataset: Any, tags: list[dict[str, str]]) -> np.ndarray | None:

@@ -110,6 +110,24 @@ def test_widths_and_bad_bands_of_data_arrays(scene: np.ndarray, tmp_path: Path) 
         assert cube.good_bands.tolist() == (good > 0).tolist()
 
 
+def test_spectral_lists_as_rioxarray_has_them(scene: np.ndarray, tmp_path: Path) -> None:
+    """Of an ENVI file the bad bands are a text among the attributes; of a GeoTIFF those are its first band's, and the
+    wavelengths stand in the bands' names alone. Either was overlooked."""
+    along = {"wavelength": ("band", np.linspace(0.45, 0.65, 5)), "fwhm": ("band", np.full(5, 0.01))}
+    names = tuple(f"band {band + 1} ({nm:g} Nanometers)" for band, nm in enumerate(np.linspace(450, 650, 5)))
+    envi = xarray.DataArray(scene, dims=("band", "y", "x"), coords=along)
+    envi.attrs |= {"bbl": "1, 1, 0, 1, 1", "wavelength_units": "Micrometers", "wavelength": 0.45, "long_name": names}
+    tiff = xarray.DataArray(scene, dims=("band", "y", "x"))
+    tiff.attrs |= {"bbl": "1", "wavelength": "450", "wavelength_units": "Nanometers", "fwhm": "9", "long_name": names}
+    for array, good in ((envi, [True, True, False, True, True]), (tiff, [True] * 5)):
+        lkca.upscale(array, "bicubic", scale=2, output=tmp_path / "o.tif", overwrite=True)
+        with lkca.open_cube(tmp_path / "o.tif") as cube:
+            np.testing.assert_allclose(cube.meta.wavelengths, np.linspace(450, 650, 5))
+            assert cube.good_bands.tolist() == good and (cube.meta.fwhm is None) == (array is tiff)
+    bare = xarray.DataArray(scene, dims=("band", "y", "x"), attrs={"bbl": "of no numbers", "long_name": "radiance"})
+    assert lkca.upscale(bare, "bicubic", scale=2).attrs == bare.attrs
+
+
 def test_a_file_of_a_data_array_lies_where_it_does(scene: np.ndarray, tmp_path: Path) -> None:
     """CRS and transform as rioxarray writes them; after a selection its GeoTransform is still that of the whole."""
     source = as_data_array(scene)
