@@ -17,7 +17,7 @@ from rasterio.crs import CRS
 from lkca.data.envi_control import parse_geo_points, parse_rpc_info
 from lkca.data.envi_map import parse_map_info
 from lkca.data.meta import CubeMeta
-from lkca.data.spectral import good_band_mask, to_nanometers
+from lkca.data.spectral import described_wavelengths, good_band_mask, to_nanometers
 from lkca.errors import InputError
 
 __all__ = ["DTYPES", "EnviLayout", "no_image", "parse_header", "parse_layout", "parse_meta", "read_header"]
@@ -147,6 +147,10 @@ def parse_meta(fields: dict[str, str], layout: EnviLayout, source: str) -> tuple
         wavelengths, fwhm = to_nanometers(wavelengths, fwhm, units)
         if wavelengths is None and (units or "").lower() != "index":
             warnings.append(f"{source}: the wavelengths (units: {units}) are none that can be in nm; they are left out")
+    names = _band_names(fields, bands)
+    if wavelengths is None and names is not None and not fields.get("wavelength"):
+        centres, unit = described_wavelengths(names)
+        wavelengths = None if centres is None else to_nanometers(centres, None, unit)[0]
     bbl = _numbers(fields, "bbl", bands, source)
     scale, offset = _scaling(fields, bands, source)
     transform, crs, remarks = parse_map_info(
@@ -162,7 +166,7 @@ def parse_meta(fields: dict[str, str], layout: EnviLayout, source: str) -> tuple
         nodata=_nodata(fields, source),
         scale_factor=scale,
         offset=offset,
-        band_names=_band_names(fields, bands),
+        band_names=names,
         crs=crs,
         transform=transform,
         gcps=gcps,

@@ -362,3 +362,14 @@ def test_a_list_may_open_on_the_next_line() -> None:
     fields = parse_header("ENVI\nwavelength = \r\n {400,\n 500}\nfwhm =\nbands = 2\n")
     assert [float(value) for value in fields["wavelength"].split(",")] == [400, 500]
     assert fields["bands"] == "2"
+
+
+def test_wavelengths_in_band_names() -> None:
+    """As gdal_translate writes them, and nowhere else."""
+    names = "band names = {\nband 1 (0.5 Micrometers),\nband 2 (0.61 Micrometers)}\n"
+    _, meta, warnings = parse(MINIMAL + names)
+    np.testing.assert_allclose(meta.wavelengths, [500, 610])
+    assert not warnings and meta.band_names == ("band 1 (0.5 Micrometers)", "band 2 (0.61 Micrometers)")
+    _, meta, _ = parse(MINIMAL + names + "wavelength = {400, 500}\n")
+    np.testing.assert_allclose(meta.wavelengths, [400, 500])
+    assert parse(MINIMAL + "band names = {ndvi, 600 nm}\n")[1].wavelengths is None
