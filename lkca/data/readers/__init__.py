@@ -51,6 +51,11 @@ def open_cube(
         raise InputError(f"{source}: opening it needs more memory than is free; it may be damaged") from error
     except Exception as error:  # parsers raise whatever they stumble on in a damaged file
         reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if "unable to lock file" in reason:
+            raise InputError(
+                f"{source}: is locked: another program may be writing it, or its file system knows no locks; close "
+                "that program, or set HDF5_USE_FILE_LOCKING=FALSE"
+            ) from error
         raise InputError(f"{source}: cannot be read ({reason}); it may be truncated or damaged") from error
     try:
         if nodata is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -57,6 +59,18 @@ def test_four_axes(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "x.nc", "w") as file:
         file["reflectance"] = np.ones((1, 5, 4, 3))
     refused(tmp_path / "x.nc", "/reflectance 1x5x4x3; a cube has three axes: save one of these without the others")
+
+
+def test_a_file_that_another_program_writes(tmp_path: Path) -> None:
+    """HDF5's lock; the file was said to be damaged."""
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["cube"] = np.ones((5, 4, 3))
+    writes = f"import h5py; f = h5py.File({str(tmp_path / 'x.h5')!r}, 'a', locking=True); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", writes], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        program.stdout.readline()
+        refused(tmp_path / "x.h5", "is locked: another program may be writing it.*HDF5_USE_FILE_LOCKING=FALSE")
+        program.communicate(b"\n")
 
 
 def test_device(tmp_path: Path) -> None:
