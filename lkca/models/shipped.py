@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lkca.errors import InputError
@@ -79,7 +79,8 @@ class ShippedModel:
         if scale not in scales:
             wanted = "needs a scale factor" if scale is None else f"does not upscale ×{scale}"
             raise InputError(f"the model '{self.name}' {wanted}; give -s with one of {', '.join(map(str, scales))}")
-        return load_model(_FOLDER / f"{self.name}_x{scale}")
+        # by its name: where lkca is installed is nothing that results should tell, and other machines have it elsewhere
+        return replace(load_model(_FOLDER / f"{self.name}_x{scale}"), path=Path(self.name))
 
     def _prior(self) -> Prior:
         prior = shipped_prior()

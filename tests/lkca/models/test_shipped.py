@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import lkca
 from lkca.data import Cube, CubeMeta
 from lkca.errors import InputError
 from lkca.evaluation import evaluate_model
@@ -72,6 +73,14 @@ def test_a_directory_of_that_name_goes_first(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "else").mkdir()
     with pytest.raises(InputError, match=r"config\.json"):
         find_model("else")
+
+
+def test_results_name_a_shipped_model_as_the_user_does(tmp_path: Path) -> None:
+    """Their tag held the folder where lkca is installed, by which runs on two machines were taken for others."""
+    cube = 4000 * np.random.default_rng(0).random((31, 8, 8), dtype=np.float32)
+    lkca.upscale(cube, "cave31", scale=4, output=tmp_path / "o.tif")
+    with lkca.open_cube(tmp_path / "o.tif") as made:
+        assert made.meta.tags["LKCA_MODEL"] == "cave31"
 
 
 def test_a_model_of_several_scales_asks_for_one() -> None:
