@@ -134,7 +134,9 @@ Variable = Annotated[
 BandShape = Annotated[
     str | None,
     typer.Option(
-        "--shape", rich_help_panel=_PANEL, help="'ROWSxCOLS' of a 2-D (bands × pixels) matrix, such as 100x100."
+        "--shape",
+        rich_help_panel=_PANEL,
+        help="'ROWSxCOLS' of the picture, such as 100x100; a 2-D (bands × pixels) matrix needs it.",
     ),
 ]
 Axes = Annotated[

@@ -35,9 +35,9 @@ def open_cube(
     """Open a cube for windowed reading; the format is told by content and name.
 
     path: a file; for ENVI the header or the data file; ``file.mat::name`` and ``file.h5::/path`` name a
-    variable (as does ``variable``). shape: (rows, cols) of a 2-D bands x pixels array. axes: order of the
-    array's axes, a permutation of "rcb" (rows, columns, bands), where a format does not fix it. nodata: what the file
-    stores where samples are missing, instead of what it says itself.
+    variable (as does ``variable``). shape: (rows, cols) of a 2-D bands x pixels array, or of a 3-D one, whose axes it
+    tells. axes: order of the array's axes, a permutation of "rcb" (rows, columns, bands), where a format does not fix
+    it. nodata: what the file stores where samples are missing, instead of what it says itself.
     Bands without any valid sample are counted as bad. Raises InputError, one sentence with the remedy.
     """
     file, variable = _split(path, variable)

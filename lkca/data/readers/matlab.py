@@ -115,7 +115,8 @@ def _choose(
     pixels, bands = find_pixels(scalars)
     pixels = shape or pixels
     candidates = {name: dims for name, dims in arrays.items() if len(dims) == 3 or min(dims, default=0) > 1}
-    return choose_cube(candidates, variable, source, others=kinds, pixels=pixels, bands=bands), pixels
+    name = choose_cube(candidates, variable, source, others=kinds, pixels=pixels, bands=bands)
+    return name, pixels if len(arrays[name]) == 2 else shape  # a 3-D one may be a part of what the scalars tell of
 
 
 def _cube(

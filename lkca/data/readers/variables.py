@@ -101,11 +101,24 @@ def choose_layout(
     band_counts: set[int],
     column_major: bool,
 ) -> tuple[tuple[int, ...], str, str | None]:
-    """(3-D shape to reshape to in C order, its axes, warning) of a 3-D or 2-D array. InputError if undecidable."""
+    """(3-D shape to reshape to in C order, its axes, warning) of a 3-D or 2-D array. InputError if undecidable.
+
+    pixels: (rows, cols) as they were asked for, or of a 2-D array as the file says.
+    """
     if len(shape) == 3:
+        pixels = None if pixels is None else (pixels[0], pixels[1])
+        fitting = [order for order in ("rcb", "rbc", "brc") if pixels == _picture(shape, order)]
         if axes is not None:
-            return shape, check_axes(axes, source), None
-        order, warning = guess_axes(shape, source, band_counts)
+            order, warning = check_axes(axes, source), None
+        elif len(fitting) == 1:
+            order, warning = fitting[0], None
+        else:
+            order, warning = guess_axes(shape, source, band_counts)
+        if pixels is not None and pixels != _picture(shape, order):
+            raise InputError(
+                f"{source}: is {shape[0]} x {shape[1]} x {shape[2]}, of which --shape {pixels[0]}x{pixels[1]} is no "
+                f"picture{'' if axes is None else f' with the axes {axes}'}; leave it out, or correct it"
+            )
         return shape, order, None if warning is None else f"{source}: {warning}"
     if len(shape) != 2:
         raise InputError(
@@ -125,6 +138,11 @@ def choose_layout(
             f"{source}: --axes {order} does not fit {shape[0]} x {shape[1]} with this --shape; try {found}"
         )
     return unfolded, found, None
+
+
+def _picture(shape: tuple[int, ...], order: str) -> tuple[int, int]:
+    """(rows, cols) of a 3-D array with these axes."""
+    return shape[order.index("r")], shape[order.index("c")]
 
 
 def find_pixels(scalars: Mapping[str, float]) -> tuple[tuple[int, int] | None, int | None]:

@@ -88,3 +88,26 @@ def test_two_cubes_are_not_guessed(tmp_path: Path) -> None:
     assert open_cube(f"{tmp_path / 'x.mat'}::b").shape == (12, 9, 5)
     assert open_cube(f"{tmp_path / 'x.h5'}::/swir/cube").shape == (12, 9, 5)
     assert open_cube(tmp_path / "x.npz", variable="a").shape == (12, 9, 5)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".mat", ".h5"])
+def test_a_shape_tells_the_axes_of_three_too(tmp_path: Path, suffix: str) -> None:
+    """It was passed over, and 33 x 12 x 15 read as 33 rows and 15 bands, whatever was said."""
+    file, bands_first = tmp_path / f"x{suffix}", np.arange(33 * 12 * 15, dtype=np.float32).reshape(33, 12, 15)
+    if suffix == ".npy":
+        np.save(file, bands_first)
+    elif suffix == ".mat":
+        scipy.io.savemat(file, {"Y": bands_first, "nRow": 99, "nCol": 98})
+    else:
+        with h5py.File(file, "w") as h5:
+            h5["Y"] = bands_first
+    with open_cube(file, shape=(12, 15)) as cube:
+        assert np.array_equal(cube.read(), bands_first) and not cube.warnings
+    with open_cube(file) as cube:
+        assert cube.shape == (33, 12, 15) and "--axes overrides this" in cube.warnings[0]
+    with pytest.raises(InputError, match="is 33 x 12 x 15, of which --shape 12x16 is no picture; leave it out"):
+        open_cube(file, shape=(12, 16))
+    with pytest.raises(InputError, match="is no picture with the axes rcb"):
+        open_cube(file, shape=(12, 15), axes="rcb")
+    with open_cube(file, shape=(15, 12), axes="bcr") as cube:
+        assert np.array_equal(cube.read(), bands_first.transpose(0, 2, 1))
