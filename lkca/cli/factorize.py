@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lkca.cli.console import print_line, print_table
+from lkca.cli.console import command_line, print_line, print_table
 from lkca.cli.options import (
     FITTED_HELP,
     Axes,
@@ -84,7 +84,8 @@ def factorize_command(
     set_threads(threads)
     how = reading(variable, shape, axes, nodata)
     loaded = fitted_model(model, scale)
-    done = factorize_directory(loaded, calibration, how=how, **(given or {"max_psnr_drop": 0.05}))
+    limit = given or {"max_psnr_drop": 0.05}
+    done = factorize_directory(loaded, calibration, how=how, command=command_line(), **limit)
     save_model(output, done.net, done.config, overwrite=overwrite)
     _print(done, output)
 

@@ -114,7 +114,7 @@ def distill_directory(
         threads=torch.get_num_threads(),
         command=command,
         recipe=config.model_dump(),
-        details={"teacher": teacher.name, "rank": net.config.rank},
+        details={"teacher": teacher.name, "rank": net.config.rank, "prior": teacher.origin},
         created=utc_now(),
     )
     entry = teacher.config.model_copy(

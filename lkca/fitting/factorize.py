@@ -58,13 +58,15 @@ def factorize_directory(
     sources: Sequence[str],
     *,
     how: Mapping[str, Any] | None = None,
+    command: str = "",
     **wanted: Any,
 ) -> FactorizedModel:
     """Lower the rank of a loaded model's upsampler by one of rank, energy, max_psnr_drop, budget, as :func:`factorize`.
 
     The upper three quarters of each scene's rows, made coarser as the model was trained to undo, calibrate the factors;
     the rest validates. PSNR is that of lkca's protocol (mean over bands) with each scene's peak. ``how``: keyword
-    arguments for :func:`lkca.data.open_cube`. Raises InputError for scenes that do not fit the model.
+    arguments for :func:`lkca.data.open_cube`. ``command``: kept in the model's record. Raises InputError for scenes
+    that do not fit the model.
     """
     scale, degradation = model.config.scale, model.config.degradation
     scenes, references, held_out = [], [], []
@@ -115,7 +117,22 @@ def factorize_directory(
     scores = {name: mean_scores([r.scores[which] for r in results]) for name, (results, which) in sets.items()}
     split = "last quarter of the rows of " + ", ".join(Path(source).name for source in sources)
     record = ValidationRecord(protocol=PROTOCOL, split=split, scores=scores)
-    config = model.config.model_copy(update={"architecture": describe_architecture(net), "validation": record})
+    (layer,), training = done.layers, model.config.training
+    cut = {
+        "model": str(model.path),
+        "rank": layer.rank,
+        "of": layer.full_rank,
+        "calibration": [reference.source for reference in references],
+        "command": command,
+    }
+    details = training.details | {"factorized": [*training.details.get("factorized", []), cut]}
+    config = model.config.model_copy(
+        update={
+            "architecture": describe_architecture(net),
+            "training": training.model_copy(update={"details": details}),
+            "validation": record,
+        }
+    )
     order = sorted(tried, key=lambda rank: (rank != first, -(rank or 0)))
     seconds = latencies([tried[rank][0] for rank in order])
     points = tuple(

@@ -48,10 +48,17 @@ def model_card(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
         lines.append(f"- Made as: {made}.")
     if prior := training.details.get("prior"):
         about = json.dumps(prior, ensure_ascii=False, default=str)
-        start = "another model's body" if "model" in prior else "lkca's shipped prior"
+        start = "another model" if "model" in prior else "lkca's shipped prior"
         lines.append(f"- Started from {start}: `{about}`")
-    if training.command:
-        lines += ["", "```", training.command, "```"]
+    cuts = training.details.get("factorized", [])
+    for cut in cuts:
+        scenes = ", ".join(f"`{name}`" for name in cut["calibration"])
+        lines.append(
+            f"- Upsampler factorised to rank {cut['rank']} of {cut['of']}; its factors are fitted to the upper three "
+            f"quarters of the rows of {scenes}."
+        )
+    if commands := [text for text in (training.command, *(cut["command"] for cut in cuts)) if text]:
+        lines += ["", "```", *commands, "```"]
     if config.validation is not None:
         names = sorted({name for scores in config.validation.scores.values() for name in scores})
         lines += [

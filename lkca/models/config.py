@@ -111,7 +111,9 @@ class TrainingRecord(StrictModel):
     command: str = Field(default="", description="Command line.")
     recipe: dict[str, Any] = Field(default_factory=dict, description="Configuration of the training.")
     details: dict[str, Any] = Field(
-        default_factory=dict, description="What the fit says of itself; 'prior': what the weights started from."
+        default_factory=dict,
+        description="What the fit says of itself; 'prior': what the weights started from; 'factorized': each cut of "
+        "the upsampler's rank since.",
     )
     created: str = Field(default="", description="ISO 8601, UTC.")
 

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -64,6 +65,18 @@ class LoadedModel:
     def name(self) -> str:
         """Of its directory, or "general": what results made by it are called."""
         return Path(os.path.abspath(self.path)).name  # of ".", too
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a model that starts from these weights records of them: their scenes, and what they started from."""
+        training = self.config.training
+        origin: dict[str, Any] = {
+            "model": str(self.path),
+            "scenes": [scene.name for scene in training.data],
+            "degradation": self.config.degradation.method,
+        }
+        earlier = {"started_from": training.details.get("prior"), "factorized": training.details.get("factorized")}
+        return origin | {key: value for key, value in earlier.items() if value}
 
 
 def check_model_output(path: str | os.PathLike[str], *, overwrite: bool) -> None:

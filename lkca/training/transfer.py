@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -27,13 +25,7 @@ def backbone(model: LoadedModel) -> Prior:
     head, tail = (_component_head(net), _component_tail(net)) if config.shared else (_grey_head(net), _grey_tail(net))
     state = {f"body.{name}": value.detach() for name, value in net.body.state_dict().items()}
     names = ("width", "blocks", "kernel_size", "expansion", "window", "attended")
-    origin: dict[str, Any] = {
-        "model": str(model.path),
-        "bands": config.bands,
-        "scenes": [scene.name for scene in model.config.training.data],
-        "degradation": model.config.degradation.method,
-        "exact": config.shared,
-    }
+    origin = model.origin | {"bands": config.bands, "exact": config.shared}
     architecture = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     return Prior(architecture, state | {"head.weight": head, f"tail.{config.scale}": tail}, origin)
 

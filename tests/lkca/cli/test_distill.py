@@ -58,7 +58,12 @@ def test_a_full_rank_teacher(
     (trained,) = seen
     np.testing.assert_allclose(trained.image, (first - 0.05) / 0.8, atol=1e-6)
     small = load_model(out)
-    assert small.net.config.rank == 3 and small.config.training.details == {"teacher": "full", "rank": 3}
+    details = small.config.training.details
+    assert small.net.config.rank == 3 and (details["teacher"], details["rank"]) == ("full", 3)
+    of_teacher = load_model(full_rank).config.training  # its factors are the student's start
+    assert details["prior"]["model"] == str(full_rank)
+    assert details["prior"]["scenes"] == [scene.name for scene in of_teacher.data] != []
+    assert "Started from another model" in (out / "README.md").read_text()
     assert small.config.validation is not None and "last 20% of the rows, at least 4" in small.config.validation.split
     scores = small.config.validation.scores
     assert set(scores) == {"bicubic", "teacher", "lr", "student"} and scores["student"] != scores["lr"]

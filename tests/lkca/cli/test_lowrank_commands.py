@@ -87,6 +87,27 @@ def test_factorize_keeps_within_the_drop(fitted: tuple[Path, Path], cli: Callabl
     torch.testing.assert_close(after.net.features(x), before.net.features(x))
 
 
+def test_the_record_says_what_the_factors_are_fitted_to(
+    fitted: tuple[Path, Path], cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    scene, model = fitted
+    groups, rank = load_model(model).net.config.groups, load_model(model).net.config.rank
+    assert rank is not None and rank > 2 * groups
+    names = [model, tmp_path / "small", tmp_path / "smaller"]
+    for old, new, r in ((names[0], names[1], 2 * groups), (names[1], names[2], groups)):
+        assert cli("factorize", old, "-o", new, "--rank", r, "--calibration", scene).exit_code == 0
+    training = load_model(names[2]).config.training
+    assert training.command == load_model(model).config.training.command  # of the weights behind the factors
+    cuts = training.details["factorized"]
+    assert [(cut["model"], cut["rank"], cut["of"]) for cut in cuts] == [
+        (str(names[0]), 2 * groups, rank),
+        (str(names[1]), groups, 2 * groups),
+    ]
+    assert all(cut["calibration"] == [str(scene)] for cut in cuts)
+    card = (names[2] / "README.md").read_text()
+    assert f"rank {groups} of {2 * groups}" in card and card.count(str(scene)) >= 3
+
+
 def test_factorize_prints_the_numbers_that_it_stores(fitted: tuple[Path, Path], tmp_path: Path) -> None:
     with open_cube(fitted[0]) as cube:
         samples = cube.read()

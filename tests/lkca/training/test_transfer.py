@@ -68,6 +68,14 @@ def test_a_shared_body_is_taken_as_it_is(kind: str) -> None:
     assert not other.residual(x).any()
 
 
+def test_the_origin_goes_back_to_the_first_model() -> None:
+    old = model(network(bands=4, shared=True))
+    details = {"prior": {"scenes": ["first"]}, "factorized": [{"rank": 4}]}
+    old.config.training.details.update(details)
+    origin = backbone(old).origin
+    assert origin["started_from"] == details["prior"] and origin["factorized"] == details["factorized"]
+
+
 @pytest.mark.parametrize("config", [{}, {"rank": 7}, {"components": 3, "rank": 6}], ids=str)
 def test_a_body_over_all_bands_is_restricted_to_grey(config: dict[str, int]) -> None:
     net, x = network(bands=6, **config), torch.rand(2, 1, 5, 4)
@@ -120,7 +128,7 @@ def test_the_command_starts_from_a_model(tmp_path: Path) -> None:
     loaded = load_model(tmp_path / "new")
     assert loaded.net.config.width == 6 and loaded.config.bands.count == 6
     card = (tmp_path / "new" / "README.md").read_text()
-    assert "Started from another model's body" in card and str(tmp_path / "old") in card
+    assert "Started from another model" in card and str(tmp_path / "old") in card
     with pytest.raises(InputError, match=r"recipe.width has no effect on the model"):
         fit_scenes([str(tmp_path / "new.tif")], FitConfig(**config.model_dump() | {"recipe": {"width": 9}}))
 
