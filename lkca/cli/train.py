@@ -118,6 +118,7 @@ def _print(result: TrainResult, config: TrainConfig) -> None:
         title = f"{result.model}  ×{config.scale}  measured on the {result.split}, protocol {PROTOCOL}"
         print_table(title, ["", *(heading for _, heading, _, _ in known)], rows)
     end = _ENDS[result.end].format(patience=config.patience)
-    print_line(f"{end}: {result.steps} steps in {_time(result.seconds)}; the best at step {result.best_step}")
+    best = f"; the best at step {result.best_step}" if result.metrics else ""
+    print_line(f"{end}: {result.steps} steps in {_time(result.seconds)}{best}")
     if result.model is not None:
         print_line(f"Next: lkca upscale -i FILE -o OUT -m {shlex.quote(str(result.model))}")

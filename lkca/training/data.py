@@ -62,8 +62,12 @@ class TrainingSet:
 def open_training_set(config: DataConfig, scale: int) -> TrainingSet:
     """The scenes that a configuration names. InputError where they cannot be read or leave nothing to train on."""
     if config.dataset is not None:
-        return _prepared(open_dataset(Path(config.dataset)), scale)
-    return _files(config.scenes or [], config.holdout, scale, config.reading)
+        result = _prepared(open_dataset(Path(config.dataset)), scale)
+    else:
+        result = _files(config.scenes or [], config.holdout, scale, config.reading)
+    if not result.validation:
+        result.notes.append("nothing is held out, so nothing is scored: best/ is the newest state, not a chosen one")
+    return result
 
 
 def _prepared(dataset: PreparedDataset, scale: int) -> TrainingSet:

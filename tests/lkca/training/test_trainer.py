@@ -531,6 +531,21 @@ def test_held_out_rows_without_samples_do_not_validate(tmp_path: Path, dataset: 
     assert result.model is not None and result.split == "" and not result.metrics
 
 
+@pytest.mark.parametrize("holdout", [0, 0.25])
+def test_a_run_that_validates_nothing_says_so(
+    tmp_path: Path, dataset: Path, holdout: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lkca.cli.train import _print
+
+    np.savez(tmp_path / "low.npz", cube=scene(30, 40, 4).read().transpose(1, 2, 0))  # 15 coarse rows
+    values = settings(dataset, data={"scenes": [str(tmp_path / "low.npz")], "holdout": holdout}, steps=4)
+    result = run(tmp_path / "run", values)
+    assert result.model is not None and not result.metrics
+    _print(result, TrainConfig(**values))
+    printed = capsys.readouterr()
+    assert "nothing is held out" in printed.err and "best at" not in printed.out
+
+
 def test_scenes_without_a_whole_spectrum_are_refused(tmp_path: Path, dataset: Path) -> None:
     cube = scene(48, 40, 4).read()
     cube[1, :, :20], cube[2, :, 20:] = np.nan, np.nan
