@@ -152,14 +152,16 @@ class LKCANet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """F_N: (B, bands, h, w) -> (B, width × groups, h, w)."""
-        return self.backbone(self.grouped(x)).reshape(x.shape[0], -1, *x.shape[2:])
+        features = self.backbone(self.grouped(x))
+        # Sizes in full: of an empty batch -1 cannot be told.
+        return features.reshape(x.shape[0], self.config.groups * self.config.width, *x.shape[2:])
 
     def grouped(self, x: Tensor) -> Tensor:
         """What the body sees of (B, bands, h, w): (B × groups, channels of its input, h, w)."""
         if x.ndim != 4 or x.shape[1] != self.config.bands:
             raise ValueError(f"x: expected (B, {self.config.bands}, h, w), got {tuple(x.shape)}")
         x = self.project(x - self.band_mean[:, None, None])
-        return x.reshape(-1, 1, *x.shape[2:]) if self.config.shared else x
+        return x.reshape(x.shape[0] * x.shape[1], 1, *x.shape[2:]) if self.config.shared else x
 
     def backbone(self, x: Tensor) -> Tensor:
         """F_N of what :meth:`grouped` gave, or of a part of it: (N, channels, h, w) -> (N, width, h, w)."""

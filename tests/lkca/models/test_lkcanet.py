@@ -44,6 +44,16 @@ def test_a_new_network_is_exactly_bicubic(changes: dict, bands: int, scale: int,
     torch.testing.assert_close(out, bicubic_upsample(x, scale), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_an_empty_batch_gives_an_empty_batch(changes: dict) -> None:
+    """As a convolution does; a process that has run out of images still takes part in DDP's sums."""
+    net = LKCANet(small(4, 3, **changes))
+    y = net(torch.rand(0, 4, 5, 6))
+    assert y.shape == (0, 4, 15, 18)
+    y.sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in net.parameters())
+
+
 def test_one_band() -> None:
     net = randomised(LKCANet(small(1, 4)))
     assert net(torch.rand(1, 1, 3, 2)).shape == (1, 1, 12, 8)
