@@ -54,6 +54,22 @@ def test_an_empty_batch_gives_an_empty_batch(changes: dict) -> None:
     assert all(p.grad is None or not p.grad.any() for p in net.parameters())
 
 
+def test_training_compiled_on_images_of_two_sizes() -> None:
+    """As docs/model.md says; without the option Inductor fails at the second size (torch 2.13)."""
+    net = randomised(LKCANet(small(3, 2, shared=True, components=2)))
+    compiled = torch.compile(net, fullgraph=True, options={"layout_optimization": False})
+    for size in (8, 9):
+        x = torch.rand(2, 3, size, size + 1)
+        results = []
+        for run in (net, compiled):
+            net.zero_grad()
+            y = run(x)
+            y.square().mean().backward()
+            results.append([y.detach(), *(p.grad.clone() for p in net.parameters())])  # type: ignore[union-attr]
+        for ours, theirs in zip(*results, strict=True):
+            torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
+
+
 def test_one_band() -> None:
     net = randomised(LKCANet(small(1, 4)))
     assert net(torch.rand(1, 1, 3, 2)).shape == (1, 1, 12, 8)
