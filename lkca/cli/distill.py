@@ -116,4 +116,8 @@ def _print(made: DistilledModel, output: Path) -> None:
         for name, scores in made.scores.items()
     ]
     print_table(f"{output}  measured on the {made.split}", ["", *(title for _, title, _ in _SCORES)], rows)
-    print_line(f"rank {made.rank}, {made.steps} steps")
+    entry = made.config
+    assert entry.validation is not None
+    print_line(
+        f"rank {made.rank}, {made.steps} steps; protocol {entry.validation.protocol} {entry.normalisation.peak:.6g}"
+    )

@@ -101,17 +101,14 @@ def _print(done: FactorizedModel, output: Path) -> None:
              f"{first.seconds / p.seconds:.2f}×"]
         )  # fmt: skip
     columns = ["rank", "", "MPSNR dB", "change", "weights", "ms per 32×32", "faster"]
-    print_table(f"{output}  measured on the {_split(done)}", columns, rows, text_columns=2)
+    record = done.config.validation
+    assert record is not None
+    print_table(f"{output}  measured on the {record.split}", columns, rows, text_columns=2)
     layer = done.factorization.layers[0]
     print_line(
         f"the upsampler keeps {layer.energy:.2%} of its outputs' variance at rank {layer.rank}; "
-        f"ms: the whole network here, {_threads()} thread(s), least of 9"
+        f"ms: the whole network here, {_threads()} thread(s), least of 9; protocol {record.protocol}"
     )
-
-
-def _split(done: FactorizedModel) -> str:
-    assert done.config.validation is not None
-    return done.config.validation.split
 
 
 def _threads() -> int:

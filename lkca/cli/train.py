@@ -115,7 +115,8 @@ def _print(result: TrainResult, config: TrainConfig) -> None:
             [name, *(f"{scores[key]:.{digits}f}" for key, _, digits, _ in known)]
             for name, scores in result.metrics.items()
         ]
-        title = f"{result.model}  ×{config.scale}  measured on the {result.split}, protocol {PROTOCOL}"
+        rules = f"protocol {PROTOCOL}, peak = the normalisation's"
+        title = f"{result.model}  ×{config.scale}  measured on the {result.split}, {rules}"
         print_table(title, ["", *(heading for _, heading, _, _ in known)], rows)
     end = _ENDS[result.end].format(patience=config.patience)
     best = f"; the best at step {result.best_step}" if result.metrics else ""

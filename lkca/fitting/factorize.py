@@ -116,7 +116,8 @@ def factorize_directory(
     sets = {"bicubic": (references, "bicubic"), "before": (references, "model"), "after": (after, "model")}
     scores = {name: mean_scores([r.scores[which] for r in results]) for name, (results, which) in sets.items()}
     split = "last quarter of the rows of " + ", ".join(Path(source).name for source in sources)
-    record = ValidationRecord(protocol=PROTOCOL, split=split, scores=scores)
+    rules = f"{PROTOCOL}, peak = each scene's largest valid sample"
+    record = ValidationRecord(protocol=rules, split=split, scores=scores)
     (layer,), training = done.layers, model.config.training
     cut = {
         "model": str(model.path),

@@ -76,6 +76,7 @@ def test_factorize_keeps_within_the_drop(fitted: tuple[Path, Path], cli: Callabl
     small = tmp_path / "small"
     result = cli("factorize", model, "-o", small, "--max-psnr-drop", "0.05", "--calibration", scene)
     assert result.exit_code == 0, result.stderr
+    assert "protocol sspsr, peak = each scene's largest valid sample" in " ".join(result.stdout.split())
     assert "before" in result.stdout and "chosen" in result.stdout and "faster" in result.stdout
     after = load_model(small)
     assert after.config.architecture.config["rank"] < before.net.config.rank
