@@ -23,7 +23,7 @@ from studies.common.config import load
 from studies.common.measure import macs, parameters, seconds
 from studies.common.report import spread, table, write
 from studies.common.tasks import Task, make_task
-from studies.common.train import keep, record_of, supervised, warm_up
+from studies.common.train import check_settings, keep, record_of, supervised, warm_up
 
 FOLDER = Path(__file__).parent
 
@@ -148,6 +148,9 @@ def main(arguments: list[str] | None = None, folder: Path = FOLDER) -> None:
     components = sorted({row.components for row in ablation.rows.values()})
     tasks = {k: make_task(args.data, study.model_copy(update={"components": k})) for k in components}
     work = args.work / "blocks"
+    rows = {f"rows.{name}": row.model_dump(exclude={"title"}) for name, row in ablation.rows.items()}
+    times = {f"parts.{name}": part.seconds for name, part in ablation.parts.items()}
+    check_settings(work, study.settings() | rows | times)
     for part in ablation.parts if args.part is None else [args.part]:
         train(tasks, work, ablation, part)
     if args.report:

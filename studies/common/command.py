@@ -9,7 +9,7 @@ import torch
 
 from studies.common.config import load
 from studies.common.tasks import make_task
-from studies.common.train import MAIN, run
+from studies.common.train import MAIN, check_settings, run
 
 __all__ = ["main"]
 
@@ -29,6 +29,7 @@ def main(folder: Path, arguments: list[str] | None = None) -> None:
     study = load(args.config)
     task = make_task(args.data, study)
     work = args.work / folder.name
+    check_settings(work, study.settings())
     parts: dict[str, tuple[tuple[str, ...], list[int]]] = {
         "main": (MAIN, study.seeds),
         "presets": (("baseline", *study.presets), study.seeds),

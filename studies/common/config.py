@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -59,6 +59,13 @@ class Study(StrictModel):
     )
     ablation: list[str] = Field(default_factory=list, description="Further ways to train the student.")
     ablation_seeds: list[int] = Field(default_factory=list)
+
+    def settings(self) -> dict[str, Any]:
+        """How its trainings are made, by name; not which of them are."""
+        what = {"presets", "longer", "ablation", "ablation_seeds", "seeds"}
+        values = self.model_dump(mode="json")
+        how = {key: value for key, value in values.items() if key not in what}
+        return how | {f"presets.{name}": preset for name, preset in values["presets"].items()}
 
 
 def other_time(name: str) -> tuple[str, float | None]:

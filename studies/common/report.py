@@ -25,7 +25,6 @@ __all__ = ["load_results", "measure", "page", "report", "spread", "table", "writ
 
 KEYS = ("mpsnr", "mssim", "sam", "cc", "rmse", "ergas")
 ROUNDS = 15  # of timing
-_NOT_OF_ONE = ("presets", "longer", "ablation", "ablation_seeds", "seeds")  # fields that say what is trained, not how
 _PRESET_TIME = "; a preset had a teacher's time in all, or what its row says, the last of it as a student"
 TITLES = {
     "bicubic": "bicubic",
@@ -88,7 +87,7 @@ def measure(task: Task, work: Path, earlier: dict[str, Any] | None = None) -> di
             if record is not None:
                 mine = task.of(name)
                 runs.append({**record, "test": score(load_network(mine, work, seed, name), mine)})
-            elif earlier is not None and _settings(earlier["study"], name) == _settings(study.model_dump(), name):
+            elif earlier is not None and _settings(Study(**earlier["study"]), name) == _settings(study, name):
                 runs += [run for run in earlier["runs"] if (run["seed"], run["name"]) == (seed, name)]
     return {
         "study": study.model_dump(),
@@ -100,10 +99,10 @@ def measure(task: Task, work: Path, earlier: dict[str, Any] | None = None) -> di
     }
 
 
-def _settings(study: dict[str, Any], name: str) -> dict[str, Any]:
+def _settings(study: Study, name: str) -> dict[str, Any]:
     """What a training of ``name`` depends on."""
-    rest = {key: value for key, value in study.items() if key not in _NOT_OF_ONE}
-    return rest | {"preset": study["presets"].get(other_time(name)[0])}
+    preset = f"presets.{other_time(name)[0]}"
+    return {key: value for key, value in study.settings().items() if not key.startswith("presets.") or key == preset}
 
 
 def _costs(task: Task, runs: list[dict[str, Any]], coarse: dict[str, torch.Tensor]) -> dict[str, Any]:

@@ -24,7 +24,19 @@ from lkca.training.supervised import Schedule, train
 from studies.common.config import other_time
 from studies.common.tasks import Task
 
-__all__ = ["MAIN", "NEXT", "STUDENTS", "build", "keep", "load_network", "record_of", "run", "supervised", "warm_up"]
+__all__ = [
+    "MAIN",
+    "NEXT",
+    "STUDENTS",
+    "build",
+    "check_settings",
+    "keep",
+    "load_network",
+    "record_of",
+    "run",
+    "supervised",
+    "warm_up",
+]
 
 FEATURES = (Point("upsample", where="input"), Point("upsample.conv", "upsample.reduce"))  # F_N, and rank features
 
@@ -70,6 +82,21 @@ def keep(work: Path, seed: int, name: str, net: nn.Module, record: dict[str, Any
     part = note.with_suffix(".part")
     part.write_text(json.dumps({"seed": seed, "name": name, **record}, indent=1))
     os.replace(part, note)
+
+
+def check_settings(work: Path, settings: dict[str, Any]) -> None:
+    """SystemExit where ``work`` keeps trainings that were made with another value of one of ``settings``."""
+    file = work / "settings.json"
+    known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    for key, value in settings.items():
+        if known.get(key, value) != value:
+            raise SystemExit(
+                f"{key}: the trainings in {work} were made with {known[key]}, not {value}; give another --work"
+            )
+    work.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(known | settings, indent=1))
+    os.replace(part, file)
 
 
 def record_of(work: Path, seed: int, name: str) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -78,12 +79,15 @@ def test_study(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     command.main(folder, [*arguments, "--train", "none", "--report", str(page)])
     again = json.loads((folder / "results.json").read_text())
     assert again["runs"] == results["runs"], "a score was lost with its weights"
-    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"student_lr": 1e-4}))
-    command.main(folder, [*arguments, "--train", "none", "--report", str(page)])
-    left = {(run["seed"], run["name"]) for run in json.loads((folder / "results.json").read_text())["runs"]}
-    assert left == runs - {(1, "kd")}, "a score of other settings was kept"
     text = page.read_text()
     assert "±" in text and "LKCA-KD" in text and "reached" in text and "nan" not in text
+    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"student_lr": 1e-4}))
+    with pytest.raises(SystemExit, match=r"student_lr: the trainings in .* were made with"):
+        command.main(folder, [*arguments, "--train", "none", "--report", str(page)])
+    assert page.read_text() == text, "trainings of other settings were reported"
+    shutil.rmtree(tmp_path / "work")
+    command.main(folder, [*arguments, "--train", "none", "--report", str(page)])
+    assert json.loads((folder / "results.json").read_text())["runs"] == [], "a score of other settings was kept"
 
 
 def test_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +119,11 @@ def test_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert costs["no_attention"]["parameters"] < costs["reference"]["parameters"]
     page = (tmp_path / "page.md").read_text()
     assert all(row["title"] in page for row in config["rows"].values()) and "nan" not in page
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump(config | {"parts": parts | {"long": {"seconds": 0.03}}}, sort_keys=False)
+    )
+    with pytest.raises(SystemExit, match=r"parts\.long: the trainings in"):
+        blocks.main(arguments, tmp_path)
 
 
 def test_blocks_differ(monkeypatch: pytest.MonkeyPatch) -> None:
