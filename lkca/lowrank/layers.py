@@ -104,12 +104,19 @@ class Layer:
         return bias
 
     def matrix(self) -> Tensor:
-        """(rows, in·k²), float64, on the CPU: the kernel; groups with rows of their own stand below each other."""
+        """(rows, in·k²), float64, on the CPU: the kernel; groups with rows of their own stand below each other.
+
+        LowRankError where it is not finite.
+        """
+        result: Tensor = self.conv.weight.detach().flatten(1).cpu().double()
         if isinstance(self.module, (LowRankUpsample, LowRankConv2d)):
             last = self.module.weight.detach().unflatten(1, (self.groups, -1)).transpose(0, 1).flatten(0, 1)
-            result: Tensor = last.cpu().double() @ self.module.reduce.weight.detach().flatten(1).cpu().double()
-            return result
-        return self.conv.weight.detach().flatten(1).cpu().double()
+            result = last.cpu().double() @ result
+        if not result.isfinite().all():
+            raise LowRankError(
+                f"layer '{self.name}': its weight holds values that are not finite; did training diverge?"
+            )
+        return result
 
     def last_factor(self, left: Tensor) -> Tensor:
         """``left`` (rows, r) as the weight (out, groups·r) of the low-rank layer."""

@@ -40,14 +40,14 @@ class Spectrum:
 
 
 def spectrum(layer: nn.Conv2d | PixelShuffleUpsample) -> Spectrum:
-    """Singular value decomposition of the layer's kernel. TypeError for another kind of layer.
+    """Singular value decomposition of the layer's kernel. TypeError for another kind of layer, ValueError for NaN.
 
     Of a low-rank layer :func:`singular_values` takes ``merged_weight().flatten(1)``.
     """
     conv = layer.conv if isinstance(layer, PixelShuffleUpsample) else layer
     if not isinstance(conv, nn.Conv2d):
         raise TypeError(f"layer: expected nn.Conv2d or PixelShuffleUpsample, got {type(layer).__name__}")
-    return Spectrum(*torch.linalg.svd(conv.weight.detach().flatten(1).double(), full_matrices=False))
+    return Spectrum(*torch.linalg.svd(_finite(conv.weight.detach().flatten(1).double()), full_matrices=False))
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,12 @@ class Moments:
         return self.second - torch.outer(self.mean, self.mean)
 
 
+def _finite(matrix: Tensor) -> Tensor:
+    if not matrix.isfinite().all():  # LAPACK's own error names neither the matrix nor what to do
+        raise ValueError("matrix: holds values that are not finite")
+    return matrix
+
+
 def _root(matrix: Tensor) -> Tensor:
     """L with L Lᵀ = ``matrix``, symmetric and positive up to rounding, slightly raised where it is singular.
 
@@ -82,9 +88,9 @@ def singular_values(matrix: Tensor, moments: Moments | None = None, *, centred: 
     """Singular values, descending, float64, of ``matrix`` (out, in·k²), or of its outputs where ``moments`` are given.
 
     With moments Σ = L Lᵀ (the covariance; the second moment if not ``centred``) they are those of matrix · L: their
-    squares are the energies of the principal components of the layer's outputs.
+    squares are the energies of the principal components of the layer's outputs. ValueError for NaN or infinity.
     """
-    matrix = matrix.double()
+    matrix = _finite(matrix.double())
     if moments is not None:
         matrix = matrix @ _root(moments.covariance if centred else moments.second)
     result: Tensor = torch.linalg.svdvals(matrix)

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from lkca.lowrank import (
+    LowRankError,
+    analyze,
     break_even_rank,
     energy_curve,
     factorize,
     factorize_reported,
     rank_for_energy,
+    singular_values,
     spectrum,
     stable_rank,
 )
@@ -76,3 +80,16 @@ def test_refusals() -> None:
         factorize(net, rank=5)
     with pytest.raises(ValueError, match="already"):
         factorize(factorize(net, rank=4), rank=4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_kernel_that_is_not_finite_is_told(value: float) -> None:
+    """As after a training that diverged; LAPACK's failure named no layer."""
+    net = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
+    net[0].weight.data[0, 0, 0, 0] = value
+    for call in (lambda: analyze(net), lambda: factorize(net, rank=2)):
+        with pytest.raises(LowRankError, match="layer '0': its weight holds values that are not finite"):
+            call()
+    for call in (lambda: spectrum(net[0]), lambda: singular_values(net[0].weight.detach().flatten(1))):
+        with pytest.raises(ValueError, match="values that are not finite"):
+            call()
