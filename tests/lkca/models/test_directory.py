@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,14 @@ def test_not_a_directory(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("x")
     assert "is a file" in refusal(file)
+
+
+def test_a_folder_of_models_names_those_within(saved: Path, tmp_path: Path) -> None:
+    """As the run of ``lkca train``, which holds best/ and last/."""
+    run = tmp_path / "run"
+    for name in ("last", "best"):
+        shutil.copytree(saved, run / name)
+    assert f"give one of those in it: {run / 'best'}, {run / 'last'}" in refusal(run)
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
