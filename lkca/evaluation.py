@@ -16,7 +16,7 @@ from lkca.data.degradation import Degradation
 from lkca.data.window import pieces, row_strips
 from lkca.errors import InputError
 from lkca.inference.array import Upscaler
-from lkca.inference.checks import check_scale, contradictions, suits
+from lkca.inference.checks import check_scale, contradictions, seen, suits
 from lkca.inference.choose import model_for
 from lkca.inference.degrade import degraded
 from lkca.inference.plan import Budget, card_memory, size_text, tile_bytes
@@ -113,6 +113,8 @@ def evaluate_model(
         degradation = model.config.degradation if isinstance(model, LoadedModel) else Degradation(scale=scale)
     window, cut = whole_pixels(cube, region, scale)
     notes += cut
+    if model is not None:
+        notes += seen(cube, window, model)
     with cube.caching(Budget.of(memory).cache):  # before the first read; the tiles' budget knows all held
         truth = cube.region(window)
         peak, bands = _peak((truth.read(strip) for strip in row_strips(*truth.shape)), cube.good_bands, cube.source)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rasterio.crs import CRS
@@ -12,6 +14,7 @@ from lkca.data import Cube, Window
 from lkca.errors import InputError
 from lkca.models.config import ModelConfig
 from lkca.models.directory import LoadedModel
+from lkca.models.prior import Prior
 
 __all__ = [
     "OTHER_UNITS",
@@ -19,6 +22,7 @@ __all__ = [
     "contradictions",
     "match_bands",
     "match_range",
+    "seen",
     "suits",
     "upper_end",
     "wavelength_gap",
@@ -47,6 +51,34 @@ def suits(cube: Cube, model: LoadedModel, *, force: bool | None = None) -> list[
     if model.adapted:
         return []
     return match_bands(cube, model.config, force=force) + match_range(cube, model.config, force=force)
+
+
+def seen(cube: Cube, window: Window, model: LoadedModel | Prior) -> list[str]:
+    """A remark where the weights have met these pixels, as far as names tell: what is scored there is no test."""
+    key, earlier = Path(cube.source).stem, model.origin
+    if isinstance(model, LoadedModel):
+        for scene in model.config.training.data:
+            if Path(scene.name).stem == key and (scene.rows, scene.cols) == (cube.rows, cube.cols):
+                common = Window.parse(scene.region, (scene.rows, scene.cols)).overlap(window)
+                if common.height and common.width:
+                    return [
+                        f"{cube.source}: the model learned from this scene ({scene.region}); its scores are no test"
+                    ]
+        earlier = {name: value for name, value in earlier.items() if name != "scenes"}
+    if key in _scenes(earlier):
+        return [f"{cube.source}: the weights have met a scene named {key} (see the model's card); perhaps no test"]
+    return []
+
+
+def _scenes(origin: Any) -> set[str]:
+    """Stems of all scenes that a model's origin names, however far back."""
+    if isinstance(origin, list):
+        return set().union(*map(_scenes, origin))
+    if not isinstance(origin, Mapping):
+        return set()
+    lists = [origin[key] for key in ("scenes", "calibration") if isinstance(origin.get(key), list)]
+    named = {Path(name).stem for names in lists for name in names if isinstance(name, str)}
+    return named.union(*map(_scenes, origin.values()))
 
 
 def match_bands(cube: Cube, config: ModelConfig, *, force: bool | None = None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from typer.testing import Result
 from lkca.data import open_cube, write_cube
 from lkca.data.meta import CubeMeta
 from lkca.fitting.factorize import factorize_directory
-from lkca.models.directory import load_model
+from lkca.models.directory import load_model, save_model
 
 FOREIGN = """
 from torch import nn
@@ -107,6 +108,34 @@ def test_the_record_says_what_the_factors_are_fitted_to(
     assert all(cut["calibration"] == [str(scene)] for cut in cuts)
     card = (names[2] / "README.md").read_text()
     assert f"rank {groups} of {2 * groups}" in card and card.count(str(scene)) >= 3
+
+
+def test_evaluate_tells_of_scenes_that_the_weights_have_seen(
+    fitted: tuple[Path, Path], cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    scene, model = fitted
+    config = load_model(model).config
+    half = config.training.data[0].model_copy(update={"region": "0:36,:"})
+    upper = config.model_copy(update={"training": config.training.model_copy(update={"data": [half]})})
+    save_model(tmp_path / "upper", load_model(model).net, upper)
+    for name, source in (("other", scene), ("balloons", scene)):
+        shutil.copy(source, tmp_path / f"{name}.tif")
+    small, groups = tmp_path / "small", load_model(model).net.config.groups
+    done = cli("factorize", model, "-o", small, "--rank", groups, "--calibration", tmp_path / "other.tif")
+    assert done.exit_code == 0, done.stderr
+
+    def notes(*arguments: object) -> str:
+        (result,) = json.loads(cli("evaluate", "-m", *arguments, "--json").stdout)["results"]
+        return " ".join(result["notes"])
+
+    assert "learned from this scene" in notes(model, scene)
+    assert "learned from this scene" in notes(tmp_path / "upper", scene, "--region", "30:60,:")
+    assert not notes(tmp_path / "upper", scene, "--region", "36:60,:")
+    assert not notes(model, tmp_path / "other.tif")
+    assert "a scene named other" in notes(small, tmp_path / "other.tif")
+    assert "a scene named balloons" in notes(model, tmp_path / "balloons.tif")  # of the shipped prior
+    assert "a scene named balloons" in notes("general", tmp_path / "balloons.tif", "-s", "2")
+    assert not notes("general", scene, "-s", "2")
 
 
 def test_factorize_prints_the_numbers_that_it_stores(fitted: tuple[Path, Path], tmp_path: Path) -> None:
