@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lkca.cli.console import command_line, print_line, print_table
+from lkca.cli.console import command_line, note, print_line, print_table
 from lkca.cli.options import (
     FITTED_HELP,
     Axes,
@@ -88,6 +88,8 @@ def factorize_command(
     done = factorize_directory(loaded, calibration, how=how, command=command_line(), **limit)
     save_model(output, done.net, done.config, overwrite=overwrite)
     _print(done, output)
+    if done.net.config.rank == loaded.net.config.rank:
+        note(f"nothing was cut: {output} has the rank of {model}; allow more loss, or give --rank")
 
 
 def _print(done: FactorizedModel, output: Path) -> None:

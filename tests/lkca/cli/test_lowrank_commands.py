@@ -153,6 +153,16 @@ def test_factorize_prints_the_numbers_that_it_stores(fitted: tuple[Path, Path], 
     assert torch.equal(whole.net.upsample.weight, done.net.upsample.weight)
 
 
+def test_factorize_says_that_nothing_was_cut(
+    fitted: tuple[Path, Path], cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    scene, model = fitted
+    for energy, same in ((1, True), (0.3, False)):
+        result = cli("factorize", model, "-o", tmp_path / str(same), "--energy", energy, "--calibration", scene)
+        assert result.exit_code == 0 and ("nothing was cut" in result.stderr) == same
+        assert (load_model(tmp_path / str(same)).net.config.rank == load_model(model).net.config.rank) == same
+
+
 def test_factorize_says_what_does_not_go(
     fitted: tuple[Path, Path], refuses: Callable[..., str], tmp_path: Path
 ) -> None:
