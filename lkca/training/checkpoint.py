@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,14 @@ _DAMAGE = (
 @dataclass
 class Progressed:
     """Where a run stands. step: taken. seconds: spent, over all its parts. best: validation gain in dB of RUN/best,
-    taken at best_step. idle: validations since then."""
+    taken at best_step. idle: validations since then. data: what it learns from, in words; empty in older states."""
 
     step: int = 0
     seconds: float = 0.0
     best: float = float("-inf")
     best_step: int = 0
     idle: int = 0
+    data: list[str] = field(default_factory=list)
 
 
 def save_checkpoint(

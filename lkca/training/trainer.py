@@ -150,6 +150,12 @@ def _accelerator(config: TrainConfig) -> Any:
     return Accelerator(cpu=cpu, mixed_precision=config.amp)
 
 
+def _described(data: TrainingSet) -> list[str]:
+    """What a run learns from, as far as a resumption can tell it from another."""
+    scenes = [f"{scene.name}: {scene.region} of {scene.rows} x {scene.cols} pixels" for scene in data.data]
+    return [*scenes, f"peak {data.normalisation.peak:.6g}"]
+
+
 class _Run:
     def __init__(
         self, config: TrainConfig, run: Path, resume: bool, callback: ProgressCallback | None, command: str
@@ -174,7 +180,7 @@ class _Run:
         module = torch.compile(self.net) if config.compile else self.net
         self.model, self.optimiser = self.accelerator.prepare(module, optimiser)
         self.average = Average(self.net, config.ema)
-        self.progressed = Progressed()
+        self.progressed = Progressed(data=_described(self.data))
         self.wish = threading.Event()  # to stop
         self.started = time.monotonic()
         self._begin(resume)
@@ -196,7 +202,14 @@ class _Run:
         checkpoint = latest_checkpoint(self.run / _CHECKPOINTS) if resume else None
         if checkpoint is not None:
             scaler = self.accelerator.scaler
+            now = self.progressed.data
             self.progressed = load_checkpoint(checkpoint, self.net, self.average, self.optimiser, scaler)
+            before = self.progressed.data or now
+            if before != now:
+                other = next((item for item in before + now if (item in before) != (item in now)), "in another order")
+                raise InputError(
+                    f"data: the run in {self.run} began with other scenes or another peak ({other}); resume with those"
+                )
         elif self.first:
             for name in (_BEST, _LAST, _CHECKPOINTS, _TENSORBOARD):
                 shutil.rmtree(self.run / name, ignore_errors=True)

@@ -531,6 +531,31 @@ def test_held_out_rows_without_samples_do_not_validate(tmp_path: Path, dataset: 
     assert result.model is not None and result.split == "" and not result.metrics
 
 
+@pytest.mark.parametrize("change", ["gone", "taller", "brighter"])
+def test_a_run_does_not_go_on_with_other_data(tmp_path: Path, dataset: Path, change: str) -> None:
+    """Before, it learned from one set and recorded the other."""
+    import h5py
+
+    file = Path(shutil.copy(dataset, tmp_path / "own.h5"))
+    values = settings(file, steps=4)
+    run(tmp_path / "run", values)
+    run(tmp_path / "run", values, resume=True)
+    with h5py.File(file, "r+") as data:
+        if change == "brighter":
+            data.attrs["peak"] = 2 * data.attrs["peak"]
+        else:
+            two = data["train/two"]
+            samples, attributes = np.concatenate([two[()], two[()]], 1), dict(two.attrs)
+            del data["train/two"]
+            if change == "taller":
+                data["train/two"] = samples
+                data["train/two"].attrs.update(attributes | {"region": "0:72,0:70"})
+    before = (tmp_path / "run" / "best" / "config.json").read_bytes()
+    with pytest.raises(InputError, match=r"data: the run in .* began with other scenes or another peak"):
+        run(tmp_path / "run", values, resume=True)
+    assert (tmp_path / "run" / "best" / "config.json").read_bytes() == before
+
+
 @pytest.mark.parametrize("holdout", [0, 0.25])
 def test_a_run_that_validates_nothing_says_so(
     tmp_path: Path, dataset: Path, holdout: float, capsys: pytest.CaptureFixture[str]
