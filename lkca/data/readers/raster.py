@@ -62,7 +62,7 @@ def open_raster(file: Path, source: str) -> Cube:
             )
         _check_samples(dataset, file, source)
         reader = _RasterWindows(dataset)
-        meta, files = _meta(dataset, reader), [file, *_sources(dataset, file)]
+        meta, files = _meta(dataset, reader), [file, *_sources(dataset, file, set())]
         warnings = [f"{source}: holds {pages} pages; the first is read"] if pages > 1 else []
         if reader.alpha is not None:
             warnings.append(f"{source}: its last band, {reader.alpha}, is alpha, and read as a mask")
@@ -88,13 +88,20 @@ def open_raster(file: Path, source: str) -> Cube:
         raise
 
 
-def _sources(dataset: Any, file: Path) -> list[Path]:
-    """The other files that hold what is read here: of a VRT, a label or a header. Not what GDAL puts beside a raster at
-    its own time (statistics, overviews), by which an interrupted run would not know its input again."""
+def _sources(dataset: Any, file: Path, seen: set[Path]) -> list[Path]:
+    """The other files that hold what is read here: of a VRT (also through VRTs in it), a label or a header. Not what
+    GDAL puts beside a raster at its own time (statistics, overviews), by which an interrupted run would not know its
+    input again."""
     if dataset.driver == "GTiff":
         return []
+    seen |= {file.resolve()}
     listed = [Path(name) for name in dataset.files if not name.endswith(_ADDED)]
-    return [source for source in listed if source.is_file() and not source.samefile(file)]
+    found = [source for source in listed if source.is_file() and source.resolve() not in seen]
+    seen |= {source.resolve() for source in found}
+    for inner in [source for source in found if source.suffix.lower() == ".vrt"]:
+        with without_place(), rasterio.open(inner) as parts:
+            found += _sources(parts, inner, seen)
+    return found
 
 
 def _check_samples(dataset: Any, file: Path, source: str) -> None:

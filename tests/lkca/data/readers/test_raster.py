@@ -142,24 +142,28 @@ def test_bands_with_different_nodata_values(tmp_path: Path) -> None:
         assert cube.meta.stored_dtype == np.int16 and np.isnan(cube.meta.nodata)
 
 
-def test_what_a_vrt_is_made_of_is_an_input_too(tmp_path: Path) -> None:
-    """With overwrite the result of a VRT could replace the very file that the VRT shows."""
+@pytest.mark.parametrize("through", [(), ("inner.vrt",)])
+def test_what_a_vrt_is_made_of_is_an_input_too(tmp_path: Path, through: tuple[str, ...]) -> None:
+    """With overwrite the result of a VRT could replace the very file that the VRT shows, itself or by another VRT."""
     source = tmp_path / "source.tif"
     with write_tiff(source, CUBE[:1]) as dataset:
         dataset.write(CUBE[:1])
     before = source.read_bytes()
     (tmp_path / "folder").mkdir()
-    vrt = tmp_path / "folder" / "x.vrt"
-    vrt.write_text(
-        '<VRTDataset rasterXSize="9" rasterYSize="12"><VRTRasterBand dataType="UInt16" band="1"><SimpleSource>'
-        '<SourceFilename relativeToVRT="1">../source.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
-        "</VRTRasterBand></VRTDataset>"
-    )
+    shown = "../source.tif"
+    for name in (*through, "x.vrt"):
+        vrt = tmp_path / "folder" / name
+        vrt.write_text(
+            '<VRTDataset rasterXSize="9" rasterYSize="12"><VRTRasterBand dataType="UInt16" band="1"><SimpleSource>'
+            f'<SourceFilename relativeToVRT="1">{shown}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
+            "</VRTRasterBand></VRTDataset>"
+        )
+        shown = name
     with pytest.raises(InputError, match=r"source\.tif: is an input of the same command"):
         lkca.upscale(vrt, "bicubic", scale=2, output=source, overwrite=True)
     assert source.read_bytes() == before
     with open_cube(vrt) as cube:
-        assert [file.resolve() for file in cube.files] == [vrt, source]
+        assert [file.resolve() for file in cube.files] == [vrt, *(vrt.with_name(name) for name in through), source]
 
 
 def test_the_other_files_of_a_raster_are_inputs_too(tmp_path: Path) -> None:
