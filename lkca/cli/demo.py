@@ -14,7 +14,7 @@ from lkca.cli.evaluate import print_evaluation, write_panel
 from lkca.cli.fit import fit_progress, print_fit
 from lkca.cli.options import Device, Overwrite, Threads, examples, set_threads
 from lkca.errors import InputError, OutputError
-from lkca.output import written_aside
+from lkca.output import check_utf8, written_aside
 
 if TYPE_CHECKING:
     from lkca.data import Cube
@@ -100,6 +100,7 @@ def demo_command(
 
 
 def _prepare_folder(output: Path, overwrite: bool) -> None:
+    check_utf8(output)
     if output.exists() and not output.is_dir():
         raise InputError(f"{output}: is a file; give the name of a folder with -o")
     there = [name for name in (*_FILES, "model") if (output / name).exists()]

@@ -17,6 +17,7 @@ from lkca.errors import InputError, LkcaError, OutputError
 from lkca.inference.ranks import Heartbeat, Ranks
 from lkca.inference.scene import UpscaleReport, upscale_scene
 from lkca.inference.task import Model, SceneOptions
+from lkca.output import check_utf8
 
 __all__ = ["deal", "find_scenes", "folder_to_plan_in", "name_outputs", "upscale_scenes"]
 
@@ -63,8 +64,9 @@ def find_scenes(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
 def name_outputs(scenes: Sequence[str], folder: Path) -> list[Path]:
     """Where each scene's result goes: its name, in its format where that is written, else as GeoTIFF.
 
-    Raises InputError where two would have one name, or ``folder`` is named as a file.
+    Raises InputError where two would have one name, or ``folder`` is named as a file, or not in UTF-8.
     """
+    check_utf8(folder)
     if folder.suffix.lower() in {*CUBE_SUFFIXES, *OTHER_SUFFIXES, *DATA_SUFFIXES, ".hdr"} and not folder.is_dir():
         raise InputError(
             f"{folder}: is a file's name, but the results of many scenes go into a folder; name one with -o"

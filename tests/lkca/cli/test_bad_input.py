@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -178,6 +179,20 @@ def test_wrong_scale(refuses: Refuses, model_dir: Path, scene_file: Path) -> Non
 def test_two_scenes_of_different_sensors(refuses: Refuses) -> None:
     save("a.npy", cube()), save("b.npy", cube(bands=7))
     refuses("fit", "a.npy", "b.npy", "-s", "2", "-o", "m", says=("b.npy", "7 bands", "6"))
+
+
+@pytest.mark.parametrize(
+    "command", [("upscale", "-i", "in", "-s", "2", "--bicubic"), ("train", "t.yaml"), ("demo", "--max-steps", "1")]
+)
+def test_folders_whose_names_are_not_utf8(refuses: Refuses, command: tuple[str, ...]) -> None:
+    """They were made, and refused every file that was to go into them, of a training at its end."""
+    Path("in").mkdir()
+    save("in/a.npy", cube(32, 32))
+    Path("t.yaml").write_text(
+        "scale: 2\ndata: {scenes: [in/a.npy]}\nmodel: {preset: tiny}\nsteps: 1\npatch: 4\ntensorboard: false\n"
+    )
+    refuses(*command, "-o", os.fsdecode(b"M\xfcnchen"), says=("its name is not UTF-8",))
+    assert not list(Path().glob("M*"))
 
 
 def test_axes_that_cannot_be_told(cli: Cli, refuses: Refuses) -> None:
