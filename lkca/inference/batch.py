@@ -43,18 +43,19 @@ def find_scenes(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
             continue
         files = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".") and entry.is_file()]
         cubes = [entry for entry in files if _is_cube(entry)]
-        no_images = {entry: kind for entry in cubes if (kind := _no_image(entry))}
-        found = [entry for entry in cubes if entry not in no_images]
+        kinds = {entry: kind for entry in cubes if (kind := _no_image(entry))}
+        no_images = ", ".join(f"{entry.name} ({kind})" for entry, kind in kinds.items())
+        found = [entry for entry in cubes if entry not in kinds]
         unnamed = ", ".join(entry.name for entry in files if entry.suffix.lower() in OTHER_SUFFIXES)
         if not found:
-            kinds = f"{', '.join(sorted(CUBE_SUFFIXES))}, or ENVI with its .hdr"
-            raise InputError(f"{folder}: holds no cube ({kinds})" + (f"; name {unnamed} itself" if unnamed else ""))
+            told = f"{folder}: holds no cube ({', '.join(sorted(CUBE_SUFFIXES))}, or ENVI with its .hdr)"
+            told += f"; these are no images: {no_images}" if no_images else ""
+            raise InputError(told + (f"; name {unnamed} itself" if unnamed else ""))
         if others := [*dlr.accessories(found), *jpl.accessories(found)]:
             names = ", ".join(entry.name for entry in others)
             remarks.append(f"{folder}: left out, as they only go with the spectral images there: {names}")
         if no_images:
-            names = ", ".join(f"{entry.name} ({kind})" for entry, kind in no_images.items())
-            remarks.append(f"{folder}: left out, as they are no images: {names}")
+            remarks.append(f"{folder}: left out, as they are no images: {no_images}")
         if unnamed:
             remarks.append(f"{folder}: left out: {unnamed}; name with -i what is a cube of its own")
         scenes += [str(entry) for entry in found if entry not in others]
