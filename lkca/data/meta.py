@@ -19,8 +19,11 @@ from lkca.errors import InputError
 __all__ = ["CubeMeta", "scalar_or_list"]
 
 # Keys that describe the pixels or bands of a grid and are wrong on another one. In lower case: of ENVI; of EMIT's and
-# NEON's HDF5 files.
-_GRID_TAGS = ("x start", "y start", "pixel size", "geotransform", "spatialresolution", "spatial_resolution_x_y")
+# NEON's HDF5 files; of NetCDF's convention for discovery (ACDD).
+_GRID_TAGS = (
+    "x start", "y start", "pixel size", "geotransform", "spatialresolution", "spatial_resolution_x_y",
+    "geospatial_lat_resolution", "geospatial_lon_resolution",
+)  # fmt: skip
 _BAND_TAGS = ("default bands", "default stretch", "z plot range")
 
 

@@ -119,6 +119,7 @@ def test_memory_is_asked_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> 
 def test_transform_keeps_the_corner() -> None:
     transform = Affine(30.0, 0.0, 364095.0, 0.0, -30.0, 5809965.0)
     tags = {"x start": "247", "pixel size": "30, 30, units=Meters", "spatialResolution": "30", "sensor": "EnMAP"}
+    tags |= {"geospatial_lat_resolution": "0.0005", "geospatial_lon_resolution": "0.0005"}
     meta = CubeMeta(transform=transform, tags=tags)
     fine = meta.upsampled(4)
     assert fine.transform == Affine(7.5, 0.0, 364095.0, 0.0, -7.5, 5809965.0)
