@@ -141,12 +141,16 @@ def find_model(model: str | os.PathLike[str], scale: int | None = None) -> Loade
     there is neither, as :func:`lkca.models.directory.load_model` does.
     """
     name = os.fspath(model)
-    holds_model = any(os.path.lexists(os.path.join(name, part)) for part in (CONFIG, WEIGHTS))
-    if holds_model or (name not in SHIPPED and os.path.lexists(name)):
+    if name in SHIPPED and not _holds_model(Path(name)):
+        return SHIPPED[name].load(scale)
+    if os.path.lexists(name):
         return load_model(name)
-    if name not in SHIPPED:
-        raise InputError(
-            f"{name}: does not exist; a model is a directory as 'lkca fit' writes it, or the name of a shipped "
-            f"model ({', '.join(SHIPPED)}; see 'lkca models')"
-        )
-    return SHIPPED[name].load(scale)
+    raise InputError(
+        f"{name}: does not exist; a model is a directory as 'lkca fit' writes it, or the name of a shipped "
+        f"model ({', '.join(SHIPPED)}; see 'lkca models')"
+    )
+
+
+def _holds_model(folder: Path) -> bool:
+    """Also a damaged model, and a run folder of ``lkca train`` with models in it: :func:`load_model` tells of them."""
+    return any(os.path.lexists(folder / part) for part in (CONFIG, WEIGHTS)) or any(folder.glob(f"*/{WEIGHTS}"))

@@ -64,6 +64,11 @@ def test_a_directory_of_that_name_goes_first(tmp_path: Path, monkeypatch: pytest
     (tmp_path / DEFAULT / "notes.txt").rename(tmp_path / DEFAULT / "config.json")
     with pytest.raises(InputError, match=r"no readable model\.safetensors"):
         find_model(DEFAULT, 2)  # a damaged one does
+    (tmp_path / DEFAULT / "best").mkdir()
+    (tmp_path / DEFAULT / "config.json").rename(tmp_path / DEFAULT / "best" / "config.json")
+    (tmp_path / DEFAULT / "best" / "model.safetensors").touch()
+    with pytest.raises(InputError, match="is no model, give one of those in it: general/best"):
+        find_model(DEFAULT, 2)  # and a run folder: who names it means none of ours
     shutil.rmtree(tmp_path / DEFAULT)
     cube = np.random.default_rng(0).random((3, 8, 8), dtype=np.float32)
     adapted = adapt(Cube.from_array(cube), prior, 2)
