@@ -52,7 +52,6 @@ FITTED_HELP = f"{MODEL_HELP} But not general, which is made for each cube."
 _PANEL = "How to read the file"
 _RUN = "Where to run"
 LARGE = "Large scenes"
-_ARRAYS = ("MATLAB", "MATLAB v7.3", "HDF5", "NetCDF4", "npz", "npy")  # formats of which --variable and the like speak
 
 
 def _cubes(context: typer.Context, files: list[str] | None) -> list[str] | None:
@@ -178,7 +177,7 @@ def reading(variable: str | None, shape: str | None, axes: str | None, nodata: f
 
 def open_together(stack: ExitStack, paths: Sequence[str], how: dict[str, Any]) -> list[Cube]:
     """Cubes that are compared, open as long as ``stack``. how: of :func:`reading`; variable, shape and axes are not
-    asked of those that say themselves how they are read (ENVI, rasters, results of ours), if there is another."""
+    asked of those that say themselves how they are read (ENVI, rasters, arrays that we wrote), if there is another."""
     from lkca.data import open_cube
 
     plain = {"nodata": how["nodata"]}
@@ -186,7 +185,7 @@ def open_together(stack: ExitStack, paths: Sequence[str], how: dict[str, Any]) -
     def says_itself(path: str) -> bool:
         try:
             with open_cube(path, **plain) as cube:
-                return cube.format not in _ARRAYS or "LKCA_VERSION" in cube.meta.tags
+                return cube.describes_itself
         except InputError:
             return False
 

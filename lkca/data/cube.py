@@ -34,7 +34,8 @@ class Cube:
     (rows, cols, bands). meta: :class:`CubeMeta`. read_stored: (window, band indices) -> the stored samples, (bands,
     height, width); physical: whether these are physical values already. format: for example "ENVI". files: the files it
     is read from. warnings: sentences about what had to be guessed or repaired. close: ends the access to the file.
-    allow: tells what reads the file how many bytes of what it unpacks it may keep.
+    allow: tells what reads the file how many bytes of what it unpacks it may keep. describes_itself: whether the
+    format, or what we wrote into the file, fixes which array the cube is and its axes, so that no option has to.
 
     Raises InputError for a shape without samples, and for metadata that do not fit it.
     """
@@ -52,6 +53,7 @@ class Cube:
         close: Callable[[], None] | None = None,
         physical: bool = False,
         allow: Callable[[int], None] | None = None,
+        describes_itself: bool = True,
     ) -> None:
         if min(shape) < 1:
             raise InputError(f"{source}: holds {shape[0]} rows x {shape[1]} columns x {shape[2]} bands; expected some")
@@ -62,6 +64,7 @@ class Cube:
         self.format = format
         self.files = tuple(files)
         self.warnings = tuple(warnings)
+        self.describes_itself = describes_itself
         self._read_stored = read_stored
         self._close = close
         self._physical = physical
@@ -265,6 +268,7 @@ class Cube:
         return Cube(
             self.source, shape, meta, read_stored, format=self.format, files=self.files,
             warnings=self.warnings, close=self.close, physical=self._physical, allow=self._allow,
+            describes_itself=self.describes_itself,
         )  # fmt: skip
 
     def _band_index(self, bands: Sequence[int] | np.ndarray | None) -> np.ndarray:

@@ -149,7 +149,7 @@ def _cube(
     cube = Cube(
         named, windows.shape, meta, windows, format="NetCDF4" if netcdf else "HDF5", files=(file,),
         warnings=[*remarks, warning] if warning else remarks, close=h5.close,
-        allow=windows.allow,
+        allow=windows.allow, describes_itself=False,
     )  # fmt: skip
     return cube if prisma is None or wavelengths is None else cube.select(prisma.measured)
 

@@ -151,7 +151,7 @@ def _cube(
         named, windows.shape, meta, windows,
         format="MATLAB" if h5 is None else "MATLAB v7.3", files=(file,),
         warnings=[warning] if warning else [], close=None if h5 is None else h5.close,
-        allow=windows.allow,
+        allow=windows.allow, describes_itself=axes is not None,
     )  # fmt: skip
 
 

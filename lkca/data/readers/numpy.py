@@ -94,7 +94,10 @@ def _cube(
     windows = ArrayWindows(array.reshape(layout), order)
     wavelengths, fwhm, good = spectral_lists(vectors, windows.shape[2])
     meta = meta.replace(wavelengths=wavelengths, fwhm=fwhm, good_bands=good, stored_dtype=array.dtype)
-    return Cube(source, windows.shape, meta, windows, format=kind, files=(file,), warnings=[warning] if warning else [])
+    return Cube(
+        source, windows.shape, meta, windows, format=kind, files=(file,), warnings=[warning] if warning else [],
+        describes_itself=axes is not None,
+    )  # fmt: skip
 
 
 def _npy_head(stream: IO[bytes], size: int, source: str) -> tuple[tuple[int, ...], np.dtype]:

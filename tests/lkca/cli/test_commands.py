@@ -213,7 +213,7 @@ def test_how_a_reference_is_read_is_not_asked_of_a_result(cli: Cli, tmp_path: Pa
     truth = np.random.default_rng(0).integers(1, 9000, (6, 12, 10)).astype(np.uint16)
     scipy.io.savemat(tmp_path / "truth.mat", {"Y": truth, "other": truth})
     how = ("--variable", "Y", "--axes", "brc")
-    low, high = tmp_path / "low.tif", tmp_path / f"high{suffix}"
+    low, high = tmp_path / f"low{suffix}", tmp_path / f"high{suffix}"
     assert cli("degrade", "-i", tmp_path / "truth.mat", *how, "-o", low, "-s", "2").exit_code == 0
     assert cli("upscale", "-i", low, "-o", high, "-s", "2", "--bicubic").exit_code == 0
     pair = ("--reference", tmp_path / "truth.mat", "--prediction", high)
@@ -224,7 +224,7 @@ def test_how_a_reference_is_read_is_not_asked_of_a_result(cli: Cli, tmp_path: Pa
     page = cli("report", *pair, "-i", low, *how, "-o", tmp_path / "page.html")
     assert page.exit_code == 0, page.stderr
     both = cli("evaluate", "--reference", low, "--prediction", low, "--axes", "brc", "-s", "2")
-    assert both.exit_code == 2 and "--axes does not apply to raster files" in both.stderr
+    assert suffix == ".mat" or (both.exit_code == 2 and "--axes does not apply to" in both.stderr)
 
 
 def test_a_perfect_prediction(cli: Cli, scene_file: Path) -> None:
