@@ -21,6 +21,10 @@ WAVELENGTH_NAMES = (
 )  # fmt: skip
 FWHM_NAMES = ("fwhm", "fwhm_nm", "bandwidth")
 GOOD_NAMES = ("bbl", "good_bands", "good_wavelengths")
+_THREE_AXES = (
+    "a cube has three axes: save it without the others (in Python: array.squeeze() for axes of length 1, array[0] for "
+    "the first part)"
+)
 _ROW_NAMES = ("nrow", "nrows", "rows", "lines", "height")
 _COL_NAMES = ("ncol", "ncols", "cols", "samples", "width")
 _BAND_NAMES = ("nband", "nbands", "bands")
@@ -64,10 +68,7 @@ def choose_cube(
         choices = ", ".join(f"{name} {'x'.join(map(str, arrays[name]))}" for name in cubes)
         raise InputError(f"{source}: holds several arrays that may be the cube ({choices}); name one: FILE::NAME")
     if any(len(shape) > 3 for shape in arrays.values()):
-        raise InputError(
-            f"{source}: holds no 3-D numeric array; its arrays are: {listing}; a cube has three axes: save one of "
-            "these without the others (in Python: array.squeeze() for axes of length 1, array[0] for the first part)"
-        )
+        raise InputError(f"{source}: holds no 3-D numeric array; its arrays are: {listing}; {_THREE_AXES}")
     raise InputError(
         f"{source}: holds no 3-D numeric array; its arrays are: {listing}; name a 2-D bands x pixels array with "
         f"FILE::NAME and give its picture size with --shape ROWS,COLS{_inside(others, *others or ())}"
@@ -121,9 +122,8 @@ def choose_layout(
             )
         return shape, order, None if warning is None else f"{source}: {warning}"
     if len(shape) != 2:
-        raise InputError(
-            f"{source}: has {len(shape)} axes ({'x'.join(map(str, shape))}); a cube has 3 (or 2 with --shape)"
-        )
+        what = _THREE_AXES if len(shape) > 3 else "a cube has three axes, or two with --shape"
+        raise InputError(f"{source}: is an array of {'x'.join(map(str, shape)) or 'one number'}; {what}")
     if pixels is None:
         raise InputError(
             f"{source}: is 2-D ({shape[0]} x {shape[1]}), bands x pixels or the reverse; give the picture size "
