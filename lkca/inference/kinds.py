@@ -77,9 +77,10 @@ def upscale(
 
     Without ``output`` the result is float32 (bands, s·rows, s·cols), in memory and of the source's kind: an array for
     files, cubes and arrays, a tensor on its device, a DataArray with its coordinates and attributes on the finer grid.
-    With it, a file is written with the rescaled metadata (a DataArray's wavelengths, nodata value, CRS, transform) and
-    the report returned (see :func:`upscale_scene`). Raises InputError for input that does not suit the model and for
-    options of a file where none is written, OutputError where writing fails, TypeError for an unknown option.
+    With it, a file is written with the rescaled metadata (a DataArray's wavelengths, fwhm, bad bands, nodata value,
+    CRS, transform) and the report returned (see :func:`upscale_scene`). Raises InputError for input that does not suit
+    the model and for options of a file where none is written, OutputError where writing fails, TypeError for an unknown
+    option.
     """
     settings = SceneOptions(**{"memory": "half", **options})
     loaded = _find(model, settings.scale)
