@@ -192,10 +192,17 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Sentences about the entries that two fingerprints do not share."""
     was, now = _entries(old), _entries(json.loads(json.dumps(new)))
     return [
-        f"the {name} was {was.get(name, 'not given')}, now it is {now.get(name, 'not given')}"
+        _difference(name, was.get(name, "not given"), now.get(name, "not given"))
         for name in sorted(was.keys() | now.keys())
         if was.get(name) != now.get(name)
     ]
+
+
+def _difference(name: str, was: Any, now: Any) -> str:
+    if name == "input's files" and isinstance(was, list) and isinstance(now, list):  # a mosaic may have thousands
+        changed = list(dict.fromkeys(file[0] for file in was + now if (file in was) != (file in now)))
+        return f"the {name} differ in name, size or time: {', '.join(changed[:4])}{' and more' * (len(changed) > 4)}"
+    return f"the {name} was {was}, now it is {now}"
 
 
 def _entries(fingerprint: Mapping[str, Any]) -> dict[str, Any]:

@@ -280,6 +280,17 @@ def test_what_an_earlier_build_did_not_record_differs() -> None:
     assert differences(new, old) == ["the input's sample was 7, now it is not given"] and not differences(old, old)
 
 
+def test_of_many_files_those_that_differ_are_named() -> None:
+    """As of a mosaic; all were printed, twice, with their times in nanoseconds."""
+    old, new = ({"input": {"files": [[f"{n}.tif", 362, n in touched] for n in range(99)]}} for touched in ((), (7, 8)))
+    assert differences(old, new) == ["the input's files differ in name, size or time: 7.tif, 8.tif"]
+    renamed = {"input": {"files": [[f"{name[0]}.vrt", *rest] for name, *rest in old["input"]["files"]]}}
+    assert differences(old, renamed) == [
+        "the input's files differ in name, size or time: 0.tif, 1.tif, 2.tif, 3.tif and more"
+    ]
+    assert "was not given" in differences({}, {"input": {"files": []}})[0]
+
+
 @pytest.mark.parametrize("place", [{}, {"room": 99, "block": [16, 16]}], ids=["planes", "blocks"])
 def test_equal_pieces_do_not_cancel_each_other(tmp_path: Path, place: dict[str, Any]) -> None:
     """As of a part without data, which all bands store alike; a tile's checksums are combined by ^."""
