@@ -21,8 +21,8 @@
 
 namespace lkca::cuda {
 
-/// What a thread has of it. T: half_t or bfloat_t.
-template <class T>
+/// What a thread has of it. T: half_t or bfloat_t; kBlock: threads of a block.
+template <class T, int kBlock>
 struct BicubicProduct {
   static constexpr int kPairs = 2;   // pairs of pixels of a thread: rows `group` and `group + 8`
   static constexpr int kStages = 4;  // channels of a warp in shared memory: one is read, the others are on their way
@@ -32,16 +32,15 @@ struct BicubicProduct {
   static constexpr int kRounds = 5;  // so many times at most
   static constexpr int kNothing = -0x7fffffff;
 
-  struct alignas(16) Constants {
-    uint32_t high[2][2], low[2][2], fifth[2], unused[2];  // of f
+  struct Constants {
+    uint32_t high[2][2], low[2][2], fifth[2];  // of f
   };
   /// A row of samples is in pieces of 16 bytes where LR rows allow, else of 4: those with the warp's 32 pixels, one
   /// before and one after. Where an LR row ends these two are left out of account, and the next LR row has its own: 10
   /// pieces of 16 bytes at most (3 LR rows), or 28 of 4 (6 LR rows).
   struct Shared {
-    alignas(16) unsigned char samples[kWarps * kStages * kStage];
-    int from[kRounds * kThreads];  // of each thread's pieces, see place()
-    Constants constants[32];       // of each lane
+    alignas(16) unsigned char samples[kBlock / 32 * kStages * kStage];
+    int from[kRounds * kBlock];  // of each thread's pieces, see place()
   };
 
   /// Rows of at least three whole words.
@@ -57,20 +56,20 @@ struct BicubicProduct {
     uint32_t four[kPairs][3], fifth[kPairs][2];  // of row t - 2; of the fifth row
   };
 
+  Constants constants;
   Shared& shared;
-  const T* source;  // the thread's first piece in the next channel to be copied
-  int channels;     // to be copied
-  int rounds;       // pieces of the thread
-  int target;       // of the first of them, in stage 0
-  int at[kPairs];   // the first of the three words of a pair, in stage 0
-  int fifth;        // from there to the first of its words in the fifth row
-  int ends;         // bits 2v, 2v + 1: the pair is the first, the last of an LR row
-  int stage;        // bytes from stage 0 to the channel at hand
+  const T* source;                            // the thread's first piece in the next channel to be copied
+  int channels;                               // to be copied
+  int rounds;                                 // pieces of the thread
+  int target;                                 // of the first of them, in stage 0
+  int at[kPairs];                             // the first of the three words of a pair, in stage 0
+  int fifth;                                  // from there to the first of its words in the fifth row
+  uint32_t ends[kPairs], ends_fifth[kPairs];  // see at_ends()
+  int stage;                                  // bytes from stage 0 to the channel at hand
 
-  /// `table`: BicubicTaps of the four phases. A barrier before add().
+  /// `table`: BicubicTaps of the four phases, there for all threads.
   LKCA_BODY BicubicProduct(int thread, const TableTaps* table, Shared& shared) : shared(shared) {
-    const int group = thread / 4, t = thread % 4;
-    if (thread >= 32) return;
+    const int group = thread % 32 / 4, t = thread % 4;
     const TableTaps down = table[group / 2];
     const auto weight_down = [&](int dy) {
       float weight = 0.0f;
@@ -78,18 +77,17 @@ struct BicubicProduct {
       for (int k = 0; k < 4; ++k) weight = down.first + k == dy ? down.weight[k] : weight;
       return weight;
     };
-    Constants& mine = shared.constants[thread];
     const float above = weight_down(t - 2), below = weight_down(2);
     LKCA_UNROLL
     for (int f = 0; f < 2; ++f) {
       const TableTaps& along = table[2 * f + group % 2];
       LKCA_UNROLL
       for (int r = 0; r < 2; ++r) {
-        mine.high[f][r] = parts(above * along.weight[2 * r], above * along.weight[2 * r + 1], false);
-        mine.low[f][r] = parts(above * along.weight[2 * r], above * along.weight[2 * r + 1], true);
+        constants.high[f][r] = parts(above * along.weight[2 * r], above * along.weight[2 * r + 1], false);
+        constants.low[f][r] = parts(above * along.weight[2 * r], above * along.weight[2 * r + 1], true);
       }
       const float* const pair = along.weight + t % 2 * 2;
-      mine.fifth[f] = parts(below * pair[0], below * pair[1], t >= 2);
+      constants.fifth[f] = parts(below * pair[0], below * pair[1], t >= 2);
     }
   }
 
@@ -111,30 +109,29 @@ struct BicubicProduct {
     const int bytes = vec ? 16 : 4, shift = vec ? 3 : 1;  // a piece: its bytes; its pixels, as a power of 2
     const int samples = thread / 32 * (kStages * kStage);
     const int down = shuffle.by_width.div(tile.x + pixel0), x0 = tile.x + pixel0 - down * width;
-    ends = 0;
     LKCA_UNROLL
     for (int v = 0; v < kPairs; ++v) {
       const int pair = 8 * v + group, passed = shuffle.by_width.div(x0 + 2 * pair);  // ends of LR rows
       const int x = x0 + 2 * pair - passed * width;
       at[v] = samples + t * kRow + (pair - 1) * 4 + bytes * (1 + 2 * passed);
-      ends |= (x == 0) << 2 * v | (x == width - 2) << (2 * v + 1);
+      ends[v] = at_ends(x == 0, x == width - 2, convention);
+      ends_fifth[v] = at_ends(x == 0 && t % 2 == 0, x == width - 2 && t % 2 == 1, convention);
     }
     fifth = (4 - t) * kRow + t % 2 * 4;
 
     const int pixels = smaller(32, tile.count - pixel0);
     const int length = pixels <= 0 ? 0 : (pixels >> shift) + 2 + 2 * shuffle.by_width.div(x0 + pixels - 1);
-    const int mine = smaller(lane, 5 * kAtOnce - 1), row = mine % 5;
-    target = samples + row * kRow + mine / 5 * bytes;
+    const int mine = smaller(lane, 5 * kAtOnce - 1), row = mine / kAtOnce, piece0 = mine % kAtOnce;
+    target = samples + row * kRow + piece0 * bytes;
     rounds = (length + kAtOnce - 1) / kAtOnce;
     channels = length == 0 ? 0 : count;
     compute_here(target);
     compute_here(at[0]);
     compute_here(at[1]);
-    compute_here(ends);
     source = first;
     LKCA_NO_UNROLL
     for (int round = 0; round < rounds; ++round) {
-      const int index = mine / 5 + round * kAtOnce;
+      const int index = piece0 + round * kAtOnce;
       int piece = smaller(index, length - 1), x = x0, y = static_cast<int>(tile.row) + down;
       LKCA_NO_UNROLL
       for (int end; piece >= (end = ((width - x) >> shift) + 2); piece -= end, x = 0, ++y) {
@@ -143,7 +140,7 @@ struct BicubicProduct {
       const int from_row = inside(y + row - 2, height, convention) - static_cast<int>(tile.row);
       const int offset = from_row * width - tile.x + x;
       if (round == 0) source += offset;
-      shared.from[round * kThreads + thread] =
+      shared.from[round * kBlock + thread] =
           index < length && lane == mine ? offset - static_cast<int>(source - first) : kNothing;
     }
   }
@@ -151,26 +148,24 @@ struct BicubicProduct {
   /// Sends the next channel, if there is one, on its way to the stage before `stage`. `between`: to the one after it.
   template <class Grid>
   LKCA_BODY void copy(const Grid& grid, int stage, int64_t between, bool vec) {
-    if (channels > 0) {
-      unsigned char* to = shared.samples + target + (stage == 0 ? (kStages - 1) * kStage : stage - kStage);
-      if (vec && rounds == 1) {
-        grid.template copy<16>(to, source);
-      } else {
-        LKCA_NO_UNROLL
-        for (int round = 0; round < rounds; ++round) {
-          const int offset = shared.from[round * kThreads + grid.thread()];
-          const bool wanted = offset != kNothing;  // no branch: mma() is next, and needs the warp together
-          if (vec) {
-            grid.template copy<16>(to, source + (wanted ? offset : 0), wanted);
-          } else {
-            grid.template copy<4>(to, source + (wanted ? offset : 0), wanted);
-          }
-          to += (vec ? 16 : 4) * kAtOnce;
+    unsigned char* to = shared.samples + target + (stage == 0 ? (kStages - 1) * kStage : stage - kStage);
+    if (vec && rounds == 1) {
+      grid.template copy<16>(to, source, channels > 0);
+    } else if (channels > 0) {
+      LKCA_NO_UNROLL
+      for (int round = 0; round < rounds; ++round) {
+        const int offset = shared.from[round * kBlock + grid.thread()];
+        const bool wanted = offset != kNothing;
+        if (vec) {
+          grid.template copy<16>(to, source + (wanted ? offset : 0), wanted);
+        } else {
+          grid.template copy<4>(to, source + (wanted ? offset : 0), wanted);
         }
+        to += (vec ? 16 : 4) * kAtOnce;
       }
-      source += between;
-      --channels;
     }
+    source += between;
+    --channels;
     grid.close_copies();  // a group, even if empty: they are counted
   }
 
@@ -188,6 +183,7 @@ struct BicubicProduct {
     grid.template await_copies<kStages - 2>();
     grid.sync_warp();  // all lanes' pieces are there, and all have read the channel before
     copy(grid, stage, between, vec);
+    grid.sync_warp();  // together again, for mma()
     LKCA_UNROLL
     for (int v = 0; v < kPairs; ++v) {
       const auto* const p = reinterpret_cast<const uint32_t*>(shared.samples + at[v] + stage);
@@ -200,33 +196,25 @@ struct BicubicProduct {
     stage = stage == (kStages - 1) * kStage ? 0 : stage + kStage;
   }
 
-  /// The pair of samples beyond the end of an LR row, from the last pair within.
-  LKCA_BODY static uint32_t beyond(uint32_t pair, bool left, Bicubic convention) {
-    if (convention == Bicubic::matlab) return pair >> 16 | pair << 16;
-    return left ? (pair & 0xffffu) | pair << 16 : (pair & 0xffff0000u) | pair >> 16;
+  /// How the pairs before (low half) and after (high half) a pair are made of what was loaded for them and, where an LR
+  /// row ends, of the pair itself: selectors of select_bytes().
+  LKCA_BODY static uint32_t at_ends(bool first, bool last, Bicubic convention) {
+    const bool mirrored = convention == Bicubic::matlab;
+    return (first ? (mirrored ? 0x5476u : 0x5454u) : 0x3210u) | (last ? (mirrored ? 0x5476u : 0x7676u) : 0x3210u) << 16;
   }
 
   /// d[parity of the pixel][f] += the interpolated samples of the channel at hand.
   template <class Grid>
-  LKCA_BODY void add(const Grid& grid, Words& words, Bicubic convention, float (&d)[2][2][4]) {
-    const int lane = grid.thread() % 32;
+  LKCA_BODY void add(const Grid& grid, Words& words, float (&d)[2][2][4]) {
     auto& e = words.four;
     auto& u = words.fifth;
-    if (ends != 0) {
-      const bool right = lane % 2 == 1;  // of the fifth row
-      LKCA_UNROLL
-      for (int v = 0; v < kPairs; ++v) {
-        if (ends >> 2 * v & 1) {
-          e[v][0] = beyond(e[v][1], true, convention);
-          if (!right) u[v][0] = beyond(u[v][1], true, convention);
-        }
-        if (ends >> 2 * v & 2) {
-          e[v][2] = beyond(e[v][1], false, convention);
-          if (right) u[v][1] = beyond(u[v][0], false, convention);
-        }
-      }
+    LKCA_UNROLL
+    for (int v = 0; v < kPairs; ++v) {
+      e[v][0] = select_bytes(e[v][0], e[v][1], ends[v]);
+      e[v][2] = select_bytes(e[v][2], e[v][1], ends[v] >> 16);
+      u[v][0] = select_bytes(u[v][0], u[v][1], ends_fifth[v]);
+      u[v][1] = select_bytes(u[v][1], u[v][0], ends_fifth[v] >> 16);
     }
-    grid.sync_warp();
     const auto odd = [](uint32_t a, uint32_t b) { return a >> 16 | b << 16; };
     uint32_t o[kPairs][2], uo[kPairs];
     LKCA_UNROLL
@@ -246,7 +234,7 @@ struct BicubicProduct {
         for (int f = 0; f < 2; ++f) f_of_product(d[parity][f], parity + f, f);
       }
     };
-    const Constants c = shared.constants[lane];
+    const Constants& c = constants;
     each([&](float (&sum)[4], int from, int f) { grid.mma(sum, four_of[from], c.high[f], T{}); });
     each([&](float (&sum)[4], int from, int f) { grid.mma(sum, four_of[from], c.low[f], T{}); });
     each([&](float (&sum)[4], int from, int f) { grid.mma(sum, fifth_of[from], c.fifth[f], T{}); });

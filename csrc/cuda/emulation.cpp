@@ -48,6 +48,7 @@ struct Fibre {
 
 struct Lane {  // what a lane shows to its warp
   float value;
+  uint32_t word;
   const uint32_t *a, *b;
 };
 
@@ -127,13 +128,26 @@ void run_block(int threads, const std::vector<int>& order) {
     int64_t before = block_barrier.generation + left;
     for (const Barrier& barrier : warp_barriers) before += barrier.generation;
     int64_t ended = 0;
-    for (int t : order) {
-      if (fibres[t].done) continue;
-      resume(t);
-      if (fibres[t].done) {
-        --left;
-        ++ended;
+    const auto run_warp = [&](int warp) {  // or, -1, every thread
+      for (int t : order) {
+        if (fibres[t].done || (warp >= 0 && t / kLanes != warp)) continue;
+        resume(t);
+        if (fibres[t].done) {
+          --left;
+          ++ended;
+        }
       }
+    };
+    if (thread_order > 1 && thread_order % 2 == 0) {
+      for (int t : order) {
+        if (t % kLanes != 0) continue;
+        for (int64_t opened = -1; opened != warp_barriers[t / kLanes].generation;) {
+          opened = warp_barriers[t / kLanes].generation;
+          run_warp(t / kLanes);
+        }
+      }
+    } else {
+      run_warp(-1);
     }
     int64_t after = block_barrier.generation + left + 2 * ended;
     for (const Barrier& barrier : warp_barriers) after += barrier.generation;
@@ -210,6 +224,15 @@ int HostGrid::thread() const { return current; }
 void HostGrid::sync() const { wait(block_barrier, static_cast<int>(fibres.size())); }
 
 void HostGrid::sync_warp() const { wait(warp_barriers[current / kLanes], kLanes); }
+
+uint32_t HostGrid::shuffle(uint32_t value, int from) const {
+  const int warp = current / kLanes;
+  lanes[current].word = value;
+  wait(warp_barriers[warp], kLanes);
+  const uint32_t other = lanes[warp * kLanes + from].word;
+  wait(warp_barriers[warp], kLanes);
+  return other;
+}
 
 float HostGrid::warp_sum(float value) const {
   const int warp = current / kLanes, first = warp * kLanes, lane = current % kLanes;
@@ -321,5 +344,8 @@ int lkca_emulation_border(int i, int n, int convention) {
   return static_cast<int>(lkca::bicubic_border(i, n, static_cast<lkca::Bicubic>(convention)));
 }
 int64_t lkca_emulation_shared_bytes() { return largest_shared; }
+int64_t lkca_emulation_even_splits(int64_t tiles, int64_t chunks, int64_t processors, int64_t at_once) {
+  return lkca::cuda::even_splits(tiles, chunks, processors, at_once);
+}
 int lkca_emulation_divide(int divisor, int n) { return lkca::cuda::FastDiv(divisor).div(n); }
 }

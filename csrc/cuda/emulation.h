@@ -26,6 +26,7 @@ struct HostGrid {
   int64_t blocks() const { return block_count; }
   void sync() const;
   void sync_warp() const;
+  uint32_t shuffle(uint32_t value, int from) const;
   float warp_sum(float value) const;
   template <int Bytes>
   void copy(void* to, const void* from, bool wanted = true) const {
@@ -63,11 +64,13 @@ void add_range(const void* p, int64_t bytes, bool writable);
 
 // Knobs and readings for the tests (ctypes).
 extern "C" {
-/// 0 ascending, 1 descending, else the seed of a shuffle.
+/// 0 ascending, 1 descending, else the seed of a shuffle: threads take turns at every barrier, with an even seed warps
+/// at those of the block alone.
 void lkca_emulation_thread_order(int order);
 /// Launch at most this many blocks (the loop over work must take the rest); 0: no cap.
 void lkca_emulation_max_blocks(int64_t blocks);
-/// How many blocks the low-rank forward should come to at least (with few, each takes several chunks); 0: the usual.
+/// Multiprocessors for the low-rank forward's blocks, one to each (with few, a block takes several chunks); 0: the
+/// usual.
 void lkca_emulation_forward_blocks(int64_t blocks);
 /// Run only the last `blocks` blocks of each grid (for shapes too large to emulate in full); 0: all.
 void lkca_emulation_only_last(int64_t blocks);
@@ -84,6 +87,8 @@ float lkca_emulation_round(int dtype, float value);
 /// Sample that stands at position i of a line of n: by inside(), and by bicubic_border().
 int lkca_emulation_inside(int i, int n, int convention);
 int lkca_emulation_border(int i, int n, int convention);
+/// even_splits().
+int64_t lkca_emulation_even_splits(int64_t tiles, int64_t chunks, int64_t processors, int64_t at_once);
 /// n / divisor by FastDiv.
 int lkca_emulation_divide(int divisor, int n);
 }

@@ -27,13 +27,19 @@ struct DeviceGrid {
   LKCA_BODY void sync_warp() const { __syncwarp(); }
 
   /// Sends 4 or 16 bytes on their way from global to shared memory: there for this thread when awaited, for others when
-  /// they have met it at a barrier after that. Nothing where not `wanted`, without a branch.
+  /// they have met it at a barrier after that. Nothing where not `wanted`; lanes may part over that.
   template <int Bytes>
   LKCA_BODY void copy(void* to, const void* from, bool wanted = true) const {
     const auto target = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-    asm volatile("{.reg .pred p; setp.ne.u32 p, %3, 0; @p cp.async.ca.shared.global [%0], [%1], %2;}" ::"r"(target),
-                 "l"(from), "n"(Bytes), "r"(static_cast<uint32_t>(wanted))
-                 : "memory");
+    if constexpr (Bytes == 16) {  // past L1, which would only be in the way
+      asm volatile("{.reg .pred p; setp.ne.u32 p, %2, 0; @p cp.async.cg.shared.global [%0], [%1], 16;}" ::"r"(target),
+                   "l"(from), "r"(static_cast<uint32_t>(wanted))
+                   : "memory");
+    } else {
+      asm volatile("{.reg .pred p; setp.ne.u32 p, %3, 0; @p cp.async.ca.shared.global [%0], [%1], %2;}" ::"r"(target),
+                   "l"(from), "n"(Bytes), "r"(static_cast<uint32_t>(wanted))
+                   : "memory");
+    }
   }
   /// Ends a group of this thread's copies.
   LKCA_BODY void close_copies() const { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -43,6 +49,8 @@ struct DeviceGrid {
     asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
   }
 
+  /// What lane `from` of the warp has.
+  LKCA_BODY uint32_t shuffle(uint32_t value, int from) const { return __shfl_sync(0xffffffffu, value, from); }
   /// Sum over the 32 lanes, the same in each; a butterfly, so the order never changes.
   LKCA_BODY float warp_sum(float value) const {
     LKCA_UNROLL
@@ -83,17 +91,44 @@ __global__ void __launch_bounds__(K::threads, K::min_blocks) grid_kernel(const t
   K::run(DeviceGrid(), args, shared);
 }
 
+/// The error as text; the runtime forgets it, else the next check elsewhere would find it.
+inline const char* taken(cudaError_t error) {
+  cudaGetLastError();
+  return cudaGetErrorString(error);
+}
+
+template <class K>
+cudaError_t allow_shared(int64_t bytes) {
+  if (bytes <= 48 * 1024) return cudaSuccess;
+  return cudaFuncSetAttribute(grid_kernel<K>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+}
+
+/// The card's multiprocessors, and how many blocks each runs at once; the error as text, or nullptr. Asks the current
+/// device, and nothing of a stream: safe in a CUDA graph.
+template <class K>
+const char* side_by_side(const typename K::Args& args, int64_t& processors, int64_t& at_once) {
+  const int64_t bytes = K::shared_bytes(args);
+  int device = 0, count = 0, blocks = 0;
+  cudaError_t error = allow_shared<K>(bytes);
+  if (error == cudaSuccess) error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+  if (error == cudaSuccess) {
+    error =
+        cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, grid_kernel<K>, K::threads, static_cast<size_t>(bytes));
+  }
+  processors = count;
+  at_once = blocks;
+  return error == cudaSuccess ? nullptr : taken(error);
+}
+
 /// Launches K; the error as text, or nullptr. Neither synchronises nor allocates: safe in a CUDA graph.
 template <class K>
 const char* launch(const typename K::Args& args, Stream stream) {
   const int64_t blocks = K::blocks(args);
   if (blocks == 0) return nullptr;
   const int64_t bytes = K::shared_bytes(args);
-  cudaError_t error = cudaSuccess;
-  if (bytes > 48 * 1024) {
-    error = cudaFuncSetAttribute(grid_kernel<K>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-    if (error != cudaSuccess) return cudaGetErrorString(error);
-  }
+  cudaError_t error = allow_shared<K>(bytes);
+  if (error != cudaSuccess) return taken(error);
   grid_kernel<K><<<static_cast<unsigned>(smaller(blocks, kMaxBlocks)), K::threads, static_cast<size_t>(bytes),
                    static_cast<cudaStream_t>(stream)>>>(args);
   error = cudaGetLastError();
@@ -101,6 +136,13 @@ const char* launch(const typename K::Args& args, Stream stream) {
 }
 
 #else
+
+template <class K>
+const char* side_by_side(const typename K::Args&, int64_t& processors, int64_t& at_once) {
+  processors = emulation::forward_blocks(132);
+  at_once = 1;
+  return nullptr;
+}
 
 template <class K>
 const char* launch(const typename K::Args& args, Stream) {

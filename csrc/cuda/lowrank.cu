@@ -362,26 +362,29 @@ const char* forward_rows(const Shuffle& shuffle, const LowrankInputs& in, void* 
   args.bicubic = in.bicubic;
   args.rank = in.rank;
   args.chunks = ceil_div(shuffle.u_rows, Kernel::kU);
-  args.splits = forward_splits(shuffle, args.chunks);
+  if (args.chunks == 0) return nullptr;
+  int64_t processors = 0, at_once = 0;
+  if (const char* error = side_by_side<Kernel>(args, processors, at_once)) return error;
+  args.splits = even_splits(shuffle.batch * shuffle.pixel_tiles, args.chunks, processors, at_once);
   args.vec_z = vectors<T>(in.z, shuffle.pixels);
   args.vec_weight = vectors<T>(in.weight, in.rank);
-  args.vec_skip = kLowRes && BicubicProduct<T>::in_vectors(shuffle, in.skip);
+  args.vec_skip = kLowRes && LowrankRows<T, 4, true>::Interpolation::in_vectors(shuffle, in.skip);
   return launch<Kernel>(args, stream);
 }
 
-/// LowrankRows where it serves: 16 bits, s of 2, 4 or 8, a rank up to 32, HR rows of whole vectors, less than 2^31 of
-/// them in a channel.
+/// LowrankRows where it serves: 16 bits, s of 2, 4 or 8, a rank up to 32, HR rows of whole vectors.
 template <class T, bool kLowRes>
 const char* forward(const Shuffle& shuffle, const LowrankInputs& in, void* out, Stream stream) {
   if constexpr (sizeof(T) == 2) {
     if (in.rank <= LowrankRows<T, 2, kLowRes>::kc && vectors<T>(out, shuffle.width_hr) &&
-        shuffle.plane_hr() / kVec<T> < (int64_t{1} << 31) && (kLowRes || vectors<T>(in.skip, shuffle.width_hr))) {
+        (kLowRes || vectors<T>(in.skip, shuffle.width_hr))) {
       const auto rows = [&](auto scale) {
         constexpr int S = decltype(scale)::value;
         return forward_rows<T, S, kLowRes>(shuffle, in, out, stream);
       };
       if (shuffle.scale == 2) return rows(Constant<2>{});
-      if (shuffle.scale == 4 && (!kLowRes || BicubicProduct<T>::serves(shuffle, in.skip))) return rows(Constant<4>{});
+      if (shuffle.scale == 4 && (!kLowRes || LowrankRows<T, 4, true>::Interpolation::serves(shuffle, in.skip)))
+        return rows(Constant<4>{});
       if constexpr (!kLowRes) {  // with the interpolation, s = 8 would spill registers
         if (shuffle.scale == 8) return rows(Constant<8>{});
       }

@@ -215,6 +215,18 @@ LKCA_BODY void compute_here(int& value) {
 #endif
 }
 
+/// Four of the bytes of a (0 ... 3) and b (4 ... 7): those that the lower four hexadecimal digits of `selector` name.
+LKCA_BODY uint32_t select_bytes(uint32_t a, uint32_t b, uint32_t selector) {
+#if defined(__CUDACC__)
+  return __byte_perm(a, b, selector);
+#else
+  const uint64_t both = a | uint64_t{b} << 32;
+  uint32_t selected = 0;
+  for (int i = 0; i < 4; ++i) selected |= static_cast<uint32_t>(both >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+  return selected;
+#endif
+}
+
 /// Division of 0 <= n < 2^31 by a run-time divisor (Granlund and Montgomery, PLDI 1994): a multiplication
 /// and a shift in place of the twenty instructions of a division.
 struct FastDiv {

@@ -54,6 +54,18 @@ inline int64_t partial_splits(const Shuffle& shuffle, int64_t others) {
   return larger<int64_t>(1, smaller(shuffle.pixel_tiles, ceil_div(kBlocks, larger<int64_t>(1, others))));
 }
 
+/// Blocks to each of `tiles` pixel tiles, which share its `chunks`, so that all `processors` end together, with as many
+/// blocks at once as they can have (`at_once` each). A block takes about as long as its chunks and half a chunk.
+inline int64_t even_splits(int64_t tiles, int64_t chunks, int64_t processors, int64_t at_once) {
+  int64_t best = 1, least = 0;
+  for (int64_t splits = 1; splits <= chunks; ++splits) {
+    const int64_t of_processor = larger(at_once, ceil_div(tiles * splits, processors));
+    const int64_t time = of_processor * (2 * ceil_div(chunks, splits) + 1);
+    if (splits == 1 || time < least) best = splits, least = time;
+  }
+  return best;
+}
+
 /// Consecutive pixels of one LR plane, as they lie in the HR plane.
 struct PixelTile {
   int64_t first, row;    // flat index of the first pixel; its LR row

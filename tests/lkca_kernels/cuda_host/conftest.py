@@ -66,10 +66,11 @@ def emulation(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     subprocess.run(link, check=True)
     torch.ops.load_library(str(library))
     loaded = ctypes.CDLL(str(library))
-    for name in ("bytes_written", "bytes_read", "vector_bytes", "shared_bytes"):
+    for name in ("bytes_written", "bytes_read", "vector_bytes", "shared_bytes", "even_splits"):
         getattr(loaded, f"lkca_emulation_{name}").restype = ctypes.c_int64
     for name in ("max_blocks", "only_last", "forward_blocks"):
         getattr(loaded, f"lkca_emulation_{name}").argtypes = [ctypes.c_int64]
+    loaded.lkca_emulation_even_splits.argtypes = [ctypes.c_int64] * 4
     loaded.lkca_emulation_round.restype = ctypes.c_float
     loaded.lkca_emulation_round.argtypes = [ctypes.c_int, ctypes.c_float]
     loaded.lkca_emulation_fault.restype = ctypes.c_char_p

@@ -65,3 +65,15 @@ def test_border_rule_without_a_loop(emulation: ctypes.CDLL) -> None:
                     f(i, size, convention) for f in (emulation.lkca_emulation_inside, emulation.lkca_emulation_border)
                 )
                 assert short == full, (i, size, convention)
+
+
+def test_blocks_of_the_forward_are_even(emulation: ctypes.CDLL) -> None:
+    """Of a card with 132 multiprocessors that run 4 blocks each; a pixel tile has 16 chunks."""
+
+    def splits(tiles: int) -> int:
+        return int(emulation.lkca_emulation_even_splits(tiles, 16, 132, 4))
+
+    assert splits(512) == splits(2048) == 1  # 3.9 and 15.5 tiles to a multiprocessor: nothing to be won
+    assert splits(128) == 4  # each has four blocks
+    assert splits(1) == splits(32) == 16  # there are no more, and room is left
+    assert emulation.lkca_emulation_even_splits(1, 500, 132, 4) == 500
