@@ -92,12 +92,16 @@ def _prepared(dataset: PreparedDataset, scale: int) -> TrainingSet:
             wavelengths_nm=None if dataset.wavelengths is None else dataset.wavelengths.tolist(),
         ),
         normalisation=Normalisation(peak=dataset.peak, rule=f"the peak of the prepared data set {dataset.name}"),
-        data=[
-            TrainingData(name=s.name, rows=s.shape[1], cols=s.shape[2], region=s.region) for s in (*train, *validation)
-        ],
+        data=[_record(dataset.path, entry) for entry in (*train, *validation)],
         split=f"{len(held)} validation scenes of the data set {dataset.name}" if held else "",
         notes=notes,
     )
+
+
+def _record(file: Path, entry: SceneEntry) -> TrainingData:
+    """Named as :func:`lkca.data.open_cube` takes it: a test scene may have the name of one that validates."""
+    rows, cols = entry.shape[1:]
+    return TrainingData(name=f"{file}::{entry.path}", rows=rows, cols=cols, region=str(Window.full(rows, cols)))
 
 
 def _files(files: Sequence[str], holdout: float, scale: int, how: Mapping[str, Any]) -> TrainingSet:

@@ -132,7 +132,7 @@ def test_evaluate_tells_of_scenes_that_the_weights_have_seen(
     assert "learned from this scene" in notes(tmp_path / "upper", scene, "--region", "30:60,:")
     assert not notes(tmp_path / "upper", scene, "--region", "36:60,:")
     assert not notes(model, tmp_path / "other.tif")
-    assert "a scene named other" in notes(small, tmp_path / "other.tif")
+    assert f"a scene named {tmp_path / 'other.tif'}" in notes(small, tmp_path / "other.tif")
     assert "a scene named balloons" in notes(model, tmp_path / "balloons.tif")  # of the shipped prior
     assert "a scene named balloons" in notes("general", tmp_path / "balloons.tif", "-s", "2")
     assert not notes("general", scene, "-s", "2")

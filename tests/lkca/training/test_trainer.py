@@ -131,7 +131,9 @@ def test_a_run_learns_and_leaves_a_model(unbroken: tuple[Path, list[Progress], T
     best = load_model(folder / "best")
     assert best.config.normalisation.peak == 4095 and best.config.bands.count == BANDS
     assert best.config.training.recipe["model"]["width"] == 6 and best.config.validation is not None
-    assert "three" in {d.name for d in best.config.training.data} and "1 validation scenes" in result.split
+    names = [d.name for d in best.config.training.data]  # as open_cube takes them
+    assert names == [f"{dataset}::/{s}" for s in ("train/one", "train/two", "validation/three")]
+    assert "1 validation scenes" in result.split
     stored = weights(folder)
     last = load_file(folder / "last" / "model.safetensors")
     assert worst(last, {k: stored[f"average.{k}"] for k in last}) == 0
