@@ -66,7 +66,7 @@ def open_training_set(config: DataConfig, scale: int) -> TrainingSet:
     else:
         result = _files(config.scenes or [], config.holdout, scale, config.reading)
     if not result.validation:
-        result.notes.append("nothing is held out, so nothing is scored: best/ is the newest state, not a chosen one")
+        result.notes.append("no scene validates, so nothing is scored: best/ is the newest state, not a chosen one")
     return result
 
 

@@ -211,6 +211,7 @@ class _Run:
                 raise InputError(
                     f"data: the run in {self.run} began with other scenes or another peak ({other}); resume with those"
                 )
+            self.progressed.data = now
         elif self.first:
             for name in (_BEST, _LAST, _CHECKPOINTS, _TENSORBOARD):
                 shutil.rmtree(self.run / name, ignore_errors=True)

@@ -558,6 +558,22 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path: Path, dataset: Path, cha
     assert (tmp_path / "run" / "best" / "config.json").read_bytes() == before
 
 
+def test_a_state_of_before_goes_on_and_takes_down_its_data(stopped: Path, dataset: Path, tmp_path: Path) -> None:
+    """Older states have no list of scenes; from its first resumption on such a run is held to those it then has."""
+    folder = shutil.copytree(stopped, tmp_path / "run")
+
+    def state() -> tuple[Path, Any]:
+        path = latest_checkpoint(folder / "checkpoints")
+        assert path is not None
+        return path / "state.pt", torch.load(path / "state.pt", weights_only=True)
+
+    path, content = state()
+    data = content["progress"].pop("data")
+    torch.save(content, path)
+    assert run(folder, settings(dataset, validate_every=3), resume=True).end == "done"
+    assert state()[1]["progress"]["data"] == data != []
+
+
 @pytest.mark.parametrize("holdout", [0, 0.25])
 def test_a_run_that_validates_nothing_says_so(
     tmp_path: Path, dataset: Path, holdout: float, capsys: pytest.CaptureFixture[str]
@@ -570,7 +586,7 @@ def test_a_run_that_validates_nothing_says_so(
     assert result.model is not None and not result.metrics
     _print(result, TrainConfig(**values))
     printed = capsys.readouterr()
-    assert "nothing is held out" in printed.err and "best at" not in printed.out
+    assert "no scene validates" in printed.err and "best at" not in printed.out
 
 
 def test_scenes_without_a_whole_spectrum_are_refused(tmp_path: Path, dataset: Path) -> None:
