@@ -126,7 +126,8 @@ def factorize_directory(
         "calibration": [reference.source for reference in references],
         "command": command,
     }
-    details = training.details | {"factorized": [*training.details.get("factorized", []), cut]}
+    cuts = [*training.details.get("factorized", []), cut]
+    details = training.details if net.config.rank == first else training.details | {"factorized": cuts}
     config = model.config.model_copy(
         update={
             "architecture": describe_architecture(net),

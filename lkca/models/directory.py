@@ -146,7 +146,7 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     if not path.is_dir():
         kind = "is a file" if path.exists() else "does not exist"
         raise InputError(f"{path}: {kind}; a model is a directory as 'lkca fit' writes it")
-    if not (path / CONFIG).exists() and (inner := sorted(str(file.parent) for file in path.glob(f"*/{CONFIG}"))):
+    if not (path / CONFIG).exists() and (inner := sorted(str(file.parent) for file in path.glob(f"[!.]*/{CONFIG}"))):
         raise InputError(f"{path}: is no model, give one of those in it: {', '.join(inner[:3])}")
     config_path, weights_path = _inside(path, CONFIG), _inside(path, WEIGHTS)
     config = validated(ModelConfig, _read_bounded(config_path), str(config_path))

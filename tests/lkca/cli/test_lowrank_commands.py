@@ -160,7 +160,9 @@ def test_factorize_says_that_nothing_was_cut(
     for energy, same in ((1, True), (0.3, False)):
         result = cli("factorize", model, "-o", tmp_path / str(same), "--energy", energy, "--calibration", scene)
         assert result.exit_code == 0 and ("nothing was cut" in result.stderr) == same
-        assert (load_model(tmp_path / str(same)).net.config.rank == load_model(model).net.config.rank) == same
+        made = load_model(tmp_path / str(same))
+        assert (made.net.config.rank == load_model(model).net.config.rank) == same
+        assert ("factorized" in made.config.training.details) != same  # else no scene has formed the factors
 
 
 def test_factorize_says_what_does_not_go(
