@@ -111,13 +111,11 @@ def distill_command(
 
 
 def _print(made: DistilledModel, output: Path) -> None:
+    from lkca.training.validation import RULES
+
     rows = [
         [_NAMES.get(name, name), *(f"{scores[key]:.{digits}f}" for key, _, digits in _SCORES)]
         for name, scores in made.scores.items()
     ]
     print_table(f"{output}  measured on the {made.split}", ["", *(title for _, title, _ in _SCORES)], rows)
-    entry = made.config
-    assert entry.validation is not None
-    print_line(
-        f"rank {made.rank}, {made.steps} steps; protocol {entry.validation.protocol} {entry.normalisation.peak:.6g}"
-    )
+    print_line(f"rank {made.rank}, {made.steps} steps; protocol {RULES} {made.config.normalisation.peak:.6g}")

@@ -104,8 +104,8 @@ def _time(seconds: float) -> str:
 
 
 def _print(result: TrainResult, config: TrainConfig) -> None:
-    from lkca.metrics import PROTOCOL
     from lkca.report.tables import SCORE_COLUMNS
+    from lkca.training.validation import RULES
 
     for remark in result.notes:
         note(remark)
@@ -115,8 +115,7 @@ def _print(result: TrainResult, config: TrainConfig) -> None:
             [name, *(f"{scores[key]:.{digits}f}" for key, _, digits, _ in known)]
             for name, scores in result.metrics.items()
         ]
-        rules = f"protocol {PROTOCOL}, peak = the normalisation's"
-        title = f"{result.model}  ×{config.scale}  measured on the {result.split}, {rules}"
+        title = f"{result.model}  ×{config.scale}  measured on the {result.split}, protocol {RULES}"
         print_table(title, ["", *(heading for _, heading, _, _ in known)], rows)
     end = _ENDS[result.end].format(patience=config.patience)
     best = f"; the best at step {result.best_step}" if result.metrics else ""

@@ -65,7 +65,7 @@ def score_table(result: Evaluation) -> Table:
 
 def fit_table(fitted: FittedModel, name: str) -> Table:
     """Scores of a fit on what it held out, and what it spent. name: of the model."""
-    from lkca.metrics import PROTOCOL
+    from lkca.training.validation import RULES
 
     result = fitted.result
     columns, rows = _recorded(result.metrics)
@@ -75,7 +75,7 @@ def fit_table(fitted: FittedModel, name: str) -> Table:
         columns,
         rows,
         f"{ended}: {result.steps} steps in {result.seconds:.0f} s; the student's upsampler has rank {result.rank} "
-        f"({result.energy:.1%} of the teacher's energy); protocol {PROTOCOL}, peak = the normalisation's "
+        f"({result.energy:.1%} of the teacher's energy); protocol {RULES} "
         f"{fitted.config.normalisation.peak:.6g}",
     )
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # it imports lkca.training.scenes, which imports this
 __all__ = [
     "LEAST_HELD",
     "MIN_COARSE_PIXELS",
+    "RULES",
     "SCORES",
     "Restored",
     "held_out",
@@ -38,6 +39,7 @@ LEAST_HELD = 4  # coarse rows of a scene that can validate
 MIN_COARSE_PIXELS = 8
 
 SCORES = ("mpsnr", "sam", "rmse", "ergas")
+RULES = f"{PROTOCOL}, peak = the normalisation's"  # of what is measured here, at peak 1: said wherever it is shown
 
 
 @dataclass(frozen=True)
@@ -105,4 +107,4 @@ def held_out(share: float, least: int, count: int, total: int, what: str = "scen
 
 def validation_record(scores: dict[str, dict[str, float]], split: str) -> ValidationRecord:
     """Of :func:`mean_scores` at peak 1, the normalisation's, on the pixels that ``split`` says."""
-    return ValidationRecord(protocol=f"{PROTOCOL}, peak = the normalisation's", split=split, scores=scores)
+    return ValidationRecord(protocol=RULES, split=split, scores=scores)
