@@ -17,6 +17,7 @@ from lkca.lowrank import factorize
 from lkca.models import LKCANet
 from lkca.nn import LowRankUpsample
 from lkca.nn.layout import channels_last
+from lkca.output import written_aside
 from lkca.training.distill import DistillRecipe, distill
 from lkca.training.distillation import Point
 from lkca.training.progress import Budget
@@ -85,18 +86,24 @@ def keep(work: Path, seed: int, name: str, net: nn.Module, record: dict[str, Any
 
 
 def check_settings(work: Path, settings: dict[str, Any]) -> None:
-    """SystemExit where ``work`` keeps trainings that were made with another value of one of ``settings``."""
+    """SystemExit where ``work`` keeps trainings that were made with another value of one of ``settings``.
+
+    One named KIND.NAME is of the trainings NAME, or of those in the folder NAME, alone.
+    """
     file = work / "settings.json"
     known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    made = {part for note in work.glob("**/seed*/*.json") for part in note.relative_to(work).with_suffix("").parts}
+    made |= {other_time(name)[0] for name in made}
     for key, value in settings.items():
-        if known.get(key, value) != value:
+        kept = made if "." not in key else made & {key.partition(".")[2]}
+        if kept and known.get(key, value) != value:
             raise SystemExit(
-                f"{key}: the trainings in {work} were made with {known[key]}, not {value}; give another --work"
+                f"{key}: the trainings in {work} were made with {known[key]}, not {value}; give another --work, or "
+                "remove them"
             )
     work.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(known | settings, indent=1))
-    os.replace(part, file)
+    with written_aside(file) as part:
+        part.write_text(json.dumps(known | settings, indent=1))
 
 
 def record_of(work: Path, seed: int, name: str) -> dict[str, Any] | None:

@@ -90,6 +90,26 @@ def test_study(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert json.loads((folder / "results.json").read_text())["runs"] == [], "a score of other settings was kept"
 
 
+def test_settings_of_trainings_that_are_not_there_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preset or a row that nothing was trained of does not spoil hours of other trainings."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    check_settings = importlib.import_module("studies.common.train").check_settings
+
+    def trained(file: str) -> None:
+        path = tmp_path / f"{file}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+
+    check_settings(tmp_path, {"student_lr": 1, "presets.one": 1, "presets.two": 1, "parts.long": 1})
+    check_settings(tmp_path, {"student_lr": 2, "presets.one": 2, "presets.two": 2, "parts.long": 2})
+    trained("seed0/one_480")  # for another time than the study's
+    check_settings(tmp_path, {"student_lr": 2, "presets.one": 2, "presets.two": 3, "parts.long": 3})
+    trained("long/seed0/row")
+    for key in ("student_lr", "presets.one", "parts.long"):
+        with pytest.raises(SystemExit, match=f"{key}: the trainings in .* remove them"):
+            check_settings(tmp_path, {key: 4})
+
+
 def test_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     blocks = importlib.import_module("studies.blocks.__main__")
