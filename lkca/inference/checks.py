@@ -57,7 +57,7 @@ def seen(cube: Cube, window: Window, model: LoadedModel | Prior) -> list[str]:
     """A remark where the weights have met these pixels, as far as names tell: what is scored there is no test."""
     earlier = model.origin
     if isinstance(model, LoadedModel):
-        for scene in model.config.training.data:
+        for scene in sorted(model.config.training.data, key=lambda scene: scene.name != cube.source):  # itself first
             same_size = (scene.rows, scene.cols) == (cube.rows, cube.cols)
             if same_size and _may_be_one(scene.name, cube.source) and _holds(scene, window):
                 if scene.name == cube.source:

@@ -59,6 +59,8 @@ def test_another_file_of_the_name_is_not_called_the_same(remark: Callable[..., s
     said = remark("monday/cube.npz", [record("sunday/cube.npz")])
     assert "learned from sunday/cube.npz (0:36,0:70); unless that is another scene" in said
     assert not remark("monday/cube.npz", [record("sunday/cube.npz", rows=40)])
+    both = [record("sunday/cube.npz"), record("monday/cube.npz")]
+    assert "learned from this scene" in remark("monday/cube.npz", both)
 
 
 def test_the_rows_that_were_kept_out_are_a_test(remark: Callable[..., str]) -> None:
