@@ -56,6 +56,7 @@ def test_an_empty_batch_gives_an_empty_batch(changes: dict) -> None:
 
 def test_training_compiled_on_images_of_two_sizes() -> None:
     """As docs/model.md says; without the option Inductor fails at the second size (torch 2.13)."""
+    torch._dynamo.reset()
     net = randomised(LKCANet(small(3, 2, shared=True, components=2)))
     compiled = torch.compile(net, fullgraph=True, options={"layout_optimization": False})
     for size in (8, 9):
