@@ -64,9 +64,9 @@ def factorize_directory(
     """Lower the rank of a loaded model's upsampler by one of rank, energy, max_psnr_drop, budget, as :func:`factorize`.
 
     The upper three quarters of each scene's rows, made coarser as the model was trained to undo, calibrate the factors;
-    the rest validates. PSNR is that of lkca's protocol (mean over bands) with each scene's peak. ``how``: keyword
-    arguments for :func:`lkca.data.open_cube`. ``command``: kept in the model's record. Raises InputError for scenes
-    that do not fit the model.
+    the rest validates. PSNR is that of :func:`lkca.evaluation.evaluate_model` on those rows, with their peak. ``how``:
+    keyword arguments for :func:`lkca.data.open_cube`. ``command``: kept in the model's record. Raises InputError for
+    scenes that do not fit the model.
     """
     scale, degradation = model.config.scale, model.config.degradation
     scenes, references, held_out = [], [], []
@@ -116,7 +116,7 @@ def factorize_directory(
     sets = {"bicubic": (references, "bicubic"), "before": (references, "model"), "after": (after, "model")}
     scores = {name: mean_scores([r.scores[which] for r in results]) for name, (results, which) in sets.items()}
     split = "last quarter of the rows of " + ", ".join(Path(source).name for source in sources)
-    rules = f"{PROTOCOL}, peak = each scene's largest valid sample"
+    rules = f"{PROTOCOL}, peak = the largest valid sample of these rows"
     record = ValidationRecord(protocol=rules, split=split, scores=scores)
     (layer,), training = done.layers, model.config.training
     cut = {

@@ -14,6 +14,7 @@ from typer.testing import Result
 
 from lkca.data import open_cube, write_cube
 from lkca.data.meta import CubeMeta
+from lkca.evaluation import evaluate_model
 from lkca.fitting.factorize import factorize_directory
 from lkca.models.directory import load_model, save_model
 
@@ -77,7 +78,7 @@ def test_factorize_keeps_within_the_drop(fitted: tuple[Path, Path], cli: Callabl
     small = tmp_path / "small"
     result = cli("factorize", model, "-o", small, "--max-psnr-drop", "0.05", "--calibration", scene)
     assert result.exit_code == 0, result.stderr
-    assert "protocol sspsr, peak = each scene's largest valid sample" in " ".join(result.stdout.split())
+    assert "protocol sspsr, peak = the largest valid sample of these rows" in " ".join(result.stdout.split())
     assert "before" in result.stdout and "chosen" in result.stdout and "faster" in result.stdout
     after = load_model(small)
     assert after.config.architecture.config["rank"] < before.net.config.rank
@@ -151,6 +152,23 @@ def test_factorize_prints_the_numbers_that_it_stores(fitted: tuple[Path, Path], 
     assert [point.mpsnr for point in done.points] == pytest.approx(stored, abs=1e-6)
     whole = factorize_directory(model, [str(fitted[0])], rank=model.net.config.groups)  # what validates calibrates not
     assert torch.equal(whole.net.upsample.weight, done.net.upsample.weight)
+
+
+def test_factorize_scores_as_evaluate_does(fitted: tuple[Path, Path], tmp_path: Path) -> None:
+    """With the peak of the rows that validate, though the others are brighter."""
+    with open_cube(fitted[0]) as cube:
+        samples, meta = cube.read(), cube.meta
+        edge = cube.rows * 3 // 8 * 2  # the model's scale is 2
+    samples[:, : edge // 2] *= 3
+    bright = tmp_path / "bright.tif"
+    write_cube(bright, samples, meta)
+    model = load_model(fitted[1])
+    done = factorize_directory(model, [str(bright)], energy=0.5)
+    with open_cube(bright) as cube:
+        scored = evaluate_model(cube, model, 2, region=f"{edge}:,:")
+    assert done.config.validation is not None and scored.peak < 0.5 * samples.max()
+    assert "of these rows" in done.config.validation.protocol
+    assert done.config.validation.scores["before"]["mpsnr"] == pytest.approx(scored.scores["model"].mpsnr, abs=1e-9)
 
 
 def test_factorize_says_that_nothing_was_cut(
