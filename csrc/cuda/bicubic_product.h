@@ -234,10 +234,9 @@ struct BicubicProduct {
         for (int f = 0; f < 2; ++f) f_of_product(d[parity][f], parity + f, f);
       }
     };
-    const Constants& c = constants;
-    each([&](float (&sum)[4], int from, int f) { grid.mma(sum, four_of[from], c.high[f], T{}); });
-    each([&](float (&sum)[4], int from, int f) { grid.mma(sum, four_of[from], c.low[f], T{}); });
-    each([&](float (&sum)[4], int from, int f) { grid.mma(sum, fifth_of[from], c.fifth[f], T{}); });
+    each([&](float (&sum)[4], int from, int f) { grid.mma(sum, four_of[from], constants.high[f], T{}); });
+    each([&](float (&sum)[4], int from, int f) { grid.mma(sum, four_of[from], constants.low[f], T{}); });
+    each([&](float (&sum)[4], int from, int f) { grid.mma(sum, fifth_of[from], constants.fifth[f], T{}); });
   }
 };
 

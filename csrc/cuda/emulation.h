@@ -69,8 +69,8 @@ extern "C" {
 void lkca_emulation_thread_order(int order);
 /// Launch at most this many blocks (the loop over work must take the rest); 0: no cap.
 void lkca_emulation_max_blocks(int64_t blocks);
-/// Multiprocessors for the low-rank forward's blocks, one to each (with few, a block takes several chunks); 0: the
-/// usual.
+/// Blocks of the low-rank forward: how many LowrankForward should come to at least, how many LowrankRows can have at
+/// once (with few, each takes several chunks); 0: the usual.
 void lkca_emulation_forward_blocks(int64_t blocks);
 /// Run only the last `blocks` blocks of each grid (for shapes too large to emulate in full); 0: all.
 void lkca_emulation_only_last(int64_t blocks);

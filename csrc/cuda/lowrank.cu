@@ -322,13 +322,13 @@ int64_t product_splits(const Shuffle& shuffle, int64_t rank) {
   return partial_splits(shuffle, shuffle.batch * shuffle.u_tiles * ceil_div(rank + 1, kTileRows));
 }
 
-/// Blocks that share a pixel tile, each with its part of the rows.
-int64_t forward_splits(const Shuffle& shuffle, int64_t parts) {
+/// Blocks of LowrankForward that share a pixel tile, each with its part of the u tiles.
+int64_t forward_splits(const Shuffle& shuffle) {
   int64_t wanted = kForwardBlocks;
 #if !defined(__CUDACC__)
   wanted = emulation::forward_blocks(wanted);
 #endif
-  return smaller(parts, ceil_div(wanted, larger<int64_t>(1, shuffle.batch * shuffle.pixel_tiles)));
+  return smaller(shuffle.u_tiles, ceil_div(wanted, larger<int64_t>(1, shuffle.batch * shuffle.pixel_tiles)));
 }
 
 template <class T, bool kLowRes>
@@ -342,7 +342,7 @@ const char* forward_staged(const Shuffle& shuffle, const LowrankInputs& in, void
   args.bias = static_cast<const T*>(in.bias);
   args.rank = in.rank;
   args.kc = k_step<T>(in.rank);
-  args.splits = forward_splits(shuffle, shuffle.u_tiles);
+  args.splits = forward_splits(shuffle);
   args.vec_z = vectors<T>(in.z, shuffle.pixels);
   args.vec_weight = vectors<T>(in.weight, in.rank);
   return launch<Kernel>(args, stream);
