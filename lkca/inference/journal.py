@@ -49,7 +49,7 @@ class Record:
     run: str
     world: int
     fingerprint: dict[str, Any]
-    tile: list[int]
+    tile: tuple[int, int]
     tiles: int
     todo: list[int]
     place: dict[str, Any]
@@ -90,9 +90,7 @@ class Journal:
             for number in todo:
                 self._tile(number).unlink(missing_ok=True)
             samples.forget()
-            record = Record(
-                secrets.token_hex(8), world, fingerprint, list(tile), len(windows), todo, samples.layout.place
-            )
+            record = Record(secrets.token_hex(8), world, fingerprint, tile, len(windows), todo, samples.layout.place)
             self._put(_PLAN, json.dumps(record.__dict__, indent=1).encode())
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be written ({error.strerror}); free some space") from error
@@ -101,8 +99,10 @@ class Journal:
     def read(self) -> Record | None:
         """What ``plan.json`` says; None where there is none, or none that can be read."""
         try:
-            return Record(**json.loads((self.folder / _PLAN).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            said = json.loads((self.folder / _PLAN).read_text(encoding="utf-8"))
+            rows, cols = said["tile"]
+            return Record(**said | {"tile": (rows, cols)})
+        except (OSError, ValueError, TypeError, KeyError):
             return None
 
     def taken_over(self, run: str) -> bool:
