@@ -108,11 +108,11 @@ struct Pairs<BF16> {
 };
 
 template <bool PAIRS>
-LKCA_INLINE Vec multiply_add(const Vec& a, const Vec& b, const Vec& c) {
+LKCA_INLINE Vec multiply_add(const float* a, const Vec& b, const Vec& c) {
   if constexpr (PAIRS)
     return dot_bf16(a, b, c);
   else
-    return fma(a, b, c);
+    return fma(Vec::set1(*a), b, c);
 }
 
 // Layout [group][1 + steps][P]: the bias, then the columns of W; for tiles its rows, [P][steps].
@@ -187,7 +187,7 @@ LKCA_INLINE void multiply_tile(const float* weight, const float* z, int64_t step
     weight += P;
     const Vec pixels = Vec::load(z + k * N);
     LKCA_UNROLL
-    for (int p = 0; p < P; ++p) acc[p] = multiply_add<PAIRS>(Vec::set1(weight[p]), pixels, acc[p]);
+    for (int p = 0; p < P; ++p) acc[p] = multiply_add<PAIRS>(weight + p, pixels, acc[p]);
   }
 }
 

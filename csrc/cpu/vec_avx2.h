@@ -82,7 +82,7 @@ inline void store_pair(Vec a, Vec b, T* p) {
 
 constexpr bool kBf16Dot = false;
 inline Vec pair_bf16(const Vec& low, const Vec&) { return low; }  // these two are never called
-inline Vec dot_bf16(const Vec&, const Vec&, const Vec& c) { return c; }
+inline Vec dot_bf16(const float*, const Vec&, const Vec& c) { return c; }
 
 constexpr int kAccumulators = 12;
 
