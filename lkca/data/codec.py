@@ -110,15 +110,48 @@ class Encoder:
     def gains(self, which: slice) -> np.ndarray | None:
         """float32 (bands,) by which physical values are multiplied to be stored; None where more is to be done.
 
-        Such products, of float32 values and rounded to even where the dtype is an integer, are what :meth:`encode`
-        gives, if it would clip nothing and meets neither NaN nor the nodata code: see :meth:`accepts`.
+        Such products, of float32 values and, where the dtype is an integer, rounded to even and bounded by its range,
+        become by :meth:`mend` what :meth:`encode` gives.
         """
         dtype = np.dtype(self.meta.stored_dtype)
         scale, offset = (np.asarray(each, dtype=np.float64) for each in (self.meta.scale_factor, self.meta.offset))
         scale = scale[which] if scale.ndim else np.full(which.stop - which.start, scale)
         return _gain(dtype, scale, offset) if dtype.isnative else None
 
-    def accepts(self, least: float, most: float) -> bool:
+    def mend(
+        self, stored: np.ndarray, extremes: tuple[float, float], missing: np.ndarray | None = None
+    ) -> dict[str, float] | None:
+        """Makes of products with :meth:`gains`, in place, what :meth:`encode` gives.
+
+        extremes: of the products, or of more than them, before they were bounded; NaN where any is not finite. missing:
+        bool, broadcast to ``stored``: what becomes the nodata code, whatever it was. Returns what would have been
+        counted, see :meth:`counts`; None, with ``stored`` as it was, where it cannot be told from the products.
+        """
+        code = nodata_code(stored.dtype, self.meta.nodata)
+        counted = stored.dtype.kind != "f"
+        counts: dict[str, float] = {"clipped": 0, "missing": 0, "low": np.inf, "high": -np.inf}
+        if missing is not None and self.code is None:
+            return None
+        if not self._accepts(*extremes):
+            if code is None or not self._passes_no_end_but(code, *extremes):
+                return None
+            on_code = stored == code
+            np.copyto(stored, beside(code), where=on_code)
+            if counted:  # they were clipped, or would have been stored as the code at the end of the range
+                counts["clipped"] = int(np.count_nonzero(on_code if missing is None else on_code & ~missing))
+        if missing is not None:
+            counts["missing"] = int(np.count_nonzero(missing)) * (stored.size // missing.size)
+            valid = np.unravel_index(np.argmin(missing), missing.shape)
+            counted = counted and not missing[valid]
+            if counted:  # no extreme then: five times as fast as to leave them out
+                np.copyto(stored, stored[valid], where=missing)
+        if counted:
+            counts["low"], counts["high"] = float(stored.min()), float(stored.max())
+        if missing is not None:
+            np.copyto(stored, np.nan if code is None else code, where=missing)
+        return counts
+
+    def _accepts(self, least: float, most: float) -> bool:
         """Whether samples from ``least`` to ``most`` (NaN where any is not finite) are stored as they are."""
         dtype = np.dtype(self.meta.stored_dtype)
         if not (np.isfinite(least) and np.isfinite(most)):
@@ -128,10 +161,15 @@ class Encoder:
         code = self.code
         return code is None or not least <= code <= most
 
-    def counts_of(self, least: float, most: float) -> dict[str, float]:
-        """What counting samples that are stored as they are, from ``least`` to ``most``, would give."""
-        low, high = (np.inf, -np.inf) if np.dtype(self.meta.stored_dtype).kind == "f" else (least, most)
-        return {"clipped": 0, "missing": 0, "low": low, "high": high}
+    def _passes_no_end_but(self, code: np.generic, least: float, most: float) -> bool:
+        """Whether samples from ``least`` to ``most`` are within the dtype, but for an end that is the code."""
+        if not (np.isfinite(least) and np.isfinite(most)):
+            return False
+        dtype: np.dtype = code.dtype
+        if dtype.kind == "f":
+            return True
+        ends = np.iinfo(dtype)
+        return (code == ends.min and most <= ends.max) or (code == ends.max and least >= ends.min)
 
     @property
     def code(self) -> float | None:
@@ -177,7 +215,7 @@ class Encoder:
         if integer and np.isfinite(least) and np.isfinite(most):
             with np.errstate(over="ignore"):
                 least, most = sorted((np.rint(least * gain), np.rint(most * gain)))
-        if not self.accepts(float(least), float(most)):
+        if not self._accepts(float(least), float(most)):
             return False
         if not integer:
             target[...] = part

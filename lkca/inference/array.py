@@ -15,7 +15,7 @@ from lkca.data.codec import Encoder, unmasked
 from lkca.errors import InputError
 from lkca.inference.bands import BandUpsampler, band_slices, stores
 from lkca.inference.body import for_cpu, last_features
-from lkca.inference.fill import fill_bands, fill_missing, fill_spectra, restore_missing
+from lkca.inference.fill import fill_bands, fill_missing, fill_spectra, finer_mask, restore_missing
 from lkca.inference.strips import EDGE, Part, Piece, Strip, all_of, widened
 from lkca.models.directory import LoadedModel
 from lkca_kernels.reference.bicubic import bicubic_upsample
@@ -127,9 +127,10 @@ class Upscaler:
         if missing is not None:
             if self._net is not None:
                 intact = self._used[self._good]
-                spectra = filled[intact]
+                spectra = filled if intact.size == self.bands else filled[intact]
                 fill_spectra(spectra)
-                filled[intact] = spectra
+                if spectra is not filled:
+                    filled[intact] = spectra
             filled[np.isnan(filled)] = 0.0
         return filled, missing
 
@@ -216,11 +217,9 @@ class Upscaler:
     def _stored(
         self, strip: Strip, bands: slice, upsample: BandUpsampler, memory: Tensor, encoder: Encoder
     ) -> Piece | None:
-        """Made as the output stores it; None where a sample is clipped, not finite, or on the nodata code."""
+        """Made as the output stores it; None where that is not enough: see :meth:`lkca.data.codec.Encoder.mend`."""
         gains, lacking = encoder.gains(bands), strip.lacking(bands)
         assert gains is not None
-        if lacking is not None and encoder.code is None:
-            return None
         first = self._position(bands)
         last = first + bands.stop - bands.start
         rows, cols = strip.rows.stop - strip.rows.start, strip.near[1].stop - strip.near[1].start
@@ -230,19 +229,9 @@ class Upscaler:
         least = self._least[first:last] if self._nonnegative else None
         with torch.inference_mode():
             extremes = upsample.store(first, last, strip.rows, least, torch.from_numpy(gains), out)
-        if not encoder.accepts(*extremes):
-            return None
         samples: np.ndarray = out[0].numpy()[:, :, strip.inner(self.scale)[1]]
-        if strip.cols != strip.near_cols and not out.is_floating_point():  # those beside it are not the piece's
-            extremes = float(samples.min()), float(samples.max())
-        counts = encoder.counts_of(*extremes)
-        if lacking is not None:
-            fine = lacking.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
-            valid = samples[~fine]
-            least_most = (float(valid.min()), float(valid.max())) if valid.size else (np.inf, -np.inf)
-            counts = {**encoder.counts_of(*least_most), "missing": int(np.count_nonzero(fine))}
-            samples[fine] = encoder.code
-        return Piece(bands, strip.fine_rows(self.scale), samples, counts)
+        counts = encoder.mend(samples, extremes, None if lacking is None else finer_mask(lacking, self.scale))
+        return None if counts is None else Piece(bands, strip.fine_rows(self.scale), samples, counts)
 
     def buffer_size(self, rows: int, cols: int) -> int:
         """Float32 samples of the buffers that a core of ``rows`` × ``cols`` coarse pixels needs."""

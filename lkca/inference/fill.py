@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-__all__ = ["fill_bands", "fill_missing", "fill_spectra", "restore_missing"]
+__all__ = ["fill_bands", "fill_missing", "fill_spectra", "finer_mask", "restore_missing"]
 
 _CHUNK_SAMPLES = 1 << 22
 
@@ -97,3 +97,10 @@ def restore_missing(cube: np.ndarray, missing: np.ndarray | None, scale: int) ->
     for band in np.flatnonzero(missing.any(axis=(1, 2))):
         r, c = np.nonzero(missing[band])
         blocks[band][r, :, c, :] = np.nan
+
+
+def finer_mask(missing: np.ndarray, scale: int) -> np.ndarray:
+    """bool (bands, rows, cols) -> (bands, s·rows, s·cols); of one band where it is the same for all."""
+    if (missing == missing[:1]).all():  # most files miss whole pixels
+        missing = missing[:1]
+    return missing.repeat(scale, axis=1).repeat(scale, axis=2)

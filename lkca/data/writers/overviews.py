@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -67,6 +68,10 @@ class Phase:
     size: int
 
 
+_Phases: TypeAlias = tuple[Phase | None, Phase | None]
+_EVEN: _Phases = (None, None)
+
+
 @dataclass(frozen=True)
 class _Below:
     """What lies below some samples along an axis. beyond: how many more are taken than there are, at either end."""
@@ -91,40 +96,69 @@ def _window(rows: slice, cols: slice) -> Window:
 def halve(samples: np.ndarray, code: float | None, rows: Phase | None = None, cols: Phase | None = None) -> np.ndarray:
     """Means of 2 x 2 samples.
 
-    samples: (…, rows, cols), even, of any integer or float dtype, which the result has too; integers are rounded to
-    nearest, halves up. code: what missing samples are stored as, None where none is; they do not count, nor do others
-    that are not finite, a mean of nothing is missing, and a mean that would be the code moves to the next value. rows,
-    cols: of an axis of odd length, of which ``samples`` has an odd number: from the one before those below the first
-    that is made; what lies beyond the ends does not count.
+    samples: contiguous (…, rows, cols), even, of any integer or float dtype, which the result has too; integers are
+    rounded to nearest, halves up. code: what missing samples are stored as, None where none is; they do not count, nor
+    do others that are not finite, a mean of nothing is missing, and a mean that would be the code moves to the next
+    value. rows, cols: of an axis of odd length, of which ``samples`` has an odd number: from the one before those below
+    the first that is made; what lies beyond the ends does not count.
     """
     dtype, phases = samples.dtype, (rows, cols)
     own = None if code is None else dtype.type(code)  # compared with a Python float, integers would become floats
-    made: np.ndarray
-    missing = None if own is None else samples == own
+    missing = np.zeros(samples.shape, dtype=bool) if own is None else samples == own
     if dtype.kind == "f":
-        missing = ~np.isfinite(samples) if missing is None else missing | ~np.isfinite(samples)
-    if missing is not None and not missing.any():
-        missing = None
-    if missing is not None or any(phases):
-        wide = np.dtype(np.float32 if dtype.itemsize < 4 or dtype == np.float32 else np.float64)
-        shares = np.full(samples.shape, wide.type(0.25)) if missing is None else wide.type(0.25) * ~missing
-        weights = _sums(shares, phases, wide)
-        means = _sums(shares * np.where(shares, samples, 0), phases, wide) / np.where(weights, weights, 1)
-        made = means.astype(dtype) if dtype.kind == "f" else _rounded(means, dtype)
-    elif dtype.kind == "f":
-        made = _sums(samples * dtype.type(0.25), phases, dtype)  # the sum of four may be more than the dtype holds
-    elif dtype.itemsize < 8:
-        sums = _sums(samples, phases, np.int32 if dtype.itemsize < 4 else np.int64)
-        sums += 2
-        sums >>= 2
-        made = sums.astype(dtype)
+        missing |= ~np.isfinite(samples)
+    if any(phases):
+        made, nothing = _of_valid(samples, missing, phases)
     else:
-        made = _sums(samples >> 2, phases, dtype) + ((_sums(samples & 3, phases, dtype) + 2) >> 2)
+        made = _of_four(samples)
+        nothing = np.zeros(made.shape, dtype=bool)
+        if missing.any():  # along the edges of what is missing, mostly: few samples need more than a plain mean
+            some, nothing = _any_and_all(missing)
+            edge = np.unravel_index(np.flatnonzero(some & ~nothing), made.shape)  # 10 times as fast as np.nonzero
+            made[edge] = _of_valid(_fours(samples)[edge], _fours(missing)[edge], _EVEN)[0][:, 0, 0]
     if own is not None and not np.isnan(own):
         made[made == own] = beside(own)
-    if missing is not None:
-        made[weights == 0] = np.nan if own is None else own
+    if nothing.any():
+        made[nothing] = np.nan if own is None else own
     return made
+
+
+def _of_four(samples: np.ndarray) -> np.ndarray:
+    """Means of 2 x 2 samples that all count."""
+    dtype = samples.dtype
+    if dtype.kind == "f":
+        with np.errstate(invalid="ignore"):  # missing samples are among them
+            return _sums(samples * dtype.type(0.25), _EVEN, dtype)  # the sum of four may be more than the dtype holds
+    if dtype.itemsize < 8:
+        sums = _sums(samples, _EVEN, np.int32 if dtype.itemsize < 4 else np.int64)
+        sums += 2
+        sums >>= 2
+        return sums.astype(dtype)
+    made: np.ndarray = _sums(samples >> 2, _EVEN, dtype) + ((_sums(samples & 3, _EVEN, dtype) + 2) >> 2)
+    return made
+
+
+def _of_valid(samples: np.ndarray, missing: np.ndarray, phases: _Phases) -> tuple[np.ndarray, np.ndarray]:
+    """Means of what is not missing, and where nothing is."""
+    dtype = samples.dtype
+    wide = np.dtype(np.float32 if dtype.itemsize < 4 or dtype == np.float32 else np.float64)
+    shares = wide.type(0.25) * ~missing
+    weights = _sums(shares, phases, wide)
+    means = _sums(shares * np.where(missing, 0, samples), phases, wide) / np.where(weights, weights, 1)
+    return means.astype(dtype) if dtype.kind == "f" else _rounded(means, dtype), weights == 0
+
+
+def _any_and_all(missing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of 2 x 2: whether one is, and whether all are."""
+    above, below = missing[..., 0::2, :], missing[..., 1::2, :]
+    one, two = ((above | below).view(np.uint16), (above & below).view(np.uint16))  # columns two at a time
+    return one != 0, two == 0x0101
+
+
+def _fours(samples: np.ndarray) -> np.ndarray:
+    """(…, rows, cols) -> (…, rows / 2, cols / 2, 2, 2)."""
+    *outer, rows, cols = samples.shape
+    return samples.reshape(*outer, rows // 2, 2, cols // 2, 2).swapaxes(-3, -2)
 
 
 def _rounded(means: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -133,7 +167,7 @@ def _rounded(means: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.clip(np.floor(means + 0.5), limits.min, most).astype(dtype)
 
 
-def _sums(samples: np.ndarray, phases: tuple[Phase | None, Phase | None], dtype: DTypeLike) -> np.ndarray:
+def _sums(samples: np.ndarray, phases: _Phases, dtype: DTypeLike) -> np.ndarray:
     """Of 2 x 2 samples, or of as much as their phases say."""
     rows = _pairs(samples.swapaxes(-1, -2), phases[0], dtype)
     return _pairs(rows.swapaxes(-1, -2), phases[1], dtype)
