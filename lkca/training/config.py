@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from lkca.config import StrictModel, read_yaml, record_of, validated
 from lkca.data.degradation import Degradation, DegradationMethod
@@ -95,7 +95,9 @@ class TrainConfig(StrictModel):
     weight_decay: float = Field(default=1e-4, ge=0, le=1, description="AdamW's; vectors are not decayed.")
     clip: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
     ema: float = Field(default=0.999, ge=0, lt=1, description="Decay of the weights' average, which is what is kept.")
-    amp: Literal["no", "bf16", "fp16"] = Field(default="no", description="Mixed precision.")
+    amp: Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)] = (
+        Field(default="no", description="Mixed precision.")  # YAML takes a bare no for false
+    )
     compile: bool = Field(default=False, description="torch.compile the network.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of everything random.")
     validate_every: int = Field(default=500, ge=1, le=_ANY, description="Steps between validations.")

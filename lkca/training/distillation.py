@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass
 from operator import call
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -149,6 +149,10 @@ class Distiller(nn.Module):
     ) -> tuple[Tensor, list[Tensor]]:
         with _captured(model, places, who) as seen:
             output = self._call(model, x)
+        if not isinstance(output, Tensor):
+            raise ValueError(
+                f"{who}: gives a {type(output).__name__}, expected one tensor; let apply= take the image from it"
+            )
         missing = [name for (name, _), f in zip(places, seen, strict=True) if f is None]
         if missing:
             raise ValueError(f"{who}: its module {missing[0]!r} does not take part in its forward pass")
@@ -203,8 +207,17 @@ def _captured(model: nn.Module, places: Sequence[tuple[str, str]], who: str) -> 
             except AttributeError as error:
                 raise ValueError(f"{who}: has no module {name!r}; see named_modules()") from error
 
-            def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, i: int = index) -> None:
-                seen[i] = inputs[0] if places[i][1] == "input" else output
+            def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any, i: int = index) -> None:
+                name, where = places[i]
+                if where == "input" and not inputs:
+                    raise ValueError(f"{who}: {name!r} is called without positional arguments; compare its output")
+                value = inputs[0] if where == "input" else output
+                if not isinstance(value, Tensor):
+                    raise ValueError(
+                        f"{who}: the {where} of {name!r} is a {type(value).__name__}, expected one tensor; take a "
+                        "module within or around it"
+                    )
+                seen[i] = value
 
             handles.append(module.register_forward_hook(hook))
         yield seen

@@ -63,25 +63,37 @@ def check_loss(value: float, step: int) -> None:
 
 
 class Average:
-    """Exponential moving average of a module's floating-point state (Polyak averaging), kept beside it.
+    """Exponential moving average of a module's weights and buffers (Polyak averaging), kept beside it.
 
-    decay: share of the old average that a step keeps. ramp: steps over which it forgets its start faster,
-    min(decay, n / (n + ramp)) being kept at step n.
+    What has no average is the latest: counters, infinities in buffers, state that is no tensor. decay: share of the old
+    average that a step keeps. ramp: steps over which it forgets its start faster, min(decay, n / (n + ramp)) being kept
+    at step n.
     """
 
     def __init__(self, module: nn.Module, decay: float, ramp: int = 10) -> None:
         self.decay, self.ramp = decay, ramp
-        self.state: dict[str, Tensor] = module.state_dict()
+        self.state: dict[str, Any] = module.state_dict()
         for name, value in self.state.items():
-            self.state[name] = value.clone()  # each its own: a deep copy keeps the storage that tied weights share
+            self.state[name] = _own(value)
+        self._weights = {name for name, _ in module.named_parameters(remove_duplicate=False)} & self.state.keys()
+
+    @property
+    def finite(self) -> bool:
+        """Whether all weights are; buffers need not be, such as the infinities of an attention's mask."""
+        return all(bool(self.state[name].isfinite().all()) for name in self._weights)
 
     @torch.no_grad()
     def update(self, module: nn.Module, steps: int) -> None:
         """Take in the module's state after its ``steps``-th step."""
         keep = min(self.decay, steps / (steps + self.ramp))
         for name, value in module.state_dict().items():
-            if value.is_floating_point():
+            if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
+                self.state[name] = _own(value)
+            elif name in self._weights:
                 self.state[name].lerp_(value, 1 - keep)
+            else:
+                mixed = self.state[name].lerp(value, 1 - keep)
+                self.state[name] = torch.where(mixed.isfinite(), mixed, value)
 
     @contextmanager
     def inside(self, module: nn.Module) -> Iterator[None]:
@@ -92,3 +104,8 @@ class Average:
             yield
         finally:
             module.load_state_dict(live)
+
+
+def _own(value: Any) -> Any:
+    """A copy of an entry of a state_dict, one by one: a deep copy of all keeps the storage that tied weights share."""
+    return value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)

@@ -67,7 +67,7 @@ def train(
 
     def rate() -> float | None:
         if score is None:
-            if all(bool(value.isfinite().all()) for value in average.state.values()):  # else the next loss tells
+            if average.finite:  # else the next loss tells
                 best_state.update(copy.deepcopy(average.state))
             return None
         with average.inside(module):

@@ -143,6 +143,30 @@ def test_points_that_do_not_fit_are_named() -> None:
         Distiller(teacher, nn.Identity(), x)
 
 
+class Attending(nn.Module):
+    """Attention over pixels; its module takes keywords alone and gives two results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, 12, 1)
+        self.attention = nn.MultiheadAttention(12, 1, batch_first=True)
+        self.shuffle = nn.PixelShuffle(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.head(x).flatten(2).mT
+        mixed: Tensor = self.attention(query=tokens, key=tokens, value=tokens)[0]
+        return self.shuffle(mixed.mT.unflatten(2, x.shape[2:]))  # type: ignore[no-any-return]
+
+
+def test_points_without_one_tensor_are_named() -> None:
+    teacher, student, (x, _) = Attending(), Attending(), pair()
+    with pytest.raises(ValueError, match=r"teacher: the output of 'attention' is a tuple, expected one tensor"):
+        Distiller(teacher, student, x, [Point("attention")])
+    with pytest.raises(ValueError, match=r"teacher: 'attention' is called without positional arguments; .*output"):
+        Distiller(teacher, student, x, [Point("attention", where="input")])
+    assert not any(m._forward_hooks for m in (*teacher.modules(), *student.modules()))
+
+
 def test_distil_brings_the_student_near_its_teacher() -> None:
     torch.manual_seed(0)
     teacher = network()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,6 +177,54 @@ def test_average_of_tied_weights() -> None:
     assert torch.equal(averages[0].state["weight"], averages[1].state["0.weight"])
     with averages[1].inside(tied):
         assert torch.equal(alone.weight, averages[0].state["weight"])
+
+
+def test_what_has_no_average_is_taken_as_it_is() -> None:
+    """Counters, and what a module keeps beside its tensors; complex weights have an average."""
+
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spectrum = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
+            self.register_buffer("seen", torch.tensor(0))
+            self.notes = ["new"]
+
+        def get_extra_state(self) -> dict[str, Any]:
+            return {"notes": self.notes}
+
+        def set_extra_state(self, state: dict[str, Any]) -> None:
+            self.notes = state["notes"]
+
+    module = Counts()
+    average = Average(module, 0.5)
+    module.spectrum.data.fill_(2 + 4j)
+    module.get_buffer("seen").fill_(7)
+    module.notes = ["old"]
+    average.update(module, 100)
+    module.get_buffer("seen").fill_(8)
+    with average.inside(module):
+        assert module.spectrum.tolist() == [1 + 2j] * 2
+        assert module.get_buffer("seen") == 7 and module.notes == ["old"]
+    assert module.spectrum.tolist() == [2 + 4j] * 2 and module.get_buffer("seen") == 8
+
+
+class Masked(nn.Module):
+    """A buffer that is not finite, as causal masks are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = nn.Parameter(torch.zeros(2))
+        self.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+
+
+@pytest.mark.parametrize("scored", (False, True))
+def test_a_mask_of_infinities_does_not_keep_the_start(scored: bool) -> None:
+    module = Masked()
+    score = (lambda: -abs(1 - float(module.x.detach()[0]))) if scored else None
+    train(
+        module, lambda position: (module.x - 1).square().sum(), Schedule(0.0, 1.0, lr=0.1), Budget(None, 5), score=score
+    )
+    assert (module.x > 0).all() and module.get_buffer("mask").tolist() == [0, -math.inf]
 
 
 def test_pixels_without_truth_are_not_scored() -> None:

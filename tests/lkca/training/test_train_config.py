@@ -45,6 +45,17 @@ def test_changes_go_before_the_file() -> None:
             read_train_config(path, [change])
 
 
+@pytest.mark.parametrize("text", ("no", "'no'", "off"))
+def test_no_mixed_precision_can_be_written_without_quotes(tmp_path: Path, text: str) -> None:
+    """YAML takes a bare no for false."""
+    file = tmp_path / "own.yaml"
+    file.write_text(f"scale: 4\ndata: {{dataset: own.h5}}\namp: {text}\n")
+    assert read_train_config(file).amp == "no"
+    assert read_train_config(file, [f"amp={text}"]).amp == "no"
+    with pytest.raises(InputError, match="'amp' is True; it should be 'no', 'bf16' or 'fp16'"):
+        read_train_config(file, ["amp=yes"])
+
+
 def test_commands(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
