@@ -252,6 +252,17 @@ def test_the_gain_of_extreme_values() -> None:
         assert not psnr_gain(Restored(sharp, valid, sharp + 1, ours)) > -math.inf
 
 
+def test_a_constant_band_has_no_gain() -> None:
+    """Bicubic restores it but for rounding, beside which anything a network adds is a hundred decibels."""
+    sharp, valid = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(0)), torch.ones(8, 8, dtype=torch.bool)
+    sharp[1] = 0.137
+    bicubic, ours = sharp + torch.tensor([0.1, 1e-8])[:, None, None], sharp + torch.tensor([0.05, 1e-3])[:, None, None]
+    assert 0 < float((bicubic - sharp)[1].abs().max()) < 1e-6
+    assert psnr_gain(Restored(sharp, valid, bicubic, ours)) == pytest.approx(20 * math.log10(2), abs=1e-4)
+    ours[1, 2, 3] = math.nan
+    assert math.isnan(psnr_gain(Restored(sharp, valid, bicubic, ours)))
+
+
 def test_a_loss_that_is_not_finite_ends_the_training() -> None:
     module = Parabola()
     losses = iter((1.0, 1.0, math.nan))
