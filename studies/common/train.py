@@ -86,13 +86,19 @@ def keep(work: Path, seed: int, name: str, net: nn.Module, record: dict[str, Any
 
 
 def check_settings(work: Path, settings: dict[str, Any]) -> None:
-    """SystemExit where ``work`` keeps trainings that were made with another value of one of ``settings``.
+    """SystemExit where ``work`` keeps trainings that were made with another value of one of ``settings``, or does not
+    say with which.
 
     One named KIND.NAME is of the trainings NAME, or of those in the folder NAME, alone.
     """
     file = work / "settings.json"
     known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     made = {part for note in work.glob("**/seed*/*.json") for part in note.relative_to(work).with_suffix("").parts}
+    if made and not file.exists():
+        raise SystemExit(
+            f"{work}: no {file.name} says how the trainings there were made; give another --work or, where you know "
+            f"that they are of these settings, write {{}} into {file}"
+        )
     made |= {other_time(name)[0] for name in made}
     for key, value in settings.items():
         kept = made if "." not in key else made & {key.partition(".")[2]}

@@ -108,6 +108,13 @@ def test_settings_of_trainings_that_are_not_there_may_change(tmp_path: Path, mon
     for key in ("student_lr", "presets.one", "parts.long"):
         with pytest.raises(SystemExit, match=f"{key}: the trainings in .* remove them"):
             check_settings(tmp_path, {key: 4})
+    settings = tmp_path / "settings.json"
+    settings.unlink()
+    with pytest.raises(SystemExit, match=r"no settings\.json says how the trainings .* were made"):
+        check_settings(tmp_path, {"student_lr": 2})
+    assert not settings.exists()
+    settings.write_text("{}")  # as the error advises where they are known to be of these settings
+    check_settings(tmp_path, {"student_lr": 2})
 
 
 def test_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
