@@ -27,10 +27,7 @@ __all__ = ["MOST_PICTURED", "report_of_files", "report_of_fit", "report_of_model
 
 MOST_PICTURED = 4  # scenes with pictures; the others are scored only, or the page would grow without bound
 
-_SEEN = (
-    "The scene below was fitted to: its pictures and scores are no test of the model. The scores on what the fit held "
-    "out stand under Training."
-)
+_HELD_OUT = "The scores on what the fit held out stand under Training."  # that the scene is no test, its own note says
 
 
 def report_of_model(
@@ -74,7 +71,7 @@ def report_of_fit(
         shown = evaluate_model(cube, model, scale, region=str(part), device=device, middle=True)
     report = report_of_model([shown], model, name, device=device, command=command)
     report.fit, report.history = fit_table(fitted, name), fitted.result.history
-    report.notes = (*fitted.notes, _SEEN)
+    report.notes = (*fitted.notes, _HELD_OUT)
     return report
 
 

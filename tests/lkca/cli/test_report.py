@@ -62,7 +62,7 @@ def test_reports_of_the_other_commands(cli: Cli, model_dir: Path, scene_file: Pa
     done = cli("fit", scene_file, "-s", "2", "-o", tmp_path / "model", "--config", config, "--report", fitted)
     assert done.exit_code == 0, done.output
     page = fitted.read_text(encoding="utf-8")
-    assert "no test of the model" in page and "Training loss" in page
+    assert page.count("no test") == page.count("this scene") == 1 and "Training loss" in page
     assert all(f"<td>{number}</td>" in page for number in cells(done.stdout))
 
 
