@@ -13,7 +13,7 @@ from lkca.cli.console import note, print_line
 from lkca.cli.evaluate import print_evaluation, write_panel
 from lkca.cli.fit import fit_progress, print_fit
 from lkca.cli.options import Device, Overwrite, Threads, examples, set_threads
-from lkca.errors import InputError, OutputError
+from lkca.errors import InputError, LkcaError, OutputError
 from lkca.output import check_utf8, written_aside
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ def demo_command(
     print_line()
     for name in (*_FILES, "model"):
         print_line(f"wrote {output / name}")
+    if fitted.result.failure:
+        raise LkcaError(f"{fitted.result.failure}; {folder} holds the best model until then")
     print_line()
     print_line("The same on your own scene:")
     print_line(f"  lkca fit FILE -s {scale} -o my_model --minutes 5")
