@@ -62,7 +62,9 @@ def _component_tail(net: LKCANet) -> Tensor:
     """
     kernel = _tail_kernel(net)
     matrix = kernel.permute(0, 2, 1, 3, 4, 5).flatten(0, 1).flatten(1)  # (bands · components, s² · width · k²)
-    left, value, right = torch.svd_lowrank(matrix, q=min(4, *matrix.shape), niter=4)
+    with torch.random.fork_rng([]):  # it starts from random vectors: the same ones each time
+        torch.default_generator.manual_seed(0)
+        left, value, right = torch.svd_lowrank(matrix, q=min(4, *matrix.shape), niter=4)
     synthesis = (left[:, 0] * value[0]).unflatten(0, (kernel.shape[0], kernel.shape[2]))
     analysis = _analysis(net)
     scale = torch.trace(analysis @ synthesis) / analysis.shape[0]

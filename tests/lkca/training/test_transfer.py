@@ -49,6 +49,18 @@ def model(net: LKCANet) -> LoadedModel:
     return LoadedModel(net, entry, Path("old"))
 
 
+def test_it_is_the_same_whatever_was_drawn_before() -> None:
+    """Else a fit from it would not depend on its seed alone."""
+    old = model(repeat(factorize(network(bands=1, shared=True), rank=3), 5))
+    torch.manual_seed(1)
+    first, left = backbone(old), torch.rand(3)
+    torch.manual_seed(2)
+    again = backbone(old)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(3), left)
+    assert all(torch.equal(first.state[name], tensor) for name, tensor in again.state.items())
+
+
 @pytest.mark.parametrize("kind", ["full rank", "low rank", "lifted", "lifted full rank"])
 def test_a_shared_body_is_taken_as_it_is(kind: str) -> None:
     one, x = network(bands=1, shared=True), torch.rand(2, 1, 7, 6)
