@@ -83,12 +83,14 @@ def _prepared(dataset: PreparedDataset, scale: int) -> TrainingSet:
         return SourceScene(entry.name, entry.shape, reader)
 
     held, notes = _scorable([_cropped(scene(entry, keep=False), scale) for entry in validation])
+    used = list(range(dataset.bands))
     return TrainingSet(
         train=[scene(entry, keep=in_memory) for entry in train],
         validation=held,
         bands=BandSet(
             count=dataset.bands,
-            used=list(range(dataset.bands)),
+            used=used,
+            nonnegative=used if dataset.statistics.get("min", -1) >= 0 else [],
             wavelengths_nm=None if dataset.wavelengths is None else dataset.wavelengths.tolist(),
         ),
         normalisation=Normalisation(peak=dataset.peak, rule=f"the peak of the prepared data set {dataset.name}"),

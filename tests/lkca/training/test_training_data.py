@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from lkca.config import validated
+from lkca.data import Cube
+from lkca.data.protocols.dataset import write_dataset
 from lkca.errors import InputError
 from lkca.losses import WeightedLoss
 from lkca.models.directory import load_model
-from lkca.training.config import TrainConfig
+from lkca.training.config import DataConfig, TrainConfig
 from lkca.training.data import PatchDataset, SourceScene, open_training_set
 
 from .runs import BANDS, run, scene, settings
@@ -32,6 +34,20 @@ def test_files_of_one_sensor_hold_out_their_last_rows(tmp_path: Path, dataset: P
     np.testing.assert_allclose(np.concatenate(parts, 1) * opened.normalisation.peak, cube.read(), rtol=1e-6)
     with pytest.raises(InputError, match=r"s.npz: has 32 x 40 pixels to train on, a patch"):
         run(tmp_path / "other", values | {"patch": 30})
+
+
+@pytest.mark.parametrize(("least", "cut"), [(0.0, list(range(BANDS))), (-0.1, [])])
+def test_results_of_a_data_set_without_negative_samples_are_cut_at_0(
+    tmp_path: Path, least: float, cut: list[int]
+) -> None:
+    """As those of files are; a trained model gave dark pixels negative reflectances."""
+    values = scene(40, 40, 3).read()
+    values[2, 5, 6] = least
+    with write_dataset(tmp_path / "own.h5") as writer:
+        writer.add("train", "one", Cube.from_array(values))
+        writer.finish("own", "none", None, None)
+    opened = open_training_set(DataConfig(dataset=str(tmp_path / "own.h5")), 2)
+    assert opened.bands.nonnegative == cut
 
 
 def test_missing_pixels_teach_nothing(tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
