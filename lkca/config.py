@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import numbers
+import operator
 import types
 import typing
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from lkca.errors import InputError
 
-__all__ = ["StrictModel", "knob", "read_yaml", "record_of", "validated"]
+__all__ = ["StrictModel", "check_knobs", "knob", "read_yaml", "record_of", "validated"]
 
 _MAX_BYTES = 1 << 20  # no honest configuration is larger; refuse before parsing
 
@@ -32,11 +35,45 @@ class StrictModel(BaseModel):
 
 
 def knob(default: Any, description: str, **bounds: float) -> Any:
-    """A dataclass's field: what it means, and between what a file may set it (``ge``, ``gt``, ``le``, ``lt``).
+    """A dataclass's field: what it means, and between what it may be set (``ge``, ``gt``, ``le``, ``lt``).
 
-    default: ``dataclasses.MISSING`` where a value must be given.
+    Files are held to it; what Python sets only where the dataclass calls :func:`check_knobs`. default:
+    ``dataclasses.MISSING`` where a value must be given.
     """
     return dataclasses.field(default=default, metadata={"description": description, **bounds})
+
+
+_BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
+    "ge": ("of at least", operator.ge),
+    "gt": ("above", operator.gt),
+    "le": ("at most", operator.le),
+    "lt": ("below", operator.lt),
+}
+
+
+def check_knobs(record: Any) -> None:
+    """ValueError unless the numbers, choices and switches of a dataclass made of :func:`knob` are such, within bounds.
+
+    Fields of other types are left to the dataclass.
+    """
+    hints = typing.get_type_hints(type(record))
+    for item in dataclasses.fields(record):
+        value, hint = getattr(record, item.name), hints[item.name]
+        if typing.get_origin(hint) is typing.Literal:
+            fits, expected = value in typing.get_args(hint), f"one of {', '.join(typing.get_args(hint))}"
+        elif hint is bool:
+            fits, expected = isinstance(value, bool), "True or False"
+        elif hint in (int, float):
+            kind = numbers.Integral if hint is int else numbers.Real
+            bounds = [(*_BOUNDS[name], item.metadata[name]) for name in _BOUNDS if name in item.metadata]
+            fits = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+            fits = fits and all(holds(value, bound) for _, holds, bound in bounds)
+            limits = ", ".join(f"{words} {bound}" for words, _, bound in bounds)
+            expected = f"{'an integer' if hint is int else 'a number'} {limits}".rstrip()
+        else:
+            continue
+        if not fits:
+            raise ValueError(f"{item.name}: expected {expected}, got {value!r}")
 
 
 def record_of(kind: type, name: str, *, without: Container[str] = (), unset: bool = False) -> Any:

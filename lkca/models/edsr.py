@@ -41,6 +41,8 @@ class EDSR(nn.Module):
         upsampler: Literal["features", "bands"] = "features",
     ) -> None:
         super().__init__()
+        if upsampler not in ("features", "bands"):
+            raise ValueError(f"upsampler: expected features or bands, got {upsampler!r}")
         self.head = nn.Conv2d(bands, width, 3, padding=1)
         self.body = nn.Sequential(
             *(_ResidualBlock(width) for _ in range(blocks)), nn.Conv2d(width, width, 3, padding=1)

@@ -50,6 +50,8 @@ class LKCANetConfig:
     attended: int | None = knob(None, "At most so many blocks have attention, counted from the last one back.")
 
     def __post_init__(self) -> None:
+        if not isinstance(self.shared, bool):
+            raise ValueError(f"shared: expected True or False, got {self.shared!r}")
         for name, least in (("bands", 1), ("scale", 2), ("width", 1), ("blocks", 0), ("expansion", 1)):
             _at_least(name, getattr(self, name), least)
         for name in ("components", "rank"):

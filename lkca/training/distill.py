@@ -9,7 +9,7 @@ from operator import call
 import torch
 from torch import Tensor, nn
 
-from lkca.config import knob
+from lkca.config import check_knobs, knob
 from lkca.losses import SpectralGradientLoss
 from lkca.nn import LowRankConv2d, LowRankUpsample
 from lkca.nn.mode import evaluating
@@ -26,7 +26,7 @@ Draw = Callable[[], tuple[Tensor, Tensor, Tensor | None]]
 class DistillRecipe:
     """The knobs of :func:`distill`; docs/distillation.md has the ablation.
 
-    start = end = 0 is fine-tuning without teacher.
+    start = end = 0 is fine-tuning without teacher. ValueError for values that are out of bounds.
     """
 
     points: tuple[Point, ...] = knob((), "Where features are compared.")
@@ -45,14 +45,9 @@ class DistillRecipe:
     evaluations: int = knob(8, "How often the student is validated in each phase.", ge=1, le=1000)
 
     def __post_init__(self) -> None:
-        for name, value in (("start", self.start), ("end", self.end), ("warmup_share", self.warmup_share)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}: expected 0 to 1, got {value}")
-        if not 1 <= self.orientations <= 8:
-            raise ValueError(f"orientations: expected 1 to 8, got {self.orientations}")
-        if self.evaluations < 1:
-            raise ValueError(f"evaluations: expected at least 1, got {self.evaluations}")
-        teacher_weight(0.0, decay=self.decay)
+        check_knobs(self)
+        if not isinstance(self.points, (tuple, list)) or not all(isinstance(point, Point) for point in self.points):
+            raise ValueError(f"points: expected a sequence of Point, got {self.points!r}")
 
 
 def distill(

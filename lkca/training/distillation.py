@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lkca.config import knob
+from lkca.config import check_knobs, knob
 from lkca.nn import LowRankConv2d, LowRankUpsample
 from lkca.training.patches import dihedral, undo_dihedral
 
@@ -60,7 +60,7 @@ def self_ensemble(
 
 @dataclass(frozen=True)
 class Point:
-    """Where features of teacher and student are compared. mapping:
+    """Where features of teacher and student are compared. ValueError for another ``where`` or ``mapping``. mapping:
 
     - factors: the student's module is the first factor (``….reduce``) of a low-rank layer, whose second factor and bias
       take its few channels to those of the teacher's full-rank convolution.
@@ -75,6 +75,9 @@ class Point:
     mapping: Literal["auto", "identity", "factors", "projector"] = knob(
         "auto", "Of the student's features to the teacher's; see docs/distillation.md."
     )
+
+    def __post_init__(self) -> None:
+        check_knobs(self)
 
     @property
     def of_student(self) -> str:

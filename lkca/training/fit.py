@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lkca.config import knob
+from lkca.config import check_knobs, knob
 from lkca.data.degradation import Degradation, DegradationMethod, crop_to_multiple
 from lkca.errors import InputError
 from lkca.lowrank import energy_curve, factorize, spectrum
@@ -43,7 +43,7 @@ _FEATURES = (Point("upsample", where="input"),)  # F_N
 class Recipe:
     """The knobs of :func:`fit`; docs/fit.md says which defaults were measured (on training scenes) and which were not.
 
-    Files are held to the bounds: beyond them a fit cannot run, or asks for all the memory there is.
+    InputError for values out of bounds: with them a fit cannot run, or asks for all the memory there is.
     """
 
     components: int = knob(
@@ -70,17 +70,15 @@ class Recipe:
     )
 
     def __post_init__(self) -> None:
-        sizes = {
-            name: getattr(self, name) for name in ("components", "width", "blocks", "kernel_size", "patch", "batch")
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise InputError(f"recipe: {name} is {size}; expected at least 1")
+        try:
+            check_knobs(self)
+        except ValueError as error:
+            raise InputError(f"recipe: {error}") from error
         shares = self.teacher_share, self.student_share
-        if min(shares) <= 0 or sum(shares) > 1:
+        if sum(shares) > 1:
             raise InputError(
-                f"recipe: teacher_share and student_share are {shares[0]} and {shares[1]}; expected positive shares of "
-                "the budget that sum to 1 at most"
+                f"recipe: teacher_share and student_share are {shares[0]} and {shares[1]}; expected shares of the "
+                "budget that sum to 1 at most"
             )
 
 

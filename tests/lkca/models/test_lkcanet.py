@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lkca.models import PRESETS, LKCANet, LKCANetConfig
+from lkca.models.edsr import EDSR
 from lkca.models.lkcanet import lift, repeat
 from lkca_kernels import bicubic_upsample
 
@@ -123,6 +124,8 @@ def test_configuration_round_trip_and_refusals() -> None:
     for name, value in {"bands": 0, "scale": 1, "kernel_size": 4, "rank": 0, "window": 2, "attended": -1}.items():
         with pytest.raises(ValueError, match=name):
             LKCANetConfig(**{"bands": 2, "scale": 2, name: value})
+    with pytest.raises(ValueError, match="shared: expected True or False, got 'no'"):
+        LKCANetConfig(bands=2, scale=2, shared="no")  # type: ignore[arg-type]
     for name, value in {"kernel_size": "7", "window": 9.0}.items():
         with pytest.raises(ValueError, match=f"{name}: expected an integer"):
             LKCANetConfig(**{"bands": 2, "scale": 2, name: value})
@@ -142,3 +145,8 @@ def test_presets_are_full_rank_unless_told_and_have_no_more_components_than_band
             assert (config.components, config.rank) == (components, 9 * components)
             assert config.student_rank % components == 0 and config.student_rank <= config.rank
     assert LKCANetConfig.preset("tiny", bands=31, scale=2).student_rank == PRESETS["tiny"]["components"] * 4
+
+
+def test_the_baseline_refuses_an_upsampler_that_it_has_not() -> None:
+    with pytest.raises(ValueError, match="upsampler: expected features or bands, got 'band'"):
+        EDSR(3, 2, upsampler="band")  # type: ignore[arg-type]

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import copy
 import importlib
+import re
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -254,7 +256,7 @@ def test_what_cannot_be_trained_with_is_named() -> None:
     ):
         with pytest.raises(ValueError, match=says):
             distill(teacher, factorize(teacher, rank=2), lambda batch=batch: batch, budget=Budget(None, 2))
-    with pytest.raises(ValueError, match="evaluations: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="evaluations: expected an integer of at least 1, at most 1000, got 0"):
         DistillRecipe(evaluations=0)
 
 
@@ -306,7 +308,32 @@ def test_the_default_device_plays_no_part() -> None:
     assert done.steps == 2 and done.loss > 0
 
 
-def test_recipe_bounds() -> None:
-    for bad in ({"start": 1.5}, {"orientations": 9}, {"warmup_share": -0.1}):
-        with pytest.raises(ValueError, match="expected"):
-            DistillRecipe(**bad)
+@pytest.mark.parametrize(
+    ("knobs", "says"),
+    [
+        ({"start": 1.5}, "start: expected a number of at least 0, at most 1, got 1.5"),
+        ({"orientations": 9}, "orientations: expected an integer of at least 1, at most 8, got 9"),
+        ({"warmup_share": -0.1}, "warmup_share: expected"),
+        ({"ema": 1.0}, "ema: expected a number of at least 0, below 1, got 1.0"),
+        ({"ema": -1.0}, "ema: expected"),  # an average that runs away
+        ({"alignment": -0.1}, "alignment: expected a number of at least 0, got -0.1"),  # away from the teacher
+        ({"alignment": float("inf")}, "alignment: expected"),
+        ({"lr": "1e-3"}, "lr: expected a number above 0, at most 1, got '1e-3'"),
+        ({"evaluations": 2.0}, "evaluations: expected an integer"),
+        ({"evaluations": True}, "evaluations: expected an integer"),
+        ({"decay": "cos"}, "decay: expected one of cosine, linear, exponential, constant, got 'cos'"),
+        ({"points": ("body",)}, "points: expected a sequence of Point"),
+        ({"points": Point("body")}, "points: expected a sequence of Point"),
+    ],
+)
+def test_recipe_bounds(knobs: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        DistillRecipe(**knobs)
+
+
+def test_a_point_that_is_none_is_refused() -> None:
+    """where="in" compared outputs."""
+    with pytest.raises(ValueError, match="where: expected one of input, output, got 'in'"):
+        Point("body", where="in")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="mapping: expected one of auto, identity, factors, projector, got 'factor'"):
+        Point("body", mapping="factor")  # type: ignore[arg-type]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,8 +169,19 @@ def test_bad_input() -> None:
 
 
 @pytest.mark.parametrize(
-    "knobs", [{"components": 0}, {"width": -1}, {"teacher_share": 0.0}, {"teacher_share": 0.8, "student_share": 0.4}]
+    "knobs",
+    [
+        {"components": 0},
+        {"components": 2.5},
+        {"width": -1},
+        {"teacher_share": 0.0},
+        {"teacher_share": 0.8, "student_share": 0.4},
+        {"holdout": 1.0},
+        {"alignment": -1.0},
+        {"teacher_weight_end": 3.0},
+        {"prior": "no"},
+    ],
 )
-def test_a_recipe_that_cannot_run_is_refused(knobs: dict[str, float]) -> None:
+def test_a_recipe_that_cannot_run_is_refused(knobs: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(knobs))):
         Recipe(**knobs)
