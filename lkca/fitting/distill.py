@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget, Progress, ProgressCallback
 from lkca.training.start import Lost
 from lkca.training.supervised import LoopResult
-from lkca.training.validation import LEAST_HELD, held_out, mean_scores, validation_record
+from lkca.training.validation import LEAST_HELD, Restored, held_out, mean_scores, psnr_gain, validation_record
 from lkca_kernels import bicubic_upsample
 
 __all__ = ["DistilledModel", "distill_directory"]
@@ -88,7 +88,7 @@ def distill_directory(
         return _scores(net, data.held or data.train, teacher.config.degradation, device)
 
     base = scores(None)
-    score = (lambda: scores(student)["mpsnr"] - base["mpsnr"]) if data.held else None
+    score = (lambda: _gain(student, data.held, teacher.config.degradation, device)) if data.held else None
     criterion = _criterion(data.train, teacher.config.degradation, config).to(device)
     budget = Budget(None if config.minutes is None else 60 * config.minutes, config.max_steps)
     failure = ""
@@ -235,13 +235,30 @@ def _whole(scene: Scene, scale: int) -> Scene:
 
 
 @torch.no_grad()
+def _restored(
+    net: LKCANet | None, scenes: Sequence[Scene], degradation: Degradation, device: torch.device
+) -> Iterator[Restored]:
+    """Scene by scene; "ours" is bicubic where there is no network."""
+    for scene in (_whole(scene, degradation.scale) for scene in scenes):
+        coarse = degradation.apply(scene.image)[None]
+        bicubic = bicubic_upsample(coarse, degradation.scale)[0]
+        yield Restored(scene.image, scene.valid, bicubic, bicubic if net is None else net(coarse.to(device))[0].cpu())
+
+
+def _gain(net: LKCANet, scenes: Sequence[Scene], degradation: Degradation, device: torch.device) -> float:
+    """Mean over scenes of :func:`psnr_gain`, by which the student is chosen."""
+    gains = [psnr_gain(done) for done in _restored(net, scenes, degradation, device)]
+    return sum(gains) / len(gains)
+
+
 def _scores(
     net: LKCANet | None, scenes: Sequence[Scene], degradation: Degradation, device: torch.device
 ) -> dict[str, float]:
     """Means over the scenes; of bicubic where there is no network."""
-    scale, measured = degradation.scale, []
-    for scene in (_whole(scene, scale) for scene in scenes):
-        coarse = degradation.apply(scene.image)[None]
-        restored = bicubic_upsample(coarse, scale) if net is None else net(coarse.to(device)).cpu()
-        measured.append(evaluate(scene.image, restored[0], scale=scale, peak=1.0, mask=scene.valid))
-    return mean_scores(measured)
+    scale = degradation.scale
+    return mean_scores(
+        [
+            evaluate(done.sharp, done.ours, scale=scale, peak=1.0, mask=done.valid)
+            for done in _restored(net, scenes, degradation, device)
+        ]
+    )

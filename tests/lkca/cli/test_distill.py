@@ -15,10 +15,13 @@ import torch
 from typer.testing import Result
 
 from lkca.data import Window, open_cube, write_cube
+from lkca.fitting.config import DistillConfig
+from lkca.fitting.distill import distill_directory
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.config import Normalisation
 from lkca.models.directory import describe_architecture, load_model, save_model
 from lkca.training.patches import PatchSampler, Scene
+from lkca_kernels import bicubic_upsample
 
 
 @pytest.fixture(scope="module", params=("dense", "preset"))
@@ -69,6 +72,30 @@ def test_a_full_rank_teacher(
     scores = small.config.validation.scores
     assert set(scores) == {"bicubic", "teacher", "lr", "student"} and scores["student"] != scores["lr"]
     assert cli("upscale", "-i", scene_file, "-o", tmp_path / "big.tif", "-m", out).exit_code == 0
+
+
+def test_a_constant_band_does_not_choose_the_student(full_rank: Path, scene_file: Path, tmp_path: Path) -> None:
+    """Bicubic restores it but for rounding: what a network over all bands adds there outweighed all other bands."""
+    with open_cube(scene_file) as cube:
+        values, meta = cube.read(), cube.meta
+    values[2] = 0.3
+    scene = write_cube(tmp_path / "flat.tif", values, meta).path
+    gains: list[float] = []
+    made = distill_directory(
+        load_model(full_rank),
+        [str(scene)],
+        DistillConfig(rank=3, minutes=None, max_steps=4, batch=2),
+        callback=lambda progress: gains.append(progress.gain) if progress.gain is not None else None,
+    )
+    sharp = torch.from_numpy((values[:, 58:] - 0.05) / np.float32(0.8))
+    sharp = sharp[:, : sharp.shape[1] // 2 * 2, : sharp.shape[2] // 2 * 2]
+    coarse = made.config.degradation.apply(sharp)[None]
+    before, after = (
+        (sharp - restored[0]).square().mean((1, 2)) for restored in (bicubic_upsample(coarse, 2), made.net(coarse))
+    )
+    others = torch.tensor([0, 1, 3, 4, 5])
+    expected = 10 * torch.log10(before / after)[others].mean()
+    assert min(abs(gain - expected.item()) for gain in gains) < 1e-3
 
 
 def test_a_fitted_model_of_low_rank(
