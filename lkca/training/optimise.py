@@ -74,7 +74,7 @@ class Average:
         self.decay, self.ramp = decay, ramp
         self.state: dict[str, Any] = module.state_dict()
         for name, value in self.state.items():
-            self.state[name] = _own(value)
+            self.state[name] = _own(_wide(value))
         self._weights = {name for name, _ in module.named_parameters(remove_duplicate=False)} & self.state.keys()
 
     @property
@@ -87,6 +87,7 @@ class Average:
         """Take in the module's state after its ``steps``-th step."""
         keep = min(self.decay, steps / (steps + self.ramp))
         for name, value in module.state_dict().items():
+            value = _wide(value)
             if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
                 self.state[name] = _own(value)
             elif name in self._weights:
@@ -104,6 +105,11 @@ class Average:
             yield
         finally:
             module.load_state_dict(live)
+
+
+def _wide(value: Any) -> Any:
+    """16 bits as float32, lest the small part of a step be rounded away; what is loaded takes the module's own type."""
+    return value.float() if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 def _own(value: Any) -> Any:

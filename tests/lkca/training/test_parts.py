@@ -208,6 +208,19 @@ def test_what_has_no_average_is_taken_as_it_is() -> None:
     assert module.spectrum.tolist() == [2 + 4j] * 2 and module.get_buffer("seen") == 8
 
 
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
+def test_the_average_of_weights_in_16_bits_follows_small_changes(dtype: torch.dtype) -> None:
+    """A hundredth of a last place was rounded away each time: the average stayed at the start."""
+    module = nn.Linear(1, 1).to(dtype)
+    nn.init.ones_(module.weight)
+    average = Average(module, 0.99)
+    nn.init.constant_(module.weight, 1 + torch.finfo(dtype).eps)
+    for step in range(2000, 2400):  # the ramp is over
+        average.update(module, step)
+    with average.inside(module):
+        assert module.weight.dtype == dtype and module.weight.item() > 1
+
+
 class Masked(nn.Module):
     """A buffer that is not finite, as causal masks are."""
 
