@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import rasterio
 from affine import Affine
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
 from lkca.data.codec import to_physical, unmasked
 from lkca.data.memory import check_memory
@@ -291,9 +293,6 @@ def _json_number(value: float | None) -> float | str | None:
 
 def _crs_name(wkt: str) -> str:
     """``EPSG:n`` where the WKT has that identity, else the WKT itself."""
-    from rasterio.crs import CRS
-    from rasterio.errors import CRSError
-
     try:
         epsg = CRS.from_wkt(wkt).to_epsg()
     except CRSError:

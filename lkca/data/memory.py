@@ -38,9 +38,8 @@ def copy_mapped(target: np.ndarray, source: np.ndarray, mapped: np.memmap) -> No
     are given back after each piece. Nothing is lost: written pages stay in the system's cache of the file.
     """
     memory: mmap.mmap | None = getattr(mapped, "_mmap", None)
-    touched = max(
-        1, target.shape[1] * abs(mapped.strides[1])
-    )  # bytes of the file over which an entry of axis 0 spreads
+    # bytes of the file over which an entry of axis 0 spreads
+    touched = max(1, target.shape[1] * abs(mapped.strides[1]))
     step = max(1, _TOUCHED_BYTES // touched)
     for start in range(0, target.shape[0], step):
         target[start : start + step] = source[start : start + step]

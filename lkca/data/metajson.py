@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from affine import Affine
 from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
 from rasterio.rpc import RPC
 
 from lkca.data.meta import CubeMeta, scalar_or_list
@@ -73,9 +75,6 @@ def _wkt(value: Any) -> str | None:
     """WKT of a CRS given as WKT or as EPSG:n; ValueError where PROJ does not know it."""
     if value is None:
         return None
-    from rasterio.crs import CRS
-    from rasterio.errors import CRSError
-
     try:
         return str(CRS.from_string(value).to_wkt())
     except (CRSError, AttributeError) as error:

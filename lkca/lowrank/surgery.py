@@ -44,9 +44,8 @@ _HOOKS = (
     "_non_full_backward_hook",
     "_is_full_backward_hook",
 )
-_AGREEMENT = (
-    1e-3  # of the outputs' largest value: rounding of two orders of summation, far below what a wrong graph does
-)
+# Of the outputs' largest value: rounding of two orders of summation, far below what a wrong graph does.
+_AGREEMENT = 1e-3
 _ROUGHLY = 0.05  # where 16 bits play a part
 _FLIPPED = 0.01
 

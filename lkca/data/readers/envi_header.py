@@ -77,9 +77,8 @@ def parse_header(text: str, source: str = "header") -> dict[str, str]:
 
     The last of repeated keys counts; lines that are no pair, and comments (``;``), are skipped.
     """
-    lines = re.sub(
-        r"=[ \t]{0,80}\r?\n[ \t]{0,80}\{", "= {", text
-    ).splitlines()  # some writers put a list's brace on its own line
+    text = re.sub(r"=[ \t]{0,80}\r?\n[ \t]{0,80}\{", "= {", text)  # some writers put a list's brace on its own line
+    lines = text.splitlines()
     if not lines or not lines[0].strip().upper().startswith("ENVI"):
         found = lines[0].strip()[:40] if lines else ""
         raise InputError(f"{source}: is no ENVI header: its first line must be ENVI, found {found!r}")

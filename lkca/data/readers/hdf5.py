@@ -18,6 +18,8 @@ from typing import Any
 import h5py
 import numpy as np
 from affine import Affine
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
 from lkca.data.cube import Cube
 from lkca.data.envi_map import parse_map_info
@@ -251,9 +253,6 @@ def _georeference(
     pixels: tuple[int, int],
     source: str,
 ) -> tuple[Affine | None, str | None, list[str]]:
-    from rasterio.crs import CRS
-    from rasterio.errors import CRSError
-
     transform: Affine | None = None
     crs: str | None = None
     by_name: str | None = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 from affine import Affine
+from rasterio.crs import CRS
 from scipy.ndimage import gaussian_filter
 
 from lkca.data.cube import Cube
@@ -43,7 +44,7 @@ def synthetic_scene(rows: int = 256, cols: int = 256, bands: int = 128, seed: in
         good_bands=good,
         nodata=-9999.0,
         scale_factor=1e-4,
-        crs=_crs(),
+        crs=str(CRS.from_epsg(_EPSG).to_wkt()),
         transform=Affine(GSD, 0, _ORIGIN[0], 0, -GSD, _ORIGIN[1]),
         stored_dtype=np.dtype(np.int16),
         tags={"description": f"lkca synthetic scene, seed {seed}; not measured"},
@@ -107,10 +108,3 @@ def _noise(cube: np.ndarray, wavelengths: np.ndarray, rng: np.random.Generator) 
 
 def _spacing(bands: int) -> float:
     return 2100.0 / max(bands - 1, 1)
-
-
-def _crs() -> str:
-    from rasterio.crs import CRS
-
-    result: str = CRS.from_epsg(_EPSG).to_wkt()
-    return result
