@@ -63,12 +63,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+        from lkca.environment import package_version
 
-        try:
-            value: Any = version("lkca")
-        except PackageNotFoundError:  # run from a checkout that is on sys.path but not installed
-            value = "0+uninstalled"
+        # None: run from a checkout that is on sys.path but not installed
+        value: Any = package_version("lkca") or "0+uninstalled"
     elif name in _HOME:
         value = getattr(importlib.import_module(_HOME[name]), name)
     else:

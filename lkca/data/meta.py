@@ -16,7 +16,7 @@ from lkca.data.control import moved_gcps, moved_rpc
 from lkca.data.window import Window
 from lkca.errors import InputError
 
-__all__ = ["CubeMeta", "scalar_or_list"]
+__all__ = ["CubeMeta", "scalar_or_list", "uniform"]
 
 # Keys that describe the pixels or bands of a grid and are wrong on another one. In lower case: of ENVI; of EMIT's and
 # NEON's HDF5 files; of NetCDF's convention for discovery (ACDD).
@@ -124,6 +124,17 @@ class CubeMeta:
             rpc=None if self.rpc is None else moved_rpc(self.rpc, change),
             tags={key: value for key, value in self.tags.items() if key.lower() not in _GRID_TAGS},
         )
+
+
+def uniform(values: Sequence[float] | np.ndarray | None, default: float) -> float | np.ndarray:
+    """A scale factor or an offset from a list of one for each band: a number where all are equal; ``default`` of none.
+
+    Returns float64 (bands,) where they differ.
+    """
+    array = np.asarray([] if values is None else values, dtype=np.float64)
+    if array.size == 0:
+        return default
+    return float(array[0]) if np.all(array == array[0]) else array
 
 
 def scalar_or_list(value: float | np.ndarray) -> float | list[float]:

@@ -16,7 +16,7 @@ from rasterio.crs import CRS
 
 from lkca.data.envi_control import parse_geo_points, parse_rpc_info
 from lkca.data.envi_map import parse_map_info
-from lkca.data.meta import CubeMeta
+from lkca.data.meta import CubeMeta, uniform
 from lkca.data.spectral import described_wavelengths, good_band_mask, to_nanometers
 from lkca.errors import InputError
 
@@ -186,7 +186,7 @@ def _scaling(fields: dict[str, str], bands: int, source: str) -> tuple[float | n
     gains = _numbers(fields, "data gain values", bands, source)
     offsets = _numbers(fields, "data offset values", bands, source)
     if gains is not None or offsets is not None:
-        return _uniform(gains, 1.0), _uniform(offsets, 0.0)
+        return uniform(gains, 1.0), uniform(offsets, 0.0)
     text = fields.get("reflectance scale factor", "").strip()
     if not text:
         return 1.0, 0.0
@@ -194,12 +194,6 @@ def _scaling(fields: dict[str, str], bands: int, source: str) -> tuple[float | n
     if not math.isfinite(factor) or factor <= 0:
         raise InputError(f"{source}: reflectance scale factor is {text}; expected a positive number")
     return 1.0 / factor, 0.0
-
-
-def _uniform(values: np.ndarray | None, default: float) -> float | np.ndarray:
-    if values is None:
-        return default
-    return float(values[0]) if np.all(values == values[0]) else values
 
 
 def _nodata(fields: dict[str, str], source: str) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from lkca.data.codec import nodata_code
 from lkca.data.cube import Cube
 from lkca.data.gdal import bounded_cache, without_place
 from lkca.data.memory import check_memory
-from lkca.data.meta import CubeMeta
+from lkca.data.meta import CubeMeta, uniform
 from lkca.data.readers.dlr import Product, find_metadata, read_metadata
 from lkca.data.readers.storage import MAX_RATIO
 from lkca.data.spectral import described_wavelengths, good_band_mask, to_nanometers
@@ -194,8 +193,8 @@ def _meta(dataset: Any, reader: _RasterWindows) -> CubeMeta:
         fwhm=fwhm,
         good_bands=_good_bands(dataset, tags),
         nodata=reader.nodata,
-        scale_factor=_uniform(scales, 1.0),
-        offset=_uniform(offsets, 0.0),
+        scale_factor=uniform(scales, 1.0),
+        offset=uniform(offsets, 0.0),
         band_names=tuple(name or "" for name in descriptions) if any(descriptions) else None,
         crs=dataset.crs.to_wkt() if dataset.crs else None,
         transform=None if dataset.transform == Affine.identity() else dataset.transform,
@@ -215,7 +214,7 @@ def _completed(meta: CubeMeta, product: Product) -> CubeMeta:
     if meta.stored_dtype is None or meta.stored_dtype.kind not in "iu":
         return meta
     if np.all(meta.scale_factor == 1.0) and np.all(meta.offset == 0.0):
-        meta = meta.replace(scale_factor=_uniform(product.gains, 1.0), offset=_uniform(product.offsets, 0.0))
+        meta = meta.replace(scale_factor=uniform(product.gains, 1.0), offset=uniform(product.offsets, 0.0))
     return meta if meta.nodata is not None else meta.replace(nodata=product.nodata)
 
 
@@ -255,10 +254,3 @@ def _floats(texts: list[str | None]) -> np.ndarray | None:
 def _float_list(text: str | None, count: int) -> np.ndarray | None:
     values = _floats(list((text or "").strip("{} ").split(",")))
     return values if values is not None and len(values) == count else None
-
-
-def _uniform(values: Sequence[float] | np.ndarray, default: float) -> float | np.ndarray:
-    array = np.asarray(values, dtype=np.float64)
-    if array.size == 0:
-        return default
-    return float(array[0]) if np.all(array == array[0]) else array

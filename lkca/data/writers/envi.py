@@ -20,7 +20,7 @@ from lkca.data.writers.base import Backend, linked, temporary_beside
 from lkca.data.writers.layout import Planes
 from lkca.errors import InputError
 
-__all__ = ["EnviBackend", "envi_paths", "header_text"]
+__all__ = ["EnviBackend", "envi_list", "envi_paths", "header_text"]
 
 _LONGEST_LINE, _LINE = 5000, 120
 _CODES = {np.dtype("<" + name): code for code, name in DTYPES.items()}
@@ -145,11 +145,11 @@ def header_text(shape: tuple[int, int, int], meta: CubeMeta) -> str:
     if meta.band_names is not None:
         fields["band names"] = "{" + ", ".join(_plain(name).replace(",", ";") for name in meta.band_names) + "}"
     if meta.wavelengths is not None:
-        fields |= {"wavelength units": "Nanometers", "wavelength": _list(meta.wavelengths)}
+        fields |= {"wavelength units": "Nanometers", "wavelength": envi_list(meta.wavelengths)}
     if meta.fwhm is not None:
-        fields["fwhm"] = _list(meta.fwhm)
+        fields["fwhm"] = envi_list(meta.fwhm)
     if meta.good_bands is not None:
-        fields["bbl"] = _list(meta.good_bands.astype(int))
+        fields["bbl"] = envi_list(meta.good_bands.astype(int))
     for key, value in meta.tags.items():
         name = " ".join(key.split()).lower()
         if name and name not in _OWN_KEYS and "=" not in name and name not in fields:
@@ -178,8 +178,8 @@ def _scaling(meta: CubeMeta, bands: int) -> dict[str, str]:
     if scale.ndim == 0 and scale > 0 and np.all(offset == 0):
         return {"reflectance scale factor": f"{1.0 / float(scale):.15g}"}
     return {
-        "data gain values": _list(np.broadcast_to(scale, bands)),
-        "data offset values": _list(np.broadcast_to(offset, bands)),
+        "data gain values": envi_list(np.broadcast_to(scale, bands)),
+        "data offset values": envi_list(np.broadcast_to(offset, bands)),
     }
 
 
@@ -187,5 +187,6 @@ def _plain(text: str) -> str:
     return " ".join(text.replace("{", "(").replace("}", ")").split())
 
 
-def _list(values: np.ndarray) -> str:
+def envi_list(values: np.ndarray) -> str:
+    """Numbers as ENVI's headers, and GDAL's ENVI domain, list them."""
     return "{" + ", ".join(f"{value:.10g}" for value in values) + "}"

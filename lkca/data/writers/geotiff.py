@@ -24,6 +24,7 @@ from lkca.data.gdal import bounded_cache, without_place
 from lkca.data.meta import CubeMeta
 from lkca.data.window import Window
 from lkca.data.writers.base import Backend, check_disk_space, temporary_beside
+from lkca.data.writers.envi import envi_list
 from lkca.errors import InputError
 
 __all__ = ["GeoTiffBackend", "Kind", "as_os_errors", "block_size", "check_blocks", "create", "left_out"]
@@ -184,14 +185,10 @@ def _write_spectral(dataset: Any, meta: CubeMeta, bands: int) -> None:
         dataset.set_band_description(band + 1, meta.band_names[band] if meta.band_names is not None else name)
     envi: dict[str, str] = {}
     if meta.wavelengths is not None:
-        envi |= {"wavelength": _list(meta.wavelengths), "wavelength_units": "Nanometers"}
+        envi |= {"wavelength": envi_list(meta.wavelengths), "wavelength_units": "Nanometers"}
     if meta.fwhm is not None:
-        envi["fwhm"] = _list(meta.fwhm)
+        envi["fwhm"] = envi_list(meta.fwhm)
     if meta.good_bands is not None:
-        envi["bbl"] = _list(meta.good_bands.astype(int))
+        envi["bbl"] = envi_list(meta.good_bands.astype(int))
     if envi:
         dataset.update_tags(ns="ENVI", **envi)
-
-
-def _list(values: np.ndarray) -> str:
-    return "{" + ", ".join(f"{value:.10g}" for value in values) + "}"
