@@ -16,19 +16,13 @@ from rasterio.errors import CRSError
 
 from lkca.data import Cube, CubeMeta
 from lkca.data.control import moved_gcps
-from lkca.data.readers.variables import WAVELENGTH_NAMES, spectral_lists
+from lkca.data.readers.variables import DIMENSION_NAMES, WAVELENGTH_NAMES, spectral_lists
 from lkca.data.spectral import described_wavelengths, to_nanometers
 from lkca.errors import InputError
 from lkca.inference.task import SceneOptions
 
 __all__ = ["as_cube", "like_source"]
 
-_NAMES = {
-    "bands": ("band", "bands", "wavelength", "wavelengths", "wl", "spectral", "channel", "lambda"),
-    "rows": ("y", "row", "rows", "lat", "latitude", "northing", "line", "lines", "downtrack"),
-    "columns": ("x", "col", "cols", "column", "columns", "lon", "longitude", "easting", "sample", "samples",
-                "crosstrack"),
-}  # fmt: skip
 _MISSING = ("_FillValue", "missing_value", "nodata")
 _AFFINE = 6
 _ROUNDING = 0.1  # of a step between coordinates, which may be float32
@@ -107,7 +101,8 @@ def _dims(source: Any) -> tuple[str, str, str]:
     if len(source.dims) != 3:
         raise InputError(f"the DataArray has dimensions {given}; expected bands, rows, columns")
     found = []
-    for what, names in _NAMES.items():
+    for what, role in (("bands", "b"), ("rows", "r"), ("columns", "c")):
+        names = DIMENSION_NAMES[role]
         fitting = [dim for dim in source.dims if str(dim).lower() in names]
         if len(fitting) != 1:
             raise InputError(

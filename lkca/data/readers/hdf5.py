@@ -32,6 +32,7 @@ from lkca.data.readers.matlab import open_matlab73
 from lkca.data.readers.prisma import read_prisma
 from lkca.data.readers.storage import check_storage, is_small
 from lkca.data.readers.variables import (
+    DIMENSION_NAMES,
     FWHM_NAMES,
     GOOD_NAMES,
     WAVELENGTH_NAMES,
@@ -43,13 +44,6 @@ from lkca.errors import InputError
 
 __all__ = ["open_hdf5"]
 
-_DIM_NAMES = {
-    "r": {"y", "lat", "latitude", "northing", "row", "rows", "line", "lines", "downtrack", "along_track",
-          "number_of_lines"},
-    "c": {"x", "lon", "longitude", "easting", "col", "cols", "column", "columns", "sample", "samples", "crosstrack",
-          "pixels_per_line"},
-    "b": {"band", "bands", "wavelength", "wavelengths", "channel", "channels", "spectral", "wavelength_3d"},
-}  # fmt: skip
 _SPECTRAL_NAMES = WAVELENGTH_NAMES + FWHM_NAMES + GOOD_NAMES
 _BARE_DIMENSION = "This is a netCDF dimension but not a netCDF variable"  # zeros that the netCDF library leaves
 
@@ -108,7 +102,7 @@ def _cube(
     if len(counts) > 1:
         counts.discard(1)  # a single number, which the netCDF library stores as a list too
     dims = [_dimension_name(dataset, axis) for axis in range(dataset.ndim)]
-    by_name = "".join(next((role for role, names in _DIM_NAMES.items() if dim in names), "?") for dim in dims)
+    by_name = "".join(next((role for role, names in DIMENSION_NAMES.items() if dim in names), "?") for dim in dims)
     if axes is None and sorted(by_name) == ["b", "c", "r"]:
         axes = by_name
     layout, order, warning = choose_layout(

@@ -11,10 +11,19 @@ from lkca.data.readers.arrays import check_axes, guess_axes, unfold_axes
 from lkca.data.spectral import good_band_mask, to_nanometers
 from lkca.errors import InputError
 
-__all__ = ["OWN_CUBE", "choose_cube", "choose_layout", "find_pixels", "own_axes", "spectral_lists"]
+__all__ = ["DIMENSION_NAMES", "OWN_CUBE", "choose_cube", "choose_layout", "find_pixels", "own_axes", "spectral_lists"]
 
 OWN_CUBE = "cube"  # the name under which lkca writes
 
+# What dimensions are called in NetCDF and xarray, in lower case: of rows, columns and bands, the usual one first.
+DIMENSION_NAMES = {
+    "r": ("y", "row", "rows", "lat", "latitude", "northing", "line", "lines", "downtrack", "along_track",
+          "number_of_lines"),
+    "c": ("x", "col", "cols", "column", "columns", "lon", "longitude", "easting", "sample", "samples", "crosstrack",
+          "pixels_per_line"),
+    "b": ("band", "bands", "wavelength", "wavelengths", "wl", "lambda", "channel", "channels", "spectral",
+          "wavelength_3d"),
+}  # fmt: skip
 WAVELENGTH_NAMES = (
     "wavelength", "wavelengths", "wavelengths_nm", "wavelength_nm", "wavelength_um", "center_wavelength",
     "center_wavelengths", "central_wavelength", "lambda", "wl", "wvl", "waves", "bands_nm", "wavelength_3d",

@@ -233,7 +233,8 @@ def test_a_nodata_value_that_is_text(scene: np.ndarray) -> None:
 
 
 def test_dimensions_by_name(scene: np.ndarray) -> None:
-    for dims in (("wavelength", "lat", "lon"), ("bands", "rows", "cols")):
+    pace = ("wavelength_3d", "number_of_lines", "pixels_per_line")  # known in files too
+    for dims in (("wavelength", "lat", "lon"), ("bands", "rows", "cols"), pace):
         result = lkca.upscale(xarray.DataArray(scene, dims=dims), "bicubic", scale=3)
         assert result.dims == dims and result.shape == (5, 36, 27)
     with pytest.raises(InputError, match="none is known to be its rows"):
