@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lkca.errors import InputError, OutputError
 
-__all__ = ["check_name", "check_output", "check_utf8", "written_aside"]
+__all__ = ["check_folder", "check_name", "check_output", "check_utf8", "written_aside"]
 
 _ASIDE = "..lkca-part.00000000.begin"  # what the longest name beside an output has more than it, for a while
 
@@ -55,6 +55,11 @@ def check_output(
         raise InputError(f"{path}: is a directory; give the name of a file")
     if os.path.lexists(path) and not overwrite:
         raise InputError(f"{path}: exists already; give --overwrite to replace it or choose another name")
+    check_folder(path)
+
+
+def check_folder(path: Path) -> None:
+    """InputError where there is no folder for a file or directory of that name, or none that may be written to."""
     parent = path.absolute().parent
     if not parent.is_dir():
         state = "is not a directory" if parent.exists() else "does not exist"

@@ -25,7 +25,7 @@ from lkca.errors import InputError, OutputError
 from lkca.models.card import model_card
 from lkca.models.config import Architecture, ModelConfig
 from lkca.models.lkcanet import LKCANet, LKCANetConfig
-from lkca.output import check_utf8
+from lkca.output import check_folder, check_utf8
 
 __all__ = [
     "CARD",
@@ -83,11 +83,7 @@ def check_model_output(path: str | os.PathLike[str], *, overwrite: bool) -> None
     """Raises InputError now for what :func:`save_model` would refuse after hours of training."""
     path = Path(path)
     check_utf8(path)
-    parent = path.absolute().parent
-    if not parent.is_dir():
-        raise InputError(f"{path}: the folder {parent} does not exist; create it or choose another")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"{path}: no permission to write in {parent}; choose another folder")
+    check_folder(path)
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise InputError(f"{path}: exists and is not a directory; choose another name for the model")
     if path.is_dir():

@@ -26,7 +26,7 @@ from lkca.losses import WeightedLoss
 from lkca.models.config import ModelConfig, TrainingRecord, utc_now
 from lkca.models.directory import describe_architecture, load_model, package_versions, recover_model, save_model
 from lkca.nn.layout import channels_last
-from lkca.output import check_utf8, written_aside
+from lkca.output import check_folder, check_utf8, written_aside
 from lkca.training.checkpoint import Progressed, latest_checkpoint, load_checkpoint, save_checkpoint
 from lkca.training.config import FREE, TrainConfig
 from lkca.training.data import PatchDataset, TrainingSet, micro_batches, open_training_set
@@ -64,10 +64,10 @@ def check_run(run: Path, config: TrainConfig, *, resume: bool, overwrite: bool) 
     """Raise InputError unless ``run`` can be begun (new, or ``overwrite``) or gone on with (``resume``, same keys)."""
     own = {_CONFIG, _BEST, _LAST, _CHECKPOINTS, _TENSORBOARD}
     check_utf8(run)
-    if run.exists() and not run.is_dir():
+    if not run.exists():
+        check_folder(run)
+    elif not run.is_dir():
         raise InputError(f"{run}: is a file; name a folder for the run")
-    if not run.absolute().parent.is_dir():
-        raise InputError(f"{run}: the folder {run.absolute().parent} does not exist; create it or choose another")
     entries = {entry.name for entry in run.iterdir() if not entry.name.startswith(".")} if run.is_dir() else set()
     if strange := sorted(entries - own):
         raise InputError(f"{run}: holds files that are not a run's ({', '.join(strange[:3])}); choose another name")

@@ -13,6 +13,8 @@ from lkca.data import CubeMeta, write_cube
 from lkca.errors import InputError, OutputError
 from lkca.models.directory import check_model_output, load_model
 from lkca.output import check_output, written_aside
+from lkca.training.config import DataConfig, TrainConfig
+from lkca.training.trainer import check_run
 
 
 def refused(path: Path, message: str, **options: object) -> None:
@@ -94,7 +96,13 @@ def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyP
     try:
         if os.geteuid() == 0:  # root may write everywhere: ask in another's place
             monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder)
-        refused(folder / "x.tif", "no permission to write in .*locked; choose another folder", overwrite=True)
+        says = "no permission to write in .*locked; choose another folder"
+        refused(folder / "x.tif", says, overwrite=True)
+        with pytest.raises(InputError, match=says):
+            check_model_output(folder / "model", overwrite=True)
+        config = TrainConfig(scale=2, data=DataConfig(scenes=["x.tif"]))
+        with pytest.raises(InputError, match=says):
+            check_run(folder / "run", config, resume=False, overwrite=True)
     finally:
         folder.chmod(0o755)
 
