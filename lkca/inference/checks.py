@@ -114,7 +114,7 @@ def match_bands(cube: Cube, config: ModelConfig, *, force: bool | None = None) -
     wanted, source, bands, meta = config.bands, cube.source, cube.bands, cube.meta
     if bands != wanted.count:
         raise InputError(
-            f"{source}: has {bands} bands, but the model was made for {wanted.count}{_span(wanted.wavelengths_nm)}; "
+            f"{source}: has {bands} bands, but the model was made for {wanted.count}{wanted.span}; "
             "give a cube of that sensor, or fit a model to this one with 'lkca fit'"
         )
     if wanted.wavelengths_nm is None:
@@ -226,7 +226,3 @@ def upper_end(values: np.ndarray) -> float | None:
     """What they reach, a few glints aside; None where all are missing."""
     values = values[np.isfinite(values)]
     return float(np.percentile(values, 99.9)) if values.size else None
-
-
-def _span(wavelengths: list[float] | None) -> str:
-    return "" if not wavelengths else f" ({min(wavelengths):.0f}–{max(wavelengths):.0f} nm)"

@@ -28,7 +28,7 @@ def model_card(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
         "",
         "## Input",
         "",
-        f"- Bands in a file: {bands.count}{_range(bands.wavelengths_nm)}. The network sees {len(bands.used)}"
+        f"- Bands in a file: {bands.count}{bands.span}. The network sees {len(bands.used)}"
         + (
             "."
             if len(bands.used) == bands.count
@@ -100,7 +100,3 @@ def _degradation(config: ModelConfig) -> str:
     degradation = config.degradation
     detail = "" if degradation.sigma is None else f" (sigma {degradation.sigma:.3g} fine pixels)"
     return f"{degradation.method}{detail} ×1/{degradation.scale}"
-
-
-def _range(wavelengths: list[float] | None) -> str:
-    return "" if not wavelengths else f" ({min(wavelengths):.0f}–{max(wavelengths):.0f} nm)"

@@ -63,6 +63,12 @@ class BandSet(StrictModel):
         )
         return cls(count=cube.bands, used=used, nonnegative=nonnegative, wavelengths_nm=wavelengths, fwhm_nm=fwhm)
 
+    @property
+    def span(self) -> str:
+        """The range of the wavelengths, to follow a number of bands: " (400–700 nm)"; empty where they are unknown."""
+        found = self.wavelengths_nm
+        return f" ({min(found):.0f}–{max(found):.0f} nm)" if found else ""
+
     @model_validator(mode="after")
     def _consistent(self) -> BandSet:
         if sorted(set(self.used)) != self.used or self.used[0] < 0 or self.used[-1] >= self.count:
