@@ -7,17 +7,15 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from lkca.models.config import ModelConfig, TrainingRecord
+from lkca.models.config import ModelConfig, TrainingRecord, ValidationRecord
 
 __all__ = ["model_card"]
 
 
 def model_card(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
     """Markdown: what the model takes and gives, what it learned from, how good it was, and its limits."""
-    bands, training = config.bands, config.training
-    parameters = sum(tensor.numel() for tensor in weights.values() if tensor.is_floating_point())
     lines = [
-        f"# {config.architecture.name} ×{config.scale}, {bands.count} bands",
+        f"# {config.architecture.name} ×{config.scale}, {config.bands.count} bands",
         "",
         f"Sharpens hyperspectral cubes {config.scale} times. Made by lkca {config.versions.get('lkca', '?')}; "
         "`config.json` holds everything below in machine-readable form.",
@@ -26,23 +24,36 @@ def model_card(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
         f"lkca upscale -i FILE -o OUT -m MODEL_DIR -s {config.scale}",
         "```",
         "",
+        *_input(config),
+        *_training(config.training, weights),
+        *([] if config.validation is None else _validation(config.validation)),
+        *_limits(config),
+    ]
+    return "\n".join(lines)
+
+
+def _input(config: ModelConfig) -> list[str]:
+    bands, normal = config.bands, config.normalisation
+    rest = "." if len(bands.used) == bands.count else "; the others (bad or empty in training) are upscaled by bicubic."
+    rule = f" ({normal.rule})" if normal.rule else ""
+    return [
         "## Input",
         "",
-        f"- Bands in a file: {bands.count}{bands.span}. The network sees {len(bands.used)}"
-        + (
-            "."
-            if len(bands.used) == bands.count
-            else "; the others (bad or empty in training) are upscaled by bicubic."
-        ),
-        f"- Normalisation: (value − {config.normalisation.offset:g}) / {config.normalisation.peak:g}"
-        + (f" ({config.normalisation.rule})." if config.normalisation.rule else "."),
+        f"- Bands in a file: {bands.count}{bands.span}. The network sees {len(bands.used)}{rest}",
+        f"- Normalisation: (value − {normal.offset:g}) / {normal.peak:g}{rule}.",
         f"- Degradation it was trained to undo: {_degradation(config)}.",
         "",
+    ]
+
+
+def _training(training: TrainingRecord, weights: Mapping[str, Tensor]) -> list[str]:
+    size = sum(tensor.numel() for tensor in weights.values() if tensor.is_floating_point())
+    end = ", stopped before its time budget." if training.interrupted else "."
+    lines = [
         "## Training",
         "",
         *(f"- `{d.name}`: {d.rows} × {d.cols} pixels (region `{d.region}`)" for d in training.data),
-        f"- {parameters:,} numbers in the weights; {training.seconds:.0f} s on {training.device}, seed {training.seed}"
-        + (", stopped before its time budget." if training.interrupted else "."),
+        f"- {size:,} numbers in the weights; {training.seconds:.0f} s on {training.device}, seed {training.seed}{end}",
     ]
     if made := training.details.get("made"):
         lines.append(f"- Made as: {made}.")
@@ -59,32 +70,36 @@ def model_card(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
         )
     if commands := [text for text in (training.command, *(cut["command"] for cut in cuts)) if text]:
         lines += ["", "```", *commands, "```"]
-    if config.validation is not None:
-        names = sorted({name for scores in config.validation.scores.values() for name in scores})
-        lines += [
-            "",
-            "## Validation during the fit",
-            "",
-            f"Protocol: {config.validation.protocol}. {config.validation.split}",
-            "",
-            "| | " + " | ".join(names) + " |",
-            "|---|" + "---:|" * len(names),
-        ]
-        for stage, scores in config.validation.scores.items():
-            cells = (f"{scores[name]:.4g}" if name in scores else "–" for name in names)
-            lines.append(f"| {stage} | " + " | ".join(cells) + " |")
-    lines += [
+    return [*lines, ""]
+
+
+def _validation(record: ValidationRecord) -> list[str]:
+    names = sorted({name for scores in record.scores.values() for name in scores})
+    lines = [
+        "## Validation during the fit",
         "",
+        f"Protocol: {record.protocol}. {record.split}",
+        "",
+        "| | " + " | ".join(names) + " |",
+        "|---|" + "---:|" * len(names),
+    ]
+    for stage, scores in record.scores.items():
+        cells = (f"{scores[name]:.4g}" if name in scores else "–" for name in names)
+        lines.append(f"| {stage} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _limits(config: ModelConfig) -> list[str]:
+    return [
         "## Limits",
         "",
-        f"{_suits(training)} Detail finer than the input's pixels is an "
-        "estimate, not a measurement; check it with `lkca evaluate` on a part of your scene that was not used for "
-        "training. The training data's own terms of use apply to what is derived from them.",
+        f"{_suits(config.training)} Detail finer than the input's pixels is an estimate, not a measurement; check it "
+        "with `lkca evaluate` on a part of your scene that was not used for training. The training data's own terms of "
+        "use apply to what is derived from them.",
         "",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(config.versions.items())) + ".",
         "",
     ]
-    return "\n".join(lines)
 
 
 def _suits(training: TrainingRecord) -> str:
