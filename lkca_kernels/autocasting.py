@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lkca_kernels.tracing import asked_by_the_tracer
+
 __all__ = ["autocast", "unautocast"]
 
 # Looked up once: per call that would cost as much as the questions.
@@ -16,13 +18,10 @@ _any_autocast = torch._C._is_any_autocast_enabled
 _AUTOCAST_FROM = frozenset({torch.float16, torch.bfloat16, torch.float32})
 
 
+@asked_by_the_tracer  # torch 2.11 cannot trace the question
 def _has_autocast(device: str) -> bool:
-    """Whether devices of this type have autocast; asked by the tracer, since torch 2.11 cannot trace the question."""
+    """Whether devices of this type have autocast."""
     return device != "meta" and torch.amp.is_autocast_available(device)
-
-
-# torch.compiler.assume_constant_result sets this too, but imports the whole of dynamo and Triton to do so.
-_has_autocast._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _autocasts(device: str) -> bool:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lkca_kernels.tracing import asked_by_the_tracer
+
 __all__ = ["has_memory", "laid_out_like", "memory_format_of"]
 
 _LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
+@asked_by_the_tracer  # a level cannot be traced
 def _transformed() -> bool:
     """Whether inside torch.func: its vmap knows permutations, but no memory formats."""
     return torch._C._functorch.maybe_current_level() is not None
-
-
-_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]  # a level cannot be traced
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:

@@ -18,6 +18,7 @@ from torch import Tensor
 from lkca_kernels import backends, reference
 from lkca_kernels.autocasting import unautocast
 from lkca_kernels.memory_format import memory_format_of
+from lkca_kernels.tracing import asked_by_the_tracer
 
 Tensors = Sequence[Tensor | None]
 
@@ -29,13 +30,10 @@ tell_autograd_of = torch.autograd.graph.increment_version
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 
 
+@asked_by_the_tracer
 def choose_while_tracing(*call: Any) -> str:
     """:func:`lkca_kernels.backends.choose`, run once by the tracer instead of being traced."""
     return backends.choose(*call)
-
-
-# torch.compiler.assume_constant_result sets this too, but imports the whole of dynamo and Triton to do so.
-choose_while_tracing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _empty(tensors: Tensors) -> bool:
