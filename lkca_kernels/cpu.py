@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lkca_kernels.native import load
+from lkca_kernels.native import CONVENTIONS, load
 
 __all__ = [
-    "CONVENTIONS",
     "DTYPES",
     "available_isas",
     "can_run",
@@ -35,7 +34,6 @@ __all__ = [
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MAX_SCALE = 1024
-CONVENTIONS = {"matlab": 0, "torch": 1}
 
 Gradients = tuple[Tensor | None, ...]
 

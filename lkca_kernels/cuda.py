@@ -36,7 +36,6 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _SHUFFLES = ("lowrank_pixel_shuffle", "pixel_shuffle_epilogue")
 _MAX_SCALE = 64  # weight rows of a tile: kTileRows in csrc/cuda/tile.h
 _CAPABILITY = (8, 0)
-_BICUBIC = {"matlab": 0, "torch": 1}  # lkca::Bicubic in csrc/common/bicubic.h
 
 
 def unavailable() -> str | None:
@@ -94,7 +93,7 @@ def _upscaled(x: Tensor, channels: int, upscale_factor: int, out: Tensor | None)
 def _skip_gradient(grad_out: Tensor, skip: Tensor | None, upscale_factor: int, skip_bicubic: str) -> Tensor:
     assert skip is not None
     gradient = torch.empty_like(skip, memory_format=torch.contiguous_format)
-    _ops().bicubic_skip_bwd(grad_out, upscale_factor, _BICUBIC[skip_bicubic], gradient)
+    _ops().bicubic_skip_bwd(grad_out, upscale_factor, native.CONVENTIONS[skip_bicubic], gradient)
     return gradient.contiguous(memory_format=memory_format_of(skip))
 
 
@@ -111,7 +110,7 @@ def lowrank_pixel_shuffle_fwd(
 ) -> Tensor:
     out = _upscaled(z, weight.shape[0] // upscale_factor**2, upscale_factor, out)
     inputs = [_plain(t) for t in (z, weight, bias, gate, skip)]
-    _ops().lowrank_pixel_shuffle_fwd(*inputs, upscale_factor, _BICUBIC[skip_bicubic], out)
+    _ops().lowrank_pixel_shuffle_fwd(*inputs, upscale_factor, native.CONVENTIONS[skip_bicubic], out)
     return out
 
 
@@ -148,7 +147,7 @@ def pixel_shuffle_epilogue_fwd(
 ) -> Tensor:
     out = _upscaled(y, y.shape[1] // upscale_factor**2, upscale_factor, out)
     inputs = [_plain(t) for t in (y, gate, skip)]
-    _ops().pixel_shuffle_epilogue_fwd(*inputs, upscale_factor, _BICUBIC[skip_bicubic], out)
+    _ops().pixel_shuffle_epilogue_fwd(*inputs, upscale_factor, native.CONVENTIONS[skip_bicubic], out)
     return out
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lkca_kernels.backends import BackendError
-from lkca_kernels.cpu import CONVENTIONS, can_run, unavailable
+from lkca_kernels.cpu import can_run, unavailable
 from lkca_kernels.memory_format import memory_format_of
+from lkca_kernels.native import CONVENTIONS
 
 __all__ = ["call_cpp_operators"]
 

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import torch
 
-__all__ = ["Library", "build_info", "build_record", "library_path", "load"]
+__all__ = ["CONVENTIONS", "Library", "build_info", "build_record", "library_path", "load"]
 
 Library = Literal["cpu", "cuda"]
+CONVENTIONS = {"matlab": 0, "torch": 1}  # of bicubic skips, as lkca::Bicubic in csrc/common/bicubic.h numbers them
 
 _FOLDER = Path(__file__).resolve().parent
 _lock = threading.Lock()
