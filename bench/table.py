@@ -13,7 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from lkca.bench import least_seconds
+from lkca.bench import least_seconds, rate_text
 
 BASELINES = ("eager", "compile", "onnxruntime")
 
@@ -34,7 +34,7 @@ def table(report: dict[str, Any]) -> str:
         ours_us, one_us = (tiny[k]["median"] * 1e3 for k in ("lkca", "one eager op"))
         lines += ["", f"Tiny call: {ours_us:.1f} µs, {ours_us - one_us:.1f} µs more than one eager op."]
     if limits:
-        lines += ["", "Measured limits: " + "; ".join(_rate(k, v) for k, v in sorted(limits.items()))]
+        lines += ["", "Measured limits: " + "; ".join(rate_text(k, v) for k, v in sorted(limits.items()))]
     return "\n".join(lines)
 
 
@@ -74,12 +74,6 @@ def scenes(groups: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
             cells.append(f"{facts['median']:.2f} s, {100 * best / facts['median']:.0f} %" if facts else "")
         lines.append("| " + " | ".join(cells) + " |")
     return lines if groups else []
-
-
-def _rate(name: str, facts: dict[str, Any]) -> str:
-    if "flops" in facts:
-        return f"{name} {facts['flops'] / facts['median'] / 1e9:.0f} GFLOP/s"
-    return f"{name} {facts['bytes'] / facts['median'] / 1e9:.1f} GB/s"
 
 
 def kept(report: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from lkca.bench.cases import Case, model_case, operator_case, preset_network
-from lkca.bench.limits import least_seconds, probes
+from lkca.bench.limits import least_seconds, probes, rate_text
 from lkca.bench.run import CaseResult, Clock, Measurement, measure_limits, run_case
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "operator_case",
     "preset_network",
     "probes",
+    "rate_text",
     "run_case",
 ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 
-__all__ = ["least_seconds", "probes"]
+__all__ = ["least_seconds", "probes", "rate_text"]
 
 _SIDE = 2048
 
@@ -20,16 +21,18 @@ def probes(
 
     Memory is filled warm (there already), fresh (as PyTorch allocates) and fresh on huge pages, where Linux has them.
     """
+    product: dict[str, float] = {"flops": 2 * _SIDE**3}
     for dtype in dtypes:
         a, b = torch.randn(_SIDE, _SIDE).to(dtype), torch.randn(_SIDE, _SIDE).to(dtype)
-        yield f"matmul {dtype}", lambda a=a, b=b: a @ b, {"flops": 2 * _SIDE**3}  # type: ignore[misc]
+        yield f"matmul {dtype}", partial(torch.matmul, a, b), product
     for size in megabytes:
         count = max(1, int(size * 250_000))
-        warm, facts = torch.zeros(count), {"bytes": count * 4}
-        yield f"write warm {size:g} MB", lambda warm=warm: warm.fill_(1.0), facts  # type: ignore[misc]
-        yield f"write fresh {size:g} MB", lambda count=count: torch.full((count,), 1.0), facts  # type: ignore[misc]
+        warm = torch.zeros(count)
+        facts: dict[str, float] = {"bytes": count * 4}
+        yield f"write warm {size:g} MB", partial(warm.fill_, 1.0), facts
+        yield f"write fresh {size:g} MB", partial(torch.full, (count,), 1.0), facts
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            yield f"write fresh huge {size:g} MB", lambda count=count: _fill_huge(count), facts  # type: ignore[misc]
+            yield f"write fresh huge {size:g} MB", partial(_fill_huge, count), facts
 
 
 def _fill_huge(count: int) -> torch.Tensor:
@@ -57,3 +60,10 @@ def least_seconds(facts: dict[str, Any], limits: dict[str, dict[str, Any]]) -> f
         return None
     least: float = max(facts["flops"] * matmul["median"] / matmul["flops"], facts["bytes"] / max(rates))
     return least
+
+
+def rate_text(name: str, facts: dict[str, Any]) -> str:
+    """A measured probe in words: its median seconds as GFLOP/s or GB/s."""
+    if "flops" in facts:
+        return f"{name} {facts['flops'] / facts['median'] / 1e9:.0f} GFLOP/s"
+    return f"{name} {facts['bytes'] / facts['median'] / 1e9:.1f} GB/s"

@@ -65,7 +65,7 @@ def bench_command(
     """
     import torch
 
-    from lkca.bench import Clock, measure_limits, model_case, operator_case, run_case
+    from lkca.bench import Clock, measure_limits, model_case, operator_case, rate_text, run_case
     from lkca.data.memory import check_memory
 
     clock = Clock(seconds)
@@ -84,7 +84,7 @@ def bench_command(
     results = [run_case(case, limits, clock) for case in (operator, model_case(net, name, pixels, kind))]
     for result in results:
         _print(result)
-    rates = "; ".join(_rate(probe, facts) for probe, facts in limits.items())
+    rates = "; ".join(rate_text(probe, facts) for probe, facts in limits.items())
     print_line(f"{dtype}, {torch.get_num_threads()} thread(s), torch {torch.__version__}; measured limits: {rates}")
     if json is not None:
         _write(json, results, limits, clock.spent, dtype)
@@ -133,12 +133,6 @@ def _print(result: CaseResult) -> None:
     for name, reason in result.left_out.items():
         print_line(f"left out: {name}: {reason}")
     print_line()
-
-
-def _rate(name: str, facts: dict[str, Any]) -> str:
-    if "flops" in facts:
-        return f"{name} {facts['flops'] / facts['median'] / 1e9:.0f} GFLOP/s"
-    return f"{name} {facts['bytes'] / facts['median'] / 1e9:.1f} GB/s"
 
 
 def _write(path: Path, results: list[CaseResult], limits: dict[str, Any], seconds: float, dtype: str) -> None:
