@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,7 @@ from lkca.cli.options import (
     Overwrite,
     Threads,
     Variable,
+    configured,
     examples,
     one_process,
     reading,
@@ -73,13 +74,11 @@ def distill_command(
     their features are compared too. Ctrl-C or SIGTERM keeps the best student so far, as does a loss that is no number
     (exit code 1).
     """
-    from lkca.config import read_yaml, validated
     from lkca.fitting.config import DistillConfig
     from lkca.fitting.distill import distill_directory
     from lkca.inference.choose import fitted_model
     from lkca.models.directory import check_model_output, save_model
 
-    settings = DistillConfig() if config is None else read_yaml(config, DistillConfig)
     given = {
         "rank": rank,
         "energy": energy,
@@ -88,13 +87,7 @@ def distill_command(
         "seed": seed,
         "threads": threads,
     }
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if minutes == 0:
-        changes["minutes"] = None
-    kept = settings.model_dump(exclude_unset=True)
-    if "rank" in changes or "energy" in changes:  # one of them on the command line goes before either in the file
-        kept = {name: value for name, value in kept.items() if name not in ("rank", "energy")}
-    settings = validated(DistillConfig, kept | changes, "command line")
+    settings = configured(DistillConfig, config, given, alternatives=("rank", "energy"))
     one_process("distill")
     check_model_output(output, overwrite=overwrite)
     set_threads(settings.threads)

@@ -21,6 +21,7 @@ from lkca.cli.options import (
     Region,
     Threads,
     Variable,
+    configured,
     examples,
     one_process,
     reading,
@@ -97,11 +98,9 @@ def fit_command(
     the time budget. Ctrl-C or SIGTERM ends the fit early and keeps the best model so far, as does a loss that is no
     number (exit code 1).
     """
-    from lkca.config import read_yaml, validated
     from lkca.fitting import FitConfig, fit_scenes
     from lkca.models.directory import check_model_output, save_model
 
-    settings = FitConfig() if config is None else read_yaml(config, FitConfig)
     given = {
         "scale": scale,
         "minutes": minutes,
@@ -113,10 +112,7 @@ def fit_command(
         "device": device,
         "threads": threads,
     }
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if minutes == 0:
-        changes["minutes"] = None
-    settings = validated(FitConfig, settings.model_dump(exclude_unset=True) | changes, "command line")
+    settings = configured(FitConfig, config, given)
     one_process("fit")
     check_model_output(output, overwrite=overwrite)
     if report is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -13,6 +14,7 @@ from lkca.choices import DegradationMethod
 from lkca.errors import InputError
 
 if TYPE_CHECKING:
+    from lkca.config import StrictModel
     from lkca.data import Cube
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "SharpFiles",
     "Threads",
     "Variable",
+    "configured",
     "examples",
     "one_process",
     "open_together",
@@ -42,6 +45,8 @@ __all__ = [
     "reading",
     "set_threads",
 ]
+
+Settings = TypeVar("Settings", bound="StrictModel")
 
 MODEL_HELP = (
     "A model directory, as 'lkca fit' and 'lkca train' write it, or the name of a shipped model ('lkca models'); a "
@@ -173,6 +178,25 @@ def parse_shape(text: str | None) -> tuple[int, int] | None:
 def reading(variable: str | None, shape: str | None, axes: str | None, nodata: float | None) -> dict[str, Any]:
     """What :func:`lkca.data.open_cube` is to be told, of these options as they were given."""
     return {"variable": variable, "shape": parse_shape(shape), "axes": axes, "nodata": nodata}
+
+
+def configured(
+    kind: type[Settings], file: Path | None, given: Mapping[str, Any], *, alternatives: Collection[str] = ()
+) -> Settings:
+    """The configuration in ``file``, or the defaults, with the options that were ``given``: those that are not None.
+
+    ``minutes`` of 0 leave the end to the steps. alternatives: keys of which the file's have no say where one is given.
+    """
+    from lkca.config import read_yaml, validated
+
+    settings = kind() if file is None else read_yaml(file, kind)
+    changes = {name: value for name, value in given.items() if value is not None}
+    if changes.get("minutes") == 0:
+        changes["minutes"] = None
+    kept = settings.model_dump(exclude_unset=True)
+    if not changes.keys().isdisjoint(alternatives):
+        kept = {name: value for name, value in kept.items() if name not in alternatives}
+    return validated(kind, kept | changes, "command line")
 
 
 def open_together(stack: ExitStack, paths: Sequence[str], how: dict[str, Any]) -> list[Cube]:
