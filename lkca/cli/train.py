@@ -41,11 +41,11 @@ def train_command(
     config: Annotated[
         Path, typer.Argument(metavar="CONFIG", help="YAML file ('lkca schema train', configs/).", show_default=False)
     ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.", show_default=False)],
     changes: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Changes: steps=1000 model.width=48.", show_default=False),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder to write.", show_default=False)] = ...,  # type: ignore[assignment]
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run's last checkpoint stands.")] = False,
     overwrite: Overwrite = False,
     variable: Variable = None,
@@ -104,19 +104,14 @@ def _time(seconds: float) -> str:
 
 
 def _print(result: TrainResult, config: TrainConfig) -> None:
-    from lkca.report.tables import SCORE_COLUMNS
+    from lkca.report.tables import recorded_scores
     from lkca.training.validation import RULES
 
     for remark in result.notes:
         note(remark)
     if result.metrics:
-        known = [row for row in SCORE_COLUMNS if row[0] in next(iter(result.metrics.values()))]
-        rows = [
-            [name, *(f"{scores[key]:.{digits}f}" for key, _, digits, _ in known)]
-            for name, scores in result.metrics.items()
-        ]
         title = f"{result.model}  ×{config.scale}  measured on the {result.split}, protocol {RULES}"
-        print_table(title, ["", *(heading for _, heading, _, _ in known)], rows)
+        print_table(title, *recorded_scores(result.metrics))
     end = _ENDS[result.end].format(patience=config.patience)
     best = f"; the best at step {result.best_step}" if result.metrics else ""
     print_line(f"{end}: {result.steps} steps in {_time(result.seconds)}{best}")

@@ -17,6 +17,7 @@ __all__ = [
     "Table",
     "fit_table",
     "rank_table",
+    "recorded_scores",
     "score_table",
     "speed_table",
     "validation_table",
@@ -68,7 +69,7 @@ def fit_table(fitted: FittedModel, name: str) -> Table:
     from lkca.training.validation import RULES
 
     result = fitted.result
-    columns, rows = _recorded(result.metrics)
+    columns, rows = recorded_scores(result.metrics)
     ended = "stopped early" if result.interrupted else "done"
     return Table(
         f"{name}  ×{fitted.config.scale}  measured on the {result.split}",
@@ -82,7 +83,7 @@ def fit_table(fitted: FittedModel, name: str) -> Table:
 
 def validation_table(record: ValidationRecord) -> Table:
     """Scores that a model directory records."""
-    columns, rows = _recorded(record.scores)
+    columns, rows = recorded_scores(record.scores)
     return Table("Scores recorded in the model", columns, rows, f"measured on the {record.split}; {record.protocol}")
 
 
@@ -137,8 +138,8 @@ def speed_table(speed: Speed) -> Table:
     )
 
 
-def _recorded(scores: dict[str, dict[str, float]]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Columns and rows of those scores that are there."""
+def recorded_scores(scores: dict[str, dict[str, float]]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Columns and rows of the scores that are there, by {name: {score: value}}."""
     shown = [
         (key, heading, digits) for key, heading, digits, _ in SCORE_COLUMNS if any(key in s for s in scores.values())
     ]
