@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -122,20 +122,23 @@ class Layer:
 def scene(result: Evaluation | None, view: SceneView | None) -> Scene:
     """``view`` None: scores alone. ``result`` None: nothing is scored."""
     source = view.source if view is not None else result.source if result is not None else ""
-    psnr = () if result is None else _psnr(result)
-    common = {
-        "headlines": () if result is None else _headlines(result),
-        "scores": None if result is None else score_table(result),
-        "psnr": psnr,
-        "psnr_table": None if result is None or not psnr else _psnr_table(result),
-        "notes": () if result is None else result.notes,
-    }
+    found = Scene(source)
+    if result is not None:
+        psnr = _psnr(result)
+        found = replace(
+            found,
+            headlines=_headlines(result),
+            scores=score_table(result),
+            psnr=psnr,
+            psnr_table=_psnr_table(result) if psnr else None,
+            notes=result.notes,
+        )
     if view is None:
-        return Scene(source=source, **common)  # type: ignore[arg-type]
+        return found
     composites = _composites(view)
     pixels = choose_pixels(view.base, view.good)
-    return Scene(
-        source=source,
+    return replace(
+        found,
         about=_about(view),
         window=view.window,
         colours=tuple(_colours(view, key, composite) for key, composite in composites.items()),
@@ -144,7 +147,6 @@ def scene(result: Evaluation | None, view: SceneView | None) -> Scene:
         bar=colour_bar(),
         pixels=tuple((number, row, col) for number, (row, col) in enumerate(pixels, 1)),
         spectra=_spectra(view, pixels),
-        **common,  # type: ignore[arg-type]
     )
 
 
