@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import call
 
@@ -146,20 +147,18 @@ def _where(criterion: Criterion, valid: Tensor | None) -> Criterion:
     return lambda prediction, target: criterion(torch.where(valid, prediction, target), target)
 
 
-class _only_factors:
+@contextmanager
+def _only_factors(student: nn.Module) -> Iterator[None]:
     """Inside, only the parameters of the student's low-rank layers ask for gradients."""
-
-    def __init__(self, student: nn.Module) -> None:
-        layers = [m for m in student.modules() if isinstance(m, (LowRankConv2d, LowRankUpsample))]
-        if not layers:
-            raise ValueError("warmup_share: the student has no low-rank layer to warm up")
-        factors = {id(p) for layer in layers for p in layer.parameters()}
-        self._frozen = [p for p in student.parameters() if p.requires_grad and id(p) not in factors]
-
-    def __enter__(self) -> None:
-        for p in self._frozen:
-            p.requires_grad_(False)
-
-    def __exit__(self, *_: object) -> None:
-        for p in self._frozen:
+    layers = [m for m in student.modules() if isinstance(m, (LowRankConv2d, LowRankUpsample))]
+    if not layers:
+        raise ValueError("warmup_share: the student has no low-rank layer to warm up")
+    factors = {id(p) for layer in layers for p in layer.parameters()}
+    frozen = [p for p in student.parameters() if p.requires_grad and id(p) not in factors]
+    for p in frozen:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in frozen:
             p.requires_grad_(True)

@@ -114,10 +114,11 @@ class Distiller(nn.Module):
             raise ValueError(
                 f"student: its output is {tuple(own.shape)}, its teacher's {tuple(taught.shape)}; expected one shape"
             )
-        for index, (point, g, f) in enumerate(zip(self.points, theirs, ours, strict=True)):
-            self._connect(index, point, f, g)
+        places = zip(self.points, ours, theirs, strict=True)
+        self._mappings = [self._connect(index, *place) for index, place in enumerate(places)]
 
-    def _connect(self, index: int, point: Point, f: Tensor, g: Tensor) -> None:
+    def _connect(self, index: int, point: Point, f: Tensor, g: Tensor) -> str:
+        """The mapping of a point, which is not "auto" any more; makes its projector. f, g: features there."""
         name, mapping = f"points[{index}] ({point.of_student} -> {point.teacher})", point.mapping
         if f.shape[2:] != g.shape[2:] or len(f) != len(g):
             raise ValueError(f"{name}: features of {tuple(f.shape)} and {tuple(g.shape)} lie on different grids")
@@ -132,7 +133,7 @@ class Distiller(nn.Module):
         if mapping == "projector":
             projector = nn.Conv2d(f.shape[1], g.shape[1], 1).to(f)
             self.projectors[str(index)] = projector
-        self._mappings = {**getattr(self, "_mappings", {}), index: mapping}
+        return mapping
 
     def _low_rank(self, point: Point) -> LowRankConv2d | LowRankUpsample | None:
         owner, _, last = point.of_student.rpartition(".")
