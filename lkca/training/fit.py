@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -106,14 +106,6 @@ class FitResult:
     failure: str = ""
 
 
-@dataclass(frozen=True)
-class _Cube:
-    """One cube, filled: sharp (C, H, W), its valid pixels, and whether it may be trained on."""
-
-    sharp: Tensor
-    valid: Tensor
-
-
 def fit(
     cubes: Sequence[Tensor],
     scale: int,
@@ -168,12 +160,12 @@ class _Run:
         self.failure = ""
         self.stage = "prepare"
         self.report(None, None)
-        sharp = _checked(cubes, scale)
-        self.bands = sharp[0].sharp.shape[0]
-        self.train_cubes, self.test_cubes, self.split = _hold_out(sharp, scale, recipe.holdout)
+        known = _checked(cubes, scale)
+        self.bands = known[0].image.shape[0]
+        self.train_cubes, self.test_cubes, self.split = _hold_out(known, scale, recipe.holdout)
         self.subspace = self._subspace()
         self.scenes = [
-            Scene(self.subspace.encode(c.sharp).to(self.device), c.valid.to(self.device)) for c in self.train_cubes
+            Scene(self.subspace.encode(c.image).to(self.device), c.valid.to(self.device)) for c in self.train_cubes
         ]
         self.generator = torch.Generator().manual_seed(seed)
         self.sampler = PatchSampler(
@@ -190,9 +182,9 @@ class _Run:
     def _subspace(self) -> SpectralSubspace:
         details, total, pixels = [], torch.zeros(self.bands, dtype=torch.float64), 0
         for cube in self.train_cubes:
-            detail = cube.sharp - bicubic_upsample(self.degradation.apply(cube.sharp)[None], self.scale)[0]
+            detail = cube.image - bicubic_upsample(self.degradation.apply(cube.image)[None], self.scale)[0]
             details.append(detail[:, cube.valid])
-            total += cube.sharp[:, cube.valid].double().sum(1)
+            total += cube.image[:, cube.valid].double().sum(1)
             pixels += int(cube.valid.sum())
         components = min(self.recipe.components, self.bands)
         return SpectralSubspace.of(torch.cat(details, 1), total / pixels, components)
@@ -249,9 +241,9 @@ class _Run:
         """Mean over held-out cubes and bands of the PSNR gain over bicubic, dB."""
         gains = []
         for cube in self.test_cubes:
-            degraded = self.degradation.apply(cube.sharp)
+            degraded = self.degradation.apply(cube.image)
             base = bicubic_upsample(degraded[None], self.scale)[0]
-            gains.append(psnr_gain(Restored(cube.sharp, cube.valid, base, self.restore(net, degraded, base))))
+            gains.append(psnr_gain(Restored(cube.image, cube.valid, base, self.restore(net, degraded, base))))
         return sum(gains) / len(gains)
 
     def train(self, net: LKCANet, loss_of: Callable[[float], Tensor], end: float, lr: float) -> LoopResult:
@@ -329,7 +321,7 @@ class _Run:
         cubes = self.test_cubes or self.train_cubes
         measured: dict[str, list[Metrics]] = {"bicubic": [], "teacher": [], "student": []}
         for cube in cubes:
-            degraded = self.degradation.apply(cube.sharp)
+            degraded = self.degradation.apply(cube.image)
             base = bicubic_upsample(degraded[None], self.scale)[0]
             restored = {
                 "bicubic": base,
@@ -337,7 +329,7 @@ class _Run:
                 "student": self.restore(student, degraded, base),
             }
             for name, image in restored.items():
-                measured[name].append(evaluate(cube.sharp, image, scale=self.scale, peak=1.0, mask=cube.valid))
+                measured[name].append(evaluate(cube.image, image, scale=self.scale, peak=1.0, mask=cube.valid))
         return {name: mean_scores(scores) for name, scores in measured.items()}
 
 
@@ -351,7 +343,7 @@ def _fold(components: Tensor) -> Tensor:
     return components.flatten(0, 1)[:, None].contiguous(memory_format=torch.channels_last)
 
 
-def _checked(cubes: Sequence[Tensor], scale: int) -> list[_Cube]:
+def _checked(cubes: Sequence[Tensor], scale: int) -> list[Scene]:
     if not cubes:
         raise InputError("cubes: expected at least one, got none")
     result = []
@@ -368,7 +360,7 @@ def _checked(cubes: Sequence[Tensor], scale: int) -> list[_Cube]:
             )
         sharp, valid = fill_invalid(crop_to_multiple(cube, scale))
         if valid.any():
-            result.append(_Cube(sharp.contiguous(), valid))
+            result.append(Scene(sharp.contiguous(), valid))
     if not result:
         raise InputError(
             "cubes: no pixel has a finite value in every band; leave out the bands that hold none, or give other scenes"
@@ -376,19 +368,19 @@ def _checked(cubes: Sequence[Tensor], scale: int) -> list[_Cube]:
     return result
 
 
-def _hold_out(cubes: list[_Cube], scale: int, share: float) -> tuple[list[_Cube], list[_Cube], str]:
+def _hold_out(cubes: list[Scene], scale: int, share: float) -> tuple[list[Scene], list[Scene], str]:
     """Cut the last rows off every cube that is tall enough and has valid pixels above; the text says which."""
     least_kept = 10  # coarse rows
     kept, held = [], []
     for cube in cubes:
-        rows = cube.sharp.shape[1] // scale
+        rows = cube.image.shape[1] // scale
         count = max(LEAST_HELD, math.floor(rows * share))
         edge = (rows - count) * scale
         if share <= 0 or rows - count < least_kept or not cube.valid[:edge].any():
             kept.append(cube)
             continue
-        test = replace(cube, sharp=cube.sharp[:, edge:], valid=cube.valid[edge:])
-        kept.append(replace(cube, sharp=cube.sharp[:, :edge], valid=cube.valid[:edge]))
+        test = Scene(cube.image[:, edge:], cube.valid[edge:])
+        kept.append(Scene(cube.image[:, :edge], cube.valid[:edge]))
         if test.valid.any():
             held.append(test)
     return kept, held, held_out(share, LEAST_HELD, len(held), len(cubes), "training regions")
