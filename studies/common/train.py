@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,9 +79,8 @@ def keep(work: Path, seed: int, name: str, net: nn.Module, record: dict[str, Any
     weights, note = (_file(work, seed, name, kind) for kind in ("safetensors", "json"))
     weights.parent.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file({k: v.contiguous() for k, v in net.state_dict().items()}, weights)
-    part = note.with_suffix(".part")
-    part.write_text(json.dumps({"seed": seed, "name": name, **record}, indent=1))
-    os.replace(part, note)
+    with written_aside(note) as part:
+        part.write_text(json.dumps({"seed": seed, "name": name, **record}, indent=1))
 
 
 def check_settings(work: Path, settings: dict[str, Any]) -> None:
