@@ -22,8 +22,6 @@ sys.path.insert(0, str(ROOT / "build_tools"))
 
 import lkca_build_plan as plan  # noqa: E402
 
-# The stable ABI of torch 2.11: one binary serves every later release.
-TORCH_TARGET = "0x020b000000000000"
 COMMANDS_WITHOUT_BUILD = {"sdist", "egg_info", "dist_info", "clean", "--help", "--version"}
 
 
@@ -59,7 +57,7 @@ def plan_extensions() -> tuple[list[Any], dict[str, Any], dict[str, str]]:
     record = {"cpu": cpu.reason, "cuda": cuda.reason, "torch": torch.__version__}
     common = {"include_dirs": [str(ROOT / "csrc")], "py_limited_api": True}
     # -g0: Python's own flags hold -g, which would make the library four times larger.
-    flags = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
+    flags = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", f"-DTORCH_TARGET_VERSION={plan.TORCH_TARGET}"]
     extensions = []
     if cpu.build:
         from pybind11.setup_helpers import Pybind11Extension

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from lkca_build_plan import expose_torch
+from lkca_build_plan import expose_torch, torch_requirement
 from setuptools import build_meta
 from setuptools.build_meta import (  # noqa: F401  (the hooks that pass through unchanged)
     build_editable,
@@ -26,7 +26,7 @@ from setuptools.build_meta import (  # noqa: F401  (the hooks that pass through 
 def _torch_requirement() -> list[str]:
     if os.environ.get("LKCA_BUILD_CPU", "auto") == "0" and os.environ.get("LKCA_BUILD_CUDA", "auto") in ("0", "auto"):
         return []
-    return [] if expose_torch() else ["torch>=2.11,<2.15"]
+    return [] if expose_torch() else [torch_requirement()]
 
 
 def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:

@@ -12,12 +12,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = [
     "DEFAULT_CUDA_ARCHS",
+    "TORCH_TARGET",
     "BuildError",
     "Decision",
     "cuda_arch_list",
@@ -29,9 +31,13 @@ __all__ = [
     "find_nvcc",
     "nvcc_release",
     "switch",
+    "torch_requirement",
 ]
 
 DEFAULT_CUDA_ARCHS = "8.0;9.0;10.0+PTX"
+TORCH_TARGET = "0x020b000000000000"  # the stable ABI of torch 2.11: one binary serves every later release
+
+_NO_COMPILER = "no C++ compiler was found (set CXX, or install g++ 11 or newer)"
 
 
 class BuildError(RuntimeError):
@@ -52,6 +58,13 @@ def switch(name: str) -> str:
     if value not in ("auto", "0", "1"):
         raise BuildError(f"{name}={value!r}: expected auto, 0 or 1")
     return value
+
+
+def torch_requirement() -> str:
+    """The torch that pyproject.toml asks for: ``torch>=…,<…``."""
+    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    dependencies: list[str] = project["project"]["dependencies"]
+    return next(text for text in dependencies if re.match(r"torch\b", text))
 
 
 def expose_torch() -> bool:
@@ -128,7 +141,7 @@ def decide_cpu(*, torch_found: bool, compiler: str | None) -> Decision:
     if not torch_found:
         obstacle = "torch is not importable in the build environment (install torch first, then lkca)"
     elif compiler is None:
-        obstacle = "no C++ compiler was found (set CXX, or install g++ 11 or newer)"
+        obstacle = _NO_COMPILER
     return _decide("LKCA_BUILD_CPU", obstacle)
 
 
@@ -138,7 +151,7 @@ def decide_cuda(*, torch_cuda: str | None, compiler: str | None, nvcc: str | Non
     if torch_cuda is None:
         obstacle = "the torch found at build time is a CPU build (torch.version.cuda is None)"
     elif compiler is None:
-        obstacle = "no C++ compiler was found (set CXX, or install g++ 11 or newer)"
+        obstacle = _NO_COMPILER
     elif nvcc is None:
         obstacle = "nvcc was not found (set CUDA_HOME to a CUDA toolkit)"
     elif release is None:

@@ -17,6 +17,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from lkca_build_plan import TORCH_TARGET
+
 ROOT = Path(__file__).resolve().parents[1]
 CSRC = ROOT / "csrc"
 # Those of UBSan that say something here and do not double the time of the build.
@@ -61,7 +63,7 @@ def build(sources: list[Path], target: Path) -> Path:
 
     target.parent.mkdir(parents=True, exist_ok=True)
     newest = max(path.stat().st_mtime for path in [*CSRC.rglob("*.h"), *sources])
-    common = [*FLAGS, "-DTORCH_TARGET_VERSION=0x020b000000000000", f"-I{CSRC}"]
+    common = [*FLAGS, f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", f"-I{CSRC}"]
     common += [f"-isystem{path}" for path in cpp_extension.include_paths()]
 
     def compile_one(source: Path) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
 
 PLAN = Path(__file__).resolve().parents[2] / "build_tools" / "lkca_build_plan.py"
 
@@ -29,6 +31,12 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 CARD = {"torch_cuda": "13.0", "compiler": "/usr/bin/c++", "nvcc": "/cuda/bin/nvcc", "release": "13.1"}
+
+
+def test_an_isolated_build_asks_for_the_torch_of_the_project(plan: ModuleType) -> None:
+    wanted = Requirement(plan.torch_requirement())
+    assert wanted.name == "torch" and wanted.specifier.contains(version("torch"))
+    assert wanted.specifier.contains(f"2.{int(plan.TORCH_TARGET[4:6], 16)}.0")  # whose stable ABI the binary has
 
 
 def test_auto_builds_where_everything_is_there(plan: ModuleType) -> None:
