@@ -1,6 +1,6 @@
 """The picture that compares a restored scene with bicubic and with the truth.
 
-Drawn on a canvas of its own (Agg): no display, no pyplot, no state shared between figures or threads.
+Drawn without pyplot: no display, no state shared between figures or threads.
 """
 
 from __future__ import annotations
@@ -102,17 +102,11 @@ def check_picture(path: str | os.PathLike[str]) -> None:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 120) -> None:
-    """Write a figure beside ``path``, then rename it; the suffix is the format. Errors as in comparison_panel."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
+    """Write a figure beside ``path``, then rename it; the suffix is the format. Errors as in :func:`check_picture`."""
     path = Path(path)
-    canvas = FigureCanvasAgg(figure)
-    formats = sorted(canvas.get_supported_filetypes())
-    suffix = path.suffix.lower().lstrip(".")
-    if suffix not in formats:
-        raise InputError(f"{path}: {suffix or 'no suffix'} is no picture format; choose one of {', '.join(formats)}")
+    check_picture(path)
     with written_aside(path) as aside:
-        figure.savefig(aside, format=suffix, dpi=dpi)
+        figure.savefig(aside, format=path.suffix.lower().lstrip("."), dpi=dpi)
 
 
 def _caption(name: str, metrics: Metrics | None) -> str:

@@ -50,8 +50,10 @@ def analyze_command(
 ) -> None:
     """Shows the spectrum of each convolution that feeds a pixel shuffle, and what a lower rank would keep and save."""
     from lkca.lowrank import analyze
+    from lkca.panel import check_picture
 
     if plot is not None:
+        check_picture(plot)
         check_output(plot, overwrite=overwrite, inputs=[])
     net = _load(model, scale)
     found = analyze(net, ranks=rank or None)

@@ -127,5 +127,5 @@ def test_nothing_partial_is_left(
 def test_an_unknown_kind_of_picture_is_told(
     scene: tuple[dict[str, np.ndarray], np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="no picture format"):
+    with pytest.raises(InputError, match="is no picture's name"):
         comparison_panel(tmp_path / "panel.xyz", overview(scene[0]))

@@ -49,6 +49,8 @@ def test_analyze_a_model_directory(fitted: tuple[Path, Path], cli: Callable[...,
     result = cli("analyze", fitted[1], "--plot", tmp_path / "rank.png")
     assert result.exit_code == 0 and "upsample" in result.stdout and "stable rank" in result.stdout
     assert (tmp_path / "rank.png").read_bytes()[:4] == b"\x89PNG"
+    refused = cli("analyze", fitted[1], "--plot", tmp_path / "rank.xyz")
+    assert (refused.exit_code, refused.stdout) == (2, "") and "end it in one of .png" in refused.stderr
     layer = json.loads(cli("analyze", fitted[1], "--json", "--rank", "6").stdout)["layers"][0]
     net = load_model(fitted[1]).net
     assert layer["rank"] == net.upsample.rank and layer["groups"] == net.config.groups
