@@ -20,7 +20,7 @@ from lkca.inference.degrade import degrade_array, degraded
 from lkca.lowrank.factorize import Factorization, factorize_reported
 from lkca.metrics import PROTOCOL, mpsnr
 from lkca.models import LKCANet
-from lkca.models.config import ModelConfig, ValidationRecord
+from lkca.models.config import ModelConfig, TrainingRecord, ValidationRecord
 from lkca.models.directory import LoadedModel, describe_architecture
 from lkca.training.validation import LEAST_HELD, mean_scores
 
@@ -53,6 +53,25 @@ class FactorizedModel:
     points: tuple[MeasuredRank, ...]
 
 
+@dataclass(frozen=True)
+class _Scene:
+    """What calibrates, made coarse; what validates: the truth, the same made coarse, and how the model restores it.
+
+    known, low: (bands, h, w), truth: (bands, rows, cols), float32. good: (bands,) bool.
+    """
+
+    known: np.ndarray
+    truth: np.ndarray
+    low: np.ndarray
+    good: np.ndarray
+    before: Evaluation
+
+    def mpsnr(self, guess: np.ndarray) -> float:
+        """Of the truth restored, by the rules of ``before``."""
+        scored = np.isin(np.arange(len(self.truth)), self.before.bands)
+        return mpsnr(self.truth, guess, self.before.peak, scored)
+
+
 def factorize_directory(
     model: LoadedModel,
     sources: Sequence[str],
@@ -68,80 +87,93 @@ def factorize_directory(
     keyword arguments for :func:`lkca.data.open_cube`. ``command``: kept in the model's record. Raises InputError for
     scenes that do not fit the model.
     """
-    scale, degradation = model.config.scale, model.config.degradation
-    scenes, references, held_out = [], [], []
-    for source in sources:
-        with open_cube(source, **(how or {})) as cube:
-            edge = int(cube.rows * _CALIBRATION_SHARE) // scale * scale
-            if edge == 0 or cube.rows - edge < LEAST_HELD * scale:
-                raise InputError(f"{source}: has {cube.rows} rows, too few to calibrate on some and validate on others")
-            reference = evaluate_model(cube, model, scale, region=f"{edge}:,:")
-            truth = cube.read(reference.window)
-            known = degraded(cube.region(Window(0, 0, edge, reference.window.width)), degradation)
-            known.check_usable()
-            references.append(reference)
-            held_out.append((truth, degrade_array(truth, degradation)))
-            scenes.append((known.read(), cube.good_bands))
+    how = how or {}
+    scenes = [_scene(source, model, how) for source in sources]
+    tried: dict[int | None, tuple[LKCANet, float]] = {}
 
     def as_model(net: nn.Module) -> LoadedModel:
         assert isinstance(net, LKCANet)
         return LoadedModel(net.eval(), model.config, model.path)
 
     def calibrate(net: nn.Module) -> None:
-        for low, good in scenes:
-            upscale_array(low, as_model(net), good_bands=good)
-
-    tried: dict[int | None, tuple[LKCANet, float]] = {}
+        for scene in scenes:
+            upscale_array(scene.known, as_model(net), good_bands=scene.good)
 
     def psnr(net: nn.Module) -> float:
         assert isinstance(net, LKCANet)
-        found = []
-        for reference, (truth, low), (_, good) in zip(references, held_out, scenes, strict=True):
-            guess = upscale_array(low, as_model(net), good_bands=good)
-            found.append(mpsnr(truth, guess, reference.peak, np.isin(np.arange(len(truth)), reference.bands)))
+        found = [scene.mpsnr(upscale_array(scene.low, as_model(net), good_bands=scene.good)) for scene in scenes]
         value = float(np.mean(found))
         tried[net.config.rank] = net, value
         return value
 
     psnr(model.net)
-    first = model.net.config.rank
     done = factorize_reported(model.net, calibration=calibrate, validation=psnr, **wanted)
     net = done.model
     assert isinstance(net, LKCANet)
     psnr(net)
+    before = tuple(scene.before for scene in scenes)
     after = []
-    for source, reference in zip(sources, references, strict=True):
-        with open_cube(source, **(how or {})) as cube:
-            after.append(evaluate_model(cube, as_model(net), scale, region=str(reference.window)))
-    sets = {"bicubic": (references, "bicubic"), "before": (references, "model"), "after": (after, "model")}
-    scores = {name: mean_scores([r.scores[which] for r in results]) for name, (results, which) in sets.items()}
-    split = "last quarter of the rows of " + ", ".join(Path(source).name for source in sources)
-    rules = f"{PROTOCOL}, peak = the largest valid sample of these rows"
-    record = ValidationRecord(protocol=rules, split=split, scores=scores)
-    (layer,), training = done.layers, model.config.training
+    for source, earlier in zip(sources, before, strict=True):
+        with open_cube(source, **how) as cube:
+            after.append(evaluate_model(cube, as_model(net), model.config.scale, region=str(earlier.window)))
+    config = model.config.model_copy(
+        update={
+            "architecture": describe_architecture(net),
+            "training": _training(model, done, net, before, command),
+            "validation": _validation(sources, before, after),
+        }
+    )
+    return FactorizedModel(net, config, done, before, tuple(after), _points(tried, model.net.config.rank))
+
+
+def _scene(source: str, model: LoadedModel, how: Mapping[str, Any]) -> _Scene:
+    scale, degradation = model.config.scale, model.config.degradation
+    with open_cube(source, **how) as cube:
+        edge = int(cube.rows * _CALIBRATION_SHARE) // scale * scale
+        if edge == 0 or cube.rows - edge < LEAST_HELD * scale:
+            raise InputError(f"{source}: has {cube.rows} rows, too few to calibrate on some and validate on others")
+        before = evaluate_model(cube, model, scale, region=f"{edge}:,:")
+        truth = cube.read(before.window)
+        known = degraded(cube.region(Window(0, 0, edge, before.window.width)), degradation)
+        known.check_usable()
+        return _Scene(known.read(), truth, degrade_array(truth, degradation), cube.good_bands, before)
+
+
+def _training(
+    model: LoadedModel, done: Factorization, net: LKCANet, before: Sequence[Evaluation], command: str
+) -> TrainingRecord:
+    """The model's record, with this cut where the rank was cut."""
+    record, (layer,) = model.config.training, done.layers
+    if net.config.rank == model.net.config.rank:
+        return record
     cut = {
         "model": str(model.path),
         "rank": layer.rank,
         "of": layer.full_rank,
-        "calibration": [reference.source for reference in references],
+        "calibration": [result.source for result in before],
         "command": command,
     }
-    cuts = [*training.details.get("factorized", []), cut]
-    details = training.details if net.config.rank == first else training.details | {"factorized": cuts}
-    config = model.config.model_copy(
-        update={
-            "architecture": describe_architecture(net),
-            "training": training.model_copy(update={"details": details}),
-            "validation": record,
-        }
+    cuts = [*record.details.get("factorized", []), cut]
+    return record.model_copy(update={"details": record.details | {"factorized": cuts}})
+
+
+def _validation(sources: Sequence[str], before: Sequence[Evaluation], after: Sequence[Evaluation]) -> ValidationRecord:
+    sets = {"bicubic": (before, "bicubic"), "before": (before, "model"), "after": (after, "model")}
+    return ValidationRecord(
+        protocol=f"{PROTOCOL}, peak = the largest valid sample of these rows",
+        split="last quarter of the rows of " + ", ".join(Path(source).name for source in sources),
+        scores={name: mean_scores([r.scores[which] for r in results]) for name, (results, which) in sets.items()},
     )
+
+
+def _points(tried: Mapping[int | None, tuple[LKCANet, float]], first: int | None) -> tuple[MeasuredRank, ...]:
+    """Of each rank that was tried what it reaches and costs; that of the unchanged model first."""
     order = sorted(tried, key=lambda rank: (rank != first, -(rank or 0)))
     seconds = latencies([tried[rank][0] for rank in order])
-    points = tuple(
+    return tuple(
         MeasuredRank(rank, tried[rank][1], sum(p.numel() for p in tried[rank][0].upsample.parameters()), spent)
         for rank, spent in zip(order, seconds, strict=True)
     )
-    return FactorizedModel(net, config, done, tuple(references), tuple(after), points)
 
 
 def latencies(nets: Sequence[LKCANet], side: int = _PROBE, rounds: int = 9) -> list[float]:
