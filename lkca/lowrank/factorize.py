@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, TypeVar
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lkca.lowrank.layers import Layer, LowRankError, Survey, loaded_model, survey
+from lkca.lowrank.layers import Layer, LowRankError, Survey, loaded_model, shaped_model, survey
 from lkca.lowrank.moments import Calibration, collect_moments, prepared
 from lkca.lowrank.search import Validation, for_budget, for_psnr_drop, psnr_function
 from lkca.lowrank.spectrum import Factoriser, Moments, rank_for_energy
@@ -268,10 +268,13 @@ def load_lowrank(model: Model, state: Mapping[str, Tensor], *, example: Any = No
     ranks = {name: last.shape[1] for name, last in factors.items() if isinstance(last, Tensor) and last.ndim == 2}
     if not ranks:
         raise LowRankError("state: holds no low-rank layer (no weight (out, rank) beside a reduce.weight)")
+    loaded_model(model, 'give it some, by model.to_empty(device="cpu"), to be loaded')
+    shaped_model(model)
     # What does not fit shows once layers have changed and values are overwritten.
     before = [(module, dict(vars(module)), dict(module._modules)) for module in model.modules()]
     values = {key: value.clone() for key, value in model.state_dict().items() if isinstance(value, Tensor)}
     try:
+        _fill(model, state, ranks)
         factorize(model, rank=ranks, example=example, inplace=True)
         try:
             model.load_state_dict(dict(state))
@@ -285,3 +288,19 @@ def load_lowrank(model: Model, state: Mapping[str, Tensor], *, example: Any = No
         model.load_state_dict(values, strict=False)
         raise
     return model
+
+
+@torch.no_grad()
+def _fill(model: nn.Module, state: Mapping[str, Tensor], layers: Iterable[str]) -> None:
+    """Give ``model`` values by which :func:`factorize` can tell its structure: what it holds may be zero or NaN.
+
+    Those of ``state`` where they fit, and random ones in ``layers``, which are to change.
+    """
+    for key, value in model.state_dict().items():
+        if isinstance(value, Tensor) and isinstance(given := state.get(key), Tensor) and given.shape == value.shape:
+            value.copy_(given)
+    modules, generator = dict(model.named_modules()), torch.Generator().manual_seed(0)
+    for name in layers:
+        for parameter in modules[name].parameters() if name in modules else ():
+            drawn = torch.rand(parameter.shape, generator=generator, device=generator.device)
+            parameter.copy_(0.1 * (drawn - 0.5))

@@ -197,10 +197,10 @@ def plain_model(model: nn.Module) -> nn.Module:
     return model
 
 
-def loaded_model(model: nn.Module) -> nn.Module:
+def loaded_model(model: nn.Module, advice: str = "load them first") -> nn.Module:
     """``model`` itself, plain and on no meta device; else LowRankError. It may hold lazy modules."""
     if name := next((name for name, p in plain_model(model).named_parameters() if p.is_meta), None):
-        raise LowRankError(f"model: its parameter {name} is on the meta device and has no values; load them first")
+        raise LowRankError(f"model: its parameter {name} is on the meta device and has no values; {advice}")
     return model
 
 

@@ -85,6 +85,50 @@ def test_models_that_keep_what_they_computed(kept: str) -> None:
     torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("place", ["meta", "cpu"])
+def test_a_state_is_loaded_into_a_model_without_values(place: str) -> None:
+    """As one is made to be loaded: uninitialised, where memory may hold NaN."""
+    model, x = make(EdvrLike), torch.rand(1, 3, 9, 11)
+    low = factorize(model, rank=2)
+    with torch.device(place):
+        empty = EdvrLike()
+    if place == "meta":
+        with pytest.raises(LowRankError, match=r'meta device.*to_empty\(device="cpu"\)'):
+            load_lowrank(empty, low.state_dict())
+        with pytest.raises(LowRankError, match=r"0\.weight has no shape yet"):
+            load_lowrank(nn.Sequential(nn.LazyConv2d(8, 3)), low.state_dict())
+        empty.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in empty.parameters():
+            parameter.fill_(torch.nan)
+    loaded = load_lowrank(empty, low.state_dict())
+    assert [type(m) for m in loaded.modules()] == [type(m) for m in low.modules()]
+    assert torch.equal(loaded(x), low(x))
+
+
+@pytest.mark.parametrize("values", [0.0, float("nan")])
+def test_what_a_model_holds_before_it_is_loaded_hides_no_wrong_graph(values: float) -> None:
+    """A forward that reads the convolution's shape: a shuffle in the same pass would change its results."""
+
+    class Shaped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.shuffle = nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.up(x)
+            return self.shuffle(y) * y.shape[1]
+
+    low, x = factorize(Shaped(), rank=2), torch.rand(1, 3, 9, 11)
+    model = Shaped()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(values)
+    loaded = load_lowrank(model, low.state_dict())
+    assert isinstance(loaded.up, LowRankConv2d)
+    assert torch.equal(loaded(x), low(x))
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
