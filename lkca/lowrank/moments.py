@@ -109,6 +109,7 @@ def collect_moments(model: nn.Module, layers: Sequence[Layer], calibration: Cali
 
 def _patches(conv: nn.Conv2d, x: Tensor, generator: torch.Generator) -> Tensor:
     """(count, in·k²): the patches of ``x`` that the kernel meets, at most so many, drawn without replacement."""
+    x = x if x.ndim == 4 else x[None]
     mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
     x = F.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
     for axis in (0, 1):

@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from lkca.lowrank.layers import REPLACED, Layer, Survey, replaced_forward, shaped_model, survey, uses
-from lkca.lowrank.surgery import agree, carry_over, conv_arguments, copied_model, output, replace_module, same_draws
+from lkca.lowrank.surgery import (
+    STILL_CALLED,
+    StillCalled,
+    agree,
+    carry_over,
+    conv_arguments,
+    copied_model,
+    output,
+    replace_module,
+    same_draws,
+)
 from lkca.nn import ChannelAttention, FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 from lkca.nn.parts import has_hooks
 
@@ -85,16 +95,18 @@ def _swap_attention(model: nn.Module, example: tuple[Any, ...] | None, result: R
         replace_module(model, module, new)
         swaps.append((name, module, new))
         result.swapped[name] = "ChannelAttention"
-    if swaps and example is not None and not agree(expected, output(model, example)):
+    if swaps and not agree(expected, output(model, example, replaced=[module for _, module, _ in swaps])):
         for _, module, swap in swaps:
             replace_module(model, swap, module)
         repeats = agree(expected, output(model, example))  # else nothing can be told from its results
         for name, module, swap in swaps:
             replace_module(model, module, swap)
-            if repeats and not agree(expected, output(model, example)):
+            found = output(model, example, replaced=[module])
+            still = isinstance(found, StillCalled)
+            if still or (repeats and not agree(expected, found)):
                 replace_module(model, swap, module)
                 del result.swapped[name]
-                result.kept[name] = "the model's forward uses more of it than its result"
+                result.kept[name] = STILL_CALLED if still else "the model's forward uses more of it than its result"
     for report in (result.swapped, result.kept):
         report.update({name: report.pop(name) for name, _ in named if name in report})  # in the model's order
 
@@ -164,16 +176,18 @@ def _differs(module: nn.Module, new: ChannelAttention, squeeze: nn.Module) -> st
         getattr(old, hooks).clear()
     if weight.device.type != "mps":
         old, fused = old.double(), fused.double()
+    old.requires_grad_(False)
+    fused.requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     drawn: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": torch.float64}
     for rows, cols, size in ((7, 5, 1.0), (4, 4, 30.0), (1, 3, 0.01), (6, 2, -10.0)):  # also where sigmoids saturate
         x = torch.randn(2, channels, rows, cols, **drawn) * abs(size)
         x = (x + size * torch.rand(1, channels, 1, 1, **drawn)).to(next(old.parameters()))
-        expected = fused(x)
+        expected, gradient = _result_and_gradient(fused, x)
         for training in (False, True):
             try:
                 with same_draws(old):
-                    found = old.train(training)(x.clone())
+                    found, slope = _result_and_gradient(old.train(training), x)
             except Exception as error:  # a foreign module that wants something else than an image
                 return f"it does not take an image alone ({type(error).__name__})"
             if not isinstance(found, Tensor) or found.shape != expected.shape:
@@ -181,7 +195,20 @@ def _differs(module: nn.Module, new: ChannelAttention, squeeze: nn.Module) -> st
             if float((found - expected).abs().max()) > _TOLERANCE * float(expected.abs().max()):
                 when = ", in training" if training else ""
                 return f"it computes something else than x · sigmoid(W2 relu(W1 mean(x) + b1) + b2){when}"
+            if float((slope - gradient).abs().max()) > _TOLERANCE * float(gradient.abs().max()):
+                return "it sends another gradient back"
     return None
+
+
+def _result_and_gradient(block: nn.Module, x: Tensor) -> tuple[Any, Tensor]:
+    """What ``block`` makes of an image, and the gradient by it; zeros where none comes back."""
+    with torch.enable_grad():
+        leaf = x.clone().requires_grad_()
+        found = block(leaf.clone())  # some write into their input
+        if not isinstance(found, Tensor) or not found.requires_grad:
+            return found, torch.zeros_like(x)
+        (gradient,) = torch.autograd.grad(found.square().sum(), leaf)
+    return found.detach(), gradient
 
 
 # ---- upsamplers ----------------------------------------------------------------------------------------------------
@@ -211,10 +238,13 @@ def _swap_upsamplers(model: nn.Module, found: Survey, result: Replacements) -> N
         if isinstance(new, FusedShuffle):
             carry_over(old, new)  # a convolution that is swapped has no hooks, and stays itself within the new module
         replace_module(model, old, new)
-    if found.example is not None and not agree(expected, output(model, found.example)):
+    outcome = output(model, found.example, replaced=shuffles.values())  # the convolutions are called within what is new
+    if found.example is not None and not agree(expected, outcome):
         for old, new in swaps:
             replace_module(model, new, old)
-        result.kept.update({layer.name: "the model's forward depends on its convolution alone" for layer in layers})
+        still = isinstance(outcome, StillCalled)
+        reason = STILL_CALLED if still else "the model's forward depends on its convolution alone"
+        result.kept.update({layer.name: reason for layer in layers})
         return
     result.swapped.update({layer.name: "PixelShuffleUpsample" for layer in layers})
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_leaves
 
 from lkca.lowrank.dataflow import copied
 from lkca.lowrank.layers import COMPUTED, Layer, LowRankError, altered, computed, plain_model, replaced_convolution
@@ -19,6 +22,8 @@ from lkca.nn import FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUp
 from lkca.nn.mode import evaluating
 
 __all__ = [
+    "STILL_CALLED",
+    "StillCalled",
     "agree",
     "carry_over",
     "conv_arguments",
@@ -32,6 +37,8 @@ __all__ = [
 
 Model = TypeVar("Model", bound=nn.Module)
 Parts = tuple[Tensor, Tensor, Tensor]
+
+STILL_CALLED = "the model calls it by a reference of its own (in a list, a closure), where no other can take its place"
 
 _HOOKS = (
     "_forward_hooks",
@@ -50,12 +57,15 @@ _ROUGHLY = 0.05  # where 16 bits play a part
 _FLIPPED = 0.01
 
 
+class StillCalled(LowRankError):
+    """A model calls a module that was replaced."""
+
+
 def copied_model(model: Model) -> Model:
-    """A deep copy. PyTorch refuses it where a module keeps a tensor that has a gradient's history, as an attribute or a
-    buffer (the weights that ``weight_norm`` and pruning compute, for one): the copy has its values alone.
+    """A deep copy. PyTorch refuses it where a module keeps a tensor with a gradient's history, in a list or by itself
+    (the weights that ``weight_norm`` and pruning compute, for one): the copy has its values alone.
     """
-    held = [value for module in model.modules() for value in (*vars(module).values(), *module.buffers(recurse=False))]
-    kept = [value for value in held if isinstance(value, Tensor)]
+    kept = [value for module in model.modules() for value in tree_leaves(vars(module)) if isinstance(value, Tensor)]
     return copy.deepcopy(model, {id(value): value.detach().clone() for value in kept if not value.is_leaf})
 
 
@@ -138,7 +148,8 @@ def put_low_rank(
     ``model(*example)`` is run with the factors' products as kernels, with the factors, and with shuffles in their
     layers. Should the outputs differ, the model looks at a layer in a way that the run before did not show (attributes,
     shapes): with the factors alone, and by more than 5 %, a LowRankError says so, and the model is as it was; else the
-    shuffles stay separate. A model that does not give the same twice cannot be told.
+    shuffles stay separate. A model that does not give the same twice cannot be told; one that still calls what was
+    replaced can.
     """
     whole = _with_products(model, layers, parts, example)
     replaced = {id(layer.module) for layer in layers if layer.shuffle is not None}
@@ -156,18 +167,12 @@ def put_low_rank(
         replace_module(model, layer.module, new)
         _tell_parent(model, new)
     own = [isinstance(new, LowRankUpsample) for new in separate]
-    expected = None if whole is None and not any(fused) else output(model, example)
-    if whole is not None and not agree(whole, expected, least=_ROUGHLY):  # two roundings, under autocast in 16 bits
+    expected = output(model, example, replaced=[layer.module for layer in layers])
+    if reason := _looked_into(whole, expected):
         for layer, new in zip(layers, separate, strict=True):
             replace_module(model, new, layer.module)
             _tell_parent(model, layer.module)
-        names = ", ".join(layer.name for layer in layers)
-        failed = (
-            f" (with them it raises {type(expected).__name__}: {expected})" if isinstance(expected, Exception) else ""
-        )
-        raise LowRankError(
-            f"{names}: the model's forward uses more of them than their results{failed}; take other layers"
-        )
+        raise LowRankError(f"{', '.join(layer.name for layer in layers)}: {reason}; take other layers")
     if not any(fused):
         return own
     together = [
@@ -187,6 +192,16 @@ def put_low_rank(
     for key, stand_in in stand_ins.items():
         replace_module(model, stand_in, shuffles[key])
     return own
+
+
+def _looked_into(whole: Any, expected: Any) -> str | None:
+    """Why factors are no substitute: ``whole`` is what the model gives with their products, ``expected`` with them."""
+    if isinstance(expected, StillCalled):
+        return str(expected)
+    if whole is None or agree(whole, expected, least=_ROUGHLY):  # two roundings, under autocast in 16 bits
+        return None
+    failed = f" (with them it raises {type(expected).__name__}: {expected})" if isinstance(expected, Exception) else ""
+    return f"the model's forward uses more of them than their results{failed}"
 
 
 def _with_products(
@@ -221,15 +236,43 @@ def _tell_parent(model: nn.Module, new: nn.Module) -> None:
             module.config = dataclasses.replace(module.config, rank=getattr(new, "rank", None))
 
 
-def output(model: nn.Module, example: tuple[Any, ...] | None, call: Callable[..., Any] | None = None) -> Any:
-    """``model(*example)`` (or ``call``, which runs it) in eval mode, or what it raises; None without an example."""
+def output(
+    model: nn.Module,
+    example: tuple[Any, ...] | None,
+    call: Callable[..., Any] | None = None,
+    *,
+    replaced: Iterable[nn.Module] = (),
+) -> Any:
+    """``model(*example)`` (or ``call``, which runs it) in eval mode, or what it raises; None without an example.
+
+    It raises :class:`StillCalled` where it calls a module of ``replaced``, which are its submodules no more.
+    """
     if example is None:
         return None
-    with evaluating(model), same_draws(model):
+    with evaluating(model), same_draws(model), _refusing(replaced):
         try:
             return (call or model)(*copied(example))
         except Exception as error:  # a foreign model that met a shape it did not expect
             return error
+
+
+@contextmanager
+def _refusing(replaced: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside, the modules refuse to be called. By their forward: hooks are common to them and what replaced them."""
+
+    def forward(*_: object, **__: object) -> None:
+        raise StillCalled(STILL_CALLED)
+
+    kept = [(module, vars(module).get("forward")) for module in replaced]
+    for module, _ in kept:
+        vars(module)["forward"] = forward
+    try:
+        yield
+    finally:
+        for module, own in kept:
+            del vars(module)["forward"]
+            if own is not None:
+                vars(module)["forward"] = own
 
 
 @contextmanager
@@ -244,11 +287,13 @@ def same_draws(model: nn.Module) -> Iterator[None]:
 
 
 def agree(expected: Any, found: Any, *, least: float = _AGREEMENT) -> bool:
-    """Whether two outputs (tensors, or sequences and dictionaries of them) are equal up to rounding.
+    """Whether two outputs (tensors, arrays, numbers; sequences, dictionaries or objects of them) agree up to rounding.
 
-    least: share of the largest value by which float32 may differ; 16 bits may by 0.05 in any case. Of integers and
-    booleans, which rounding may turn where a value is near a half or a threshold, one in a hundred may differ.
+    least: share of the largest value by which float32 may differ; 16 bits may by 0.05 in any case. Of a tensor's
+    integers and booleans, which rounding may turn where a value is near a half or a threshold, one in a hundred may.
     """
+    if isinstance(expected, np.ndarray) and isinstance(found, np.ndarray) and expected.dtype.kind in "biufc":
+        return agree(torch.as_tensor(expected), torch.as_tensor(found), least=least)
     if isinstance(expected, Tensor):
         if not isinstance(found, Tensor) or expected.shape != found.shape:
             return False
@@ -265,8 +310,16 @@ def agree(expected: Any, found: Any, *, least: float = _AGREEMENT) -> bool:
         same = isinstance(found, (list, tuple)) and len(found) == len(expected)
         return same and all(agree(e, f, least=least) for e, f in zip(expected, found, strict=True))
     if isinstance(expected, dict):
-        return isinstance(found, dict) and all(agree(v, found.get(k), least=least) for k, v in expected.items())
-    return type(expected) is type(found) and not isinstance(found, Exception)
+        same = isinstance(found, dict) and found.keys() == expected.keys()
+        return same and all(agree(v, found[k], least=least) for k, v in expected.items())
+    if type(expected) is not type(found) or isinstance(found, Exception):
+        return False
+    if isinstance(expected, float):
+        return math.isclose(expected, found, rel_tol=least) or (math.isnan(expected) and math.isnan(found))
+    if isinstance(expected, (int, str)):
+        return bool(expected == found)
+    held = getattr(expected, "__dict__", None)  # of a dataclass, say; a module would lead back to the model
+    return held is None or isinstance(expected, nn.Module) or agree(held, vars(found), least=least)
 
 
 # ---- back ----------------------------------------------------------------------------------------------------------

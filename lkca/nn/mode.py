@@ -12,11 +12,15 @@ __all__ = ["evaluating"]
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model is in eval mode within the context; afterwards each of its modules is in its own mode again."""
+    """The model is in eval mode within the context; afterwards each of its modules is in its own mode again.
+
+    By its own ``train()``, for layers that act on a change (LoRA's merge their weights for inference).
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for module, mode in modes:  # parents first: their train() turns their children's
+            if module.training is not mode:
+                module.train(mode)

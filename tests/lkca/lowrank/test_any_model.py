@@ -365,3 +365,19 @@ def test_calibration_loses_less_on_a_real_scene(real_data: Path) -> None:
             plain, data = (factorize(net, rank=rank, calibration=c, example=known) for c in (None, known))
             errors = [(candidate(unseen) - expected).square().mean() for candidate in (plain, data)]
             assert errors[1] < 0.7 * errors[0]
+
+
+def test_calibration_through_a_convolution_of_single_images() -> None:
+    class Single(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.shuffle = nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([self.shuffle(self.up(image)) for image in x])
+
+    torch.manual_seed(0)
+    single = Single()
+    batched = nn.Sequential(single.up, nn.PixelShuffle(2))
+    found, expected = (factorize(m, rank=3, calibration=images(1)) for m in (single, batched))
+    torch.testing.assert_close(found.up.merged_weight(), expected[0].merged_weight())

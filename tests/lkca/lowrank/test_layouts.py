@@ -57,7 +57,7 @@ def test_exact_at_full_rank_and_back(kind: Callable[[], nn.Module], tmp_path: Pa
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
-@pytest.mark.parametrize("kept", ["weight norm", "gate"])
+@pytest.mark.parametrize("kept", ["weight norm", "gate", "list", "dictionary"])
 def test_models_that_keep_what_they_computed(kept: str) -> None:
     """PyTorch's deepcopy refuses them once they have run with a gradient."""
 
@@ -67,8 +67,9 @@ def test_models_that_keep_what_they_computed(kept: str) -> None:
             self.squeeze, self.expand = nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            self.gate = self.expand(self.squeeze(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
-            return x * self.gate
+            gate = self.expand(self.squeeze(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+            self.seen = {"list": [gate], "dictionary": {"gate": (gate, 1)}}.get(kept, gate)
+            return x * gate
 
     head = nn.Conv2d(3, 8, 3, padding=1)
     first = nn.utils.weight_norm(head) if kept == "weight norm" else nn.Sequential(head, Block())

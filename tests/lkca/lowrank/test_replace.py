@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import copy
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lkca
-from lkca.lowrank import factorize, merge
+from lkca.lowrank import LowRankError, analyze, factorize, merge
+from lkca.lowrank.surgery import agree
 from lkca.nn import ChannelAttention, FusedShuffle, PixelShuffleUpsample
 
 
@@ -163,6 +169,109 @@ def test_what_a_swap_would_lose_stays_with_a_reason() -> None:
     report = lkca.replace_modules(Net(nn.Sequential(first, second)))
     assert list(report.swapped) == ["up.0"]
     assert "tied" in report.kept["block.0"] and "tied" in report.kept["block.1"]
+
+
+class Detached(RcanLike):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.conv_du(self.avg_pool(x)).detach()
+
+
+class InPlace(RcanLike):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(self.conv_du(self.avg_pool(x)))
+
+
+def test_a_block_with_another_gradient_stays() -> None:
+    report = lkca.replace_modules(Net(Detached()))
+    assert list(report.swapped) == ["up.0"] and "another gradient" in report.kept["block"]
+    assert list(lkca.replace_modules(Net(InPlace())).swapped) == ["block", "up.0"]
+
+
+class Listed(nn.Module):
+    """A model that runs its modules by references of its own, which a swap of submodules does not reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.block = nn.Conv2d(3, 8, 3, padding=1), SenetLike()
+        self.up, self.shuffle = nn.Conv2d(8, 12, 3, padding=1), nn.PixelShuffle(2)
+        self.steps = [self.head, self.block, self.up, self.shuffle]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
+def test_modules_that_the_model_calls_by_references_of_its_own_stay() -> None:
+    model, x = Listed(), torch.rand(1, 3, 6, 5)
+    modules = list(model.modules())
+    report = lkca.replace_modules(model)
+    assert not report.swapped and set(report.kept) == {"block", "up"}
+    assert all("reference of its own" in reason for reason in report.kept.values())
+    for rank in (1, 12):
+        with pytest.raises(LowRankError, match=r"up: .*reference of its own"):
+            factorize(model, rank=rank, inplace=True)
+    assert list(model.modules()) == modules
+    model(x).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@dataclasses.dataclass
+class Result:
+    image: Tensor
+    scale: int = 2
+
+
+@pytest.mark.parametrize("form", [Result, lambda image: SimpleNamespace(image=image)], ids=["dataclass", "object"])
+def test_a_result_of_any_form_is_compared(form: Any) -> None:
+    class Shaped(Net):
+        def forward(self, x: Tensor) -> Any:
+            y = self.up[0](self.block(self.head(x)))
+            return form(self.up[1](y) * y.shape[1])
+
+    model, x = Shaped(RcanLike()), torch.rand(1, 3, 6, 5)
+    expected = model(x).image
+    report = lkca.replace_modules(model)
+    assert list(report.swapped) == ["block"] and "up.0" in report.kept
+    torch.testing.assert_close(model(x).image, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_what_agrees() -> None:
+    x = torch.rand(3)
+    for value in (x, x.numpy(), [x, 2], {"a": (x, None)}, Result(x), SimpleNamespace(x=x), "text", 2.5, True, None):
+        assert agree(value, copy.deepcopy(value))
+    for one, other in (
+        (Result(x), Result(x + 1)),
+        (x.numpy(), x.numpy() + 1),
+        (Result(x), Result(x, 3)),
+        (SimpleNamespace(x=x), SimpleNamespace(x=x, y=x)),
+        ([x, 2], [x, 3]),
+        ("text", "other"),
+        (2.5, 2.6),
+        (ValueError("a"), ValueError("a")),
+    ):
+        assert not agree(one, other)
+    assert agree(2.5, 2.5 * (1 + 1e-6)) and agree(float("nan"), float("nan"))
+
+
+class Merging(nn.Conv2d):
+    """Adds its adapter to its kernel for inference and takes it out again for training, as loralib's layers do."""
+
+    merged = False
+
+    def train(self, mode: bool = True) -> nn.Module:
+        self.merged = not mode
+        return super().train(mode)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_layer_that_acts_on_its_mode_is_left_in_it(frozen: bool) -> None:
+    model = nn.Sequential(Merging(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1), nn.PixelShuffle(2))
+    model[0].train(not frozen)
+    for change in (analyze, lkca.replace_modules):
+        change(model)
+        assert model.training and model[1].training
+        assert model[0].training is not frozen and model[0].merged is frozen
 
 
 def test_a_block_is_swapped_within_what_holds_it_alone() -> None:
