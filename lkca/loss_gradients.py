@@ -36,9 +36,10 @@ def gradient_difference(x: Tensor, y: Tensor) -> Tensor:
 
 def _transformed() -> bool:
     """Whether torch.func or forward mode look on, which know no autograd.Function of this kind."""
-    if torch.compiler.is_compiling():
-        return False
     return torch._C._functorch.maybe_current_level() is not None or _forward_ad._current_level >= 0
+
+
+_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]  # a level cannot be traced
 
 
 def _again(

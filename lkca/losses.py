@@ -3,7 +3,7 @@
 Every loss compares a prediction and a target of shape (B, C, H, W), values about 0..1, and returns a scalar: a mean,
 so that it does not depend on patch or batch size; ValueError for other shapes. float16 and bfloat16 are computed in
 float32. Gradients are finite everywhere: at equal inputs, at zero vectors and on constant images. They can be
-differentiated again, and torch.func takes the losses (outside of torch.compile). With x the prediction, y the target:
+differentiated again, and torch.func takes the losses. With x the prediction, y the target:
 
 - L1: mean |x - y|.
 - L2: mean ((x - y) / u)^2, u a unit for each band, by default 1. With u the RMS of what bicubic upsampling misses in

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -146,6 +147,20 @@ def test_torch_func_and_batched_gradients(name: str, case: str) -> None:
     again = loss(leaf, y)
     mapped = torch.func.vmap(lambda grad: torch.autograd.grad(again, leaf, grad, retain_graph=True)[0])
     torch.testing.assert_close(mapped(torch.tensor([1.0, 2.0]).double()), torch.stack([once, 2 * once]), **same)
+
+
+@pytest.mark.parametrize("name", ["sam", "gradient"])
+def test_torch_func_within_a_compiled_function(name: str) -> None:
+    loss: Any = LOSSES[name]
+    x, y = rand(2, 3, 4, 3), rand(2, 3, 4, 3, seed=1)
+
+    def transformed(x: Tensor, y: Tensor) -> tuple[Any, ...]:
+        slope = torch.func.grad(loss)
+        each = torch.func.vmap(lambda a, b: loss(a[None], b[None]))
+        return slope(x, y), each(x, y), *torch.func.jvp(lambda t: slope(t, y), (x,), (y,))
+
+    compiled = torch.compile(transformed, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, y), transformed(x, y))
 
 
 @pytest.mark.parametrize("name", ["sam", "gradient"])
