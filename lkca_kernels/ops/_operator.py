@@ -168,6 +168,7 @@ class Operator:
 
     def _forward(self, *arguments: Any) -> Any:
         tensors, options, (backend,) = self._split(arguments)
+        self._refuse_tangents(tensors)
         backend = self._resolve(backend, arguments[0], options)
         if _empty(tensors) or backend == "reference":
             with torch.no_grad():
@@ -175,8 +176,19 @@ class Operator:
                 return (result, reference.channel_mean(tensors[0])) if self.with_mean else result  # type: ignore[arg-type]
         return backends.function(backend, f"{self.name}_fwd")(*tensors, **options)
 
+    def _refuse_tangents(self, tensors: Tensors) -> None:
+        """They would be lost without a word where no gradient is recorded (where one is, PyTorch raises)."""
+        if _forward_ad._current_level < 0:
+            return
+        if any(t is not None and _forward_ad.unpack_dual(t, level=0).tangent is not None for t in tensors):
+            raise NotImplementedError(
+                f"{self.name}: a tensor has a tangent, and the function was compiled for a backend that has no "
+                "forward-mode derivative; call it uncompiled, or with backend='reference'"
+            )
+
     def _forward_out(self, *arguments: Any, out: Tensor) -> None:
         tensors, options, (backend,) = self._split(arguments)
+        self._refuse_tangents(tensors)
         backend = self._resolve(backend, arguments[0], options)
         if _empty(tensors) or backend == "reference":
             with torch.no_grad():

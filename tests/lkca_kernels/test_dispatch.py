@@ -340,6 +340,27 @@ def test_dual_tensors_in_float32(typical: Any) -> None:
         assert torch.autograd.forward_ad.unpack_dual(result).tangent is not None
 
 
+@pytest.mark.parametrize("with_out", [False, True])
+def test_dual_tensors_in_a_function_compiled_before_are_refused(backend: Any, with_out: bool) -> None:
+    """It keeps the backend, which has no tangent; without a gradient that raises PyTorch loses it silently."""
+    if backend.backend == "reference":
+        pytest.skip("the reference is plain PyTorch, which takes them along")
+    torch._dynamo.reset()
+    z, weight = (torch.rand(shape, device=backend.device) for shape in ((1, 3, 4, 5), (8, 3)))
+    out = torch.empty(1, 2, 8, 10, device=backend.device) if with_out else None
+
+    def function(z: Tensor) -> Tensor:
+        return lkca_kernels.lowrank_pixel_shuffle(z, weight, upscale_factor=2, out=out, backend=backend.backend)
+
+    compiled = torch.compile(function, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(z), function(z))
+        with torch.autograd.forward_ad.dual_level():
+            compiled(z)  # without a tangent it goes on
+            with pytest.raises(NotImplementedError, match=r"lowrank_pixel_shuffle: .*tangent.*'reference'"):
+                compiled(torch.autograd.forward_ad.make_dual(z, torch.ones_like(z)))
+
+
 def test_dual_gradients(typical: Any, backend: Any) -> None:
     """Forward mode over a backward whose forward ran before: the tangent is the gradient of the tangent."""
     first, *others = typical.make(torch.float32, backend.device)
