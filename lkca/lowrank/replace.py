@@ -130,7 +130,7 @@ def _squeeze_and_expand(module: nn.Module) -> tuple[nn.Module, nn.Module] | None
         assert isinstance(weight, Tensor)
         sizes.append(tuple(weight.shape[:2]))
     (hidden, channels), (out, middle) = sizes
-    return (holders[0], holders[1]) if (out, middle) == (channels, hidden) and hidden <= channels else None
+    return (holders[0], holders[1]) if (out, middle) == (channels, hidden) and 0 < hidden <= channels else None
 
 
 def _attention(squeeze: nn.Module, expand: nn.Module) -> ChannelAttention:

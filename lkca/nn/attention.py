@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lkca.nn.parts import is_plain, keeps_size, rows
+from lkca.nn.parts import is_plain, keeps_size, rows, sizes
 from lkca_kernels import channel_attention, local_channel_attention
+from lkca_kernels.arguments import integer
 from lkca_kernels.autocasting import autocast
 from lkca_kernels.reference import surroundings
 
@@ -29,10 +30,10 @@ _SQUEEZE_EXCITE_NAMES = {
 }
 
 
-def _hidden(channels: int, reduction: int) -> int:
-    if reduction < 1:
-        raise ValueError(f"reduction: expected at least 1, got {reduction}")
-    return max(1, channels // reduction)
+def _hidden(channels: int, reduction: int) -> tuple[int, int]:
+    """Channels and hidden channels."""
+    channels, reduction = sizes(channels=channels, reduction=reduction)
+    return channels, max(1, channels // reduction)
 
 
 def _as_made(*layers: nn.Module) -> bool:
@@ -48,7 +49,8 @@ class ChannelAttention(nn.Module):
 
     ``channels // reduction`` hidden channels, or ``hidden_channels``. ``residual`` (like x) is added to the result. The
     mean runs over the whole image, so a tile's result depends on where the tile was cut; use
-    :class:`LocalChannelAttention` where that matters. Raises ValueError for a reduction below 1.
+    :class:`LocalChannelAttention` where that matters. Raises ValueError for sizes below 1, TypeError where they are no
+    integers.
 
     Loads the weights of the usual squeeze-excite blocks, with 1×1 convolutions or linear layers: torchvision's and
     timm's (``fc1``, ``fc2``; ``conv_reduce``, ``conv_expand``), and sequences such as RCAN's (``conv_du.0``,
@@ -66,7 +68,9 @@ class ChannelAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        hidden = _hidden(channels, reduction) if hidden_channels is None else hidden_channels
+        channels, hidden = _hidden(channels, reduction)
+        if hidden_channels is not None:
+            (hidden,) = sizes(hidden_channels=hidden_channels)
         self.fc1 = nn.Conv2d(channels, hidden, 1, bias=bias, device=device, dtype=dtype)
         self.fc2 = nn.Conv2d(hidden, channels, 1, bias=bias, device=device, dtype=dtype)
 
@@ -105,7 +109,7 @@ class LocalChannelAttention(nn.Module):
     gate = 2 sigmoid(W2 relu(W1 a/ā)), ā the mean of a over the channels; result x * gate.
     ``residual`` (like x) is added to it. The ratio a/ā makes the gates independent of the signal's scale. W2 starts at
     zero: every gate is 1. Computed by :func:`lkca_kernels.local_channel_attention`. Raises ValueError for an even
-    window or a reduction below 1.
+    window and sizes below 1, TypeError where they are no integers.
     """
 
     def __init__(
@@ -118,10 +122,11 @@ class LocalChannelAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        window = integer("window", window)
         if window < 1 or window % 2 == 0:
             raise ValueError(f"window: expected an odd number, got {window}")
         self.window = window
-        hidden = _hidden(channels, reduction)
+        channels, hidden = _hidden(channels, reduction)
         self.fc1 = nn.Conv2d(channels, hidden, 1, bias=False, device=device, dtype=dtype)
         self.fc2 = nn.Conv2d(hidden, channels, 1, bias=False, device=device, dtype=dtype)
         nn.init.zeros_(self.fc2.weight)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lkca.nn.attention import LocalChannelAttention
-from lkca.nn.parts import is_plain, keeps_size, rows
+from lkca.nn.parts import is_plain, keeps_size, rows, sizes
 from lkca_kernels import large_kernel_branch
 
 __all__ = ["LargeKernelBlock"]
@@ -22,8 +22,8 @@ class LargeKernelBlock(nn.Module):
     x + CA(P2 relu(P1 D(x))): D is a ``kernel_size``² depthwise convolution, P1 and P2 are 1×1 convolutions to
     ``expansion * channels`` and back, CA is :class:`~lkca.nn.LocalChannelAttention` (left out with ``window=0``).
     No bias anywhere: the block is positively homogeneous, block(a x) = a block(x) for a > 0. Computed by
-    :func:`lkca_kernels.large_kernel_branch`. Raises ValueError for an even kernel or window, or an
-    expansion below 1.
+    :func:`lkca_kernels.large_kernel_branch`. Raises ValueError for an even kernel or window and other sizes below 1,
+    TypeError where they are no integers.
     """
 
     def __init__(
@@ -37,10 +37,9 @@ class LargeKernelBlock(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
+        channels, kernel_size, expansion = sizes(channels=channels, kernel_size=kernel_size, expansion=expansion)
+        if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size: expected an odd number, got {kernel_size}")
-        if expansion < 1:
-            raise ValueError(f"expansion: expected at least 1, got {expansion}")
         hidden = expansion * channels
         kind: dict[str, Any] = {"device": device, "dtype": dtype}
         self.depthwise = nn.Conv2d(

@@ -1,4 +1,7 @@
-"""Whether a module's parts are what it made, so that an operator may take their weights instead of calling them."""
+"""What modules are made of: their sizes, and whether an operator may take their parts' weights instead of calling them.
+
+It may where the parts are what the module made.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,20 @@ from typing import TypeGuard, TypeVar
 
 from torch import Tensor, nn
 
-__all__ = ["has_hooks", "is_plain", "keeps_size", "rows"]
+from lkca_kernels.arguments import integer
+
+__all__ = ["has_hooks", "is_plain", "keeps_size", "rows", "sizes"]
 
 M = TypeVar("M", bound=nn.Module)
+
+
+def sizes(**given: int) -> tuple[int, ...]:
+    """As Python's integers (products of NumPy's small ones overflow); TypeError, or ValueError below 1, by name."""
+    found = {name: integer(name, value) for name, value in given.items()}
+    for name, value in found.items():
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")
+    return tuple(found.values())
 
 
 def has_hooks(part: nn.Module) -> bool:

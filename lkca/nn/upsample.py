@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lkca.nn.parts import sizes
 from lkca_kernels import lowrank_pixel_shuffle, pixel_shuffle_epilogue
 from lkca_kernels.arguments import integer
 
@@ -20,7 +21,7 @@ PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
 def _pair(value: Pair) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+    return (value, value) if isinstance(value, Integral) else (value[0], value[1])  # type: ignore[index]
 
 
 def _same_padding(kernel_size: Pair, dilation: Pair) -> tuple[int, int]:
@@ -35,18 +36,17 @@ def _share(channels: int, groups: int, name: str) -> int:
     return channels // groups
 
 
-def _checked_sizes(upscale_factor: int, **sizes: int) -> tuple[int, ...]:
-    """All of them as Python's integers: products of NumPy's small ones overflow."""
+def _checked_sizes(upscale_factor: int, **given: int) -> tuple[int, ...]:
+    """All of them as Python's integers."""
     if isinstance(upscale_factor, bool) or not isinstance(upscale_factor, Integral) or upscale_factor < 2:
         raise ValueError(f"upscale_factor: expected an integer of at least 2, got {upscale_factor!r}")
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
-    return int(upscale_factor), *(integer(name, value) for name, value in sizes.items())
+    return int(upscale_factor), *sizes(**given)
 
 
 def in_turn(conv: nn.Conv2d, x: Tensor, groups: int) -> Tensor:
     """``conv`` on each of ``groups`` equal blocks of x's channels, its results side by side."""
+    if x.ndim != 4:
+        raise ValueError(f"x: expected 4 dimensions (B, in_channels, h, w), got {tuple(x.shape)}")
     if groups == 1:
         result: Tensor = conv(x)
         return result
@@ -82,7 +82,8 @@ class PixelShuffleUpsample(nn.Module):
     stride, padding, dilation, bias, padding_mode, device and dtype are those of ``nn.Conv2d``; by default the padding
     keeps the image's size under an odd kernel. With ``shared_groups`` > 1 one convolution serves so many equal blocks
     of the channels in turn. Loads the weights of a plain ``nn.Conv2d`` (keys ``weight``, ``bias``) too. Raises
-    ValueError for sizes below 1, a factor below 2, and channels that ``shared_groups`` does not divide.
+    ValueError for sizes below 1, a factor below 2, channels that ``shared_groups`` does not divide, and an input of
+    other dimensions.
     """
 
     def __init__(

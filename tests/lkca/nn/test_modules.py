@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -146,3 +148,45 @@ def test_block_takes_its_parts_as_they_are(window: int) -> None:
         inference = LargeKernelBlock(5, kernel_size=3, window=window)
         answer = inference(x)
     torch.testing.assert_close(inference(x.requires_grad_()), answer)
+
+
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda: ChannelAttention(8.0), "channels"),
+        (lambda: ChannelAttention(8, 2.5), "reduction"),
+        (lambda: ChannelAttention(8, hidden_channels=2.0), "hidden_channels"),
+        (lambda: LocalChannelAttention(8, 9.0), "window"),
+        (lambda: LargeKernelBlock(8, 7.0), "kernel_size"),
+        (lambda: LargeKernelBlock(8, window=9.0), "window"),
+    ],
+)
+def test_sizes_that_are_no_integers_are_named(make: Any, argument: str) -> None:
+    with pytest.raises(TypeError, match=f"^{argument}: expected an integer, got float"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda: ChannelAttention(8, hidden_channels=0), "hidden_channels"),
+        (lambda: ChannelAttention(8, hidden_channels=-1), "hidden_channels"),
+        (lambda: LocalChannelAttention(0), "channels"),
+        (lambda: LargeKernelBlock(-8), "channels"),
+    ],
+)
+def test_sizes_below_one_are_named(make: Any, argument: str) -> None:
+    with pytest.raises(ValueError, match=f"^{argument}: expected at least 1"):
+        make()
+
+
+def test_numpy_s_kernel_sizes() -> None:
+    for kernel in (np.int64(5), (np.int8(5), 3)):
+        for layer in (PixelShuffleUpsample(4, 3, 2, kernel), LowRankUpsample(4, 3, 2, 2, kernel, dilation=np.int64(2))):
+            assert layer(torch.rand(1, 4, 9, 11)).shape == (1, 3, 18, 22)
+
+
+def test_an_upsampler_s_input_is_named() -> None:
+    for layer in (PixelShuffleUpsample(4, 2, 2), LowRankUpsample(4, 2, 2, 2)):
+        with pytest.raises(ValueError, match=r"^x: expected 4 dimensions \(B, in_channels, h, w\), got \(4, 9, 11\)"):
+            layer(torch.rand(4, 9, 11))
