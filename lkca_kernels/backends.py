@@ -276,7 +276,7 @@ def choose(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: in
 def explain_call(
     op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int, backend: str | None, *, empty: bool = False
 ) -> Explanation:
-    """The same decision as :func:`choose`, told in words. empty: whether a tensor of the call is."""
+    """The decision of :func:`choose`, told in words. empty: whether a tensor of the call is."""
     name, source = _requested(backend)
     everywhere = _only_reference()
     refusals = {}
@@ -284,14 +284,15 @@ def explain_call(
         reason = _refusal(native, op, device, dtype, upscale_factor) or everywhere
         if reason is not None:
             refusals[native] = reason
-    if empty and name not in refusals:
+    try:
+        chosen = choose(op, device, dtype, upscale_factor, backend)
+    except BackendError:
+        return Explanation(op, None, f"asked for by {source}, and cannot serve this call", refusals)
+    if empty:
         refusals = {native: refusals.get(native, "serves no empty tensors") for native in _names()[1:]}
         return Explanation(op, "reference", "it serves empty tensors, whoever was asked", refusals)
-    if name is None:
-        name = "reference" if everywhere else _automatic(op, device, dtype, upscale_factor)
-        order = ", ".join((*_AUTO.get(device.type, ()), "reference"))
-        reason = everywhere or f"the first that serves {dtype} on {device.type}, in the order {order}"
-        return Explanation(op, name, reason, refusals)
-    if name in refusals:
-        return Explanation(op, None, f"asked for by {source}, and cannot serve this call", refusals)
-    return Explanation(op, name, f"asked for by {source}", refusals)
+    if name is not None:
+        return Explanation(op, chosen, f"asked for by {source}", refusals)
+    order = ", ".join((*_AUTO.get(device.type, ()), "reference"))
+    reason = everywhere or f"the first that serves {dtype} on {device.type}, in the order {order}"
+    return Explanation(op, chosen, reason, refusals)

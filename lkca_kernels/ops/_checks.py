@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -46,6 +46,11 @@ def check_kinds(names: Sequence[str], tensors: Sequence[object]) -> None:
             raise ValueError(f"{name}: expected device {device}, the one of {names[0]}, got {tensor.device}")
         if tensor.layout is not _DENSE:
             raise TypeError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
+
+
+def is_empty(tensors: Iterable[object]) -> bool:
+    """Whether one of the tensors among them has no elements: the reference then serves the call, whoever was asked."""
+    return any(isinstance(t, Tensor) and t.numel() == 0 for t in tensors)
 
 
 def check_shape(name: str, tensor: Tensor, meaning: str, expected: tuple[int, ...]) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from lkca_kernels import backends, reference
 from lkca_kernels.autocasting import unautocast
 from lkca_kernels.memory_format import memory_format_of
+from lkca_kernels.ops._checks import is_empty
 from lkca_kernels.tracing import asked_by_the_tracer
 
 Tensors = Sequence[Tensor | None]
@@ -36,15 +37,11 @@ def choose_while_tracing(*call: Any) -> str:
     return backends.choose(*call)
 
 
-def _empty(tensors: Tensors) -> bool:
-    return any(t is not None and t.numel() == 0 for t in tensors)
-
-
 def _unwatched(tensors: Tensors) -> bool:
     """Whether neither autograd, nor a tracer, mode or tensor subclass has to see the call.
 
-    No tensor is empty, nor a negated view (``torch.imag`` of a conjugate), whose memory holds the values with the other
-    sign: only the dispatcher resolves those.
+    No tensor is empty (:func:`is_empty`), nor a negated view (``torch.imag`` of a conjugate), whose memory holds the
+    values with the other sign: only the dispatcher resolves those.
     """
     if _dispatch_modes():
         return False
@@ -170,7 +167,7 @@ class Operator:
         tensors, options, (backend,) = self._split(arguments)
         self._refuse_tangents(tensors)
         backend = self._resolve(backend, arguments[0], options)
-        if _empty(tensors) or backend == "reference":
+        if is_empty(tensors) or backend == "reference":
             with torch.no_grad():
                 result = self._plain(tensors, options)
                 return (result, reference.channel_mean(tensors[0])) if self.with_mean else result  # type: ignore[arg-type]
@@ -190,7 +187,7 @@ class Operator:
         tensors, options, (backend,) = self._split(arguments)
         self._refuse_tangents(tensors)
         backend = self._resolve(backend, arguments[0], options)
-        if _empty(tensors) or backend == "reference":
+        if is_empty(tensors) or backend == "reference":
             with torch.no_grad():
                 out.copy_(self._plain(tensors, options))
         else:
@@ -202,7 +199,7 @@ class Operator:
         mean = arguments[self.count : self.count + self.with_mean]
         _, options, (needs, backend) = self._split(tensors + arguments[self.count + self.with_mean :])
         backend = self._resolve(backend, tensors[0], options)
-        if grad.numel() == 0 or _empty(tensors) or backend == "reference":
+        if grad.numel() == 0 or is_empty(tensors) or backend == "reference":
             grads = self._reference_gradients(grad, tensors, options, needs)
         else:
             inputs = (tensors[0], *mean, *tensors[1 : self._seen])

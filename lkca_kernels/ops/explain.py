@@ -55,6 +55,5 @@ def explain(op: str | Callable[..., Tensor], *args: Any, **kwargs: Any) -> Expla
     _checks.check_first(first_name, first, "(the first tensor)")
     served = "lowrank_pixel_shuffle" if name == "lowrank_upsample" else name
     factor = _checks.checked_factor(arguments["upscale_factor"]) if "upscale_factor" in arguments else 1
-    looked_at = [first] if name == "lowrank_pixel_shuffle_stored" else arguments.values()
-    empty = any(isinstance(t, Tensor) and not t.numel() for t in looked_at)
+    empty = _checks.is_empty(value for argument, value in arguments.items() if argument != "out")
     return explain_call(served, first.device, first.dtype, factor, arguments.get("backend"), empty=empty)

@@ -116,7 +116,7 @@ def _serve(*arguments: Any, out: Tensor) -> Tensor:
     tensors, (s, skip_bicubic, first, last, backend) = arguments[: len(_NAMES)], arguments[len(_NAMES) :]
     if backend == "auto":  # in an exported program
         backend = backends.choose(_NAME, tensors[0].device, tensors[0].dtype, s, None)
-    native = backend != "reference" and tensors[0].numel() > 0
+    native = backend != "reference" and not _checks.is_empty(tensors)
     function: Any = backends.function(backend, f"{_NAME}_fwd") if native else reference.lowrank_pixel_shuffle_stored
     with unautocast(tensors[0].device.type):
         found: Tensor = function(*tensors, upscale_factor=s, skip_bicubic=skip_bicubic, rows=(first, last), out=out)
