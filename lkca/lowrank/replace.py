@@ -172,7 +172,7 @@ def _differs(module: nn.Module, new: ChannelAttention, squeeze: nn.Module) -> st
     weight: Any = squeeze.weight
     channels = weight.shape[1]
     old, fused = copied_model(module), copied_model(new)
-    for hooks in ("_forward_hooks", "_forward_pre_hooks"):
+    for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
         getattr(old, hooks).clear()
     if weight.device.type != "mps":
         old, fused = old.double(), fused.double()
@@ -205,10 +205,10 @@ def _result_and_gradient(block: nn.Module, x: Tensor) -> tuple[Any, Tensor]:
     with torch.enable_grad():
         leaf = x.clone().requires_grad_()
         found = block(leaf.clone())  # some write into their input
-        if not isinstance(found, Tensor) or not found.requires_grad:
-            return found, torch.zeros_like(x)
-        (gradient,) = torch.autograd.grad(found.square().sum(), leaf)
-    return found.detach(), gradient
+        if isinstance(found, Tensor) and found.requires_grad:
+            found.square().sum().backward()  # autograd.grad would be refused by a reentrant checkpoint
+            found = found.detach()
+    return found, torch.zeros_like(x) if leaf.grad is None else leaf.grad
 
 
 # ---- upsamplers ----------------------------------------------------------------------------------------------------

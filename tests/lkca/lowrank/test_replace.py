@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import lkca
 from lkca.lowrank import LowRankError, analyze, factorize, merge
@@ -181,10 +182,23 @@ class InPlace(RcanLike):
         return x.mul_(self.conv_du(self.avg_pool(x)))
 
 
+class Checkpointed(RcanLike):
+    def forward(self, x: Tensor) -> Tensor:
+        gate: Tensor = checkpoint(lambda t: self.conv_du(self.avg_pool(t)), x, use_reentrant=True)
+        return x * gate
+
+
 def test_a_block_with_another_gradient_stays() -> None:
     report = lkca.replace_modules(Net(Detached()))
     assert list(report.swapped) == ["up.0"] and "another gradient" in report.kept["block"]
-    assert list(lkca.replace_modules(Net(InPlace())).swapped) == ["block", "up.0"]
+    heard: list[nn.Module] = []
+    for block in (InPlace(), Checkpointed()):
+        block.register_full_backward_hook(lambda m, _, __: heard.append(m))
+        block.register_full_backward_pre_hook(lambda m, _: heard.append(m))
+        assert list(lkca.replace_modules(Net(block)).swapped) == ["block", "up.0"]
+        assert not heard
+        with torch.inference_mode():
+            assert list(lkca.replace_modules(Net(type(block)())).swapped) == ["block", "up.0"]
 
 
 class Listed(nn.Module):
