@@ -65,6 +65,8 @@ def bicubic_upsample(x: Tensor, scale: int, convention: Convention = "matlab") -
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"x: expected a floating tensor, got {x.dtype if isinstance(x, Tensor) else type(x).__name__}")
+    if x.layout is not torch.strided:
+        raise TypeError(f"x: expected a dense tensor, got layout {x.layout}")
     scale = integer("scale", scale)
     if x.ndim != 4:
         raise ValueError(f"x: expected (B, C, h, w), got {x.ndim} dimensions")

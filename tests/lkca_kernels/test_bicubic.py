@@ -144,6 +144,9 @@ def test_wrong_arguments() -> None:
     for other in (x.int(), x.bool(), x.to(torch.complex64), x.numpy()):
         with pytest.raises(TypeError, match="x: expected a floating tensor, got"):
             bicubic_upsample(other, 2)  # type: ignore[arg-type]
+    for other in (x.to_sparse(), x.to_mkldnn()):
+        with pytest.raises(TypeError, match="x: expected a dense tensor, got layout"):
+            bicubic_upsample(other, 2)
 
 
 def test_onnx_with_dynamic_sizes(tmp_path: object) -> None:
