@@ -26,6 +26,7 @@ from lkca.data.envi_map import parse_map_info
 from lkca.data.memory import check_memory
 from lkca.data.meta import CubeMeta
 from lkca.data.readers.arrays import ArrayWindows
+from lkca.data.readers.cf import MAX_ITEMS, StoredSamples, attribute_text, in_units_of, mapping_crs, written_transform
 from lkca.data.readers.chunks import CHUNK_CACHE, ChunkWindows
 from lkca.data.readers.hdfeos import grid_place
 from lkca.data.readers.matlab import open_matlab73
@@ -123,8 +124,10 @@ def _cube(
         units = None
     companions |= own
     wavelengths, fwhm, good = spectral_lists(companions, windows.shape[2], units)
+    stored = StoredSamples.of(dataset, windows)
     if prisma is None:
-        scale, offset, nodata = _radiometry(dataset, windows.shape[2], named)
+        scale, offset = _radiometry(dataset, windows.shape[2], named)
+        nodata = stored.nodata
         transform, crs, remarks = _georeference(dataset, datasets, order, windows.shape[:2], named)
     else:
         scale, offset, nodata = prisma.scale, prisma.offset, prisma.nodata
@@ -138,12 +141,12 @@ def _cube(
         offset=offset,
         crs=crs,
         transform=transform,
-        stored_dtype=dataset.dtype,
+        stored_dtype=stored.dtype,
         tags=_tags(h5, dataset),
     )
     netcdf = file.suffix.lower() in (".nc", ".nc4") or "_NCProperties" in h5.attrs
     cube = Cube(
-        named, windows.shape, meta, windows, format="NetCDF4" if netcdf else "HDF5", files=(file,),
+        named, windows.shape, meta, stored, format="NetCDF4" if netcdf else "HDF5", files=(file,),
         warnings=[*remarks, warning] if warning else remarks, close=h5.close,
         allow=windows.allow, describes_itself=False,
     )  # fmt: skip
@@ -212,21 +215,18 @@ def _axis_attr(dataset: h5py.Dataset, name: str, axis: int) -> Any:
 
 def _dimension_name(dataset: h5py.Dataset, axis: int) -> str:
     scale = _scale(dataset, axis)
-    path = _text(_axis_attr(dataset, "DIMENSION_LABELS", axis) or "") if scale is None else scale.name
+    path = attribute_text(_axis_attr(dataset, "DIMENSION_LABELS", axis) or "") if scale is None else scale.name
     return str(path or "").rpartition("/")[2].lower()
 
 
-def _radiometry(
-    dataset: h5py.Dataset, bands: int, source: str
-) -> tuple[float | np.ndarray, float | np.ndarray, float | None]:
+def _radiometry(dataset: h5py.Dataset, bands: int, source: str) -> tuple[float | np.ndarray, float | np.ndarray]:
     scale, offset = (_by_band(dataset, bands, source, name) for name in ("scale_factor", "add_offset"))
     divisor = _by_band(dataset, bands, source, "Scale_Factor", "Scale Factor")
     if scale is None and divisor is not None:
         if np.any(divisor == 0):
             raise InputError(f"{source}: Scale_Factor is 0; expected another number")
         scale = 1.0 / divisor
-    nodata = _number_attr(dataset, "_FillValue", "missing_value", "Data_Ignore_Value", "Data Ignore Value", "nodata")
-    return 1.0 if scale is None else scale, 0.0 if offset is None else offset, nodata
+    return 1.0 if scale is None else scale, 0.0 if offset is None else offset
 
 
 def _by_band(dataset: h5py.Dataset, bands: int, source: str, *names: str) -> float | np.ndarray | None:
@@ -255,7 +255,7 @@ def _georeference(
         key = path.rpartition("/")[2].lower().replace("_", " ")
         if key not in ("epsg code", "map info") or not is_small(candidate):
             continue
-        text = _text(candidate[()])
+        text = attribute_text(candidate[()])
         if key == "map info":
             transform, by_name, remarks = parse_map_info(text, f"{source} ({path})")
             crs = crs or by_name
@@ -264,23 +264,25 @@ def _georeference(
                 crs = str(CRS.from_epsg(int(text)).to_wkt())
     structure = datasets.get("/HDFEOS INFORMATION/StructMetadata.0")
     if transform is None and structure is not None and is_small(structure):
-        place = grid_place(_text(structure[()]), dataset.name, *pixels)
+        place = grid_place(attribute_text(structure[()]), dataset.name, *pixels)
         if place[0] is not None:
             transform, crs = place
     # CF's longer form, "crs: x y other: lat lon", names several; the first is that of the dimensions.
     mapping = (_text_attr(dataset, "grid_mapping") or "").partition(":")[0].strip()
     node = _grid_mapping(dataset, mapping) if mapping else None
     if node is not None:
-        wkt = _text_attr(node, "crs_wkt", "spatial_ref")
-        if wkt:
-            with contextlib.suppress(CRSError):
-                crs = str(CRS.from_wkt(wkt).to_wkt())
-    by_axes = None if transform else _coordinate_transform(dataset, order)
-    if by_axes and crs is None and _is_wgs84(dataset, order, node):
-        crs = str(CRS.from_epsg(4326).to_wkt())
+        crs = mapping_crs(node.attrs) or crs
+    if transform is None:
+        transform = _coordinate_transform(dataset, order, crs)
+        if transform and crs is None and _is_wgs84(dataset, order, node):
+            crs = str(CRS.from_epsg(4326).to_wkt())
+    if transform is None and node is not None:
+        transform = written_transform(node.attrs)
     if by_name is None and crs is not None:  # what the map info does not tell another variable does
         remarks = []
-    return transform or by_axes, crs, remarks
+    if transform and crs is None and mapping and not remarks:
+        remarks = [f"{source}: its grid mapping, {mapping}, is none that can be read; the cube has no CRS"]
+    return transform, crs, remarks
 
 
 def _grid_mapping(cube: h5py.Dataset, name: str) -> Any:
@@ -308,8 +310,9 @@ def _is_wgs84(dataset: h5py.Dataset, order: str, mapping: Any) -> bool:
     ) in (None, 6378137.0)
 
 
-def _coordinate_transform(dataset: h5py.Dataset, order: str) -> Affine | None:
-    """From regular 1-D coordinate variables (pixel centres) attached to the row and column axes."""
+def _coordinate_transform(dataset: h5py.Dataset, order: str, crs: str | None) -> Affine | None:
+    """From regular 1-D coordinate variables (pixel centres) attached to the row and column axes; in units of the CRS,
+    where they are in kilometres."""
     if dataset.ndim != 3:
         return None
     ends = []
@@ -320,7 +323,7 @@ def _coordinate_transform(dataset: h5py.Dataset, order: str) -> Affine | None:
         name = (scale.name or "").rpartition("/")[2].lower()
         if name not in ("x", "y", "lon", "lat", "longitude", "latitude", "easting", "northing"):
             return None
-        values = scale[()].astype(np.float64)
+        values = scale[()].astype(np.float64) * in_units_of(crs, _text_attr(scale, "units"))
         step = (values[-1] - values[0]) / (len(values) - 1)
         if step == 0 or np.abs(np.diff(values) - step).max() > 1e-3 * abs(step):
             return None
@@ -337,7 +340,7 @@ def _tags(h5: h5py.File, dataset: h5py.Dataset) -> dict[str, str]:
                 continue
             try:
                 value = node.attrs[key]
-                text = _text(value) if np.size(value) <= _MAX_ITEMS else ""
+                text = attribute_text(value) if np.size(value) <= MAX_ITEMS else ""
             except (OSError, TypeError, ValueError):
                 continue
             if text and len(text) < 1000:
@@ -346,7 +349,6 @@ def _tags(h5: h5py.File, dataset: h5py.Dataset) -> dict[str, str]:
 
 
 _HANDLED_ATTRS = {"scale_factor", "add_offset", "Scale_Factor", "Data_Ignore_Value", "missing_value", "grid_mapping"}
-_MAX_ITEMS = 64  # of an attribute that is read as text
 
 
 def _number_attr(node: Any, *names: str) -> float | None:
@@ -359,15 +361,4 @@ def _number_attr(node: Any, *names: str) -> float | None:
 
 
 def _text_attr(node: Any, *names: str) -> str | None:
-    return next((_text(node.attrs[name]) for name in names if name in node.attrs), None)
-
-
-def _text(value: Any) -> str:
-    """Text of an attribute or dataset: bytes, str, numbers or arrays of one of them."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "OSUbiuf" or array.size == 0:
-        return ""
-    items = [
-        item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in array.ravel()[:_MAX_ITEMS]
-    ]
-    return ", ".join(items).strip()
+    return next((attribute_text(node.attrs[name]) for name in names if name in node.attrs), None)

@@ -1,0 +1,140 @@
+"""What NetCDF's CF conventions, and GDAL's beside them, say in attributes: missing samples, signs, CRS and place.
+
+https://cfconventions.org: "Missing data", "Packed data", "Grid mappings". ``_Unsigned`` is the NetCDF Users' Guide's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+
+from lkca.data.codec import nodata_code
+from lkca.data.cube import StoredReader
+from lkca.data.window import Window
+
+__all__ = ["MAX_ITEMS", "StoredSamples", "attribute_text", "in_units_of", "mapping_crs", "written_transform"]
+
+_MISSING = ("_FillValue", "missing_value", "Data_Ignore_Value", "Data Ignore Value", "nodata")
+MAX_ITEMS = 64  # of an attribute that is read as text
+_KILOMETRES = {"km", "kilometer", "kilometers", "kilometre", "kilometres"}
+_AFFINE = 6
+
+_PROJECTIONS = {
+    "transverse_mercator": "tmerc", "albers_conical_equal_area": "aea", "lambert_azimuthal_equal_area": "laea",
+    "lambert_conformal_conic": "lcc", "polar_stereographic": "stere", "sinusoidal": "sinu",
+}  # fmt: skip
+_PARAMETERS = {
+    "latitude_of_projection_origin": "lat_0", "longitude_of_central_meridian": "lon_0",
+    "longitude_of_projection_origin": "lon_0", "straight_vertical_longitude_from_pole": "lon_0",
+    "scale_factor_at_central_meridian": "k_0", "scale_factor_at_projection_origin": "k_0", "false_easting": "x_0",
+    "false_northing": "y_0", "semi_major_axis": "a", "semi_minor_axis": "b", "inverse_flattening": "rf",
+    "earth_radius": "R",
+}  # fmt: skip
+_WGS84 = (6378137.0, 298.257223563)
+
+
+@dataclass(frozen=True)
+class StoredSamples:
+    """The samples of a dataset as its attributes mean them; a reader of windows.
+
+    read: windows of the dataset. dtype: unsigned where ``_Unsigned`` says so. nodata: the value that stands for missing
+    samples; others: further ones, which become NaN in blocks of a float type.
+    """
+
+    read: StoredReader
+    dtype: np.dtype
+    nodata: float | None
+    others: tuple[np.generic, ...] = ()
+
+    @classmethod
+    def of(cls, dataset: h5py.Dataset, read: StoredReader) -> StoredSamples:
+        dtype = dataset.dtype
+        listed = [value for name in _MISSING if name in dataset.attrs for value in _numbers(dataset.attrs[name])]
+        if dtype.kind == "i" and attribute_text(dataset.attrs.get("_Unsigned", "")).lower() == "true":
+            signed, dtype = dtype, np.dtype(dtype.str.replace("i", "u"))
+            codes = [nodata_code(signed, value) for value in listed]
+            listed = [
+                value if code is None else float(code.view(dtype.newbyteorder("=")))
+                for value, code in zip(listed, codes, strict=True)
+            ]
+        known = [code for value in dict.fromkeys(listed) if (code := nodata_code(dtype, value)) is not None]
+        nodata = float(known[0].item()) if known else listed[0] if listed else None
+        return cls(read, dtype, nodata, tuple(known[1:]))
+
+    def __call__(self, window: Window, bands: np.ndarray) -> np.ndarray:
+        block = self.read(window, bands)
+        if block.dtype != self.dtype:
+            block = block.view(self.dtype)
+        if self.others:
+            missing = np.isin(block, self.others)
+            block = block.astype(np.result_type(block.dtype, np.float32))
+            block[missing] = np.nan
+        return block
+
+
+def mapping_crs(attrs: Mapping[str, Any]) -> str | None:
+    """WKT of the CRS that a grid mapping's attributes describe: by its WKT, else by the projection's parameters. None
+    where they name none that is known, or no ellipsoid."""
+    for name in ("crs_wkt", "spatial_ref"):
+        text = attribute_text(attrs.get(name, ""))
+        with contextlib.suppress(CRSError):
+            if text:
+                return str(CRS.from_wkt(text).to_wkt())
+    projection = _PROJECTIONS.get(attribute_text(attrs.get("grid_mapping_name", "")))
+    given = {_PARAMETERS[name]: _numbers(attrs[name]) for name in _PARAMETERS if name in attrs}
+    values = {name: numbers[0] for name, numbers in given.items() if numbers}
+    if projection is None or not {"a", "R"} & values.keys():
+        return None
+    parallels = _numbers(attrs.get("standard_parallel", ()))[:2]
+    names = ("lat_ts",) if projection == "stere" else ("lat_1", "lat_2")
+    values |= dict(zip(names, parallels, strict=False))
+    if (values.get("a"), values.get("rf")) == _WGS84:
+        values = {name: value for name, value in values.items() if name not in ("a", "b", "rf")}
+        projection += " +datum=WGS84"
+    listed = " ".join(f"+{name}={value:.17g}" for name, value in values.items())
+    try:
+        return str(CRS.from_string(f"+proj={projection} {listed} +units=m +no_defs").to_wkt())
+    except CRSError:
+        return None
+
+
+def written_transform(attrs: Mapping[str, Any]) -> Affine | None:
+    """The transform that GDAL and rioxarray write beside the CRS, ``GeoTransform``."""
+    numbers = _numbers(attribute_text(attrs.get("GeoTransform", "")).replace(",", " ").split())
+    return Affine.from_gdal(*numbers) if len(numbers) == _AFFINE and np.isfinite(numbers).all() else None
+
+
+def in_units_of(crs: str | None, units: str | None) -> float:
+    """By what coordinates in these units are multiplied, to be in those of a projected CRS; 1 but for kilometres."""
+    if crs is None or (units or "").strip().lower() not in _KILOMETRES:
+        return 1.0
+    known = CRS.from_wkt(crs)
+    return 1000.0 / float(known.linear_units_factor[1]) if known.is_projected else 1.0
+
+
+def attribute_text(value: Any) -> str:
+    """Text of an attribute or dataset: bytes, str, numbers or arrays of one of them."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "OSUbiuf" or array.size == 0:
+        return ""
+    items = [
+        item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in array.ravel()[:MAX_ITEMS]
+    ]
+    return ", ".join(items).strip()
+
+
+def _numbers(value: Any) -> list[float]:
+    """The numbers of an attribute, text that is one too; those that are none are left out."""
+    numbers = []
+    for item in np.ravel(value)[:MAX_ITEMS]:
+        with contextlib.suppress(ValueError, TypeError):
+            numbers.append(float(item))
+    return numbers

@@ -1,0 +1,150 @@
+"""NetCDF: what attributes say of missing samples, signs, CRS and place, and what other readers make of the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from rasterio.crs import CRS
+
+from lkca import upscale
+from lkca.data import open_cube
+
+from .samples import CUBE
+
+UTM = {  # zone 11 north, as files before CF 1.7 describe it
+    "grid_mapping_name": "transverse_mercator", "scale_factor_at_central_meridian": 0.9996, "false_easting": 500000.0,
+    "longitude_of_central_meridian": -117.0, "latitude_of_projection_origin": 0.0, "false_northing": 0.0,
+    "semi_major_axis": 6378137.0, "inverse_flattening": 298.257223563,
+}  # fmt: skip
+GRID = (30.0, 0.0, 500000.0, 0.0, -30.0, 4000000.0)
+
+
+def _write(
+    file: Path, stored: np.ndarray, attrs: dict[str, Any], mapping: dict[str, Any] | None = None, unit: str | None = "m"
+) -> Path:
+    """A cube of bands, rows and columns on GRID; unit: of its coordinates, None where it has none."""
+    with h5py.File(file, "w") as h5:
+        data = h5.create_dataset("reflectance", data=stored)
+        data.attrs.update(attrs)
+        size = 1000.0 if unit == "km" else 1.0
+        y, x = (4000000 - 30 * (np.arange(12) + 0.5)) / size, (500000 + 30 * (np.arange(9) + 0.5)) / size
+        for axis, (name, values) in enumerate({"band": np.arange(5.0), "y": y, "x": x}.items()):
+            h5[name] = values
+            h5[name].make_scale(name)
+            if axis and unit is None:
+                continue
+            data.dims[axis].attach_scale(h5[name])
+            if axis:
+                h5[name].attrs["units"] = unit
+        if mapping is not None:
+            data.attrs["grid_mapping"], h5["crs"] = "crs", 0
+            h5["crs"].attrs.update(mapping)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("dtype", "attrs", "nodata"),
+    [
+        ("f4", {"_FillValue": np.nan, "missing_value": -9999.0}, -9999.0),
+        ("i2", {"_FillValue": -8888, "missing_value": -9999}, -8888.0),
+        ("i4", {"missing_value": [-9999, -8888]}, -9999.0),
+        ("i2", {"_FillValue": 10**6, "Data_Ignore_Value": "-9999", "nodata": -8888.0}, -9999.0),
+    ],
+)
+def test_several_values_for_missing_samples(tmp_path: Path, dtype: str, attrs: dict[str, Any], nodata: float) -> None:
+    """Only the first of them was missing: the others were reflectance, and NaN hid the one that mattered."""
+    stored = CUBE.astype(dtype)
+    stored[:, 2, 3] = -9999
+    if "-8888" in str(attrs):
+        stored[1, 4, 5] = -8888
+    file = _write(tmp_path / "x.nc", stored, attrs)
+    expected = np.where(stored < 0, np.nan, stored).astype(np.float32)
+    with open_cube(file) as cube:
+        assert np.array_equal(cube.read(), expected, equal_nan=True)
+        assert (cube.meta.nodata, cube.meta.stored_dtype) == (nodata, np.dtype(dtype))
+    upscale(file, "bicubic", scale=2, output=tmp_path / "x2.img")
+    with open_cube(tmp_path / "x2.img") as finer:
+        assert np.array_equal(np.isnan(finer.read()[:, ::2, ::2]), np.isnan(expected))
+        assert (finer.meta.nodata, finer.meta.stored_dtype) == (nodata, np.dtype(dtype))
+    if "_FillValue" in attrs and dtype == "i2":  # what is said with --nodata counts instead of the file's first
+        with open_cube(file, nodata=1.0) as cube:
+            assert np.isnan(cube.read()[stored == 1]).all()
+
+
+def test_unsigned_samples(tmp_path: Path) -> None:
+    """They were read as negative ones."""
+    unsigned = CUBE.copy()
+    unsigned[:, 1] += 40000
+    unsigned[:, 2, 3] = 65535
+    file = _write(tmp_path / "x.nc", unsigned.view(np.int16), {"_Unsigned": "true", "_FillValue": np.int16(-1)})
+    with open_cube(file) as cube:
+        assert np.array_equal(cube.read(), np.where(unsigned == 65535, np.nan, unsigned), equal_nan=True)
+        assert (cube.meta.nodata, cube.meta.stored_dtype) == (65535.0, np.dtype(np.uint16))
+
+
+@pytest.mark.parametrize("unit", ["m", "km"])
+@pytest.mark.parametrize(
+    "mapping", [UTM, {"crs_wkt": CRS.from_epsg(32611).to_wkt()}, {"spatial_ref": "damaged", **UTM}]
+)
+def test_the_crs_of_a_grid_mapping(tmp_path: Path, mapping: dict[str, Any], unit: str) -> None:
+    """By its parameters too, which were not read; coordinates in kilometres put the scene a thousand times too near."""
+    with open_cube(_write(tmp_path / "x.nc", CUBE, {}, mapping, unit)) as cube:
+        assert cube.meta.crs is not None and CRS.from_wkt(cube.meta.crs) == CRS.from_epsg(32611)
+        assert np.allclose(list(cube.meta.transform)[:6], GRID)
+        assert not cube.warnings
+
+
+@pytest.mark.parametrize(
+    ("mapping", "epsg"),
+    [
+        ({"grid_mapping_name": "lambert_azimuthal_equal_area", "latitude_of_projection_origin": 52.0,
+          "longitude_of_projection_origin": 10.0, "false_easting": 4321000.0, "false_northing": 3210000.0}, 3035),
+        ({"grid_mapping_name": "polar_stereographic", "straight_vertical_longitude_from_pole": 0.0,
+          "standard_parallel": -71.0, "latitude_of_projection_origin": -90.0, "false_easting": 0.0}, 3031),
+        ({"grid_mapping_name": "lambert_conformal_conic", "standard_parallel": [49.0, 44.0], "false_easting": 700000.0,
+          "longitude_of_central_meridian": 3.0, "latitude_of_projection_origin": 46.5, "false_northing": 6600000.0},
+         2154),
+    ],
+)  # fmt: skip
+def test_projections(tmp_path: Path, mapping: dict[str, Any], epsg: int) -> None:
+    from rasterio.warp import transform
+
+    mapping = {**mapping, "semi_major_axis": 6378137.0, "inverse_flattening": 298.257222101}
+    with open_cube(_write(tmp_path / "x.nc", CUBE, {}, mapping)) as cube:
+        assert cube.meta.crs is not None
+        wgs84, north = CRS.from_epsg(4326), -80.0 if epsg == 3031 else 50.0
+        found = transform(wgs84, CRS.from_wkt(cube.meta.crs), [5.0], [north])
+        assert np.allclose(found, transform(wgs84, CRS.from_epsg(epsg), [5.0], [north]), atol=1.0)
+
+
+def test_an_unknown_grid_mapping_is_named(tmp_path: Path) -> None:
+    mapping = {"grid_mapping_name": "vertical_perspective", "semi_major_axis": 6378137.0}
+    with open_cube(_write(tmp_path / "x.nc", CUBE, {}, mapping)) as cube:
+        assert cube.meta.crs is None and cube.meta.transform is not None
+        assert "grid mapping, crs, is none that can be read" in cube.warnings[0]
+
+
+def test_the_transform_that_gdal_writes(tmp_path: Path) -> None:
+    """Where no coordinates tell the place: of a turned grid there are none."""
+    turned = (500000.0, 25.0, 15.0, 4000000.0, 15.0, -25.0)  # GDAL's order
+    mapping = {**UTM, "GeoTransform": " ".join(map(str, turned)) + " "}
+    with open_cube(_write(tmp_path / "x.nc", CUBE, {}, mapping, unit=None), axes="brc") as cube:
+        assert cube.meta.transform is not None and cube.meta.transform.to_gdal() == turned
+    with open_cube(_write(tmp_path / "y.nc", CUBE, {}, mapping)) as cube:  # coordinates count more: they follow a cut
+        assert np.allclose(list(cube.meta.transform)[:6], GRID)
+
+
+@pytest.mark.filterwarnings("ignore:variable 'reflectance' has multiple fill values")
+def test_as_xarray_decodes_it(tmp_path: Path) -> None:
+    xarray = pytest.importorskip("xarray")
+    stored = CUBE.astype(np.int16)
+    stored[:, 2, 3], stored[1, 4, 5] = -9999, -8888
+    attrs = {"_FillValue": -8888, "missing_value": -9999, "scale_factor": 1e-4, "add_offset": -0.1}
+    array = xarray.Variable(("band", "y", "x"), stored, attrs)
+    decoded = xarray.conventions.decode_cf_variable("reflectance", array)
+    with open_cube(_write(tmp_path / "x.nc", stored, attrs)) as cube:
+        np.testing.assert_allclose(cube.read(), decoded.values, rtol=1e-5, atol=1e-7)
