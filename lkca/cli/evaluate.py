@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lkca.choices import DegradationMethod
-from lkca.cli.console import command_line, note, print_json, print_line, print_table
+from lkca.cli.console import command_line, complain, note, print_json, print_line, print_table
 from lkca.cli.options import (
     MODEL_HELP,
     Axes,
@@ -33,7 +33,7 @@ from lkca.cli.options import (
     set_threads,
 )
 from lkca.cli.report import ReportOption, check_report
-from lkca.errors import InputError
+from lkca.errors import InputError, LkcaError
 from lkca.output import check_output
 
 if TYPE_CHECKING:
@@ -100,15 +100,20 @@ def evaluate_command(
     from lkca.report.page import write_report
 
     results: list[Evaluation] = []
+    failed: dict[str, LkcaError] = {}
 
     def told(result: Evaluation) -> Evaluation:
-        """Told at once: a later file that cannot be read does not take these scores with it."""
+        """Told at once: what ends the command later does not take these scores with it."""
         for remark in result.notes:
             note(remark)
         if not json:
             print_evaluation(result)
         results.append(replace(result, middle=None))
         return result
+
+    def failure(file: str, error: LkcaError) -> None:
+        complain(str(error))
+        failed[file] = error
 
     how = reading(variable, shape, axes, nodata)
     set_threads(threads)
@@ -139,6 +144,7 @@ def evaluate_command(
         evaluated = evaluate_files(
             files, loaded, scale, how=how, region=region, degradation=degradation, device=where, force=force,
             memory=memory, pictured=0 if report is None else MOST_PICTURED, overview=panel is not None,
+            failure=failure if len(files) > 1 else None,
         )  # fmt: skip
         if report is None:
             for result in evaluated:
@@ -146,13 +152,16 @@ def evaluate_command(
         else:
             page = report_of_model(map(told, evaluated), loaded, model or "", device=where, command=command_line())
     if json:
-        print_json({"results": [result.summary() for result in results]})
-    if panel is not None:
+        unscored = [{"source": file, "error": str(error)} for file, error in failed.items()]
+        print_json({"results": [result.summary() for result in results], "failed": unscored})
+    if panel is not None and results:
         write_panel(panel, results[0])
         note(f"picture written to {panel}")
-    if report is not None:
+    if report is not None and results:
         write_report(report, page)
         note(f"report written to {report}")
+    if failed:
+        raise typer.Exit(max(error.exit_code for error in failed.values()))
 
 
 def evaluate_files(
@@ -168,8 +177,12 @@ def evaluate_files(
     memory: str,
     pictured: int = 0,
     overview: bool = False,
+    failure: Callable[[str, LkcaError], None] | None = None,
 ) -> Iterator[Evaluation]:
-    """Each file degraded, restored and scored; with the middle of the first ``pictured``, the overview of the first."""
+    """Each file degraded, restored and scored; with the middle of the first ``pictured``, the overview of the first.
+
+    failure: takes a file that cannot be scored, and why; the others go on. Without it the error is raised.
+    """
     from lkca.data import open_cube
     from lkca.data.degradation import Degradation
     from lkca.evaluation import evaluate_model
@@ -179,12 +192,21 @@ def evaluate_files(
     if factor is None:
         raise InputError("give the scale factor with -s, for example -s 4; only a model directory has its own")
     blur = None if degradation is None else Degradation(method=degradation, scale=factor)
-    for number, file in enumerate(files):
-        with open_cube(file, **how) as cube:
-            yield evaluate_model(
-                cube, loaded, factor, region=region, degradation=blur, device=device, force=force, memory=memory,
-                middle=number < pictured, overview=overview and number == 0,
-            )  # fmt: skip
+    scored = 0
+    for file in files:
+        try:
+            with open_cube(file, **how) as cube:
+                result = evaluate_model(
+                    cube, loaded, factor, region=region, degradation=blur, device=device, force=force, memory=memory,
+                    middle=scored < pictured, overview=overview and scored == 0,
+                )  # fmt: skip
+        except LkcaError as error:
+            if failure is None:
+                raise
+            failure(file, error)
+            continue
+        scored += 1
+        yield result
 
 
 def print_evaluation(result: Evaluation) -> None:

@@ -195,17 +195,25 @@ def test_a_prediction_of_a_part_of_its_reference(cli: Cli, scene_file: Path, tmp
     assert cli("evaluate", *pair, "-s", "5", "--degradation", "area").exit_code == 2
 
 
-@pytest.mark.parametrize("more", [(), ("--report", "r.html")])
-def test_scores_are_told_as_they_come(
-    cli: Cli, scene_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+def test_a_file_that_fails_does_not_stop_the_others(
+    cli: Cli, model_dir: Path, scene_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A last file that cannot be read took the scores of all others with it."""
+    """It took their scores with it: all in JSON, the later ones in the table."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.tif").write_bytes(b"no picture")
-    result = cli("evaluate", scene_file, scene_file, "bad.tif", "-s", "5", *more)
+    result = cli("evaluate", scene_file, "bad.tif", scene_file, "-s", "5")
     assert result.exit_code == 2 and "error: bad.tif" in result.stderr and result.stderr.count("region cut") == 2
-    assert result.stdout.count("│ bicubic ") == 2 and not (tmp_path / "r.html").exists()
-    assert cli("evaluate", scene_file, "bad.tif", "-s", "5", *more, "--json").stdout == ""
+    assert result.stdout.count("│ bicubic ") == 2
+    pictures = ("-m", model_dir, "--report", "r.html", "--panel", "p.png")
+    result = cli("evaluate", "bad.tif", scene_file, *pictures, "--json")
+    told = json.loads(result.stdout)
+    assert result.exit_code == 2 and [entry["source"] for entry in told["results"]] == [str(scene_file)]
+    assert [entry["source"] for entry in told["failed"]] == ["bad.tif"] and "bad.tif" in told["failed"][0]["error"]
+    assert (tmp_path / "r.html").exists() and (tmp_path / "p.png").exists()
+    result = cli("evaluate", "bad.tif", "none.tif", "-s", "2", "--report", "none.html", "--json")
+    assert result.exit_code == 2 and not (tmp_path / "none.html").exists()
+    assert [entry["source"] for entry in json.loads(result.stdout)["failed"]] == ["bad.tif", "none.tif"]
+    assert cli("evaluate", "bad.tif", "-s", "2", "--json").stdout == ""
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".img", ".mat"])
