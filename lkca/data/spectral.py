@@ -46,18 +46,21 @@ _NM_TIMES_UNIT = {  # of wavenumbers, and of frequencies: the speed of light
 
 
 def to_nanometers(
-    wavelengths: np.ndarray, fwhm: np.ndarray | None, units: str | None
+    wavelengths: np.ndarray, fwhm: np.ndarray | None, units: str | None, fwhm_units: str | None = None
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Wavelengths and fwhm in nm.
 
-    Units are those of ENVI headers and CF attributes, any case. Missing or contradicting units are
-    decided by the values: a list whose largest value is below 100 is in micrometres, one that starts at
-    100 or more is in nanometres (files labelled "Nanometers" with 0.4..2.5, and the reverse, exist).
-    Wavenumbers (1/cm) and frequencies (MHz, GHz, THz) are converted; "Index" and other units that are no wavelength
-    give (None, None).
+    fwhm_units: of the fwhm, where they are a length of its own; else it has the wavelengths'. Units are those of ENVI
+    headers and CF attributes, any case. Missing or contradicting units are decided by the values: a list whose largest
+    value is below 100 is in micrometres, one that starts at 100 or more is in nanometres (files labelled "Nanometers"
+    with 0.4..2.5, and the reverse, exist). Wavenumbers (1/cm) and frequencies (MHz, GHz, THz) are converted; "Index"
+    and other units that are no wavelength give (None, None).
     """
     wavelengths = np.asarray(wavelengths, dtype=np.float64)
     fwhm = None if fwhm is None else np.asarray(fwhm, dtype=np.float64)
+    own = _NM_PER_UNIT.get((fwhm_units or "").strip().lower())
+    if fwhm is not None and own is not None and (fwhm_units or "").strip().lower() != (units or "").strip().lower():
+        return to_nanometers(wavelengths, None, units)[0], fwhm * own
     if wavelengths.size == 0 or not np.all(np.isfinite(wavelengths)) or wavelengths.max() <= 0:
         return None, None
     name = (units or "unknown").strip().lower()

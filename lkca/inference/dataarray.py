@@ -16,7 +16,7 @@ from rasterio.errors import CRSError
 
 from lkca.data import Cube, CubeMeta
 from lkca.data.control import moved_gcps
-from lkca.data.readers.variables import DIMENSION_NAMES, WAVELENGTH_NAMES, spectral_lists
+from lkca.data.readers.variables import DIMENSION_NAMES, FWHM_NAMES, WAVELENGTH_NAMES, spectral_lists
 from lkca.data.spectral import described_wavelengths, to_nanometers
 from lkca.errors import InputError
 from lkca.inference.task import SceneOptions
@@ -47,11 +47,13 @@ def as_cube(source: Any) -> Cube:
     ]
     crs, transform = _place(source, rows, columns)
     gcps = next((points for coord in source.coords.values() if (points := _gcps(coord.attrs))), ())
-    wavelengths, fwhm, good_bands = _spectral(source, bands)
+    names = _band_names(source, bands)
+    wavelengths, fwhm, good_bands = _spectral(source, bands, names)
     meta = CubeMeta(
         wavelengths=wavelengths,
         fwhm=fwhm,
         good_bands=good_bands,
+        band_names=names,
         nodata=nodata[0] if nodata else None,
         crs=None if gcps else crs,
         transform=transform,
@@ -141,7 +143,19 @@ def _numbers(attrs: Mapping[Any, Any], name: str) -> list[float]:
         raise InputError(f"the DataArray's {name} is {attrs[name]!r}; expected a number") from None
 
 
-def _spectral(source: Any, bands: str) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+def _band_names(source: Any, bands: str) -> tuple[str, ...] | None:
+    """rioxarray's ``long_name``, else what a coordinate of texts calls the bands; None where nothing does."""
+    count, listed = source.sizes[bands], source.attrs.get("long_name")
+    if isinstance(listed, (tuple, list)) and len(listed) == count:
+        return tuple(map(str, listed))
+    along = (source.coords[name] for name in (bands, *source.coords) if name in source.coords)
+    texts = (coord.values for coord in along if coord.dims == (bands,) and coord.dtype.kind in "OSUT")
+    return next((tuple(map(str, names)) for names in texts if all(isinstance(name, str) for name in names)), None)
+
+
+def _spectral(
+    source: Any, bands: str, names: tuple[str, ...] | None
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Wavelengths and fwhm in nm, and the good bands, by the names that files have too.
 
     Coordinates along the bands; else attributes, which rioxarray has as text; wavelengths else in the bands' names.
@@ -151,12 +165,14 @@ def _spectral(source: Any, bands: str) -> tuple[np.ndarray | None, np.ndarray | 
     lists = {name: np.asarray(coord.values) for name, coord in along.items() if coord.dtype.kind in "biuf"}
     named: dict[str, Any] = next((along[name].attrs for name in WAVELENGTH_NAMES if name in lists), {})
     unit = named.get("units", named.get("unit", attrs.get("wavelength_units")))
+    wide: dict[str, Any] = next((along[name].attrs for name in FWHM_NAMES if name in lists), {})
+    fwhm_unit = wide.get("units", wide.get("unit"))
     lists = {str(name).lower(): _listed(value) for name, value in attrs.items()} | lists
-    wavelengths, fwhm, good = spectral_lists(lists, count, unit)
-    names = attrs.get("long_name")
-    if wavelengths is None and isinstance(names, (tuple, list)) and len(names) == count:
-        centres, unit = described_wavelengths([str(name) for name in names])
-        wavelengths = None if centres is None else to_nanometers(centres, None, unit)[0]
+    wavelengths, fwhm, good = spectral_lists(lists, count, unit, fwhm_unit)
+    if wavelengths is None and names is not None:
+        centres, unit = described_wavelengths(names)
+        if centres is not None:
+            wavelengths, fwhm = to_nanometers(centres, fwhm, unit, fwhm_unit)
     return wavelengths, fwhm, good
 
 

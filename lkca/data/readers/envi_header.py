@@ -97,7 +97,8 @@ def parse_header(text: str, source: str = "header") -> dict[str, str]:
                     raise InputError(
                         f"{source}: the list of {key!r} has no closing brace; the header is cut off or damaged"
                     )
-                parts.append(following.strip())
+                if not following.lstrip().startswith(";"):
+                    parts.append(following.strip())
             value = "\n".join(parts).rpartition("}")[0][1:].strip()
         if key:
             fields[key] = value
@@ -149,7 +150,8 @@ def parse_meta(fields: dict[str, str], layout: EnviLayout, source: str) -> tuple
     names = _band_names(fields, bands)
     if wavelengths is None and names is not None and not fields.get("wavelength"):
         centres, unit = described_wavelengths(names)
-        wavelengths = None if centres is None else to_nanometers(centres, None, unit)[0]
+        if centres is not None:
+            wavelengths, fwhm = to_nanometers(centres, fwhm, unit)
     bbl = _numbers(fields, "bbl", bands, source)
     scale, offset = _scaling(fields, bands, source)
     transform, crs, remarks = parse_map_info(

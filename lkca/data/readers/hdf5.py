@@ -95,10 +95,15 @@ def _cube(
     named = f"{file}::{name}"
     check_storage(dataset, file, named)
     prisma = read_prisma(h5.attrs, name, named)
-    companions, units = _companions(name, datasets)
+    companions, listed_units = _companions(name, datasets)
+    units, fwhm_units = (
+        next((listed_units[key] for key in names if key in companions), None)
+        for names in (WAVELENGTH_NAMES, FWHM_NAMES)
+    )
     own = _own_lists(dataset)
     if prisma is not None:
-        companions, units, own = {"wavelength": prisma.wavelengths, "fwhm": prisma.fwhm}, "nm", {}
+        companions, own = {"wavelength": prisma.wavelengths, "fwhm": prisma.fwhm}, {}
+        units = fwhm_units = "nm"
     counts = {value.size for key, value in (*companions.items(), *own.items()) if key in WAVELENGTH_NAMES}
     if len(counts) > 1:
         counts.discard(1)  # a single number, which the netCDF library stores as a list too
@@ -122,8 +127,10 @@ def _cube(
     if not own.keys().isdisjoint(WAVELENGTH_NAMES):
         companions = {key: values for key, values in companions.items() if key not in WAVELENGTH_NAMES}
         units = None
+    if not own.keys().isdisjoint(FWHM_NAMES):
+        fwhm_units = None
     companions |= own
-    wavelengths, fwhm, good = spectral_lists(companions, windows.shape[2], units)
+    wavelengths, fwhm, good = spectral_lists(companions, windows.shape[2], units, fwhm_units)
     stored = StoredSamples.of(dataset, windows)
     if prisma is None:
         scale, offset = _radiometry(dataset, windows.shape[2], named)
@@ -153,11 +160,11 @@ def _cube(
     return cube if prisma is None or wavelengths is None else cube.select(prisma.measured)
 
 
-def _companions(name: str, datasets: dict[str, h5py.Dataset]) -> tuple[dict[str, np.ndarray], str | None]:
-    """Spectral vectors by lower-case name, the ones nearest to the cube in the tree, and the wavelengths' units."""
+def _companions(name: str, datasets: dict[str, h5py.Dataset]) -> tuple[dict[str, np.ndarray], dict[str, str | None]]:
+    """Spectral vectors by lower-case name, the ones nearest to the cube in the tree, and their units."""
     vectors: dict[str, np.ndarray] = {}
     depth: dict[str, int] = {}
-    units = None
+    units: dict[str, str | None] = {}
     home = name.split("/")[:-1]
     for path, dataset in datasets.items():
         key = path.rpartition("/")[2].lower()
@@ -168,8 +175,7 @@ def _companions(name: str, datasets: dict[str, h5py.Dataset]) -> tuple[dict[str,
         shared = sum(1 for a, b in zip(home, path.split("/"), strict=False) if a == b)
         if shared > depth.get(key, -1):
             vectors[key], depth[key] = dataset[()].ravel(), shared
-            if key in WAVELENGTH_NAMES:
-                units = _text_attr(dataset, "units", "Units", "unit")
+            units[key] = _text_attr(dataset, "units", "Units", "unit")
     return vectors, units
 
 

@@ -144,6 +144,7 @@ class _RasterWindows:
         flags = dataset.mask_flag_enums[0]
         self.masked = self.alpha is not None or (MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags)
         self.stored_dtype = self.dtype = np.result_type(*dataset.dtypes)
+        self.alike = len(set(dataset.dtypes)) == 1
         if self.dtype.kind != "f":
             code = nodata_code(self.dtype, self.nodata)
             if self.masked or self.mixed:
@@ -157,7 +158,10 @@ class _RasterWindows:
         indexes = [self.indexes[band] for band in bands]
         try:
             with bounded_cache():
-                block = self.dataset.read(indexes, window=part)
+                if self.alike:
+                    block = self.dataset.read(indexes, window=part)
+                else:  # rasterio refuses to read such bands together
+                    block = np.stack([self.dataset.read(index, window=part) for index in indexes])
                 mask = None
                 if self.alpha is not None:
                     mask = self.dataset.read(self.alpha, window=part)

@@ -168,9 +168,11 @@ def find_pixels(scalars: Mapping[str, float]) -> tuple[tuple[int, int] | None, i
 
 
 def spectral_lists(
-    vectors: Mapping[str, np.ndarray], bands: int, units: str | None = None
+    vectors: Mapping[str, np.ndarray], bands: int, units: str | None = None, fwhm_units: str | None = None
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-    """(wavelengths nm, fwhm nm, good bands) among named vectors with ``bands`` entries."""
+    """(wavelengths nm, fwhm nm, good bands) among named vectors with ``bands`` entries.
+
+    units: of the wavelengths; fwhm_units: of the fwhm, where it has some of its own."""
     lower = {name.lower(): np.asarray(value).ravel() for name, value in vectors.items() if np.size(value) == bands}
 
     def pick(names: tuple[str, ...]) -> np.ndarray | None:
@@ -178,7 +180,7 @@ def spectral_lists(
 
     wavelengths, fwhm, good = pick(WAVELENGTH_NAMES), pick(FWHM_NAMES), pick(GOOD_NAMES)
     if wavelengths is not None:
-        wavelengths, fwhm = to_nanometers(wavelengths, fwhm, units)
+        wavelengths, fwhm = to_nanometers(wavelengths, fwhm, units, fwhm_units)
     return wavelengths, fwhm, None if good is None else good_band_mask(good)
 
 

@@ -128,6 +128,23 @@ def test_spectral_lists_as_rioxarray_has_them(scene: np.ndarray, tmp_path: Path)
     assert lkca.upscale(bare, "bicubic", scale=2).attrs == bare.attrs
 
 
+@pytest.mark.parametrize("unit", ["nm", "um"])
+def test_names_of_bands_reach_the_file(scene: np.ndarray, tmp_path: Path, unit: str) -> None:
+    """They were lost; widths in units of their own, beside wavelengths that stand in the names alone, were taken for
+    nm."""
+    names = [f"reflectance {nm / (1000 if unit == 'um' else 1):g} {unit}" for nm in np.linspace(450, 650, 5)]
+    widths = ("band", np.full(5, 0.01), {"units": "micrometers"})
+    listed = xarray.DataArray(scene, dims=("band", "y", "x"), coords={"fwhm": widths}, attrs={"long_name": names})
+    labelled = xarray.DataArray(scene, dims=("band", "y", "x"), coords={"band": names, "fwhm": widths})
+    aside = xarray.DataArray(scene, dims=("band", "y", "x"), coords={"name": ("band", np.array(names, object))})
+    for array in (listed, labelled, aside.assign_coords(fwhm=widths, band=range(5))):
+        lkca.upscale(array, "bicubic", scale=2, output=tmp_path / "o.img", overwrite=True)
+        with lkca.open_cube(tmp_path / "o.img") as cube:
+            assert cube.meta.band_names == tuple(names)
+            np.testing.assert_allclose(cube.meta.wavelengths, np.linspace(450, 650, 5))
+            np.testing.assert_allclose(cube.meta.fwhm, 10)
+
+
 def test_a_file_of_a_data_array_lies_where_it_does(scene: np.ndarray, tmp_path: Path) -> None:
     """CRS and transform as rioxarray writes them; after a selection its GeoTransform is still that of the whole."""
     source = as_data_array(scene)

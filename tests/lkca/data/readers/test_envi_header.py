@@ -364,6 +364,23 @@ def test_a_list_may_open_on_the_next_line() -> None:
     assert fields["bands"] == "2"
 
 
+def test_comments_within_a_list() -> None:
+    """Their words were counted as values."""
+    text = (
+        MINIMAL + "wavelength = {\n; from the 2019 calibration\n 500.5,\n  ; the second, in nm }\n 600}\nbbl = {1, 0}\n"
+    )
+    _, meta, warnings = parse(text)
+    assert meta.wavelengths.tolist() == [500.5, 600.0] and meta.good_bands.tolist() == [True, False] and not warnings
+
+
+def test_widths_beside_wavelengths_in_band_names() -> None:
+    """They were taken for nm, a thousandth of what they are."""
+    text = MINIMAL + "band names = {b1 (0.4182 Micrometers), b2 (0.43 Micrometers)}\nfwhm = {0.008, 0.009}\n"
+    _, meta, _ = parse(text)
+    np.testing.assert_allclose(meta.wavelengths, [418.2, 430])
+    np.testing.assert_allclose(meta.fwhm, [8, 9])
+
+
 def test_wavelengths_in_band_names() -> None:
     """As gdal_translate writes them, and nowhere else."""
     names = "band names = {\nband 1 (0.5 Micrometers),\nband 2 (0.61 Micrometers)}\n"

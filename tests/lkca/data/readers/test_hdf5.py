@@ -203,6 +203,16 @@ def test_netcdf_band_coordinate(tmp_path: Path, units: str | None) -> None:
             assert opened.meta.wavelengths is None
 
 
+def test_widths_in_units_of_their_own(tmp_path: Path) -> None:
+    """They were taken to be in those of the wavelengths."""
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["cube"], file["wavelength"], file["fwhm"] = RCB, NM, np.full(5, 0.009)
+        file["wavelength"].attrs["units"], file["fwhm"].attrs["units"] = "nm", "um"
+    with open_cube(tmp_path / "x.h5") as opened:
+        np.testing.assert_allclose(opened.meta.wavelengths, NM)
+        np.testing.assert_allclose(opened.meta.fwhm, 9)
+
+
 _REFERENCES = h5py.vlen_dtype(h5py.ref_dtype)
 _NO_AXES = {  # where HDF5's own functions end the process
     "DIMENSION_LIST": (b"\xff", np.array([1, 2, 2**40]), h5py.Empty("f8"), "reference", "group", "null", "none"),

@@ -142,6 +142,23 @@ def test_bands_with_different_nodata_values(tmp_path: Path) -> None:
         assert cube.meta.stored_dtype == np.int16 and np.isnan(cube.meta.nodata)
 
 
+def test_bands_of_different_types(tmp_path: Path) -> None:
+    """As gdalbuildvrt -separate puts them together; the file was said to be damaged."""
+    bands, dtypes = "", {"Int16": np.int16, "Byte": np.uint8, "Float32": np.float32}
+    for band, (name, dtype) in enumerate(dtypes.items(), start=1):
+        with write_tiff(tmp_path / f"{name}.tif", np.array([[[1, 2, 255]]], dtype)) as dataset:
+            dataset.write(np.array([[[1, 2, 255]]], dtype))
+        bands += (
+            f'<VRTRasterBand dataType="{name}" band="{band}"><NoDataValue>{band}</NoDataValue><SimpleSource>'
+            f'<SourceFilename relativeToVRT="1">{name}.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
+            "</VRTRasterBand>"
+        )
+    (tmp_path / "x.vrt").write_text(f'<VRTDataset rasterXSize="3" rasterYSize="1">{bands}</VRTDataset>')
+    with open_cube(tmp_path / "x.vrt") as cube:
+        assert cube.meta.stored_dtype == np.float32
+        np.testing.assert_array_equal(cube.read()[:, 0], [[np.nan, 2, 255], [1, np.nan, 255], [1, 2, 255]])
+
+
 @pytest.mark.parametrize("through", [(), ("inner.vrt",)])
 def test_what_a_vrt_is_made_of_is_an_input_too(tmp_path: Path, through: tuple[str, ...]) -> None:
     """With overwrite the result of a VRT could replace the very file that the VRT shows, itself or by another VRT."""
