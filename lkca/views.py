@@ -12,9 +12,10 @@ from lkca.data.thinned import Thinned
 from lkca.data.window import row_strips
 from lkca.visual import Composite, choose_pixels, error_map, pixel_bands, spectral_angle_map
 
-__all__ = ["SIDE", "Middle", "Overview", "Shown", "central_window"]
+__all__ = ["SIDE", "Middle", "Overview", "Shown", "central_window", "pictured_window"]
 
 SIDE = 384  # fine pixels per side of a middle, at most: a page of a few MB whatever the scene
+_HOLE = 0.25  # of the pixels; a middle with fewer valid ones is hardly a picture
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ class Overview:
 
 
 class Middle:
-    """The middle of a scene, at most 384 x 384 pixels on the grid of its coarse version, with all bands.
+    """The middle of a scene, at most 384 x 384 pixels on the grid of its coarse version, with all bands; another part
+    where the middle is a hole (:func:`pictured_window`).
 
     Made as :class:`Overview`. part: where it lies in the scene. truth, low: float32 (bands, rows, cols) of it, read
     now. results: the same by name, NaN until the tiles have passed.
@@ -82,7 +84,7 @@ class Middle:
 
     def __init__(self, truth: Cube, low: Cube, results: Iterable[str]) -> None:
         scale = truth.rows // low.rows
-        self.part = central_window(truth.rows, truth.cols, scale)
+        self.part = pictured_window(truth, scale)
         self.truth, self.low = truth.read(self.part), low.read(self.part.coarse(scale))
         self.results = {name: np.full_like(self.truth, np.nan) for name in results}
 
@@ -99,6 +101,28 @@ def central_window(rows: int, cols: int, scale: int) -> Window:
     most = max(SIDE // scale, 1) * scale
     height, width = min(rows, most), min(cols, most)
     return Window((rows - height) // 2 // scale * scale, (cols - width) // 2 // scale * scale, height, width)
+
+
+def pictured_window(cube: Cube, scale: int) -> Window:
+    """The middle of a scene, as :func:`central_window` has it; the part of that size with most valid pixels where the
+    middle has few, as between the strips of a mosaic. One good band, every k-th pixel of it, tells."""
+    middle = central_window(cube.rows, cube.cols, scale)
+    good = np.flatnonzero(cube.good_bands)
+    if not good.size or (middle.height, middle.width) == (cube.rows, cube.cols):
+        return middle
+    band = [int(good[good.size // 2])]
+    if np.isfinite(cube.read(middle, band)).mean() >= _HOLE:
+        return middle
+    kept = _thinned(cube, band)
+    valid = np.isfinite(kept.pixels[0])
+    height, width = (max(1, size // kept.step) for size in (middle.height, middle.width))
+    summed = np.pad(valid, ((1, 0), (1, 0))).astype(np.int64).cumsum(axis=0).cumsum(axis=1)
+    inside = summed[height:, width:] - summed[:-height, width:] - summed[height:, :-width] + summed[:-height, :-width]
+    if not inside.any():
+        return middle
+    row, col = (int(start) * kept.step for start in np.unravel_index(inside.argmax(), inside.shape))
+    row, col = min(row, cube.rows - middle.height), min(col, cube.cols - middle.width)
+    return Window(row // scale * scale, col // scale * scale, middle.height, middle.width)
 
 
 def _thinned(cube: Cube, bands: list[int]) -> Thinned:

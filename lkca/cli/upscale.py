@@ -229,6 +229,8 @@ def _upscale_one(
     from lkca.inference.scene import upscale_scene
 
     with open_scene(scene) as cube, row_progress(f"upscaling {scene}") as progress:
+        if page is not None and options.roi is not None:
+            _check_shown(cube, options)
         report = upscale_scene(cube, output, model, options, ranks=ranks, progress=progress)
         if ranks.rank == 0:
             _print_report(report, name)
@@ -236,6 +238,18 @@ def _upscale_one(
                 _write_page(page, cube, report, options)
         else:
             note(f"rank {ranks.rank}: {report.computed} of {report.tiles} tiles of {output}")
+
+
+def _check_shown(cube: Cube, options: SceneOptions) -> None:
+    """Refuses now what would be refused after all the work: a report of a part without any sample."""
+    from lkca.inference.windows import parse_roi
+
+    part = cube.region(parse_roi(options.roi, cube))
+    if not (part.good_bands & ~part.empty_bands()).any():
+        raise InputError(
+            f"{cube.source}: the region {options.roi} holds no valid sample in any good band, and --report would "
+            "have nothing to show; leave it out, or give another region"
+        )
 
 
 def _write_page(page: Path, cube: Cube, done: UpscaleReport, options: SceneOptions) -> None:

@@ -21,7 +21,7 @@ from lkca.report.sections import Scene, scene
 from lkca.report.speed import measure_speed
 from lkca.report.tables import fit_table
 from lkca.report.view import view_of_evaluation, view_of_files
-from lkca.views import central_window
+from lkca.views import pictured_window
 
 __all__ = ["MOST_PICTURED", "report_of_files", "report_of_fit", "report_of_model"]
 
@@ -67,7 +67,7 @@ def report_of_fit(
     with open_cube(sources[0], **(how or {})) as cube:
         trained = Window.parse(fitted.config.training.data[0].region, (cube.rows, cube.cols))
         scale = fitted.config.scale
-        part = central_window(trained.height, trained.width, scale).shifted(trained.row, trained.col)
+        part = pictured_window(cube.region(trained), scale).shifted(trained.row, trained.col)
         shown = evaluate_model(cube, model, scale, region=str(part), device=device, middle=True)
     report = report_of_model([shown], model, name, device=device, command=command)
     report.fit, report.history = fit_table(fitted, name), fitted.result.history

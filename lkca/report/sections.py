@@ -201,7 +201,7 @@ def _about(view: SceneView) -> str:
     if view.whole:
         return f"{size}; shown whole (rows and columns {view.window})"
     return (
-        f"{size}; pictures, maps and spectra show {view.window.height} × {view.window.width} pixels in the middle "
+        f"{size}; pictures, maps and spectra show {view.window.height} × {view.window.width} pixels of it "
         f"(rows and columns {view.window}), at full resolution"
     )
 

@@ -11,7 +11,7 @@ from lkca.data import Cube, Window
 from lkca.errors import InputError
 from lkca.evaluation import Evaluation
 from lkca.inference.array import bicubic_array
-from lkca.views import central_window
+from lkca.views import pictured_window
 
 __all__ = ["SceneView", "view_of_evaluation", "view_of_files"]
 
@@ -74,7 +74,8 @@ def view_of_files(
     reference: Cube | None = None,
     result: Evaluation | None = None,
 ) -> SceneView:
-    """The middle of a finished prediction, beside the coarse cube that it came from and the truth, where given.
+    """The middle of a finished prediction (:func:`pictured_window`), beside the coarse cube that it came from and the
+    truth, where given.
 
     result: scores of prediction against reference, which says what region they share. Only the part that is shown is
     read. Raises InputError where the sizes do not fit.
@@ -86,7 +87,9 @@ def view_of_files(
     if low is not None:
         _check_pair(low, prediction, scale)
         inside = Window(0, 0, inside.height // scale * scale, inside.width // scale * scale)
-    part = central_window(inside.height, inside.width, scale)
+    corner = inside if result is None else result.window
+    shared = prediction.region(inside) if reference is None else reference.region(corner)
+    part = pictured_window(shared, scale)
     at = part.shifted(inside.row, inside.col)  # in the prediction
     good = prediction.good_bands.copy()
     images: dict[str, np.ndarray] = {}
@@ -97,7 +100,6 @@ def view_of_files(
     images["prediction"] = prediction.read(at)
     window = at
     if reference is not None:
-        corner = inside if result is None else result.window
         window = part.shifted(corner.row, corner.col)
         good &= reference.good_bands
         images["truth"] = reference.read(window)

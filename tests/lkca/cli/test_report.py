@@ -6,7 +6,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from typer.testing import Result
+
+from lkca.data import CubeMeta, write_cube
 
 Cli = Callable[..., Result]
 Refuses = Callable[..., str]
@@ -86,3 +89,15 @@ def test_refusals(refuses: Refuses, model_dir: Path, scene_file: Path, tmp_path:
     out.write_text("mine")
     refuses("report", "-m", model_dir, "-o", out, says=("exists", "--overwrite"))
     assert out.read_text() == "mine"
+
+
+def test_a_region_without_samples_is_refused_before_the_work(cli: Cli, tmp_path: Path) -> None:
+    """The cube was written first."""
+    values = np.ones((3, 20, 20), dtype=np.float32)
+    values[:, :10] = np.nan
+    write_cube(tmp_path / "in.tif", values, CubeMeta())
+    args = ("upscale", "-i", tmp_path / "in.tif", "-o", tmp_path / "out.tif", "-s", "2", "--bicubic", "--roi", "0:8,:")
+    result = cli(*args, "--report", tmp_path / "r.html")
+    assert result.exit_code == 2 and "the region 0:8,: holds no valid sample" in result.stderr
+    assert not (tmp_path / "out.tif").exists()
+    assert cli(*args).exit_code == 0

@@ -22,7 +22,7 @@ from lkca.report.sections import scene, training_charts
 from lkca.report.tables import score_table
 from lkca.report.view import SceneView, view_of_evaluation, view_of_files
 from lkca.training.progress import Progress
-from lkca.views import SIDE, central_window
+from lkca.views import SIDE, central_window, pictured_window
 
 NM = np.linspace(450.0, 950.0, 6)
 
@@ -119,7 +119,28 @@ def test_large_scenes_are_cut_to_their_middle() -> None:
     assert view.window == Window(SIDE // 2, 0, SIDE, 24) and not view.whole
     np.testing.assert_array_equal(view.images["truth"], scene_of.read()[:, SIDE // 2 : SIDE // 2 + SIDE])
     assert view.low is not None and view.low.shape == (6, SIDE // 2, 12)
-    assert "in the middle" in scene(result, view).about
+    assert "384 × 24 pixels of it (rows and columns 192:576,0:24)" in scene(result, view).about
+
+
+@pytest.mark.parametrize("rows", [500, 2300])
+def test_where_the_middle_is_a_hole_another_part_is_shown(rows: int) -> None:
+    """The pictures were blank, and the report of a finished cube was refused, after all its work."""
+    values = np.random.default_rng(0).random((3, rows, 500), dtype=np.float32)
+    values[:, rows // 5 : rows - 90] = np.nan
+    values[:, :, 440:] = np.nan
+    holed = Cube.from_array(values, CubeMeta(), "holed")
+    part = pictured_window(holed, 4)
+    assert (part.height, part.width) == (384, 384) and part.row % 4 == part.col % 4 == 0
+    best = max(np.isfinite(values[0, row : row + 384, :384]).sum() for row in range(rows - 383))
+    assert np.isfinite(holed.read(part)[0]).sum() >= 0.95 * best
+    low = Cube.from_array(values[:, 1::4, 1::4], CubeMeta(), "low")
+    fine = Cube.from_array(bicubic_array(low.read(), 4), CubeMeta(), "fine")
+    for view in (view_of_files(fine, 4, low=low), view_of_files(fine, 4, low=low, reference=holed)):
+        assert view.good.all() and np.isfinite(view.images["prediction"]).any()
+    shown = evaluate_model(holed, None, 4, middle=True).middle
+    assert shown is not None and shown.part == part and np.isfinite(shown.results["bicubic"]).any()
+    empty = Cube.from_array(np.full((2, 500, 500), np.nan, np.float32))
+    assert pictured_window(empty, 4) == central_window(500, 500, 4)
 
 
 def test_an_upscaled_pair_is_seen_as_the_whole_scene_was_upscaled() -> None:
