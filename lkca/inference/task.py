@@ -196,10 +196,11 @@ def asked_scale(model: Model, options: SceneOptions) -> int | None:
 
 
 def _stored_scale(cube: Cube, dtype: str) -> float:
-    """1, or the power of ten below it by which integers of ``dtype`` hold the float values of a cube without a scale.
+    """1, or the power of ten by which integers of ``dtype`` hold the float values of a cube without a scale.
 
-    1 for whole numbers: counts stored as floats. From a sample of windows: the largest 99.9 % quantile takes
-    at most half the range, of 16 bits at most, as in the reflectance products of sensors (10 000 for 1).
+    From a sample of windows: the largest 99.9 % quantile takes at most half the range, of 16 bits at most, as in the
+    reflectance products of sensors (10 000 for 1). 1 for whole numbers, counts stored as floats. Above 1, where four
+    fifths of the range are taken, only for values that the range does not hold: all of them would be clipped.
     """
     meta = cube.meta
     try:
@@ -218,8 +219,13 @@ def _stored_scale(cube: Cube, dtype: str) -> float:
             whole = whole and bool((values == np.rint(values)).all())
         if seen >= PIXELS:
             break
-    room = min(np.iinfo(target).max, np.iinfo(np.uint16).max) / 2
-    return 1.0 if whole or top == 0 else 10.0 ** min(0, -math.floor(math.log10(room / top)))
+    most = np.iinfo(target).max
+    fits = top <= most
+    if top == 0 or (fits and whole):
+        return 1.0
+    room = min(most, np.iinfo(np.uint16).max) / 2 if fits else 0.8 * most
+    power = -math.floor(math.log10(room / top))
+    return 10.0 ** (min(0, power) if fits else power)
 
 
 def input_checksum(cube: Cube) -> int:

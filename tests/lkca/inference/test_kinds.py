@@ -311,13 +311,17 @@ def test_the_general_model_where_none_is_named() -> None:
         lkca.upscale(x, None, scale=2)  # type: ignore[call-overload]
 
 
-@pytest.mark.parametrize(("dtype", "top", "factor"), [("int16", 1, 1e-4), ("uint8", 1, 0.01), ("int16", 20000, 1)])
+@pytest.mark.parametrize(
+    ("dtype", "top", "factor"),
+    [("int16", 1, 1e-4), ("uint8", 1, 0.01), ("int16", 20000, 1), ("uint8", 1500, 10), ("int16", 2e5, 10)],
+)
 def test_floats_that_become_integers_keep_their_digits(tmp_path: Path, dtype: str, top: float, factor: float) -> None:
     x = np.random.default_rng(0).random((5, 12, 9), dtype=np.float32) * np.float32(top)
     x[:, 2:4, 3:5] = np.nan
     report = lkca.upscale(x, "bicubic", scale=2, dtype=dtype, output=tmp_path / "x.img")
     assert any(f"with the scale factor {factor}" in words for words in report.notes) == (factor != 1)
-    counts = lkca.upscale(np.rint(x * 5), "bicubic", scale=2, dtype=dtype, output=tmp_path / "counts.img")
+    few = np.rint(x * np.float32(200 / top))
+    counts = lkca.upscale(few, "bicubic", scale=2, dtype=dtype, output=tmp_path / "counts.img")
     assert not any("with the scale factor" in words for words in counts.notes)
     with lkca.open_cube(tmp_path / "x.img") as cube:
         assert cube.meta.stored_dtype == dtype and cube.meta.scale_factor == factor
