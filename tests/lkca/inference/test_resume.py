@@ -406,6 +406,18 @@ def test_a_finished_output_of_another_input(tmp_path: Path, holed_scene: np.ndar
     assert "nothing to resume" in resume(scenes[1])[0]
 
 
+def test_a_finished_output_of_another_input_with_the_same_hole(tmp_path: Path) -> None:
+    """Scenes of one tile of a grid, clouded in the middle, were taken for each other."""
+    values = np.random.default_rng(0).random((3, 160, 160), dtype=np.float32)
+    values[:, 40:120, 40:120] = np.nan
+    scenes = [Cube.from_array(factor * values, CubeMeta(nodata=-1.0)) for factor in (1, 2)]
+    upscale_scene(scenes[0], tmp_path / "o.tif", None, SceneOptions(scale=2))
+    report = upscale_scene(scenes[0], tmp_path / "o.tif", None, SceneOptions(scale=2, resume=True))
+    assert "nothing to resume" in report.notes[0]
+    with pytest.raises(InputError, match="it was made of other samples"):
+        upscale_scene(scenes[1], tmp_path / "o.tif", None, SceneOptions(scale=2, resume=True))
+
+
 def test_full_disk(
     tmp_path: Path,
     meta: CubeMeta,
