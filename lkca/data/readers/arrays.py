@@ -10,16 +10,16 @@ from lkca.data.memory import copy_mapped
 from lkca.data.window import Window
 from lkca.errors import InputError
 
-__all__ = ["ArrayWindows", "check_axes", "guess_axes", "unfold_axes"]
+__all__ = ["ArrayWindows", "check_axes", "guess_axes", "kept_axes", "unfold_axes"]
 
 _MAX_PLAUSIBLE_BANDS = 512
 
 
 class ArrayWindows:
-    """Reads (bands, height, width) blocks from a 3-D array-like whose axes are named by ``axes``.
+    """Reads (bands, height, width) blocks from an array-like whose axes are named by ``axes``.
 
     array: anything with ``shape``, ``dtype`` and slicing (numpy, numpy.memmap, h5py.Dataset).
-    axes: permutation of "rcb" (rows, columns, bands), the order of the array's axes.
+    axes: permutation of "rcb" (rows, columns, bands), the order of the array's axes; "1" for others, of length 1.
     """
 
     def __init__(self, array: Any, axes: str) -> None:
@@ -36,13 +36,21 @@ class ArrayWindows:
         picked, back = np.unique(bands, return_inverse=True)
         run = picked[-1] - picked[0] + 1 == len(picked)
         rows, cols = window.slices
-        part = {"r": rows, "c": cols, "b": slice(int(picked[0]), int(picked[-1]) + 1) if run else picked}
+        part: dict[str, Any] = {"r": rows, "c": cols, "1": 0}
+        part["b"] = slice(int(picked[0]), int(picked[-1]) + 1) if run else picked
         block = np.asarray(self.array[tuple(part[axis] for axis in self.axes)])
         if isinstance(self.array, np.memmap) and run:
             source, block = block, np.empty(block.shape, dtype=block.dtype)
             copy_mapped(block, source, self.array)
-        block = block.transpose([self.axes.index(axis) for axis in "brc"])
+        block = block.transpose([self.axes.replace("1", "").index(axis) for axis in "brc"])
         return block if np.array_equal(picked, bands) else block[back]
+
+
+def kept_axes(shape: tuple[int, ...]) -> list[int]:
+    """The axes that count: all; of more than three those longer than 1 (the others are a time, say), if they are
+    three."""
+    long = [axis for axis, size in enumerate(shape) if size > 1]
+    return long if len(shape) > 3 and len(long) == 3 and 0 not in shape else list(range(len(shape)))
 
 
 def check_axes(axes: str, source: str) -> str:

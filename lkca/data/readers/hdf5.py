@@ -25,7 +25,7 @@ from lkca.data.cube import Cube
 from lkca.data.envi_map import parse_map_info
 from lkca.data.memory import check_memory
 from lkca.data.meta import CubeMeta
-from lkca.data.readers.arrays import ArrayWindows
+from lkca.data.readers.arrays import ArrayWindows, kept_axes
 from lkca.data.readers.cf import MAX_ITEMS, StoredSamples, attribute_text, in_units_of, mapping_crs, written_transform
 from lkca.data.readers.chunks import CHUNK_CACHE, ChunkWindows
 from lkca.data.readers.hdfeos import grid_place
@@ -62,6 +62,8 @@ def open_hdf5(file: Path, source: str, variable: str | None, shape: tuple[int, i
             for name, dataset in datasets.items()
             if dataset.shape is not None and len(dataset.shape) >= 2 and dataset.dtype.kind in "biuf"
         }
+        if variable is not None or all(len(dims) != 3 for dims in arrays.values()):
+            arrays = {name: tuple(dims[axis] for axis in kept_axes(dims)) for name, dims in arrays.items()}
         kinds = {name: f"{dataset.dtype} dataset of shape {dataset.shape}" for name, dataset in datasets.items()}
         wanted = None if variable is None else "/" + variable.strip("/")
         name = choose_cube(arrays, wanted, source, others=kinds, pixels=shape)
@@ -107,18 +109,22 @@ def _cube(
     counts = {value.size for key, value in (*companions.items(), *own.items()) if key in WAVELENGTH_NAMES}
     if len(counts) > 1:
         counts.discard(1)  # a single number, which the netCDF library stores as a list too
-    dims = [_dimension_name(dataset, axis) for axis in range(dataset.ndim)]
+    kept = kept_axes(dataset.shape)
+    dims = [_dimension_name(dataset, axis) for axis in kept]
     by_name = "".join(next((role for role, names in DIMENSION_NAMES.items() if dim in names), "?") for dim in dims)
     if axes is None and sorted(by_name) == ["b", "c", "r"]:
         axes = by_name
     layout, order, warning = choose_layout(
-        dataset.shape, named, axes=axes, pixels=pixels, band_counts=counts, column_major=False
-    )
+        tuple(dataset.shape[axis] for axis in kept), named, axes=axes, pixels=pixels, band_counts=counts,
+        column_major=False,
+    )  # fmt: skip
     array: Any = dataset
     if dataset.ndim == 2:
         check_memory(dataset.size * dataset.dtype.itemsize, f"{named} (loaded whole)", "store it as a 3-D dataset")
         array = dataset[()].reshape(layout)
-    windows = ChunkWindows(array, order) if dataset.ndim == 3 else ArrayWindows(array, order)
+    if dataset.ndim > len(kept):
+        order = "".join(order[kept.index(axis)] if axis in kept else "1" for axis in range(dataset.ndim))
+    windows = ArrayWindows(array, order) if dataset.ndim == 2 else ChunkWindows(array, order)
     if not counts:
         coordinate = _band_coordinate(dataset, order)
         if coordinate is not None:
@@ -192,7 +198,7 @@ def _own_lists(cube: h5py.Dataset) -> dict[str, np.ndarray]:
 def _band_coordinate(dataset: h5py.Dataset, order: str) -> tuple[np.ndarray, str] | None:
     """The coordinate variable of the band axis and its units, where it has units: CF leaves its name free."""
     axis = order.index("b")
-    scale = _scale(dataset, axis) if dataset.ndim == 3 else None
+    scale = _scale(dataset, axis) if dataset.ndim > 2 else None
     if scale is None:
         return None
     units = _text_attr(scale, "units")
@@ -319,7 +325,7 @@ def _is_wgs84(dataset: h5py.Dataset, order: str, mapping: Any) -> bool:
 def _coordinate_transform(dataset: h5py.Dataset, order: str, crs: str | None) -> Affine | None:
     """From regular 1-D coordinate variables (pixel centres) attached to the row and column axes; in units of the CRS,
     where they are in kilometres."""
-    if dataset.ndim != 3:
+    if dataset.ndim < 3:
         return None
     ends = []
     for role in "cr":

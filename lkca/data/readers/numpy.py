@@ -15,7 +15,7 @@ from lkca.data.cube import Cube
 from lkca.data.memory import check_memory
 from lkca.data.meta import CubeMeta
 from lkca.data.metajson import meta_from_json
-from lkca.data.readers.arrays import ArrayWindows
+from lkca.data.readers.arrays import ArrayWindows, kept_axes
 from lkca.data.readers.variables import (
     FWHM_NAMES,
     GOOD_NAMES,
@@ -51,8 +51,11 @@ def open_npz(file: Path, source: str, variable: str | None, shape: tuple[int, in
         for n, (_, dtype, size) in heads.items()
         if n.lower() in _COMPANIONS and size <= _SMALL_BYTES and dtype.kind in "biufUS"
     ]
+    arrays = {n: dims for n, dims in arrays.items() if len(dims) >= 2}
+    if variable is not None or all(len(dims) != 3 for dims in arrays.values()):
+        arrays = {n: tuple(dims[axis] for axis in kept_axes(dims)) for n, dims in arrays.items()}
     name = choose_cube(
-        {n: dims for n, dims in arrays.items() if len(dims) >= 2}, variable, source,
+        arrays, variable, source,
         others=kinds, preferred=OWN_CUBE, pixels=shape,
     )  # fmt: skip
     check_memory(heads[name][2], f"{source}: array {name} (loaded whole)", "save it as .npy to read it by windows")
@@ -88,8 +91,9 @@ def _cube(
     kind: str,
 ) -> Cube:
     counts = {value.size for name, value in vectors.items() if name.lower() in WAVELENGTH_NAMES and value.size}
+    kept = tuple(array.shape[axis] for axis in kept_axes(array.shape))
     layout, order, warning = choose_layout(
-        array.shape, source, axes=axes, pixels=shape, band_counts=counts, column_major=False
+        kept, source, axes=axes, pixels=shape, band_counts=counts, column_major=False
     )
     windows = ArrayWindows(array.reshape(layout), order)
     wavelengths, fwhm, good = spectral_lists(vectors, windows.shape[2])

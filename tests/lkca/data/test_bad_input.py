@@ -57,14 +57,14 @@ def test_archive(tmp_path: Path, name: str) -> None:
 def test_four_axes(tmp_path: Path) -> None:
     """As a cube with a time axis has, of which a 2-D matrix was asked for."""
     with h5py.File(tmp_path / "x.nc", "w") as file:
-        file["reflectance"] = np.ones((1, 5, 4, 3))
-    refused(tmp_path / "x.nc", "/reflectance 1x5x4x3; a cube has three axes: save it without the others")
+        file["reflectance"] = np.ones((2, 5, 4, 3))
+    refused(tmp_path / "x.nc", "/reflectance 2x5x4x3; a cube has three axes: save it without the others")
     refused(
         f"{tmp_path / 'x.nc'}::/reflectance",
-        "is an array of 1x5x4x3; a cube has three axes: save it without the others",
+        "is an array of 2x5x4x3; a cube has three axes: save it without the others",
     )
-    np.save(tmp_path / "x.npy", np.ones((1, 5, 4, 3)))  # as networks give
-    refused(tmp_path / "x.npy", "is an array of 1x5x4x3; a cube has three axes: save it without the others")
+    np.save(tmp_path / "x.npy", np.ones((2, 5, 4, 3)))  # as networks give
+    refused(tmp_path / "x.npy", "is an array of 2x5x4x3; a cube has three axes: save it without the others")
     np.save(tmp_path / "x.npy", np.ones(5))
     refused(tmp_path / "x.npy", "is an array of 5; a cube has three axes, or two with --shape")
 

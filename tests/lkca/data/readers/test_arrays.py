@@ -13,7 +13,7 @@ from lkca.data import Window, open_cube
 from lkca.data.readers.arrays import guess_axes
 from lkca.errors import InputError
 
-from .samples import CUBE, RCB, write_v73
+from .samples import CUBE, NM, RCB, write_v73
 
 
 @pytest.mark.parametrize(
@@ -111,3 +111,13 @@ def test_a_shape_tells_the_axes_of_three_too(tmp_path: Path, suffix: str) -> Non
         open_cube(file, shape=(12, 15), axes="rcb")
     with open_cube(file, shape=(15, 12), axes="bcr") as cube:
         assert np.array_equal(cube.read(), bands_first.transpose(0, 2, 1))
+
+
+def test_axes_of_length_1_beside_three_others(tmp_path: Path) -> None:
+    """A batch of one, as networks give, was refused."""
+    for array in (RCB[None], np.asfortranarray(RCB)[None], RCB[:, None]):
+        np.save(tmp_path / "x.npy", array)
+        np.savez(tmp_path / "x.npz", picture=array, labels=RCB[..., 0], wavelength=NM)
+        with open_cube(tmp_path / "x.npy") as cube, open_cube(tmp_path / "x.npz") as named:
+            assert np.array_equal(cube.read(), CUBE) and np.array_equal(named.read(), CUBE)
+            assert named.meta.wavelengths is not None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rasterio.crs import CRS
 
-from lkca.data import open_cube
+from lkca.data import Window, open_cube
 from lkca.errors import InputError
 
 from .samples import CUBE, NM, RCB
@@ -201,6 +201,38 @@ def test_netcdf_band_coordinate(tmp_path: Path, units: str | None) -> None:
             np.testing.assert_allclose(opened.meta.wavelengths, NM)
         else:
             assert opened.meta.wavelengths is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "names"),
+    [
+        ((1, 5, 12, 9), ("time", "band", "y", "x")),
+        ((12, 1, 9, 5), ("y", "time", "x", "band")),
+        ((1, 12, 9, 1, 5), ("time", "lat", "lon", "level", "wavelength")),
+    ],
+)
+def test_a_time_of_one_step(tmp_path: Path, shape: tuple[int, ...], names: tuple[str, ...]) -> None:
+    """As xarray writes cubes with a time, which were refused."""
+    order = [
+        role for role in "".join({"band": "b", "wavelength": "b", "y": "r", "lat": "r"}.get(n, "c") for n in names)
+    ]
+    kept = [role for role, size in zip(order, shape, strict=True) if size > 1]
+    with h5py.File(tmp_path / "x.nc", "w") as h5:
+        stored = CUBE.transpose(["brc".index(role) for role in kept]).reshape(shape)
+        data = h5.create_dataset("reflectance", data=stored, chunks=tuple(min(size, 4) for size in shape))
+        for axis, (name, size) in enumerate(zip(names, shape, strict=True)):
+            h5[name] = 100 - 2.0 * np.arange(size) if name in ("y", "lat") else 400 + 10.0 * np.arange(size)
+            h5[name].make_scale(name)
+            data.dims[axis].attach_scale(h5[name])
+    with open_cube(tmp_path / "x.nc") as cube:
+        assert np.array_equal(cube.read(), CUBE)
+        assert np.array_equal(cube.read(Window(2, 1, 3, 4), [4, 1]), CUBE[[4, 1], 2:5, 1:5])
+        assert list(cube.meta.transform)[:6] == [10, 0, 395, 0, -2, 101]
+        assert (cube.meta.wavelengths is None) == ("band" in names)
+    with h5py.File(tmp_path / "x.nc", "a") as h5:
+        h5["other"] = RCB + 1  # an array of three axes goes before it
+    with open_cube(tmp_path / "x.nc") as other, open_cube(tmp_path / "x.nc::/reflectance") as named:
+        assert np.array_equal(other.read(), CUBE + 1) and np.array_equal(named.read(), CUBE)
 
 
 def test_widths_in_units_of_their_own(tmp_path: Path) -> None:
