@@ -32,6 +32,7 @@ def as_cube(source: Any) -> Cube:
     """The DataArray's values as a cube of physical values; wavelengths, fwhm, bad bands, nodata value, CRS, transform
     and ground control points as its coordinates and attributes have them. Raises InputError where a dimension cannot be
     told."""
+    source = _without_single(source)
     bands, rows, columns = _dims(source)
     values = np.asarray(source.transpose(bands, rows, columns).values)
     if values.dtype.kind not in "biuf":
@@ -70,6 +71,7 @@ def like_source(result: np.ndarray, source: Any, options: SceneOptions) -> Any:
 
     if options.roi is not None:
         raise InputError("a DataArray is upscaled as it is; select the part first, with .isel or .sel")
+    given, source = source, _without_single(source)
     dims = _dims(source)
     scale = result.shape[1] // source.sizes[dims[1]]
     coords = {}
@@ -95,7 +97,13 @@ def like_source(result: np.ndarray, source: Any, options: SceneOptions) -> Any:
     if filling:
         result[np.isnan(result)] = filling[0]
     finer_array = xarray.DataArray(result, dims=dims, coords=coords, name=source.name, attrs=attrs)
-    return finer_array.transpose(*source.dims)
+    return finer_array.expand_dims([dim for dim in given.dims if dim not in dims]).transpose(*given.dims)
+
+
+def _without_single(source: Any) -> Any:
+    """The DataArray without dimensions of length 1, such as a time, that are none of bands, rows and columns."""
+    known = {name for names in DIMENSION_NAMES.values() for name in names}
+    return source.isel({dim: 0 for dim in source.dims if source.sizes[dim] == 1 and str(dim).lower() not in known})
 
 
 def _dims(source: Any) -> tuple[str, str, str]:

@@ -128,6 +128,17 @@ def test_spectral_lists_as_rioxarray_has_them(scene: np.ndarray, tmp_path: Path)
     assert lkca.upscale(bare, "bicubic", scale=2).attrs == bare.attrs
 
 
+def test_a_time_of_one_step_stays(scene: np.ndarray) -> None:
+    """It was refused."""
+    plain = as_data_array(scene).assign_coords(time=np.datetime64("2024-05-01", "ns"))
+    timed = plain.expand_dims({"level": [3], "time": [plain.time.values]}).transpose("y", "time", "x", "band", "level")
+    result, expected = (lkca.upscale(array, "bicubic", scale=2) for array in (timed, plain))
+    assert result.dims == timed.dims and result.time.values == timed.time.values and result.level.values == [3]
+    xarray.testing.assert_identical(result.isel(time=0, level=0, drop=True), expected.drop_vars("time"))
+    with pytest.raises(InputError, match="has dimensions time, y, x, band; expected bands, rows, columns"):
+        lkca.upscale(xarray.concat([plain, plain], "time"), "bicubic", scale=2)
+
+
 @pytest.mark.parametrize("unit", ["nm", "um"])
 def test_names_of_bands_reach_the_file(scene: np.ndarray, tmp_path: Path, unit: str) -> None:
     """They were lost; widths in units of their own, beside wavelengths that stand in the names alone, were taken for
