@@ -145,5 +145,8 @@ def _upscale_cube(
 def _values(tensor: Tensor) -> np.ndarray:
     if tensor.is_complex():
         raise InputError("the tensor is complex; give real values")
+    if tensor.is_meta or tensor.layout != torch.strided:
+        what = "a meta tensor, without values" if tensor.is_meta else f"stored as {tensor.layout}"
+        raise InputError(f"the tensor is {what}; give a dense one")
     result: np.ndarray = tensor.to(torch.float32).numpy(force=True)
     return result

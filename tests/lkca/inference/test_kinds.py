@@ -40,6 +40,19 @@ def test_tensors(scene: np.ndarray, model_of: Callable[..., LoadedModel]) -> Non
         assert np.array_equal(result.numpy(), expected)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (torch.Tensor.to_sparse, "stored as torch.sparse_coo; give a dense one"),
+        (lambda tensor: tensor.to("meta"), "a meta tensor, without values; give a dense one"),
+        (lambda tensor: tensor * 1j, "complex; give real values"),
+    ],
+)
+def test_tensors_without_plain_values(scene: np.ndarray, change: Callable[[torch.Tensor], Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        lkca.upscale(change(torch.from_numpy(scene)), "bicubic", scale=2)
+
+
 def as_data_array(scene: np.ndarray) -> xarray.DataArray:
     _, rows, cols = scene.shape
     return xarray.DataArray(
