@@ -24,6 +24,7 @@ __all__ = ["MAX_ITEMS", "StoredSamples", "attribute_text", "in_units_of", "mappi
 
 _MISSING = ("_FillValue", "missing_value", "Data_Ignore_Value", "Data Ignore Value", "nodata")
 MAX_ITEMS = 64  # of an attribute that is read as text
+_NEVER_WRITTEN = 9.969209968386869e36  # what the netCDF library leaves, where a variable has no _FillValue
 _KILOMETRES = {"km", "kilometer", "kilometers", "kilometre", "kilometres"}
 _AFFINE = 6
 
@@ -46,7 +47,8 @@ class StoredSamples:
     """The samples of a dataset as its attributes mean them; a reader of windows.
 
     read: windows of the dataset. dtype: unsigned where ``_Unsigned`` says so. nodata: the value that stands for missing
-    samples; others: further ones, which become NaN in blocks of a float type.
+    samples; others: further ones, which become NaN in blocks of a float type: of floats without a ``_FillValue`` what
+    the netCDF library leaves in samples that were never written.
     """
 
     read: StoredReader
@@ -67,6 +69,8 @@ class StoredSamples:
             ]
         known = [code for value in dict.fromkeys(listed) if (code := nodata_code(dtype, value)) is not None]
         nodata = float(known[0].item()) if known else listed[0] if listed else None
+        if dtype.kind == "f" and not listed and dataset.fillvalue == dtype.type(_NEVER_WRITTEN):
+            return cls(read, dtype, None, (dtype.type(_NEVER_WRITTEN),))
         return cls(read, dtype, nodata, tuple(known[1:]))
 
     def __call__(self, window: Window, bands: np.ndarray) -> np.ndarray:
@@ -74,7 +78,7 @@ class StoredSamples:
         if block.dtype != self.dtype:
             block = block.view(self.dtype)
         if self.others:
-            missing = np.isin(block, self.others)
+            missing = np.logical_or.reduce([block == other for other in self.others])
             block = block.astype(np.result_type(block.dtype, np.float32))
             block[missing] = np.nan
         return block

@@ -75,6 +75,19 @@ def test_several_values_for_missing_samples(tmp_path: Path, dtype: str, attrs: d
             assert np.isnan(cube.read()[stored == 1]).all()
 
 
+@pytest.mark.parametrize("dtype", ["f4", ">f4", "f8"])
+def test_samples_that_were_never_written(tmp_path: Path, dtype: str) -> None:
+    """Of a variable without _FillValue they hold the netCDF library's own, 1e37, which went through the model."""
+    with h5py.File(tmp_path / "x.nc", "w") as h5:
+        data = h5.create_dataset(
+            "reflectance", CUBE.shape, dtype, chunks=(5, 4, 3), fillvalue=np.dtype(dtype).type(9.969209968386869e36)
+        )
+        data[:, :8] = CUBE[:, :8]
+    with open_cube(tmp_path / "x.nc", axes="brc") as cube:
+        assert np.array_equal(cube.read()[:, :8], CUBE[:, :8]) and np.isnan(cube.read()[:, 8:]).all()
+        assert cube.meta.nodata is None
+
+
 def test_unsigned_samples(tmp_path: Path) -> None:
     """They were read as negative ones."""
     unsigned = CUBE.copy()
