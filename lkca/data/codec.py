@@ -63,12 +63,13 @@ def nodata_code(dtype: np.dtype, nodata: float | None) -> np.generic | None:
 
 
 def beside(code: np.generic) -> np.generic:
-    """What a valid sample is stored as that would be the code of missing ones: the next value (at the end of an integer
-    type the one before), of floats the next that is not subnormal."""
+    """What a valid sample is stored as that would be the code of missing ones: the next value (at the end of the type
+    the one before), of floats the next that is finite and not subnormal."""
     dtype: np.dtype = code.dtype
     following: np.generic
     if dtype.kind == "f":
-        following = np.nextafter(code, dtype.type(np.inf)) if code else np.finfo(dtype).tiny
+        towards = np.inf if code < np.finfo(dtype).max else -np.inf
+        following = np.nextafter(code, dtype.type(towards)) if code else np.finfo(dtype).tiny
     else:
         following = dtype.type(int(code) + (1 if int(code) < np.iinfo(dtype).max else -1))
     return following

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lkca.data import CubeMeta
-from lkca.data.codec import Encoder, nodata_code, to_physical
+from lkca.data.codec import Encoder, beside, nodata_code, to_physical
 
 
 def test_scale_is_one_rounding_of_the_exact_product() -> None:
@@ -83,6 +83,19 @@ def test_a_valid_float_never_becomes_nodata(nodata: float) -> None:
     for others in (1, -1):  # of which it is the lowest, or the highest
         stored = encoder.encode(np.array([[[nodata, nodata + others]]], dtype=np.float32))
         assert 0 < stored[0, 0, 0] - nodata < least and stored[0, 0, 1] == nodata + others
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("infinite", [False, True])
+def test_a_valid_float_beside_the_largest_is_not_infinite(dtype: str, infinite: bool) -> None:
+    """The largest float32 is the nodata value of some files; an infinite sample would be missing too."""
+    largest = float(np.finfo(dtype).max)
+    nodata = np.inf if infinite else largest
+    stored = Encoder(CubeMeta(stored_dtype=np.dtype(dtype), nodata=nodata)).encode(np.array([[[largest, np.nan, 1.0]]]))
+    assert (stored[0, 0, 0] == largest) == infinite and 0.99 * largest < stored[0, 0, 0] <= largest
+    assert stored[0, 0, 1:].tolist() == [nodata, 1.0]
+    assert np.isfinite(beside(stored.dtype.type(nodata)))
 
 
 def test_a_valid_sample_never_becomes_nodata() -> None:
