@@ -170,6 +170,20 @@ def test_halves(dtype: str, code: float | None) -> None:
         assert_halved(samples, code)
 
 
+@pytest.mark.parametrize("dtype", ["int16", "int64", "float32"])
+@pytest.mark.parametrize("share", [0.02, 0.5])
+def test_what_is_missing_elsewhere_does_not_change_a_mean(dtype: str, share: float) -> None:
+    """Nor how much: few fours are averaged on their own, many with all others. Float64 would round means of int64."""
+    rng, kind = np.random.default_rng(0), np.dtype(dtype)
+    top = np.iinfo(kind).max if kind.kind == "i" else 1000
+    samples = (rng.integers(top // 2, top, (40, 60)) if kind.kind == "i" else rng.normal(5, 2, (40, 60))).astype(kind)
+    samples[rng.random(samples.shape) < share] = -1
+    found = halve(samples, -1.0)
+    for row, col in np.ndindex(found.shape):
+        alone = halve(samples[2 * row : 2 * row + 2, 2 * col : 2 * col + 2].copy(), -1.0)
+        assert found[row, col] == alone[0, 0]
+
+
 def assert_halved(samples: np.ndarray, code: float | None) -> None:
     found = halve(samples, code)
     assert found.dtype == samples.dtype and found.shape == (2, 3, 4)
