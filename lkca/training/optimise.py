@@ -65,9 +65,9 @@ def check_loss(value: float, step: int) -> None:
 class Average:
     """Exponential moving average of a module's weights and buffers (Polyak averaging), kept beside it.
 
-    What has no average is the latest: counters, infinities in buffers, state that is no tensor. decay: share of the old
-    average that a step keeps. ramp: steps over which it forgets its start faster, min(decay, n / (n + ramp)) being kept
-    at step n.
+    What has no average is the latest: counters, infinities in what is not trained, state that is no tensor. decay:
+    share of the old average that a step keeps. ramp: steps over which it forgets its start faster,
+    min(decay, n / (n + ramp)) being kept at step n.
     """
 
     def __init__(self, module: nn.Module, decay: float, ramp: int = 10) -> None:
@@ -75,11 +75,12 @@ class Average:
         self.state: dict[str, Any] = module.state_dict()
         for name, value in self.state.items():
             self.state[name] = _own(_wide(value))
-        self._weights = {name for name, _ in module.named_parameters(remove_duplicate=False)} & self.state.keys()
+        weights = module.named_parameters(remove_duplicate=False)
+        self._weights = {name for name, weight in weights if weight.requires_grad} & self.state.keys()
 
     @property
     def finite(self) -> bool:
-        """Whether all weights are; buffers need not be, such as the infinities of an attention's mask."""
+        """Whether all trained weights are; what else there is need not be, such as the infinities of a mask."""
         return all(bool(self.state[name].isfinite().all()) for name in self._weights)
 
     @torch.no_grad()

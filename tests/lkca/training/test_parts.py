@@ -222,22 +222,27 @@ def test_the_average_of_weights_in_16_bits_follows_small_changes(dtype: torch.dt
 
 
 class Masked(nn.Module):
-    """A buffer that is not finite, as causal masks are."""
+    """A state that is not finite, as causal masks are: a buffer, or a parameter that is not trained."""
 
-    def __init__(self) -> None:
+    def __init__(self, frozen: bool) -> None:
         super().__init__()
         self.x = nn.Parameter(torch.zeros(2))
-        self.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+        mask = torch.tensor([0.0, -math.inf])
+        if frozen:
+            self.mask = nn.Parameter(mask, requires_grad=False)
+        else:
+            self.register_buffer("mask", mask)
 
 
+@pytest.mark.parametrize("frozen", (False, True))
 @pytest.mark.parametrize("scored", (False, True))
-def test_a_mask_of_infinities_does_not_keep_the_start(scored: bool) -> None:
-    module = Masked()
+def test_a_mask_of_infinities_does_not_keep_the_start(scored: bool, frozen: bool) -> None:
+    module = Masked(frozen)
     score = (lambda: -abs(1 - float(module.x.detach()[0]))) if scored else None
     train(
         module, lambda position: (module.x - 1).square().sum(), Schedule(0.0, 1.0, lr=0.1), Budget(None, 5), score=score
     )
-    assert (module.x > 0).all() and module.get_buffer("mask").tolist() == [0, -math.inf]
+    assert (module.x > 0).all() and module.state_dict()["mask"].tolist() == [0, -math.inf]
 
 
 def test_pixels_without_truth_are_not_scored() -> None:
