@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -46,11 +47,13 @@ class ArrayWindows:
         return block if np.array_equal(picked, bands) else block[back]
 
 
-def kept_axes(shape: tuple[int, ...]) -> list[int]:
-    """The axes that count: all; of more than three those longer than 1 (the others are a time, say), if they are
-    three."""
-    long = [axis for axis, size in enumerate(shape) if size > 1]
-    return long if len(shape) > 3 and len(long) == 3 and 0 not in shape else list(range(len(shape)))
+def kept_axes(shape: tuple[int, ...], named: Collection[int] = ()) -> list[int]:
+    """The axes that count: all; of more than three those longer than 1 (the others are a time, say), if they are three.
+
+    named: axes that are rows, columns or bands by their names; they count even where they have length 1.
+    """
+    kept = [axis for axis, size in enumerate(shape) if size > 1 or axis in named]
+    return kept if len(shape) > 3 and len(kept) == 3 and 0 not in shape else list(range(len(shape)))
 
 
 def check_axes(axes: str, source: str) -> str:

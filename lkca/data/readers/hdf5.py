@@ -63,7 +63,7 @@ def open_hdf5(file: Path, source: str, variable: str | None, shape: tuple[int, i
             if dataset.shape is not None and len(dataset.shape) >= 2 and dataset.dtype.kind in "biuf"
         }
         if variable is not None or all(len(dims) != 3 for dims in arrays.values()):
-            arrays = {name: tuple(dims[axis] for axis in kept_axes(dims)) for name, dims in arrays.items()}
+            arrays = {name: tuple(dims[axis] for axis in _kept_axes(datasets[name])) for name, dims in arrays.items()}
         kinds = {name: f"{dataset.dtype} dataset of shape {dataset.shape}" for name, dataset in datasets.items()}
         wanted = None if variable is None else "/" + variable.strip("/")
         name = choose_cube(arrays, wanted, source, others=kinds, pixels=shape)
@@ -109,9 +109,8 @@ def _cube(
     counts = {value.size for key, value in (*companions.items(), *own.items()) if key in WAVELENGTH_NAMES}
     if len(counts) > 1:
         counts.discard(1)  # a single number, which the netCDF library stores as a list too
-    kept = kept_axes(dataset.shape)
-    dims = [_dimension_name(dataset, axis) for axis in kept]
-    by_name = "".join(next((role for role, names in DIMENSION_NAMES.items() if dim in names), "?") for dim in dims)
+    kept = _kept_axes(dataset)
+    by_name = "".join(_role(dataset, axis) or "?" for axis in kept)
     if axes is None and sorted(by_name) == ["b", "c", "r"]:
         axes = by_name
     layout, order, warning = choose_layout(
@@ -229,6 +228,16 @@ def _dimension_name(dataset: h5py.Dataset, axis: int) -> str:
     scale = _scale(dataset, axis)
     path = attribute_text(_axis_attr(dataset, "DIMENSION_LABELS", axis) or "") if scale is None else scale.name
     return str(path or "").rpartition("/")[2].lower()
+
+
+def _role(dataset: h5py.Dataset, axis: int) -> str | None:
+    """What an axis holds by its name: "r" (rows), "c" (columns) or "b" (bands); None where the name does not tell."""
+    dim = _dimension_name(dataset, axis)
+    return next((role for role, names in DIMENSION_NAMES.items() if dim in names), None)
+
+
+def _kept_axes(dataset: h5py.Dataset) -> list[int]:
+    return kept_axes(dataset.shape, [axis for axis in range(dataset.ndim) if _role(dataset, axis)])
 
 
 def _radiometry(dataset: h5py.Dataset, bands: int, source: str) -> tuple[float | np.ndarray, float | np.ndarray]:

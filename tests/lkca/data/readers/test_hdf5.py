@@ -235,6 +235,20 @@ def test_a_time_of_one_step(tmp_path: Path, shape: tuple[int, ...], names: tuple
         assert np.array_equal(other.read(), CUBE + 1) and np.array_equal(named.read(), CUBE)
 
 
+def test_named_axes_of_length_1_count(tmp_path: Path) -> None:
+    """Of one band at several times that axis was left out, and the times were taken for rows; one band at one time was
+    refused."""
+    with h5py.File(tmp_path / "x.nc", "w") as h5:
+        for name, times in (("single", 1), ("series", 3)):
+            h5[name] = np.arange(times * 20.0).reshape(times, 1, 4, 5)
+            for axis, dim in enumerate(("time", "band", "y", "x")):
+                h5[name].dims[axis].label = dim
+    with open_cube(f"{tmp_path / 'x.nc'}::single") as cube:
+        assert np.array_equal(cube.read(), np.arange(20).reshape(1, 4, 5))
+    with pytest.raises(InputError, match="is an array of 3x1x4x5; a cube has three axes"):
+        open_cube(f"{tmp_path / 'x.nc'}::series")
+
+
 def test_widths_in_units_of_their_own(tmp_path: Path) -> None:
     """They were taken to be in those of the wavelengths."""
     with h5py.File(tmp_path / "x.h5", "w") as file:
