@@ -69,9 +69,12 @@ class StoredSamples:
             ]
         known = [code for value in dict.fromkeys(listed) if (code := nodata_code(dtype, value)) is not None]
         nodata = float(known[0].item()) if known else listed[0] if listed else None
-        if dtype.kind == "f" and not listed and dataset.fillvalue == dtype.type(_NEVER_WRITTEN):
-            return cls(read, dtype, None, (dtype.type(_NEVER_WRITTEN),))
-        return cls(read, dtype, nodata, tuple(known[1:]))
+        others = known[1:]
+        if dtype.kind == "f" and "_FillValue" not in dataset.attrs:
+            never_written = nodata_code(dtype, _NEVER_WRITTEN)
+            if never_written is not None and dataset.fillvalue == never_written:
+                others.append(never_written)
+        return cls(read, dtype, nodata, tuple(others))
 
     def __call__(self, window: Window, bands: np.ndarray) -> np.ndarray:
         block = self.read(window, bands)

@@ -75,17 +75,27 @@ def test_several_values_for_missing_samples(tmp_path: Path, dtype: str, attrs: d
             assert np.isnan(cube.read()[stored == 1]).all()
 
 
+@pytest.mark.parametrize("attrs", [{}, {"missing_value": -9999.0}])
 @pytest.mark.parametrize("dtype", ["f4", ">f4", "f8"])
-def test_samples_that_were_never_written(tmp_path: Path, dtype: str) -> None:
+def test_samples_that_were_never_written(tmp_path: Path, dtype: str, attrs: dict[str, float]) -> None:
     """Of a variable without _FillValue they hold the netCDF library's own, 1e37, which went through the model."""
     with h5py.File(tmp_path / "x.nc", "w") as h5:
         data = h5.create_dataset(
             "reflectance", CUBE.shape, dtype, chunks=(5, 4, 3), fillvalue=np.dtype(dtype).type(9.969209968386869e36)
         )
         data[:, :8] = CUBE[:, :8]
+        data.attrs.update(attrs)
     with open_cube(tmp_path / "x.nc", axes="brc") as cube:
         assert np.array_equal(cube.read()[:, :8], CUBE[:, :8]) and np.isnan(cube.read()[:, 8:]).all()
-        assert cube.meta.nodata is None
+        assert cube.meta.nodata == attrs.get("missing_value")
+
+
+def test_half_precision(tmp_path: Path) -> None:
+    """The netCDF library's value for samples that were never written is beyond it: numpy warned of the overflow."""
+    with h5py.File(tmp_path / "x.h5", "w") as h5:
+        h5["reflectance"] = CUBE.astype(np.float16)
+    with open_cube(tmp_path / "x.h5", axes="brc") as cube:
+        assert np.array_equal(cube.read(), CUBE.astype(np.float16))
 
 
 def test_unsigned_samples(tmp_path: Path) -> None:
