@@ -59,8 +59,9 @@ def to_nanometers(
     wavelengths = np.asarray(wavelengths, dtype=np.float64)
     fwhm = None if fwhm is None else np.asarray(fwhm, dtype=np.float64)
     own = _NM_PER_UNIT.get((fwhm_units or "").strip().lower())
-    if fwhm is not None and own is not None and (fwhm_units or "").strip().lower() != (units or "").strip().lower():
-        return to_nanometers(wavelengths, None, units)[0], fwhm * own
+    if fwhm is not None and own is not None and own != _NM_PER_UNIT.get((units or "").strip().lower()):
+        nm, _ = to_nanometers(wavelengths, None, units)
+        return nm, None if nm is None else fwhm * own
     if wavelengths.size == 0 or not np.all(np.isfinite(wavelengths)) or wavelengths.max() <= 0:
         return None, None
     name = (units or "unknown").strip().lower()

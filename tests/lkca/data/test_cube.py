@@ -180,6 +180,23 @@ def test_wavelength_units(values: list[float], units: str | None, expected: list
         assert np.allclose(to_nanometers(np.array(values), np.array(values) / 100, units)[1], np.array(expected) / 100)
 
 
+@pytest.mark.parametrize(
+    ("values", "units", "fwhm", "fwhm_units", "expected"),
+    [
+        ([400, 2500], "nm", 0.01, "um", 10),
+        ([0.4, 2.5], None, 10, "nm", 10),
+        ([0.4, 2.5], "Nanometers", 0.01, "nm", 10),  # one wrong unit in two spellings
+        ([400, 2500], "um", 10, "Micrometers", 10),
+        ([1, 2], "Index", 0.01, "um", None),  # else converted again with wavelengths found elsewhere
+    ],
+)
+def test_units_of_widths(
+    values: list[float], units: str | None, fwhm: float, fwhm_units: str, expected: float | None
+) -> None:
+    _, found = to_nanometers(np.array(values), np.full(2, fwhm), units, fwhm_units)
+    assert found is None if expected is None else np.allclose(found, expected)
+
+
 def test_what_a_masked_array_masks_is_missing(tmp_path: Path) -> None:
     array = np.ma.masked_equal(np.arange(2 * 6 * 5, dtype=np.int16).reshape(2, 6, 5), 7)
     expected = np.where(array.mask, np.nan, array.data.astype(np.float32))
