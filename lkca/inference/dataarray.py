@@ -71,8 +71,7 @@ def like_source(result: np.ndarray, source: Any, options: SceneOptions) -> Any:
 
     if options.roi is not None:
         raise InputError("a DataArray is upscaled as it is; select the part first, with .isel or .sel")
-    given, source = source, _without_single(source)
-    dims = _dims(source)
+    dims = _dims(_without_single(source))
     scale = result.shape[1] // source.sizes[dims[1]]
     coords = {}
     for name, coord in source.coords.items():
@@ -96,14 +95,18 @@ def like_source(result: np.ndarray, source: Any, options: SceneOptions) -> Any:
     filling = [value for name in _MISSING for value in _numbers(attrs, name)]
     if filling:
         result[np.isnan(result)] = filling[0]
-    finer_array = xarray.DataArray(result, dims=dims, coords=coords, name=source.name, attrs=attrs)
-    return finer_array.expand_dims([dim for dim in given.dims if dim not in dims]).transpose(*given.dims)
+    single = [dim for dim in source.dims if dim not in dims]
+    result = result.reshape((1,) * len(single) + result.shape)
+    finer_array = xarray.DataArray(result, dims=(*single, *dims), coords=coords, name=source.name, attrs=attrs)
+    return finer_array.transpose(*source.dims)
 
 
 def _without_single(source: Any) -> Any:
-    """The DataArray without dimensions of length 1, such as a time, that are none of bands, rows and columns."""
+    """The DataArray without dimensions of length 1 beside three others, such as a time, that are none of bands, rows
+    and columns."""
     known = {name for names in DIMENSION_NAMES.values() for name in names}
-    return source.isel({dim: 0 for dim in source.dims if source.sizes[dim] == 1 and str(dim).lower() not in known})
+    single = [dim for dim in source.dims if source.sizes[dim] == 1 and str(dim).lower() not in known]
+    return source.isel(dict.fromkeys(single, 0)) if source.ndim - len(single) == 3 else source
 
 
 def _dims(source: Any) -> tuple[str, str, str]:

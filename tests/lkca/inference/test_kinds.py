@@ -148,6 +148,11 @@ def test_a_time_of_one_step_stays(scene: np.ndarray) -> None:
     result, expected = (lkca.upscale(array, "bicubic", scale=2) for array in (timed, plain))
     assert result.dims == timed.dims and result.time.values == timed.time.values and result.level.values == [3]
     xarray.testing.assert_identical(result.isel(time=0, level=0, drop=True), expected.drop_vars("time"))
+    described = timed.assign_coords(orbit=("time", ["A"]), angle=(("y", "time"), np.ones((timed.sizes["y"], 1))))
+    result = lkca.upscale(described, "bicubic", scale=2)  # these lost the time
+    assert (result.orbit.dims, result.angle.dims) == (("time",), ("y", "time"))
+    with pytest.raises(InputError, match="has dimensions time, y, x, and none is known to be its bands"):
+        lkca.upscale(plain.isel(band=0).expand_dims("time"), "bicubic", scale=2)
     with pytest.raises(InputError, match="has dimensions time, y, x, band; expected bands, rows, columns"):
         lkca.upscale(xarray.concat([plain, plain], "time"), "bicubic", scale=2)
 
