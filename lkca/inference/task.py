@@ -200,7 +200,7 @@ def _stored_scale(cube: Cube, dtype: str) -> float:
 
     From a sample of windows: the largest 99.9 % quantile takes at most half the range, of 16 bits at most, as in the
     reflectance products of sensors (10 000 for 1). 1 for whole numbers, counts stored as floats. Above 1, where four
-    fifths of the range are taken, only for values that the range does not hold: all of them would be clipped.
+    fifths of the range are taken, only for values that are beyond the range by more than rounding to tens changes them.
     """
     meta = cube.meta
     try:
@@ -220,7 +220,7 @@ def _stored_scale(cube: Cube, dtype: str) -> float:
         if seen >= PIXELS:
             break
     most = np.iinfo(target).max
-    fits = top <= most
+    fits = top <= most + 5
     if top == 0 or (fits and whole):
         return 1.0
     room = min(most, np.iinfo(np.uint16).max) / 2 if fits else 0.8 * most
