@@ -39,6 +39,7 @@ _PARAMETERS = {
     "false_northing": "y_0", "semi_major_axis": "a", "semi_minor_axis": "b", "inverse_flattening": "rf",
     "earth_radius": "R",
 }  # fmt: skip
+_POLE = 90.0
 _WGS84 = (6378137.0, 298.257223563)
 
 
@@ -100,6 +101,10 @@ def mapping_crs(attrs: Mapping[str, Any]) -> str | None:
     values = {name: numbers[0] for name, numbers in given.items() if numbers}
     if projection is None or not {"a", "R"} & values.keys():
         return None
+    if projection == "stere" and abs(values.get("lat_0", 0.0)) != _POLE:
+        return None
+    if values.get("rf") == 0.0:  # GDAL's way to write a sphere
+        del values["rf"]
     parallels = _numbers(attrs.get("standard_parallel", ()))[:2]
     names = ("lat_ts",) if projection == "stere" else ("lat_1", "lat_2")
     values |= dict(zip(names, parallels, strict=False))

@@ -144,8 +144,23 @@ def test_projections(tmp_path: Path, mapping: dict[str, Any], epsg: int) -> None
         assert np.allclose(found, transform(wgs84, CRS.from_epsg(epsg), [5.0], [north]), atol=1.0)
 
 
-def test_an_unknown_grid_mapping_is_named(tmp_path: Path) -> None:
-    mapping = {"grid_mapping_name": "vertical_perspective", "semi_major_axis": 6378137.0}
+def test_a_sphere_as_gdal_writes_it(tmp_path: Path) -> None:
+    """Its inverse flattening of 0 lost MODIS's grid its CRS."""
+    mapping = {"grid_mapping_name": "sinusoidal", "semi_major_axis": 6371007.181, "inverse_flattening": 0.0}
+    with open_cube(_write(tmp_path / "x.nc", CUBE, {}, mapping)) as cube:
+        assert cube.meta.crs is not None and not cube.warnings
+        assert CRS.from_wkt(cube.meta.crs) == CRS.from_string("+proj=sinu +R=6371007.181 +units=m")
+
+
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        {"grid_mapping_name": "vertical_perspective"},
+        {"grid_mapping_name": "polar_stereographic", "standard_parallel": -71.0},  # of no pole: PROJ takes the equator
+    ],
+)
+def test_an_unknown_grid_mapping_is_named(tmp_path: Path, mapping: dict[str, Any]) -> None:
+    mapping = {**mapping, "semi_major_axis": 6378137.0}
     with open_cube(_write(tmp_path / "x.nc", CUBE, {}, mapping)) as cube:
         assert cube.meta.crs is None and cube.meta.transform is not None
         assert "grid mapping, crs, is none that can be read" in cube.warnings[0]
