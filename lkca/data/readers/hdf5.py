@@ -214,7 +214,12 @@ def _scale(dataset: h5py.Dataset, axis: int) -> h5py.Dataset | None:
     """
     listed = _axis_attr(dataset, "DIMENSION_LIST", axis)
     first = listed[0] if isinstance(listed, np.ndarray) and listed.size else None
-    node = dataset.file[first] if type(first) is h5py.Reference and first else None
+    if type(first) is not h5py.Reference or not first:
+        return None
+    try:
+        node = dataset.file[first]
+    except (KeyError, ValueError):  # it was deleted
+        return None
     return node if isinstance(node, h5py.Dataset) else None
 
 

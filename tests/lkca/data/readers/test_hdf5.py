@@ -235,6 +235,21 @@ def test_a_time_of_one_step(tmp_path: Path, shape: tuple[int, ...], names: tuple
         assert np.array_equal(other.read(), CUBE + 1) and np.array_equal(named.read(), CUBE)
 
 
+def test_a_coordinate_that_was_deleted(tmp_path: Path) -> None:
+    """The axis still refers to it; the file was said to be damaged."""
+    with h5py.File(tmp_path / "x.nc", "w") as h5:
+        h5["reflectance"], h5["beside"] = RCB, RCB[None, None]
+        for axis, (name, size) in enumerate({"y": 12, "x": 9, "wavelength": 5}.items()):
+            h5[name] = 400.0 + 100 * np.arange(size)
+            h5[name].make_scale(name)
+            h5["reflectance"].dims[axis].attach_scale(h5[name])
+            h5["beside"].dims[axis + 2].attach_scale(h5[name])
+        del h5["x"]
+    with open_cube(f"{tmp_path / 'x.nc'}::reflectance") as cube:
+        assert np.array_equal(cube.read(), CUBE)
+        assert np.array_equal(cube.meta.wavelengths, NM)
+
+
 def test_named_axes_of_length_1_count(tmp_path: Path) -> None:
     """Of one band at several times that axis was left out, and the times were taken for rows; one band at one time was
     refused."""
