@@ -17,6 +17,7 @@ from lkca.lowrank.surgery import (
     carry_over,
     conv_arguments,
     copied_model,
+    differing,
     output,
     replace_module,
     same_draws,
@@ -55,12 +56,12 @@ def replace_modules(model: nn.Module, example: Any = None) -> Replacements:
     - A convolution with its ``nn.PixelShuffle`` right behind it becomes :class:`~lkca.nn.PixelShuffleUpsample`.
 
     example: an input (or tuple of arguments) for the run that finds the upsamplers and tries the swaps, by default a
-    random image; should outputs change, as where a forward looks into a block, the old ones come back. Where no run is
-    possible (no guessed image fits), blocks and upsamplers in an ``nn.Sequential`` are swapped untried. Hooks, device,
-    dtype, train/eval mode and requires_grad stay. So do the parameters, which an optimiser may know already, but for
-    the weights of linear layers: those become convolutions'. Raises LowRankError for a model that is not made of
-    modules or has no values yet (on the meta device, lazy), and what the model raises on the example; nothing is
-    changed then.
+    random image; should outputs change, as where a forward looks into a block, the old ones come back. (What a model
+    does not give alike twice, such as noise or a count of its calls, is not compared.) Where no run is possible (no
+    guessed image fits), blocks and upsamplers in an ``nn.Sequential`` are swapped untried. Hooks, device, dtype,
+    train/eval mode and requires_grad stay. So do the parameters, which an optimiser may know already, but for the
+    weights of linear layers: those become convolutions'. Raises LowRankError for a model that is not made of modules or
+    has no values yet (on the meta device, lazy), and what the model raises on the example; nothing is changed then.
     """
     found = survey(shaped_model(model), example)
     result = Replacements(model)
@@ -98,12 +99,12 @@ def _swap_attention(model: nn.Module, example: tuple[Any, ...] | None, result: R
     if swaps and not agree(expected, output(model, example, replaced=[module for _, module, _ in swaps])):
         for _, module, swap in swaps:
             replace_module(model, swap, module)
-        repeats = agree(expected, output(model, example))  # else nothing can be told from its results
+        unsteady = differing(expected, output(model, example))
         for name, module, swap in swaps:
             replace_module(model, module, swap)
             found = output(model, example, replaced=[module])
             still = isinstance(found, StillCalled)
-            if still or (repeats and not agree(expected, found)):
+            if still or differing(expected, found) - unsteady:
                 replace_module(model, swap, module)
                 del result.swapped[name]
                 result.kept[name] = STILL_CALLED if still else "the model's forward uses more of it than its result"
@@ -239,13 +240,16 @@ def _swap_upsamplers(model: nn.Module, found: Survey, result: Replacements) -> N
             carry_over(old, new)  # a convolution that is swapped has no hooks, and stays itself within the new module
         replace_module(model, old, new)
     outcome = output(model, found.example, replaced=shuffles.values())  # the convolutions are called within what is new
-    if found.example is not None and not agree(expected, outcome):
+    if not agree(expected, outcome):
         for old, new in swaps:
             replace_module(model, new, old)
         still = isinstance(outcome, StillCalled)
-        reason = STILL_CALLED if still else "the model's forward depends on its convolution alone"
-        result.kept.update({layer.name: reason for layer in layers})
-        return
+        if still or differing(expected, outcome) - differing(expected, output(model, found.example)):
+            reason = STILL_CALLED if still else "the model's forward depends on its convolution alone"
+            result.kept.update({layer.name: reason for layer in layers})
+            return
+        for old, new in swaps:
+            replace_module(model, old, new)
     result.swapped.update({layer.name: "PixelShuffleUpsample" for layer in layers})
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "carry_over",
     "conv_arguments",
     "copied_model",
+    "differing",
     "merge",
     "output",
     "put_low_rank",
@@ -148,10 +149,9 @@ def put_low_rank(
     ``model(*example)`` is run with the factors' products as kernels, with the factors, and with shuffles in their
     layers. Should the outputs differ, the model looks at a layer in a way that the run before did not show (attributes,
     shapes): with the factors alone, and by more than 5 %, a LowRankError says so, and the model is as it was; else the
-    shuffles stay separate. A model that does not give the same twice cannot be told; one that still calls what was
-    replaced can.
+    shuffles stay separate. What a model does not give alike twice (noise, a count of its calls) is not compared.
     """
-    whole = _with_products(model, layers, parts, example)
+    whole, unsteady = _with_products(model, layers, parts, example)
     replaced = {id(layer.module) for layer in layers if layer.shuffle is not None}
     fused = [
         layer.shuffle is not None and all(id(feeder) in replaced for feeder in layer.shuffle.feeders)
@@ -168,7 +168,7 @@ def put_low_rank(
         _tell_parent(model, new)
     own = [isinstance(new, LowRankUpsample) for new in separate]
     expected = output(model, example, replaced=[layer.module for layer in layers])
-    if reason := _looked_into(whole, expected):
+    if reason := _looked_into(whole, unsteady, expected):
         for layer, new in zip(layers, separate, strict=True):
             replace_module(model, new, layer.module)
             _tell_parent(model, layer.module)
@@ -185,7 +185,7 @@ def put_low_rank(
     for key, stand_in in stand_ins.items():
         carry_over(shuffles[key], stand_in)
         replace_module(model, shuffles[key], stand_in)
-    if expected is None or agree(expected, output(model, example)):
+    if not differing(expected, output(model, example)) - unsteady:
         return [one or lkca for one, lkca in zip(fused, own, strict=True)]
     for old, new in zip(separate, together, strict=True):
         replace_module(model, new, old)
@@ -194,11 +194,15 @@ def put_low_rank(
     return own
 
 
-def _looked_into(whole: Any, expected: Any) -> str | None:
-    """Why factors are no substitute: ``whole`` is what the model gives with their products, ``expected`` with them."""
+def _looked_into(whole: Any, unsteady: set[str], expected: Any) -> str | None:
+    """Why factors are no substitute: ``whole`` is what the model gives with their products, ``expected`` with them.
+
+    unsteady: places in it that are not compared.
+    """
     if isinstance(expected, StillCalled):
         return str(expected)
-    if whole is None or agree(whole, expected, least=_ROUGHLY):  # two roundings, under autocast in 16 bits
+    # Two roundings, under autocast in 16 bits.
+    if whole is None or not differing(whole, expected, least=_ROUGHLY) - unsteady:
         return None
     failed = f" (with them it raises {type(expected).__name__}: {expected})" if isinstance(expected, Exception) else ""
     return f"the model's forward uses more of them than their results{failed}"
@@ -206,16 +210,19 @@ def _looked_into(whole: Any, expected: Any) -> str | None:
 
 def _with_products(
     model: nn.Module, layers: Sequence[Layer], parts: Sequence[Parts], example: tuple[Any, ...] | None
-) -> Any:
-    """What the model gives with its own layers and kernels of the rank; None where it is not run, or has factors."""
+) -> tuple[Any, set[str]]:
+    """What the model gives with its own layers and kernels of the rank, and where it does not give the same twice.
+
+    None where it is not run, fails, or has factors.
+    """
     if example is None or any(layer.rank is not None for layer in layers):
-        return None
+        return None, set()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     products: dict[str, Tensor] = {}
     for layer, (left, right, correction) in zip(layers, parts, strict=True):
         weight, bias = layer.conv.weight, layer.conv.bias
         if id(weight) not in names or (bias is not None and id(bias) not in names):
-            return None
+            return None, set()
         products[names[id(weight)]] = (left @ right).reshape(weight.shape).to(weight)
         if bias is not None:
             products[names[id(bias)]] = bias + correction.to(bias)
@@ -226,7 +233,7 @@ def _with_products(
 
     first, second = (output(model, example, call) for _ in range(2))
     torch.clear_autocast_cache()
-    return first if not isinstance(first, Exception) and agree(first, second) else None
+    return (None, set()) if isinstance(first, Exception) else (first, differing(first, second))
 
 
 def _tell_parent(model: nn.Module, new: nn.Module) -> None:
@@ -287,39 +294,82 @@ def same_draws(model: nn.Module) -> Iterator[None]:
 
 
 def agree(expected: Any, found: Any, *, least: float = _AGREEMENT) -> bool:
-    """Whether two outputs (tensors, arrays, numbers; sequences, dictionaries or objects of them) agree up to rounding.
+    """Whether nothing of two outputs differs (:func:`differing`)."""
+    return not differing(expected, found, least=least)
 
-    least: share of the largest value by which float32 may differ; 16 bits may by 0.05 in any case. Of a tensor's
-    integers and booleans, which rounding may turn where a value is near a half or a threshold, one in a hundred may.
+
+def differing(expected: Any, found: Any, *, least: float = _AGREEMENT) -> set[str]:
+    """Where two outputs (tensors, arrays, numbers; sequences, dictionaries or objects of them) differ beyond rounding.
+
+    Places are written as Python would: ``[0].image``, ``""`` for the whole; "raised" where one is an error. least:
+    share of the largest value by which float32 may differ; 16 bits may by 0.05 in any case. Of a tensor's integers and
+    booleans, which rounding may turn where a value is near a half or a threshold, one in a hundred may.
     """
+    if isinstance(expected, Exception) or isinstance(found, Exception):
+        return {"raised"}
+    result: set[str] = set()
+    met: set[tuple[int, int]] = set()  # an object may lead back to itself
+    pairs = [("", expected, found)]
+    while pairs:
+        place, one, other = pairs.pop()
+        if one is other or (id(one), id(other)) in met:
+            continue
+        met.add((id(one), id(other)))
+        parts = _parts(one)
+        if parts is not None:
+            theirs = _parts(other) if type(one) is type(other) or isinstance(one, (list, tuple, dict)) else None
+            if theirs is None or parts.keys() != theirs.keys():
+                result.add(place)
+            else:
+                pairs += [(place + name, part, theirs[name]) for name, part in parts.items()]
+        elif not _same(one, other, least):
+            result.add(place)
+    return result
+
+
+def _parts(value: Any) -> dict[str, Any] | None:
+    """What a sequence, dictionary or object consists of, by place within it; None for what is compared as a whole."""
+    if isinstance(value, (list, tuple)):
+        return {f"[{i}]": part for i, part in enumerate(value)}
+    if isinstance(value, dict):
+        return {f"[{key!r}]": part for key, part in value.items()}
+    if isinstance(value, (Tensor, np.ndarray, int, float, str, nn.Module)):  # a module would lead back to the model
+        return None
+    held = getattr(value, "__dict__", None)  # of a dataclass, say
+    return {f".{name}": part for name, part in held.items()} if isinstance(held, dict) and held else None
+
+
+def _same(expected: Any, found: Any, least: float) -> bool:
     if isinstance(expected, np.ndarray) and isinstance(found, np.ndarray) and expected.dtype.kind in "biufc":
-        return agree(torch.as_tensor(expected), torch.as_tensor(found), least=least)
+        return found.dtype.kind in "biufc" and _close(_tensor(expected), _tensor(found), least)
     if isinstance(expected, Tensor):
-        if not isinstance(found, Tensor) or expected.shape != found.shape:
-            return False
-        if not (expected.is_floating_point() or expected.is_complex()):
-            return int((expected != found).sum()) <= _FLIPPED * expected.numel()
-        if not expected.numel():
-            return True
-        equal = (expected == found) | (expected.isnan() & found.isnan())  # infinities and NaN, too
-        difference = (expected - found).abs().masked_fill(equal, 0)
-        scale = float(expected.abs().masked_fill(~expected.isfinite(), 0).max()) + torch.finfo(torch.float32).tiny
-        loose = least if expected.dtype in (torch.float32, torch.float64) else max(least, _ROUGHLY)
-        return float(difference.max()) <= loose * scale
-    if isinstance(expected, (list, tuple)):
-        same = isinstance(found, (list, tuple)) and len(found) == len(expected)
-        return same and all(agree(e, f, least=least) for e, f in zip(expected, found, strict=True))
-    if isinstance(expected, dict):
-        same = isinstance(found, dict) and found.keys() == expected.keys()
-        return same and all(agree(v, found[k], least=least) for k, v in expected.items())
-    if type(expected) is not type(found) or isinstance(found, Exception):
+        return isinstance(found, Tensor) and _close(expected, found, least)
+    if type(expected) is not type(found):
         return False
     if isinstance(expected, float):
         return math.isclose(expected, found, rel_tol=least) or (math.isnan(expected) and math.isnan(found))
-    if isinstance(expected, (int, str)):
-        return bool(expected == found)
-    held = getattr(expected, "__dict__", None)  # of a dataclass, say; a module would lead back to the model
-    return held is None or isinstance(expected, nn.Module) or agree(held, vars(found), least=least)
+    return bool(expected == found) if isinstance(expected, (int, str)) else True
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """A copy that PyTorch takes: not reversed or read-only, in this machine's order of bytes, of 64 bits at most."""
+    kind, size = array.dtype.kind, min(array.dtype.itemsize, 16 if array.dtype.kind == "c" else 8)
+    return torch.from_numpy(np.array(array, dtype=f"={kind}{size}", order="C"))
+
+
+def _close(expected: Tensor, found: Tensor, least: float) -> bool:
+    if expected.shape != found.shape:
+        return False
+    expected, found = (t if t.layout is torch.strided else t.to_dense() for t in (expected, found))
+    if not (expected.is_floating_point() or expected.is_complex()):
+        return int((expected != found).sum()) <= _FLIPPED * expected.numel()
+    if not expected.numel():
+        return True
+    equal = (expected == found) | (expected.isnan() & found.isnan())  # infinities and NaN, too
+    difference = (expected - found).abs().masked_fill(equal, 0)
+    scale = float(expected.abs().masked_fill(~expected.isfinite(), 0).max()) + torch.finfo(torch.float32).tiny
+    loose = least if expected.dtype in (torch.float32, torch.float64) else max(least, _ROUGHLY)
+    return float(difference.max()) <= loose * scale
 
 
 # ---- back ----------------------------------------------------------------------------------------------------------

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -266,6 +268,75 @@ def test_what_agrees() -> None:
     ):
         assert not agree(one, other)
     assert agree(2.5, 2.5 * (1 + 1e-6)) and agree(float("nan"), float("nan"))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda array: array[..., ::-1],
+        lambda array: array.astype(">f4"),
+        lambda array: array.astype(np.longdouble),
+        lambda array: (array * 255).astype(np.uint16),
+        lambda array: np.broadcast_to(array, (2, *array.shape)),
+        lambda array: torch.as_tensor(array).to_sparse(),
+    ],
+    ids=["reversed", "big-endian", "long double", "uint16", "read-only", "sparse"],
+)
+def test_arrays_of_any_kind_are_compared(form: Callable[[np.ndarray], Any]) -> None:
+    array = np.random.default_rng(0).random((3, 4), np.float32)
+    assert agree(form(array), form(array.copy())) and not agree(form(array), form(array + 1))
+
+
+def test_a_result_that_leads_back_to_itself_is_compared() -> None:
+    def ring(x: Tensor) -> SimpleNamespace:
+        result = SimpleNamespace(x=x, part=SimpleNamespace(), parts={})
+        result.part.whole = result.parts["whole"] = result
+        return result
+
+    def chain(x: Tensor) -> Any:
+        result: Any = x
+        for _ in range(5000):
+            result = [result]
+        return result
+
+    x = torch.rand(3)
+    for form in (ring, chain):
+        assert agree(form(x), form(x.clone())) and not agree(form(x), form(x + 1))
+
+
+class Counted(Net):
+    """Gives the number of its calls, too, and may look into its block or at the shape before the shuffle."""
+
+    def __init__(self, looks: str = "") -> None:
+        super().__init__(RcanLike())
+        self.looks, self.calls = looks, 0
+
+    def forward(self, x: Tensor) -> Any:
+        self.calls += 1
+        x = self.block(self.head(x)) + (self.block.conv_du[0].bias.sum() if self.looks == "block" else 0)
+        y = self.up[0](x)
+        return self.up[1](y) * (y.shape[1] if self.looks == "shape" else 1), self.calls
+
+
+def test_what_a_model_does_not_give_alike_twice_is_not_compared() -> None:
+    x = torch.rand(1, 3, 6, 5)
+    for looks, swapped in (("", ["block", "up.0"]), ("block", ["up.0"]), ("shape", ["block"])):
+        model = Counted(looks)
+        expected, low = model(x)[0], factorize(model, rank=12)
+        assert isinstance(low.up[1], nn.PixelShuffle) is (looks == "shape")
+        assert list(lkca.replace_modules(model).swapped) == swapped
+        for result in (low(x)[0], model(x)[0]):
+            torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
+
+
+class Sized(Counted):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x)[0] * self.up[0].kernel_size[0], self.calls
+
+
+def test_a_forward_that_reads_a_layer_is_seen_beside_what_does_not_repeat() -> None:
+    with pytest.raises(LowRankError, match="uses more of them"):
+        factorize(Sized(), rank=1)
 
 
 class Merging(nn.Conv2d):
