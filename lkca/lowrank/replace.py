@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +53,8 @@ def replace_modules(model: nn.Module, example: Any = None) -> Replacements:
 
     - Squeeze-excite blocks (torchvision's, timm's, RCAN's, HAT's, SENet's or any other) become
       :class:`~lkca.nn.ChannelAttention`. A block is known by what it does: a module with two layers that squeeze and
-      expand its channels, whose results on probing images equal x · sigmoid(W2 relu(W1 mean(x) + b1) + b2).
+      expand its channels, whose results on probing images, with weights drawn for that, equal
+      x · sigmoid(W2 relu(W1 mean(x) + b1) + b2).
     - A convolution with its ``nn.PixelShuffle`` right behind it becomes :class:`~lkca.nn.PixelShuffleUpsample`.
 
     example: an input (or tuple of arguments) for the run that finds the upsamplers and tries the swaps, by default a
@@ -82,9 +84,8 @@ def _swap_attention(model: nn.Module, example: tuple[Any, ...] | None, result: R
         ends = _squeeze_and_expand(module)
         if ends is None:
             continue
-        new = _attention(*ends)
         tied = any(ties[id(p)] > 1 for p in module.parameters())
-        reason = "its weights are tied to another layer's" if tied else _differs(module, new, ends[0])
+        reason = "its weights are tied to another layer's" if tied else _differs(module)
         for inner in [inner for inner in result.kept if inner.startswith(f"{name}.")]:
             del result.kept[inner]  # parts of this one
         if reason is not None:
@@ -92,6 +93,7 @@ def _swap_attention(model: nn.Module, example: tuple[Any, ...] | None, result: R
             continue
         if not swaps:
             expected = output(model, example)
+        new = _attention(*ends)
         carry_over(module, new)
         replace_module(model, module, new)
         swaps.append((name, module, new))
@@ -154,8 +156,11 @@ def _attention(squeeze: nn.Module, expand: nn.Module) -> ChannelAttention:
     return new
 
 
-def _differs(module: nn.Module, new: ChannelAttention, squeeze: nn.Module) -> str | None:
-    """Why ``new`` may not take the module's place; None where it may."""
+def _differs(module: nn.Module) -> str | None:
+    """Why a ChannelAttention may not take the module's place; None where it may.
+
+    Tried with drawn weights: by those that it holds (zeros at the start of a training) other blocks may look alike.
+    """
     if any(has_hooks(m) for m in module.modules() if m is not module):
         return "hooks on its inner modules would be lost"
     if replaced_forward(module):
@@ -170,17 +175,19 @@ def _differs(module: nn.Module, new: ChannelAttention, squeeze: nn.Module) -> st
     kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
     if len(kinds) != 1 or kinds[0] not in _POSITIONAL:
         return "its forward takes more than an image"
-    weight: Any = squeeze.weight
-    channels = weight.shape[1]
-    old, fused = copied_model(module), copied_model(new)
+    old = copied_model(module).requires_grad_(False)
     for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
         getattr(old, hooks).clear()
-    if weight.device.type != "mps":
-        old, fused = old.double(), fused.double()
-    old.requires_grad_(False)
-    fused.requires_grad_(False)
+    if next(old.parameters()).device.type != "mps":
+        old = old.double()
     generator = torch.Generator().manual_seed(0)
     drawn: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": torch.float64}
+    for parameter in old.parameters():
+        parameter.copy_((2 * torch.rand(parameter.shape, **drawn) - 1) * (2 / math.sqrt(parameter[0].numel())))
+    ends = _squeeze_and_expand(old)
+    assert ends is not None
+    fused = _attention(*ends).requires_grad_(False)
+    channels = fused.fc1.in_channels
     for rows, cols, size in ((7, 5, 1.0), (4, 4, 30.0), (1, 3, 0.01), (6, 2, -10.0)):  # also where sigmoids saturate
         x = torch.randn(2, channels, rows, cols, **drawn) * abs(size)
         x = (x + size * torch.rand(1, channels, 1, 1, **drawn)).to(next(old.parameters()))

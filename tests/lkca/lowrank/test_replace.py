@@ -146,6 +146,21 @@ def test_what_computes_something_else_stays_with_a_reason() -> None:
         torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("value", [0.0, 1e-6, float("nan")])
+def test_a_block_is_known_whatever_its_weights_are_now(value: float) -> None:
+    """With zeros at the end (where a training starts) a hard sigmoid gives what a sigmoid gives, 0.5."""
+    for block, swapped in (
+        (TorchvisionLike(), True),
+        (TorchvisionLike(scale=nn.Hardsigmoid), False),
+        (TorchvisionLike(activation=nn.SiLU), False),
+        (MaxPooled(), False),
+    ):
+        model = Net(block)
+        for parameter in block.parameters():
+            nn.init.constant_(parameter, value)
+        assert ("block" in lkca.replace_modules(model, torch.rand(1, 3, 6, 5)).swapped) is swapped
+
+
 def test_what_a_swap_would_lose_stays_with_a_reason() -> None:
     """Blocks that compute the same on an image in eval mode, as they are."""
     adapted = RcanLike()
