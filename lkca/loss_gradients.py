@@ -14,6 +14,8 @@ import torch
 import torch.autograd.forward_ad as _forward_ad
 from torch import Tensor
 
+from lkca_kernels.tracing import asked_by_the_tracer
+
 __all__ = ["GRADIENT_EPS", "gradient_difference", "spectral_angle"]
 
 GRADIENT_EPS = 1e-6
@@ -34,12 +36,10 @@ def gradient_difference(x: Tensor, y: Tensor) -> Tensor:
     return result
 
 
+@asked_by_the_tracer  # a level cannot be traced
 def _transformed() -> bool:
     """Whether torch.func or forward mode look on, which know no autograd.Function of this kind."""
     return torch._C._functorch.maybe_current_level() is not None or _forward_ad._current_level >= 0
-
-
-_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]  # a level cannot be traced
 
 
 def _again(
