@@ -335,8 +335,9 @@ def _parts(value: Any) -> dict[str, Any] | None:
         return {f"[{key!r}]": part for key, part in value.items()}
     if isinstance(value, (Tensor, np.ndarray, int, float, str, nn.Module)):  # a module would lead back to the model
         return None
-    held = getattr(value, "__dict__", None)  # of a dataclass, say
-    return {f".{name}": part for name, part in held.items()} if isinstance(held, dict) and held else None
+    state: Any = object.__getstate__(value)  # of a dataclass, say; a pair of dictionaries where it has slots
+    dictionaries = state if isinstance(state, tuple) else (state,)
+    return {f".{name}": part for held in dictionaries if held for name, part in held.items()} or None
 
 
 def _same(expected: Any, found: Any, least: float) -> bool:

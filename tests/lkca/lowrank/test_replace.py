@@ -253,7 +253,14 @@ class Result:
     scale: int = 2
 
 
-@pytest.mark.parametrize("form", [Result, lambda image: SimpleNamespace(image=image)], ids=["dataclass", "object"])
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slotted:
+    image: Tensor
+
+
+@pytest.mark.parametrize(
+    "form", [Result, Slotted, lambda image: SimpleNamespace(image=image)], ids=["dataclass", "slots", "object"]
+)
 def test_a_result_of_any_form_is_compared(form: Any) -> None:
     class Shaped(Net):
         def forward(self, x: Tensor) -> Any:
@@ -275,6 +282,7 @@ def test_what_agrees() -> None:
         (Result(x), Result(x + 1)),
         (x.numpy(), x.numpy() + 1),
         (Result(x), Result(x, 3)),
+        (Slotted(x), Slotted(x + 1)),
         (SimpleNamespace(x=x), SimpleNamespace(x=x, y=x)),
         ([x, 2], [x, 3]),
         ("text", "other"),
