@@ -24,3 +24,4 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         for module, mode in modes:  # parents first: their train() turns their children's
             if module.training is not mode:
                 module.train(mode)
+                module.training = mode  # a train() may leave it (a part that is frozen for good)

@@ -382,6 +382,19 @@ def test_a_layer_that_acts_on_its_mode_is_left_in_it(frozen: bool) -> None:
         assert model[0].training is not frozen and model[0].merged is frozen
 
 
+class Frozen(nn.Conv2d):
+    """Is in eval mode for good once it was asked for a mode, as pretrained encoders are."""
+
+    def train(self, mode: bool = True) -> nn.Module:
+        return super().train(False)
+
+
+def test_a_layer_that_refuses_training_is_left_as_it_was() -> None:
+    model = nn.Sequential(Frozen(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1), nn.PixelShuffle(2))
+    analyze(model)
+    assert all(module.training for module in model.modules())
+
+
 def test_a_block_is_swapped_within_what_holds_it_alone() -> None:
     """Lists are walked through and sequences indexed by the model: they stay, and so does what adds to the block."""
 
