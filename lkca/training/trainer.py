@@ -64,10 +64,9 @@ def check_run(run: Path, config: TrainConfig, *, resume: bool, overwrite: bool) 
     """Raise InputError unless ``run`` can be begun (new, or ``overwrite``) or gone on with (``resume``, same keys)."""
     own = {_CONFIG, _BEST, _LAST, _CHECKPOINTS, _TENSORBOARD}
     check_utf8(run)
-    if not run.exists():
-        check_folder(run)
-    elif not run.is_dir():
+    if run.exists() and not run.is_dir():
         raise InputError(f"{run}: is a file; name a folder for the run")
+    check_folder(run / _CONFIG if run.exists() else run)
     entries = {entry.name for entry in run.iterdir() if not entry.name.startswith(".")} if run.is_dir() else set()
     if strange := sorted(entries - own):
         raise InputError(f"{run}: holds files that are not a run's ({', '.join(strange[:3])}); choose another name")

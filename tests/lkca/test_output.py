@@ -101,8 +101,9 @@ def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(InputError, match=says):
             check_model_output(folder / "model", overwrite=True)
         config = TrainConfig(scale=2, data=DataConfig(scenes=["x.tif"]))
-        with pytest.raises(InputError, match=says):
-            check_run(folder / "run", config, resume=False, overwrite=True)
+        for run in (folder / "run", folder):
+            with pytest.raises(InputError, match=says):
+                check_run(run, config, resume=False, overwrite=True)
     finally:
         folder.chmod(0o755)
 
