@@ -150,8 +150,6 @@ class _LowRank(nn.Module):
 
     def __init__(self, reduce: nn.Conv2d, out: int, rank: int, bias: bool) -> None:
         super().__init__()
-        if rank < 1:
-            raise ValueError(f"rank: expected at least 1, got {rank}")
         self.rank = rank
         self.reduce = reduce
         self.weight = nn.Parameter(torch.empty(out, rank, device=reduce.weight.device, dtype=reduce.weight.dtype))
@@ -176,7 +174,7 @@ class LowRankConv2d(_LowRank):
     (B, in_channels, H, W) -> (B, out_channels, H', W'); the arguments are those of ``nn.Conv2d``. Stands in for an
     upsampling convolution whose pixel shuffle comes later in the model; where it follows at once,
     :class:`LowRankUpsample` does both in one pass. The two classes share their parameters' names and shapes. Raises
-    ValueError for a rank below 1.
+    ValueError for sizes below 1, TypeError where they are no integers.
     """
 
     def __init__(
@@ -194,8 +192,7 @@ class LowRankConv2d(_LowRank):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if rank < 1:
-            raise ValueError(f"rank: expected at least 1, got {rank}")
+        in_channels, out_channels, rank = sizes(in_channels=in_channels, out_channels=out_channels, rank=rank)
         reduce = nn.Conv2d(
             in_channels,
             rank,

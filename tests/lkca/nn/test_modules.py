@@ -9,7 +9,14 @@ import torch
 import torch.nn.functional as F
 import torch.nn.utils.prune
 
-from lkca.nn import ChannelAttention, LargeKernelBlock, LocalChannelAttention, LowRankUpsample, PixelShuffleUpsample
+from lkca.nn import (
+    ChannelAttention,
+    LargeKernelBlock,
+    LocalChannelAttention,
+    LowRankConv2d,
+    LowRankUpsample,
+    PixelShuffleUpsample,
+)
 from lkca_kernels import bicubic_upsample
 
 
@@ -159,6 +166,8 @@ def test_block_takes_its_parts_as_they_are(window: int) -> None:
         (lambda: LocalChannelAttention(8, 9.0), "window"),
         (lambda: LargeKernelBlock(8, 7.0), "kernel_size"),
         (lambda: LargeKernelBlock(8, window=9.0), "window"),
+        (lambda: LowRankConv2d(8, 8, 3, 2.0), "rank"),
+        (lambda: LowRankConv2d(8, 8.0, 3, 2), "out_channels"),
     ],
 )
 def test_sizes_that_are_no_integers_are_named(make: Any, argument: str) -> None:
@@ -173,6 +182,8 @@ def test_sizes_that_are_no_integers_are_named(make: Any, argument: str) -> None:
         (lambda: ChannelAttention(8, hidden_channels=-1), "hidden_channels"),
         (lambda: LocalChannelAttention(0), "channels"),
         (lambda: LargeKernelBlock(-8), "channels"),
+        (lambda: LowRankConv2d(8, 8, 3, 0), "rank"),
+        (lambda: LowRankConv2d(8, 0, 3, 2), "out_channels"),
     ],
 )
 def test_sizes_below_one_are_named(make: Any, argument: str) -> None:
