@@ -64,7 +64,10 @@ def operators(groups: dict[str, dict[str, dict[str, Any]]], limits: dict[str, di
 
 def scenes(groups: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
     """Shares of the network's own rate, of the tile where it is fastest, that whole scenes reach."""
-    outputs = (".img int16", ".img float32", ".tif int16", ".img int16 in tiles of 192")
+    outputs = (
+        ".img int16", ".img float32", ".tif int16", ".img int16 in tiles of 192",
+        *(f"{kind}, edges missing" for kind in (".img int16", ".tif int16", ".tif uint16")),
+    )  # fmt: skip
     lines = ["", f"| scene of Msamples | network, s | {' | '.join(outputs)} |", "|---" * (2 + len(outputs)) + "|"]
     for name, group in groups.items():
         best = min(facts["median"] for contender, facts in group.items() if contender.startswith("network"))
