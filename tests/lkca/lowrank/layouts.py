@@ -1,7 +1,8 @@
-"""Small models in the layouts of well-known super-resolution networks, written for these tests."""
+"""Small models in the layouts of well-known super-resolution networks, and forms of results, for these tests."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -175,3 +176,14 @@ def make(kind: Callable[[], nn.Module]) -> nn.Module:
     """Always of the same weights."""
     torch.manual_seed(0)
     return kind()
+
+
+@dataclasses.dataclass
+class Result:
+    image: Tensor
+    scale: int = 2
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slotted:
+    image: Tensor

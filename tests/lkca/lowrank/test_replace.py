@@ -1,12 +1,8 @@
 from __future__ import annotations
 
-import copy
-import dataclasses
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,8 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 import lkca
 from lkca.lowrank import LowRankError, analyze, factorize, merge
-from lkca.lowrank.surgery import agree
 from lkca.nn import ChannelAttention, FusedShuffle, PixelShuffleUpsample
+
+from .layouts import Result, Slotted
 
 
 class TorchvisionLike(nn.Module):
@@ -247,17 +244,6 @@ def test_modules_that_the_model_calls_by_references_of_its_own_stay() -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
-@dataclasses.dataclass
-class Result:
-    image: Tensor
-    scale: int = 2
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Slotted:
-    image: Tensor
-
-
 @pytest.mark.parametrize(
     "form", [Result, Slotted, lambda image: SimpleNamespace(image=image)], ids=["dataclass", "slots", "object"]
 )
@@ -272,59 +258,6 @@ def test_a_result_of_any_form_is_compared(form: Any) -> None:
     report = lkca.replace_modules(model)
     assert list(report.swapped) == ["block"] and "up.0" in report.kept
     torch.testing.assert_close(model(x).image, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_what_agrees() -> None:
-    x = torch.rand(3)
-    for value in (x, x.numpy(), [x, 2], {"a": (x, None)}, Result(x), SimpleNamespace(x=x), "text", 2.5, True, None):
-        assert agree(value, copy.deepcopy(value))
-    for one, other in (
-        (Result(x), Result(x + 1)),
-        (x.numpy(), x.numpy() + 1),
-        (Result(x), Result(x, 3)),
-        (Slotted(x), Slotted(x + 1)),
-        (SimpleNamespace(x=x), SimpleNamespace(x=x, y=x)),
-        ([x, 2], [x, 3]),
-        ("text", "other"),
-        (2.5, 2.6),
-        (ValueError("a"), ValueError("a")),
-    ):
-        assert not agree(one, other)
-    assert agree(2.5, 2.5 * (1 + 1e-6)) and agree(float("nan"), float("nan"))
-
-
-@pytest.mark.parametrize(
-    "form",
-    [
-        lambda array: array[..., ::-1],
-        lambda array: array.astype(">f4"),
-        lambda array: array.astype(np.longdouble),
-        lambda array: (array * 255).astype(np.uint16),
-        lambda array: np.broadcast_to(array, (2, *array.shape)),
-        lambda array: torch.as_tensor(array).to_sparse(),
-    ],
-    ids=["reversed", "big-endian", "long double", "uint16", "read-only", "sparse"],
-)
-def test_arrays_of_any_kind_are_compared(form: Callable[[np.ndarray], Any]) -> None:
-    array = np.random.default_rng(0).random((3, 4), np.float32)
-    assert agree(form(array), form(array.copy())) and not agree(form(array), form(array + 1))
-
-
-def test_a_result_that_leads_back_to_itself_is_compared() -> None:
-    def ring(x: Tensor) -> SimpleNamespace:
-        result = SimpleNamespace(x=x, part=SimpleNamespace(), parts={})
-        result.part.whole = result.parts["whole"] = result
-        return result
-
-    def chain(x: Tensor) -> Any:
-        result: Any = x
-        for _ in range(5000):
-            result = [result]
-        return result
-
-    x = torch.rand(3)
-    for form in (ring, chain):
-        assert agree(form(x), form(x.clone())) and not agree(form(x), form(x + 1))
 
 
 class Counted(Net):

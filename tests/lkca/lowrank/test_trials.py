@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,9 +19,9 @@ from lkca.lowrank import (
     ranks_of,
     replace_modules,
 )
-from lkca.lowrank.surgery import output
+from lkca.lowrank.trials import agree, output
 
-from .layouts import EdsrLike, make
+from .layouts import EdsrLike, Result, Slotted, make
 
 
 def test_a_forward_that_looks_at_its_layers_keeps_them_apart() -> None:
@@ -197,3 +200,56 @@ def test_a_model_may_write_into_its_input() -> None:
     pairs = [(x, torch.rand(2, 3, 12, 12))]
     result = factorize_reported(model, max_psnr_drop=1.0, calibration=pairs, example=x)
     assert result.layers[0].fused and torch.equal(x, kept)
+
+
+def test_what_agrees() -> None:
+    x = torch.rand(3)
+    for value in (x, x.numpy(), [x, 2], {"a": (x, None)}, Result(x), SimpleNamespace(x=x), "text", 2.5, True, None):
+        assert agree(value, copy.deepcopy(value))
+    for one, other in (
+        (Result(x), Result(x + 1)),
+        (x.numpy(), x.numpy() + 1),
+        (Result(x), Result(x, 3)),
+        (Slotted(x), Slotted(x + 1)),
+        (SimpleNamespace(x=x), SimpleNamespace(x=x, y=x)),
+        ([x, 2], [x, 3]),
+        ("text", "other"),
+        (2.5, 2.6),
+        (ValueError("a"), ValueError("a")),
+    ):
+        assert not agree(one, other)
+    assert agree(2.5, 2.5 * (1 + 1e-6)) and agree(float("nan"), float("nan"))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda array: array[..., ::-1],
+        lambda array: array.astype(">f4"),
+        lambda array: array.astype(np.longdouble),
+        lambda array: (array * 255).astype(np.uint16),
+        lambda array: np.broadcast_to(array, (2, *array.shape)),
+        lambda array: torch.as_tensor(array).to_sparse(),
+    ],
+    ids=["reversed", "big-endian", "long double", "uint16", "read-only", "sparse"],
+)
+def test_arrays_of_any_kind_are_compared(form: Callable[[np.ndarray], Any]) -> None:
+    array = np.random.default_rng(0).random((3, 4), np.float32)
+    assert agree(form(array), form(array.copy())) and not agree(form(array), form(array + 1))
+
+
+def test_a_result_that_leads_back_to_itself_is_compared() -> None:
+    def ring(x: Tensor) -> SimpleNamespace:
+        result = SimpleNamespace(x=x, part=SimpleNamespace(), parts={})
+        result.part.whole = result.parts["whole"] = result
+        return result
+
+    def chain(x: Tensor) -> Any:
+        result: Any = x
+        for _ in range(5000):
+            result = [result]
+        return result
+
+    x = torch.rand(3)
+    for form in (ring, chain):
+        assert agree(form(x), form(x.clone())) and not agree(form(x), form(x + 1))
