@@ -131,7 +131,7 @@ class Upscaler:
                 fill_spectra(spectra)
                 if spectra is not filled:
                     filled[intact] = spectra
-            filled[np.isnan(filled)] = 0.0
+            np.copyto(filled, 0.0, where=np.isnan(filled))
         return filled, missing
 
     def __call__(self, filled: np.ndarray, missing: np.ndarray | None, core: Part | None = None) -> np.ndarray:

@@ -20,29 +20,30 @@ def fill_missing(cube: np.ndarray, reach: int | None = None) -> tuple[np.ndarray
     With ``reach`` (pixels), a sample that has no valid one of its band so near becomes NaN: the filling of a pixel then
     depends on nothing further away, and a window with that margin gives what the whole scene gives.
     """
-    finite = np.isfinite(cube)
-    if finite.all():
+    missing = ~np.isfinite(cube)
+    if not missing.any():
         return cube, None
-    missing = ~finite
     filled = cube.copy()
-    incomplete = np.flatnonzero(missing.any(axis=(1, 2)))
-    at: tuple[np.ndarray, ...] = ()
-    nearest: tuple[np.ndarray, np.ndarray] | None = None
+    np.copyto(filled, 0.0 if reach is None else np.nan, where=missing)
     last_mask: np.ndarray | None = None
-    for band in incomplete:
+    for band in np.flatnonzero(missing.any(axis=(1, 2))):
         mask = missing[band]
         if mask.all():
-            filled[band] = 0.0 if reach is None else np.nan
             continue
         if last_mask is None or not np.array_equal(mask, last_mask):  # most files miss whole pixels: one mask for all
-            rows, cols = distance_transform_edt(mask, return_distances=False, return_indices=True)
-            at, nearest, last_mask = np.nonzero(mask), (rows[mask], cols[mask]), mask
-        assert nearest is not None
-        values = cube[band][nearest]
-        if reach is not None:
-            values[(at[0] - nearest[0]) ** 2 + (at[1] - nearest[1]) ** 2 > reach**2] = np.nan
-        filled[band][at] = values
+            (here, nearest), last_mask = _nearest(mask, reach), mask
+        filled[band].reshape(-1)[here] = cube[band].take(nearest)
     return filled, missing
+
+
+def _nearest(mask: np.ndarray, reach: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Flat places of the pixels that are set and have an unset one within ``reach``, and of the nearest such ones."""
+    rows, cols = distance_transform_edt(mask, return_distances=False, return_indices=True)
+    row, col = np.nonzero(mask)
+    to_row, to_col = rows[mask].astype(np.intp), cols[mask].astype(np.intp)
+    near = slice(None) if reach is None else (row - to_row) ** 2 + (col - to_col) ** 2 <= reach**2
+    width = mask.shape[1]
+    return (row * width + col)[near], (to_row * width + to_col)[near]
 
 
 def fill_spectra(cube: np.ndarray) -> None:
@@ -53,8 +54,9 @@ def fill_spectra(cube: np.ndarray) -> None:
     bands = cube.shape[0]
     flat = cube.reshape(bands, -1)
     known = np.isfinite(flat)
-    flat[:, ~known.any(axis=0)] = 0.0
-    pixels = np.flatnonzero(known.any(axis=0) & ~known.all(axis=0))
+    some = known.any(axis=0)
+    np.copyto(flat, 0.0, where=~some)
+    pixels = np.flatnonzero(some & ~known.all(axis=0))
     band, step = np.arange(bands)[:, None], max(1, _CHUNK_SAMPLES // bands)
     for start in range(0, pixels.size, step):
         part = pixels[start : start + step]
