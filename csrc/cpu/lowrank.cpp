@@ -90,13 +90,14 @@ struct PackedWeight {
   }
 };
 
-// Packs z a run of the rows [begin, end) of b * height + y at a time, so that the copy stays small beside the output,
-// and calls f(tasks, operations of one) for each run.
+constexpr int64_t kStoredFloats = int64_t{1} << 20;  // packed at once for lowrank_pixel_shuffle_stored
+
+// Packs z a run of the rows [begin, end) of b * height + y at a time, at most so many floats unless one row has more,
+// and calls f(tasks, operations of one) for each run. The threads wait for each other twice a run.
 template <typename F>
-void forward_rows(LowRankFwd& a, const LowRankFwdTable& k, int64_t begin, int64_t end, int64_t out_bytes, const F& f) {
+void forward_rows(LowRankFwd& a, const LowRankFwdTable& k, int64_t begin, int64_t end, int64_t floats, const F& f) {
   const int64_t row_floats = std::max<int64_t>(1, k.packed_row_floats(a));
-  const int64_t budget = std::max<int64_t>(int64_t{1} << 18, out_bytes / 40 / 4);
-  const int64_t rows = std::min(end - begin, std::max<int64_t>(1, budget / row_floats));
+  const int64_t rows = std::min(end - begin, std::max<int64_t>(1, floats / row_floats));
   const Scratch packed_z(rows * row_floats);
   a.packed_z = packed_z.data();
   const int64_t tasks = k.tasks(a);
@@ -127,7 +128,8 @@ Tensor lowrank_pixel_shuffle_fwd(Tensor z, Tensor weight, OptionalTensor bias, O
              call.width * scale * element_bytes(call.dtype) % 64 == 0 && !without_pages(a.out, out_bytes);
 
   const PackedWeight packed(a, k);
-  forward_rows(a, k, 0, a.batch * a.height, out_bytes, [&](int64_t tasks, int64_t operations) {
+  const int64_t floats = std::max<int64_t>(int64_t{1} << 18, out_bytes / 40 / 4);  // small beside the output
+  forward_rows(a, k, 0, a.batch * a.height, floats, [&](int64_t tasks, int64_t operations) {
     parallel_tasks(tasks, operations, [&](int64_t begin, int64_t end) {
       const Scratch scratch(k.scratch(a));
       k.run(a, begin, end, scratch.data());
@@ -171,7 +173,7 @@ Tensor lowrank_pixel_shuffle_stored(Tensor z, Tensor weight, OptionalTensor bias
     const PackedWeight packed(a, table);
     std::vector<float> found;
     for (int64_t b = 0; b < call.batch; ++b)
-      forward_rows(a, table, b * call.height + first, b * call.height + last, out.numel() * (integers ? 2 : 4),
+      forward_rows(a, table, b * call.height + first, b * call.height + last, kStoredFloats,
                    [&](int64_t tasks, int64_t operations) {
                      found.resize(3 * tasks);
                      a.stored.extremes = found.data();

@@ -26,9 +26,10 @@ PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat1
 
 # Of a result at once: two of them, and a convolution's, stay in a CPU's last cache; a GPU wants more to do.
 _CHUNK_BYTES = {"cpu": 12 << 20, "cuda": 1 << 28}
+_STORED_BYTES = 24 << 20  # of one that the operator stores: its threads wait for each other at the end of each
 _CHUNK_BANDS = 16  # the operator packs its input for every call; fewer leave a convolution too few channels
 _CHUNK_ROWS = 32  # coarse ones, at least: 2 EDGE more are made each time
-_STORED_BANDS, _STORED_ROWS = 32, 4  # strips are made for so many bands; of so many rows at least, without margins
+_STORED_BANDS, _STORED_ROWS = 64, 4  # strips are made for so many bands; of so many rows at least, without margins
 
 _TORCH_DTYPES = {"int16": torch.int16, "uint16": torch.uint16, "float32": torch.float32}
 
@@ -251,7 +252,7 @@ class Upscaler:
         if self._encoder is None:
             fitting = _CHUNK_BYTES[self.device.type] // (4 * _CHUNK_BANDS * self._row(cols)) - 2 * EDGE
             return min(rows, max(_CHUNK_ROWS, fitting))
-        fitting = _CHUNK_BYTES["cpu"] // (_STORED_BANDS * self._row(cols) * self._stored_bytes())
+        fitting = _STORED_BYTES // (_STORED_BANDS * self._row(cols) * self._stored_bytes())
         return min(rows, max(_STORED_ROWS, fitting))
 
     def _at_once(self, rows: int, cols: int) -> int:
@@ -261,7 +262,7 @@ class Upscaler:
 
     def _stored_at_once(self, rows: int, cols: int) -> int:
         """How many bands of such a strip are made at once as the output stores them."""
-        fitting = _CHUNK_BYTES["cpu"] // (rows * self._row(cols) * self._stored_bytes())
+        fitting = _STORED_BYTES // (rows * self._row(cols) * self._stored_bytes())
         return min(self.bands, max(_CHUNK_BANDS, fitting))
 
     def _stored_bytes(self) -> int:

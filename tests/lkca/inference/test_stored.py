@@ -71,7 +71,10 @@ def test_both_ways_store_the_same(
     bands = model.config.bands.model_copy(update={"nonnegative": [0, 2]})
     model = replace(model, config=model.config.model_copy(update={"bands": bands}))
     # Several strips of several pieces each.
-    for name, few in (("_CHUNK_BYTES", {"cpu": 12000}), ("_CHUNK_ROWS", 8), ("_STORED_ROWS", 3), ("_CHUNK_BANDS", 2)):
+    for name, few in (
+        ("_CHUNK_BYTES", {"cpu": 12000}), ("_STORED_BYTES", 12000), ("_CHUNK_ROWS", 8), ("_STORED_ROWS", 3),
+        ("_CHUNK_BANDS", 2),
+    ):  # fmt: skip
         monkeypatch.setattr(f"lkca.inference.array.{name}", few)
     counted: list[bool] = []
     pieces = Upscaler.pieces
