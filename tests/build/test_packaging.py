@@ -41,6 +41,14 @@ def sdist(tmp_path_factory) -> Path:
     return folder
 
 
+def test_the_sdist_holds_what_builds_and_what_credits_and_no_stray_test(sdist):
+    """setuptools adds tests/test*.py by itself: one test without the files that it compares with."""
+    assert {path.name for path in sdist.iterdir() if not path.name.endswith(".egg-info")} == {
+        *("lkca", "lkca_kernels", "csrc", "build_tools", "setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in"),
+        *("LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "PKG-INFO"),
+    }
+
+
 def wheel_of(source: Path, out: Path, env: dict[str, str]) -> tuple[Path, str]:
     log = run(
         *(sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation", "-w", out, source), env=env
