@@ -39,12 +39,12 @@ def sources(*patterns: str) -> list[str]:
 
 def plan_extensions() -> tuple[list[Any], dict[str, Any], dict[str, str]]:
     """Extension objects, command classes, and the record {"cpu": "built" or why not, "cuda": …, "torch": …}."""
-    compiler = plan.find_compiler()
     wanted = {plan.switch("LKCA_BUILD_CPU"), plan.switch("LKCA_BUILD_CUDA")} != {"0"}
     torch_found = wanted and plan.expose_torch()
-    cpu = plan.decide_cpu(torch_found=torch_found, compiler=compiler)
+    no_compiler = plan.compiler_obstacle() if torch_found else None
+    cpu = plan.decide_cpu(torch_found=torch_found, no_compiler=no_compiler)
     if not torch_found:
-        cuda = plan.decide_cuda(torch_cuda=None, compiler=compiler, nvcc=None, release=None)
+        cuda = plan.decide_cuda(torch_cuda=None, no_compiler=no_compiler, nvcc=None, release=None)
         return [], {}, {"cpu": cpu.reason, "cuda": cpu.reason if cuda.reason.startswith("the torch") else cuda.reason}
 
     import torch
@@ -52,7 +52,10 @@ def plan_extensions() -> tuple[list[Any], dict[str, Any], dict[str, str]]:
 
     nvcc = plan.find_nvcc()
     cuda = plan.decide_cuda(
-        torch_cuda=torch.version.cuda, compiler=compiler, nvcc=nvcc, release=plan.nvcc_release(nvcc) if nvcc else None
+        torch_cuda=torch.version.cuda,
+        no_compiler=no_compiler,
+        nvcc=nvcc,
+        release=plan.nvcc_release(nvcc) if nvcc else None,
     )
     record = {"cpu": cpu.reason, "cuda": cuda.reason, "torch": torch.__version__}
     common = {"include_dirs": [str(ROOT / "csrc")], "py_limited_api": True}

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import tomllib
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ __all__ = [
     "TORCH_TARGET",
     "BuildError",
     "Decision",
+    "compiler_obstacle",
     "cuda_arch_list",
     "cuda_home",
     "decide_cpu",
@@ -38,6 +40,16 @@ DEFAULT_CUDA_ARCHS = "8.0;9.0;10.0+PTX"
 TORCH_TARGET = "0x020b000000000000"  # the stable ABI of torch 2.11: one binary serves every later release
 
 _NO_COMPILER = "no C++ compiler was found (set CXX, or install g++ 11 or newer)"
+
+# What every extension needs; compiled before any is, since a failed build would fail the whole installation.
+_PROBE = """
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 11
+#error g++ 11 or newer is needed
+#endif
+#include <Python.h>
+#include <span>
+int first(std::span<const int> values) { return values[0]; }
+"""
 
 
 class BuildError(RuntimeError):
@@ -91,6 +103,28 @@ def find_compiler() -> str | None:
     return next((found for name in candidates if (found := shutil.which(name))), None)
 
 
+def compiler_obstacle() -> str | None:
+    """Why nothing can be compiled here: no compiler, or one that fails at C++20 or finds no Python.h; else None."""
+    compiler = find_compiler()
+    if compiler is None:
+        return _NO_COMPILER
+    include = sysconfig.get_path("include")
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "probe.cpp"
+        source.write_text(_PROBE, encoding="utf-8")
+        command = [compiler, "-std=c++20", f"-I{include}", "-c", str(source), "-o", str(source.with_suffix(".o"))]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=300)
+        except (OSError, subprocess.SubprocessError) as error:
+            return f"{compiler} could not be run ({error})"
+    if done.returncode == 0:
+        return None
+    said = next((line.split("error: ", 1)[1] for line in done.stderr.splitlines() if "error: " in line), "")
+    if "Python.h" in said:
+        return f"Python.h is not in {include} (install your Python's headers, such as python3-dev)"
+    return f"{compiler} cannot compile C++20 ({said or f'exit code {done.returncode}'}); install g++ 11 or newer"
+
+
 def find_nvcc() -> str | None:
     """nvcc of ``CUDA_HOME``/``CUDA_PATH``, else on PATH, else under /usr/local/cuda; None where there is none."""
     for variable in ("CUDA_HOME", "CUDA_PATH"):
@@ -135,23 +169,22 @@ def _decide(name: str, obstacle: str | None) -> Decision:
     return Decision(False, obstacle)
 
 
-def decide_cpu(*, torch_found: bool, compiler: str | None) -> Decision:
-    """Whether the C++ CPU extension is built."""
-    obstacle = None
+def decide_cpu(*, torch_found: bool, no_compiler: str | None) -> Decision:
+    """Whether the C++ CPU extension is built; ``no_compiler`` is what ``compiler_obstacle`` says."""
+    obstacle = no_compiler
     if not torch_found:
         obstacle = "torch is not importable in the build environment (install torch first, then lkca)"
-    elif compiler is None:
-        obstacle = _NO_COMPILER
     return _decide("LKCA_BUILD_CPU", obstacle)
 
 
-def decide_cuda(*, torch_cuda: str | None, compiler: str | None, nvcc: str | None, release: str | None) -> Decision:
-    """Whether the CUDA extension is built; ``torch_cuda`` is ``torch.version.cuda``, ``release`` that of nvcc."""
+def decide_cuda(*, torch_cuda: str | None, no_compiler: str | None, nvcc: str | None, release: str | None) -> Decision:
+    """Whether the CUDA extension is built; ``torch_cuda`` is ``torch.version.cuda``, ``release`` that of nvcc,
+    ``no_compiler`` what ``compiler_obstacle`` says."""
     obstacle = None
     if torch_cuda is None:
         obstacle = "the torch found at build time is a CPU build (torch.version.cuda is None)"
-    elif compiler is None:
-        obstacle = _NO_COMPILER
+    elif no_compiler is not None:
+        obstacle = no_compiler
     elif nvcc is None:
         obstacle = "nvcc was not found (set CUDA_HOME to a CUDA toolkit)"
     elif release is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +31,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-CARD = {"torch_cuda": "13.0", "compiler": "/usr/bin/c++", "nvcc": "/cuda/bin/nvcc", "release": "13.1"}
+CARD = {"torch_cuda": "13.0", "no_compiler": None, "nvcc": "/cuda/bin/nvcc", "release": "13.1"}
 
 
 def test_an_isolated_build_asks_for_the_torch_of_the_project(plan: ModuleType) -> None:
@@ -40,7 +41,7 @@ def test_an_isolated_build_asks_for_the_torch_of_the_project(plan: ModuleType) -
 
 
 def test_auto_builds_where_everything_is_there(plan: ModuleType) -> None:
-    assert plan.decide_cpu(torch_found=True, compiler="/usr/bin/c++").build
+    assert plan.decide_cpu(torch_found=True, no_compiler=None).build
     assert plan.decide_cuda(**CARD).build
 
 
@@ -48,7 +49,7 @@ def test_auto_builds_where_everything_is_there(plan: ModuleType) -> None:
     ("lacking", "word"),
     [
         ({"torch_cuda": None}, "CPU build"),
-        ({"compiler": None}, "C++ compiler"),
+        ({"no_compiler": "no C++ compiler"}, "C++ compiler"),
         ({"nvcc": None}, "nvcc was not found"),
         ({"release": None}, "could not be run"),
         ({"release": "12.8"}, "major versions must agree"),
@@ -65,24 +66,26 @@ def test_cuda_obstacles_are_named_and_fatal_only_on_demand(
         plan.decide_cuda(**{**CARD, **lacking})
 
 
-@pytest.mark.parametrize(("torch_found", "compiler", "word"), [(False, "c++", "torch"), (True, None, "C++ compiler")])
+@pytest.mark.parametrize(
+    ("torch_found", "no_compiler", "word"), [(False, None, "torch"), (True, "no C++ compiler", "C++ compiler")]
+)
 def test_cpu_obstacles(
-    plan: ModuleType, monkeypatch: pytest.MonkeyPatch, torch_found: bool, compiler: str | None, word: str
+    plan: ModuleType, monkeypatch: pytest.MonkeyPatch, torch_found: bool, no_compiler: str | None, word: str
 ) -> None:
-    assert word in plan.decide_cpu(torch_found=torch_found, compiler=compiler).reason
+    assert word in plan.decide_cpu(torch_found=torch_found, no_compiler=no_compiler).reason
     monkeypatch.setenv("LKCA_BUILD_CPU", "1")
     with pytest.raises(plan.BuildError, match=r"LKCA_BUILD_CPU=1, but"):
-        plan.decide_cpu(torch_found=torch_found, compiler=compiler)
+        plan.decide_cpu(torch_found=torch_found, no_compiler=no_compiler)
 
 
 def test_zero_switches_off_and_anything_else_is_refused(plan: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LKCA_BUILD_CPU", "0")
-    assert plan.decide_cpu(torch_found=True, compiler="c++") == plan.Decision(False, "LKCA_BUILD_CPU=0")
+    assert plan.decide_cpu(torch_found=True, no_compiler=None) == plan.Decision(False, "LKCA_BUILD_CPU=0")
     monkeypatch.setenv("LKCA_BUILD_CPU", "yes")
     with pytest.raises(plan.BuildError, match="expected auto, 0 or 1"):
-        plan.decide_cpu(torch_found=True, compiler="c++")
+        plan.decide_cpu(torch_found=True, no_compiler=None)
     monkeypatch.setenv("LKCA_BUILD_CPU", "")
-    assert plan.decide_cpu(torch_found=True, compiler="c++").build
+    assert plan.decide_cpu(torch_found=True, no_compiler=None).build
 
 
 @pytest.mark.parametrize("value", [None, "", " ", ";", ";;, "])
@@ -101,6 +104,36 @@ def test_the_compiler_named_by_cxx_must_exist(plan: ModuleType, monkeypatch: pyt
     assert plan.find_compiler() is None
     monkeypatch.setenv("CXX", "ccache g++")
     assert plan.find_compiler() is None or plan.find_compiler().endswith("g++")
+
+
+@pytest.mark.parametrize(
+    ("script", "word"),
+    [
+        ("exit 1", "cannot compile C++20 (exit code 1); install g++ 11"),
+        ("echo 'probe.cpp:3:2: error: #error g++ 11 or newer is needed' >&2; exit 1", "(#error g++ 11 or newer"),
+        ("echo 'x.cpp:2:10: fatal error: Python.h: No such file or directory' >&2; exit 1", "such as python3-dev"),
+    ],
+)
+def test_a_compiler_that_fails_is_an_obstacle_and_no_failed_installation(
+    plan: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, word: str
+) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text(f"#!/bin/sh\n{script}\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    obstacle = plan.compiler_obstacle()
+    assert obstacle is not None and word in obstacle
+    compiler.write_text("no program")
+    assert "could not be run" in plan.compiler_obstacle()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "no C++ compiler was found" in plan.compiler_obstacle()
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler on this machine")
+def test_a_compiler_that_works_is_none(plan: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert plan.compiler_obstacle() is None
+    monkeypatch.setattr(plan.sysconfig, "get_path", lambda key: str(tmp_path))
+    assert "Python.h is not in" in plan.compiler_obstacle()
 
 
 def test_nvcc_of_cuda_home_goes_first(plan: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
