@@ -52,8 +52,11 @@ def comparison_panel(
     bicubic, ours = overview.result("bicubic"), overview.result("model")
     metrics = metrics or {}
 
-    figure = Figure(figsize=(15, 12.2), layout="constrained")
-    parts: np.ndarray = figure.subfigures(3, 1, height_ratios=(1.08, 1, 0.86))  # type: ignore[assignment]
+    _, rows, cols = overview.truth.shape
+    side = 3.5 * min(max(rows / cols, 0.15), 2.0)  # height of a picture in inches: four share the width
+    heights = (1.0 + side, 0.9 + side, 3.6)
+    figure = Figure(figsize=(15, sum(heights)), layout="constrained")
+    parts: np.ndarray = figure.subfigures(3, 1, height_ratios=heights)  # type: ignore[assignment]
     pictures = parts[0].subplots(1, 4)
     shown = (
         (overview.low, overview.low_step * overview.scale, f"LR (1/{overview.scale})"),

@@ -60,6 +60,21 @@ def test_the_panel_is_a_picture_that_shows_the_difference(
     assert ("matplotlib.pyplot" in sys.modules) == had_pyplot
 
 
+@pytest.mark.parametrize("cut", [np.s_[:, :16, :], np.s_[:, :, :20]], ids=["flat", "tall"])
+def test_pictures_and_maps_fill_their_rows_whatever_the_scenes_shape(
+    scene: tuple[dict[str, np.ndarray], np.ndarray, np.ndarray], tmp_path: Path, cut: tuple[slice, ...]
+) -> None:
+    """A region of a few rows stood as two thin strips in a page of white."""
+    from matplotlib.image import imread
+
+    cubes = {name: cube[cut] for name, cube in scene[0].items() if name != "low"}
+    low = scene[0]["low"][(cut[0], *(slice(part.stop and part.stop // 4) for part in cut[1:]))]
+    comparison_panel(tmp_path / "panel.png", overview({"low": low, **cubes}))
+    white = (imread(tmp_path / "panel.png")[..., :3] == 1).all(axis=(1, 2))
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], white, [False])).astype(int)))
+    assert (edges[1::2] - edges[::2]).max() < 60  # blank lines on end, of 120 to the inch
+
+
 def test_the_panel_needs_no_metadata_and_bears_missing_pixels(
     scene: tuple[dict[str, np.ndarray], np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
