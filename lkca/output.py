@@ -20,7 +20,11 @@ def check_utf8(path: Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{path}: its name is not UTF-8; rename it") from error
+        try:
+            os.fsencode(path).decode()
+        except UnicodeDecodeError:
+            raise InputError(f"{path}: its name is not UTF-8; rename it") from error
+        raise InputError(f"{path}: its name cannot be read in this locale; set LC_ALL=C.UTF-8") from error
 
 
 def check_name(path: Path) -> None:

@@ -60,7 +60,7 @@ def meta_from_json(text: str, source: str) -> tuple[CubeMeta, str | None]:
             gcps=tuple(GroundControlPoint(**point) for point in entries.get("gcps", [])),
             gcps_crs=_wkt(entries.get("gcps_crs")),
             rpc=None if entries.get("rpc") is None else RPC.from_gdal(entries["rpc"]),
-            tags={key: _text(value) for key, value in entries.items() if key not in _OWN_KEYS},
+            tags={key: _text(value) for key, value in entries.items() if key not in _OWN_KEYS | _OF_THE_ARRAY},
         )
         axes = "".join(word.strip()[:1] for word in str(entries.get("axes", "")).lower().split(","))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -69,6 +69,7 @@ def meta_from_json(text: str, source: str) -> tuple[CubeMeta, str | None]:
 
 
 _OWN_KEYS = {"axes", "scale_factor", "offset", "nodata", "band_names", "crs", "transform", "gcps", "gcps_crs", "rpc"}
+_OF_THE_ARRAY = {"shape", "dtype"}  # the array tells; as tags they would be untrue of a result of another size
 
 
 def _wkt(value: Any) -> str | None:

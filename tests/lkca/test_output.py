@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,16 @@ def test_inputs_are_never_overwritten(tmp_path: Path) -> None:
     for output in (file, link, hard):
         refused(output, "is an input of the same command", inputs=[f"{file}::cube"], overwrite=True)
     refused(tmp_path / "new.tif", "is an input", inputs=[tmp_path / "." / "new.tif"])  # neither exists yet
+
+
+def test_a_utf8_name_in_another_locale_is_not_called_wrong() -> None:
+    """Python of an ASCII or Latin-1 locale reads its bytes as something else; LC_ALL=C alone switches UTF-8 mode on."""
+    code = "import sys; from pathlib import Path; from lkca.output import check_utf8; check_utf8(Path(sys.argv[1]))"
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    told = subprocess.run(
+        [sys.executable, "-P", "-c", code, "Zürich.tif"], env={**os.environ, **locale}, capture_output=True, text=True
+    )
+    assert "set LC_ALL=C.UTF-8" in told.stderr and "rename it" not in told.stderr
 
 
 def test_names_that_are_not_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def choose_cube(
         raise InputError(f"{source}: holds no 3-D numeric array; its arrays are: {listing}; {_THREE_AXES}")
     raise InputError(
         f"{source}: holds no 3-D numeric array; its arrays are: {listing}; name a 2-D bands x pixels array with "
-        f"FILE::NAME and give its picture size with --shape ROWS,COLS{_inside(others, *others or ())}"
+        f"FILE::NAME and give its picture size with --shape ROWSxCOLS{_inside(others, *others or ())}"
     )
 
 
@@ -136,7 +136,7 @@ def choose_layout(
     if pixels is None:
         raise InputError(
             f"{source}: is 2-D ({shape[0]} x {shape[1]}), bands x pixels or the reverse; give the picture size "
-            "with --shape ROWS,COLS"
+            "with --shape ROWSxCOLS, or give a picture of one band a third axis of length 1"
         )
     if axes is not None:
         order = check_axes(axes, source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 
@@ -354,3 +355,11 @@ def test_tags_named_as_parameters_of_rasterio(tmp_path: Path) -> None:
     write_cube(tmp_path / "x.tif", PHYSICAL, CubeMeta(tags={"ns": "elsewhere", "bidx": "3", "sensor": "a"}))
     with open_cube(tmp_path / "x.tif") as cube:
         assert cube.meta.tags == {"NS": "elsewhere", "BIDX": "3", "sensor": "a"}
+
+
+def test_the_size_that_a_source_states_of_its_array_is_not_carried_to_another(tmp_path: Path) -> None:
+    """The shape in an .npz's own JSON went into results of another size."""
+    stated = json.dumps({"sensor": "camera", "shape": [4, 5, 3], "dtype": "uint16"})
+    np.savez(tmp_path / "a.npz", cube=np.ones((4, 5, 3), np.uint16), meta=stated)
+    with open_cube(tmp_path / "a.npz") as cube:
+        assert cube.meta.tags == {"sensor": "camera"}

@@ -61,7 +61,7 @@ def test_matlab_2d(tmp_path: Path, write: Callable[[Path, dict[str, np.ndarray]]
     assert np.array_equal(open_cube(file, shape=(12, 9)).read(), CUBE)
     write(file, {"Y": np.ascontiguousarray(pixels.T).astype(np.float64)})
     assert np.array_equal(open_cube(file, shape=(12, 9)).read(), CUBE)
-    with pytest.raises(InputError, match="--shape ROWS,COLS"):
+    with pytest.raises(InputError, match="--shape ROWSxCOLS"):
         open_cube(file)
     with pytest.raises(InputError, match="10 rows x 10 columns are 100 pixels"):
         open_cube(f"{file}::Y", shape=(10, 10))
