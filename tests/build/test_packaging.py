@@ -9,10 +9,12 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +49,11 @@ def test_the_sdist_holds_what_builds_and_what_credits_and_no_stray_test(sdist):
         *("lkca", "lkca_kernels", "csrc", "build_tools", "setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in"),
         *("LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "PKG-INFO"),
     }
+
+
+def test_the_citation_is_of_this_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == version
 
 
 def wheel_of(source: Path, out: Path, env: dict[str, str]) -> tuple[Path, str]:
