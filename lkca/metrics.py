@@ -106,7 +106,8 @@ def evaluate(
     good = _good_index(good_bands, bands)
     if peak is None:
         valid = _valid(reference, mask, good)
-        peak = max((float(reference[b][valid].max()) for b in good if valid.any()), default=0.0)
+        # without any, any peak will do: compute() tells
+        peak = max(float(reference[b][valid].max()) for b in good) if valid.any() else 1.0
         if not peak > 0:
             raise ValueError(
                 f"evaluate: the largest valid reference value is {peak:g}, which cannot stand for 1; give the peak"
@@ -172,8 +173,6 @@ class MetricAccumulator:
             raise ValueError(
                 f"metrics: strips must span the scene's {self._kept[0].shape[2]} columns, found {reference.shape[2]}"
             )
-        if reference.size == 0:
-            return
         valid = self._add_pixels(reference, prediction, mask)
         if self._kept is not None:
             old = self._kept

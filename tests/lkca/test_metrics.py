@@ -31,11 +31,12 @@ def close(a: Metrics, b: Metrics, tolerance: float = 1e-9) -> None:
     np.testing.assert_allclose(a.psnr_per_band, b.psnr_per_band, atol=tolerance)
 
 
-def test_psnr_and_ssim_are_scikit_images_band_means(pair: tuple[np.ndarray, np.ndarray]) -> None:
+@pytest.mark.parametrize("peak", [1.0, 0.3])
+def test_psnr_and_ssim_are_scikit_images_band_means(pair: tuple[np.ndarray, np.ndarray], peak: float) -> None:
     reference, prediction = (x.astype(np.float64) for x in pair)
-    got = evaluate(reference, prediction, scale=4, peak=1.0)
-    psnr = [peak_signal_noise_ratio(r, p, data_range=1.0) for r, p in zip(reference, prediction, strict=True)]
-    ssim = [structural_similarity(r, p, data_range=1.0) for r, p in zip(reference, prediction, strict=True)]
+    got = evaluate(reference, prediction, scale=4, peak=peak)
+    psnr = [peak_signal_noise_ratio(r, p, data_range=peak) for r, p in zip(reference, prediction, strict=True)]
+    ssim = [structural_similarity(r, p, data_range=peak) for r, p in zip(reference, prediction, strict=True)]
     np.testing.assert_allclose(got.psnr_per_band, psnr, atol=1e-10)
     assert got.mpsnr == pytest.approx(np.mean(psnr), abs=1e-10)
     assert got.mssim == pytest.approx(np.mean(ssim), abs=1e-10)
@@ -85,7 +86,8 @@ def test_strips_equal_the_whole(pair: tuple[np.ndarray, np.ndarray], heights: li
     close(strips.compute(), whole)
 
 
-def test_strips_of_a_large_scene_stay_small() -> None:
+def test_strips_of_a_large_scene_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lkca.metrics._CHUNK", 1 << 16)
     rng = np.random.default_rng(2)
     strips = MetricAccumulator(16, 4, 1.0)
     strip = rng.random((16, 32, 512)).astype(np.float32)
@@ -97,7 +99,7 @@ def test_strips_of_a_large_scene_stay_small() -> None:
     now, top = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert now - base < 2 * strip[:, :6].nbytes + 2**18  # the rows kept, and little else
-    assert top - base < 30 * strip.nbytes
+    assert top - base < 10 * strip.nbytes  # 24 of all bands at once
     assert strips.compute().pixels == 9 * 32 * 512
 
 
@@ -180,7 +182,7 @@ def test_mpsnr_alone_is_evaluates(pair: tuple[np.ndarray, np.ndarray]) -> None:
 
 def test_identical_images_have_finite_numbers(pair: tuple[np.ndarray, np.ndarray]) -> None:
     got = evaluate(pair[0], pair[0], scale=4)
-    assert got.mpsnr == PSNR_LIMIT
+    assert got.mpsnr == PSNR_LIMIT == 100
     assert got.mssim == pytest.approx(1) and got.cc == pytest.approx(1)
     assert got.sam == pytest.approx(0, abs=2e-6) and got.rmse == 0 and got.ergas == 0
     assert json.loads(json.dumps(got.as_dict(per_band=True), allow_nan=False))["protocol"] == PROTOCOL
@@ -252,6 +254,7 @@ def test_half_precision_tensors_and_integers_are_fine(pair: tuple[np.ndarray, np
         ({"mask": np.ones((33, 20), dtype=bool)}, "mask must be a bool array"),
         ({"mask": np.ones((33, 21))}, "mask must be a bool array"),
         ({"mask": np.zeros((33, 21), dtype=bool), "peak": 1.0}, "no pixel is valid"),
+        ({"mask": np.zeros((33, 21), dtype=bool)}, "no pixel is valid"),
         ({"good_bands": np.zeros(5, dtype=bool)}, "every band is marked bad"),
         ({"good_bands": np.ones(4, dtype=bool)}, "good_bands must be a bool array of 5"),
         ({"reference": np.zeros((5, 33, 21))}, "give the peak"),

@@ -145,6 +145,23 @@ def test_what_the_prediction_lacks_is_not_scored_and_told(holed_scene: np.ndarra
     assert told == ()  # what the reference itself calls bad, nobody misses
 
 
+def test_what_cannot_be_scored_is_told_or_left_out(holed_scene: np.ndarray) -> None:
+    """A band may hold samples elsewhere in the scene, and none in the region."""
+    truth = holed_scene.copy()
+    truth[1, :20] = np.nan
+    cube = Cube.from_array(truth, source="truth")
+    for result in (
+        evaluate_model(cube, None, 2, region=":20,:"),
+        evaluate_prediction(cube, Cube.from_array(holed_scene), 2, region=":20,:"),
+    ):
+        assert result.bands.tolist() == [0, 2, 3, 4]
+    with pytest.raises(InputError, match="truth: the region has no valid sample in any good band"):
+        evaluate_model(Cube.from_array(truth, CubeMeta(good_bands=np.arange(5) == 1), "truth"), None, 2, region=":20,:")
+    dark = Cube.from_array(np.zeros_like(truth), source="dark")
+    with pytest.raises(InputError, match="dark: the largest valid sample is 0; metrics need positive values"):
+        evaluate_prediction(dark, cube, 2)
+
+
 def test_a_prediction_of_nothing_is_named(holed_scene: np.ndarray) -> None:
     """The reference was said to have no valid sample."""
     truth, guess = Cube.from_array(holed_scene), Cube.from_array(np.full_like(holed_scene, np.nan), source="guess")
