@@ -52,7 +52,7 @@ def _again(
     if not (twice or torch._C._functorch.is_legacy_batchedtensor(grad) or _transformed()):
         return None
     with torch.enable_grad():
-        # views, so that one tensor given twice gets two gradients
+        # views, lest the gradient of one pass through the other where that was made of it
         views = x.view_as(x), y.view_as(y)
         wanted = [view for view, needed in zip(views, ctx.needs_input_grad, strict=True) if needed]
         found = iter(torch.autograd.grad(plain(*views), wanted, grad, create_graph=twice))

@@ -83,6 +83,7 @@ def test_l1_and_charbonnier_by_hand() -> None:
     x, y = pixel(1.0, 2.0), pixel(1.5, 1.0)
     assert float(l1_loss(x, y)) == pytest.approx(0.75)
     assert float(charbonnier_loss(x, y, eps=0.5)) == pytest.approx((math.sqrt(0.5) + math.sqrt(1.25)) / 2)
+    assert float(charbonnier_loss(x, x)) == pytest.approx(1e-3)
 
 
 def test_the_sum_is_the_weighted_sum_of_its_terms() -> None:
@@ -92,6 +93,7 @@ def test_the_sum_is_the_weighted_sum_of_its_terms() -> None:
     torch.testing.assert_close(loss(x, y), expected)
     assert set(loss.terms(x, y)) == {"l1", "sam", "gradient"}
     assert set(SpectralGradientLoss(0, 0).terms(x, y)) == {"l1"}
+    assert SpectralGradientLoss().weights == {"l1": 1, "sam": 0.3, "gradient": 0.1}
     named = WeightedLoss({"charbonnier": 2.0, "sam": 0.0, "gradient": 0.5})
     torch.testing.assert_close(named(x, y), 2 * charbonnier_loss(x, y) + 0.5 * gradient_loss(x, y))
 
@@ -116,6 +118,8 @@ def test_second_derivatives(name: str) -> None:
     """By both arguments; of a sum a term without one would be missed silently."""
     x, y = rand(2, 3, 4, 3) + 0.2, rand(2, 3, 4, 3, seed=1) + 0.2
     assert torch.autograd.gradgradcheck(LOSSES[name], (x.requires_grad_(), y.requires_grad_()))
+    first, again = (torch.autograd.grad(LOSSES[name](x, y * x), x, create_graph=graph)[0] for graph in (False, True))
+    torch.testing.assert_close(first, again)  # where one is made of the other
 
 
 @pytest.mark.parametrize("name", LOSSES)

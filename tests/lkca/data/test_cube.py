@@ -164,13 +164,17 @@ def test_summary_is_json() -> None:
         ([749481145.0, 119916983.2], "MHz", [400, 2500]),
         ([749.481145, 119.9169832], "THz", [400, 2500]),
         ([4000, 25000], "Angstroms", [400, 2500]),
+        ([7.5, 12.0], None, [7500, 12000]),
         ([4e-4, 2.5e-3], "mm", [400, 2500]),
+        ([4e-4, 2.5e-3], "Millimeters", [400, 2500]),
         ([4e-5, 2.5e-4], "cm", [400, 2500]),
         ([4e-7, 2.5e-6], "Meters", [400, 2500]),
         ([4e-7, 2.5e-6], "m", [400, 2500]),
         ([1, 2], "Index", None),
         ([], "nm", None),
         ([np.nan, 500], "nm", None),
+        ([0, 0], "nm", None),
+        ([0, 25000], "Wavenumber", None),
     ],
 )
 def test_wavelength_units(values: list[float], units: str | None, expected: list[float] | None) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -163,6 +165,7 @@ def test_the_description_survives_json(method: str) -> None:
         (lambda x: degrade(x, 4), "multiples of scale=4, found 6 x 8"),
         (lambda x: degrade(x, 2, sigma=1.0), "sigma belongs to method 'gaussian'"),
         (lambda x: degrade(x, 2, "gaussian", sigma=-1.0), "greater than 0"),
+        (lambda x: degrade(x, 2, "gaussian", sigma=math.inf), "finite"),
         (lambda x: degrade(x.int(), 2), "floating tensor"),
         (lambda x: crop_to_multiple(x, 7), "hold no 7 x 7 block"),
     ],

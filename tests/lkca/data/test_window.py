@@ -39,16 +39,19 @@ def test_parse_refuses_with_a_sentence(text: str) -> None:
 
 def test_parse_without_a_shape_needs_both_ends() -> None:
     assert Window.parse("0:68,2:100") == Window(0, 2, 68, 98)
-    with pytest.raises(InputError, match="open or negative"):
-        Window.parse("0:68,:")
+    for text in ("0:68,:", "0:68,2:-1", "-3:68,2:4"):
+        with pytest.raises(InputError, match="open or negative"):
+            Window.parse(text)
 
 
 def test_check_names_the_scene() -> None:
     Window(0, 0, 4, 5).check(4, 5, "x.tif")
-    with pytest.raises(InputError, match=r"x\.tif.*4 rows x 5 columns"):
-        Window(1, 0, 4, 5).check(4, 5, "x.tif")
-    with pytest.raises(InputError, match="holds no pixel"):
-        Window(0, 0, 0, 5).check(4, 5, "x.tif")
+    for window in (Window(1, 0, 4, 5), Window(0, 1, 4, 5), Window(-1, 0, 2, 2), Window(0, -1, 2, 2)):
+        with pytest.raises(InputError, match=r"x\.tif.*4 rows x 5 columns"):
+            window.check(4, 5, "x.tif")
+    for window in (Window(0, 0, 0, 5), Window(0, 0, 4, 0)):
+        with pytest.raises(InputError, match="holds no pixel"):
+            window.check(4, 5, "x.tif")
 
 
 def test_widened_stops_at_the_scene() -> None:

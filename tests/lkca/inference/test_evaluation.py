@@ -162,6 +162,14 @@ def test_what_cannot_be_scored_is_told_or_left_out(holed_scene: np.ndarray) -> N
         evaluate_prediction(dark, cube, 2)
 
 
+def test_a_prediction_may_lack_the_edge_that_is_no_whole_coarse_pixel(holed_scene: np.ndarray) -> None:
+    """As what comes of lkca degrade and upscale does."""
+    cube = Cube.from_array(holed_scene, source="truth")
+    result = evaluate_prediction(cube, Cube.from_array(0.9 * holed_scene[:, :60, :52]), 4)
+    assert result.window == Window(0, 0, 60, 52)
+    assert result.notes == ("truth: region cut from 0:61,0:53 to 0:60,0:52, a multiple of 4",)
+
+
 def test_a_prediction_of_nothing_is_named(holed_scene: np.ndarray) -> None:
     """The reference was said to have no valid sample."""
     truth, guess = Cube.from_array(holed_scene), Cube.from_array(np.full_like(holed_scene, np.nan), source="guess")
