@@ -70,9 +70,7 @@ def to_nanometers(
             return None, None
         nm = _NM_TIMES_UNIT[name] / wavelengths
         return nm, None if fwhm is None else fwhm * nm / wavelengths
-    factor = _NM_PER_UNIT.get(name)
-    if name in ("unknown", "", "none"):
-        factor = 1.0 if wavelengths.max() >= 100 else 1e3
+    factor = 1.0 if name in ("unknown", "", "none") else _NM_PER_UNIT.get(name)
     if factor is None:
         return None, None
     if factor == 1.0 and wavelengths.max() < 100:
