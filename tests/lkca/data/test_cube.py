@@ -37,7 +37,7 @@ def test_a_selection_is_described_by_what_its_bands_have() -> None:
     numbers = np.arange(1.0, 6.0)
     meta = CubeMeta(
         wavelengths=100 * numbers, fwhm=numbers, good_bands=numbers != 2, scale_factor=numbers, offset=-numbers,
-        band_names=tuple("abcde"), tags={"default bands": "5, 4, 3", "sensor": "x"},
+        band_names=tuple("abcde"), tags={"default bands": "5, 4, 3", "z plot range": "0, 1", "sensor": "x"},
     )  # fmt: skip
     found = Cube.from_array(scene(), meta).select([3, 1]).meta
     assert (found.wavelengths.tolist(), found.fwhm.tolist()) == ([400, 200], [4, 2])
@@ -56,12 +56,13 @@ def test_valid_mask_looks_at_good_bands_only() -> None:
     array = scene()
     array[1] = np.nan
     array[2, 3, 4] = np.inf
-    cube = Cube.from_array(array)
+    cube = Cube.from_array(array, CubeMeta(good_bands=np.arange(5) < 4))
     assert not cube.valid_mask().any()
     cube.mark_empty_bands()
-    assert cube.good_bands.tolist() == [True, False, True, True, True]
+    assert cube.good_bands.tolist() == [True, False, True, True, False]
     mask = cube.valid_mask(Window(3, 0, 2, 9))
     assert np.argwhere(~mask).tolist() == [[0, 4]]
+    assert not Cube.from_array(scene(), CubeMeta(good_bands=np.zeros(5, dtype=bool))).valid_mask().any()
 
 
 def test_a_band_with_one_valid_sample_far_from_the_middle_is_not_empty() -> None:
@@ -73,8 +74,9 @@ def test_a_band_with_one_valid_sample_far_from_the_middle_is_not_empty() -> None
 
 def test_check_usable_says_what_is_wrong() -> None:
     cube = Cube.from_array(np.full((1, 6, 7), np.nan, dtype=np.float32), source="x.npz")
-    with pytest.raises(InputError, match=r"x\.npz: has 6 rows x 7 columns, at least 8 x 8"):
-        cube.check_usable(min_rows=8, min_cols=8)
+    for least in ((8, 1), (1, 8)):
+        with pytest.raises(InputError, match=rf"x\.npz: has 6 rows x 7 columns, at least {least[0]} x {least[1]}"):
+            cube.check_usable(min_rows=least[0], min_cols=least[1])
     with pytest.raises(InputError, match="has 1 band, at least 3"):
         cube.check_usable(min_bands=3)
     with pytest.raises(InputError, match="holds no valid sample"):
@@ -127,7 +129,8 @@ def test_transform_keeps_the_corner() -> None:
     assert fine.transform @ (128, 128) == transform @ (32, 32)
     assert fine.degraded(4).transform == transform
     assert dict(fine.tags) == {"sensor": "EnMAP"}
-    assert meta.window(Window(2, 3, 4, 4)).transform @ (0, 0) == transform @ (3, 2)
+    for row, col in ((2, 3), (0, 3), (2, 0)):
+        assert meta.window(Window(row, col, 4, 4)).transform @ (0, 0) == transform @ (col, row)
 
 
 def test_summary_is_json() -> None:
@@ -143,7 +146,7 @@ def test_summary_is_json() -> None:
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert summary["wavelengths_nm"] == [400.0, 800.0]
     assert (summary["bad_bands"], summary["gsd"], summary["nodata"]) == (1, 2.0, "nan")
-    assert summary["bounds"] == [0.0, 0.0, 18.0, 24.0]
+    assert summary["bounds"] == [0.0, 0.0, 18.0, 24.0] and summary["transform"] == [2, 0, 0, 0, 2, 0]
     turned = Cube.from_array(scene(), CubeMeta(transform=Affine(0, 3, 100, -2, 0, 50))).summary()
     assert (turned["bounds"], turned["gsd"]) == ([100.0, 32.0, 136.0, 50.0], 2.0)
 
