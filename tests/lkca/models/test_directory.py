@@ -86,7 +86,9 @@ def test_round_trip(saved: Path) -> None:
 def test_every_kind_of_network_round_trips(tmp_path: Path, changes: dict[str, Any]) -> None:
     net = network(**changes)
     x = torch.rand(1, BANDS, 5, 5)
-    assert torch.equal(load_model(save_model(tmp_path / "m", net, config_of(net))).net(x), net(x))
+    loaded = load_model(save_model(tmp_path / "m", net, config_of(net))).net
+    assert torch.equal(loaded(x), net(x))
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
 def test_permissions_follow_the_umask(tmp_path: Path) -> None:
@@ -167,6 +169,10 @@ def test_unknown_architecture_key(saved: Path) -> None:
         (lambda c: c["normalisation"].update(peak=0), "normalisation.peak"),
         (lambda c: c["bands"].update(used=[0, 1, 2, 3, 9]), "bands.used"),
         (lambda c: c["bands"].update(used=[0, 1, 3, 2, 5]), "bands.used"),
+        (lambda c: c["bands"].update(used=[0, 1, 2, 3, 6]), "bands.used"),
+        (lambda c: c["bands"].update(used=[-1, 0, 1, 2, 3]), "bands.used"),
+        (lambda c: c["bands"].update(nonnegative=[4]), "bands.nonnegative"),
+        (lambda c: c["degradation"].update(scale=3), "degradation.scale"),
         (lambda c: c["bands"].update(wavelengths_nm=[1.0]), "wavelengths_nm"),
         (lambda c: c.update(format_version=99), "format_version"),
         (lambda c: c["architecture"].update(name="os.system"), "architecture.name"),
@@ -202,6 +208,12 @@ def test_weights_of_another_network(saved: Path) -> None:
     edit(saved, lambda c: c["architecture"]["config"].update(width=8))
     message = refusal(saved)
     assert "has shape" in message and "do not belong together" in message
+
+
+def test_weights_of_an_unknown_type(saved: Path) -> None:
+    weights = load_file(saved / WEIGHTS)
+    save_file(weights | {"head.weight": weights["head.weight"].to(torch.int16)}, saved / WEIGHTS)
+    assert "holds tensors of type I16" in refusal(saved)
 
 
 @pytest.mark.parametrize("name", ["head.weight", "extra"])

@@ -95,11 +95,24 @@ def test_the_halo_is_no_larger_than_it_must_be() -> None:
     assert (x.grad[0, :, 0].abs().max() > 0) and (x.grad[0, :, :, -1].abs().max() > 0)
 
 
+def test_the_body_adds_to_the_shallow_features() -> None:
+    net, x = randomised(LKCANet(small(3, 2))), torch.rand(2, 3, 5, 4)
+    shallow = net.head(x - net.band_mean[:, None, None])
+    torch.testing.assert_close(net.features(x), shallow + net.body(shallow))
+
+
+def test_attention_stands_in_the_last_blocks() -> None:
+    for attended, windows in ((None, [5, 5, 5]), (0, [0, 0, 0]), (1, [0, 0, 5]), (9, [5, 5, 5])):
+        assert small(2, 2, blocks=3, window=5, attended=attended).windows == windows
+
+
 @pytest.mark.parametrize("rank", [None, 6])
 def test_repeat_does_to_each_component_what_the_one_does(rank: int | None) -> None:
     one = randomised(LKCANet(small(1, 3, shared=True, rank=rank))).double()
     x = torch.rand(2, 4, 5, 3).double()
-    torch.testing.assert_close(repeat(one, 4)(x), torch.cat([one(x[:, k : k + 1]) for k in range(4)], 1))
+    four = repeat(one, 4)
+    torch.testing.assert_close(four(x), torch.cat([one(x[:, k : k + 1]) for k in range(4)], 1))
+    assert not four.training and repeat(one.train(), 4).training
     with pytest.raises(ValueError, match="one band"):
         repeat(LKCANet(small(1, 3)), 4)
 
@@ -112,7 +125,9 @@ def test_lift_is_exact(rank: int | None, shared: bool) -> None:
     x = torch.rand(2, 7, 4, 5).double()
     encoded = torch.einsum("kc,bchw->bkhw", analysis, x - mean[:, None, None])
     expected = bicubic_upsample(x, 2) + torch.einsum("ck,bkhw->bchw", synthesis, net.residual(encoded))
-    torch.testing.assert_close(lift(net, mean, analysis, synthesis)(x), expected)
+    lifted = lift(net, mean, analysis, synthesis)
+    torch.testing.assert_close(lifted(x), expected)
+    assert not lifted.training and lift(net.train(), mean, analysis, synthesis).training
 
 
 def test_configuration_round_trip_and_refusals() -> None:
@@ -144,7 +159,7 @@ def test_presets_are_full_rank_unless_told_and_have_no_more_components_than_band
             components = min(size["components"], bands)
             assert (config.components, config.rank) == (components, 9 * components)
             assert config.student_rank % components == 0 and config.student_rank <= config.rank
-    assert LKCANetConfig.preset("tiny", bands=31, scale=2).student_rank == PRESETS["tiny"]["components"] * 4
+    assert [LKCANetConfig.preset("tiny", bands=31, scale=scale).student_rank for scale in (2, 4)] == [6 * 4, 6 * 5]
 
 
 def test_the_baseline_refuses_an_upsampler_that_it_has_not() -> None:
