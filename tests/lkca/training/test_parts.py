@@ -281,12 +281,20 @@ def test_a_constant_band_has_no_gain() -> None:
     assert math.isnan(psnr_gain(Restored(sharp, valid, bicubic, ours)))
 
 
-def test_a_loss_that_is_not_finite_ends_the_training() -> None:
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_the_training(bad: float) -> None:
     module = Parabola()
-    losses = iter((1.0, 1.0, math.nan))
-    with pytest.raises(InputError, match=r"step 3: the loss is nan; look for samples far beyond"):
+    losses = iter((1.0, 1.0, bad))
+    with pytest.raises(InputError, match=r"step 3: the loss is -?(nan|inf); look for samples far beyond"):
         train(module, lambda position: module.x.sum() * next(losses), Schedule(0.0, 1.0, lr=0.1), Budget(None, 9))
     assert module.x.isfinite().all()
+
+
+def test_a_step_forgets_the_gradient_of_the_one_before() -> None:
+    module, seen = Parabola(), []
+    module.x.register_hook(lambda grad: seen.append(float(module.x.grad.sum()) if module.x.grad is not None else 0.0))
+    train(module, lambda position: module.x.sum(), Schedule(0.0, 1.0, lr=0.1), Budget(None, 3))
+    assert seen == [0.0, 0.0, 0.0]
 
 
 def test_weights_that_are_not_finite_are_never_kept(monkeypatch: pytest.MonkeyPatch) -> None:
