@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from lkca.models.directory import LoadedModel
     from lkca.models.prior import Prior
 
-__all__ = ["EXAMPLES", "evaluate_command", "evaluate_files", "print_evaluation", "write_panel"]
+__all__ = ["EXAMPLES", "evaluate_command", "evaluate_files", "print_evaluation", "unscored", "write_panel"]
 
 EXAMPLES = examples(
     'lkca evaluate -m model scene.tif --region "68:,:" --panel compare.png',
@@ -111,10 +111,6 @@ def evaluate_command(
         results.append(replace(result, middle=None))
         return result
 
-    def failure(file: str, error: LkcaError) -> None:
-        complain(str(error))
-        failed[file] = error
-
     how = reading(variable, shape, axes, nodata)
     set_threads(threads)
     if panel is not None:
@@ -143,17 +139,17 @@ def evaluate_command(
         where = resolve_device(device)
         evaluated = evaluate_files(
             files, loaded, scale, how=how, region=region, degradation=degradation, device=where, force=force,
-            memory=memory, pictured=0 if report is None else MOST_PICTURED, overview=panel is not None,
-            failure=failure if len(files) > 1 else None,
+            memory=memory, failed=failed, pictured=0 if report is None else MOST_PICTURED, overview=panel is not None,
         )  # fmt: skip
         if report is None:
             for result in evaluated:
                 told(result)
         else:
             page = report_of_model(map(told, evaluated), loaded, model or "", device=where, command=command_line())
+            page.notes = unscored(failed)
     if json:
-        unscored = [{"source": file, "error": str(error)} for file, error in failed.items()]
-        print_json({"results": [result.summary() for result in results], "failed": unscored})
+        errors = [{"source": file, "error": str(error)} for file, error in failed.items()]
+        print_json({"results": [result.summary() for result in results], "failed": errors})
     if panel is not None and results:
         write_panel(panel, results[0])
         note(f"picture written to {panel}")
@@ -165,7 +161,7 @@ def evaluate_command(
 
 
 def evaluate_files(
-    files: Iterable[str],
+    files: Sequence[str],
     loaded: LoadedModel | Prior | None,
     scale: int | None,
     *,
@@ -175,13 +171,14 @@ def evaluate_files(
     device: torch.device,
     force: bool,
     memory: str,
+    failed: dict[str, LkcaError],
     pictured: int = 0,
     overview: bool = False,
-    failure: Callable[[str, LkcaError], None] | None = None,
 ) -> Iterator[Evaluation]:
     """Each file degraded, restored and scored; with the middle of the first ``pictured``, the overview of the first.
 
-    failure: takes a file that cannot be scored, and why; the others go on. Without it the error is raised.
+    failed: takes each file that cannot be scored, and why, which stderr is told at once; the others go on. The error of
+    a single file is raised.
     """
     from lkca.data import open_cube
     from lkca.data.degradation import Degradation
@@ -201,12 +198,18 @@ def evaluate_files(
                     middle=scored < pictured, overview=overview and scored == 0,
                 )  # fmt: skip
         except LkcaError as error:
-            if failure is None:
+            if len(files) == 1:
                 raise
-            failure(file, error)
+            complain(str(error))
+            failed[file] = error
             continue
         scored += 1
         yield result
+
+
+def unscored(failed: Mapping[str, LkcaError]) -> tuple[str, ...]:
+    """Remarks of a page on the files that it lacks."""
+    return tuple(f"{file} could not be scored: {error}" for file, error in failed.items())
 
 
 def print_evaluation(result: Evaluation) -> None:

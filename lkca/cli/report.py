@@ -29,7 +29,7 @@ from lkca.cli.options import (
     reading,
     set_threads,
 )
-from lkca.errors import InputError
+from lkca.errors import InputError, LkcaError
 from lkca.output import check_output
 
 if TYPE_CHECKING:
@@ -89,12 +89,13 @@ def report_command(
     Of a model, evaluated on files or alone; or of a finished cube, beside the input it was made of, its truth, or
     both. The page is a single file that opens anywhere and loads nothing.
     """
-    from lkca.cli.evaluate import evaluate_files
+    from lkca.cli.evaluate import evaluate_files, unscored
     from lkca.inference.array import resolve_device
     from lkca.models.shipped import find_model
     from lkca.report.build import MOST_PICTURED, report_of_files, report_of_model
     from lkca.report.page import write_report
 
+    failed: dict[str, LkcaError] = {}
     how = reading(variable, shape, axes, nodata)
     set_threads(threads)
     finished = [path for path in (prediction, source, reference) if path is not None]
@@ -120,13 +121,17 @@ def report_command(
         if files:
             results = evaluate_files(
                 files, loaded, scale, how=how, region=region, degradation=degradation, device=where, force=force,
-                memory=memory, pictured=MOST_PICTURED,
+                memory=memory, failed=failed, pictured=MOST_PICTURED,
             )  # fmt: skip
         report = report_of_model(results, loaded, model or "", device=where, command=command_line())
     for remark in (*(remark for scene in report.scenes for remark in scene.notes), *report.notes):
         note(remark)
-    write_report(output, report)
-    print_line(f"{output}: {output.stat().st_size / 1e6:.2f} MB, one file")
+    if report.scenes or not files:
+        report.notes = (*report.notes, *unscored(failed))
+        write_report(output, report)
+        print_line(f"{output}: {output.stat().st_size / 1e6:.2f} MB, one file")
+    if failed:
+        raise typer.Exit(max(error.exit_code for error in failed.values()))
 
 
 def check_report(path: Path, *, overwrite: bool, inputs: Iterable[str]) -> None:

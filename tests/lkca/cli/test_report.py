@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from typer.testing import Result
 
 from lkca.data import CubeMeta, write_cube
@@ -40,6 +41,22 @@ def test_a_model_alone(cli: Cli, model_dir: Path, tmp_path: Path) -> None:
     assert cli("report", "-m", model_dir, "-o", tmp_path / "m.html").exit_code == 0
     page = (tmp_path / "m.html").read_text(encoding="utf-8")
     assert "<h2>Training</h2>" in page and "<h3>Pictures</h3>" not in page
+
+
+def test_a_file_that_fails_does_not_stop_the_others(
+    cli: Cli, model_dir: Path, scene_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.tif").write_bytes(b"no picture")
+    files, out = ("none.tif", scene_file, "bad.tif"), tmp_path / "r.html"
+    done = cli("report", "-m", model_dir, *files, "-o", out)
+    assert done.exit_code == 2 and done.stderr.count("error: ") == 2 and "error: bad.tif" in done.stderr
+    page = out.read_text(encoding="utf-8")
+    assert "<h3>Pictures</h3>" in page and "bad.tif could not be scored" in page
+    done = cli("evaluate", "-m", model_dir, *files, "--report", out, "--overwrite")
+    assert done.exit_code == 2 and "bad.tif could not be scored" in out.read_text(encoding="utf-8")
+    done = cli("report", "-m", model_dir, "bad.tif", "none.tif", "-o", tmp_path / "none.html")
+    assert done.exit_code == 2 and done.stdout == "" and not (tmp_path / "none.html").exists()
 
 
 def test_reports_of_the_other_commands(cli: Cli, model_dir: Path, scene_file: Path, tmp_path: Path) -> None:
