@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from lkca.data.cube import Cube
+from lkca.data.readers.cf import NEVER_WRITTEN
 from lkca.data.readers.envi import find_data, find_header, is_header, open_envi
 from lkca.data.readers.hdf5 import open_hdf5
 from lkca.data.readers.matlab import open_matlab
@@ -60,7 +61,7 @@ def open_cube(
     try:
         if nodata is not None:
             declare_nodata(cube, nodata)
-        elif cube.meta.nodata is None:
+        elif cube.meta.nodata is None or cube.meta.nodata in NEVER_WRITTEN.values():  # the netCDF library's
             warn_of_fill(cube)
         if cube.meta.nodata is not None or (cube.meta.stored_dtype is not None and cube.meta.stored_dtype.kind == "f"):
             cube.mark_empty_bands()

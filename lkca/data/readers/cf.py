@@ -1,11 +1,13 @@
 """What NetCDF's CF conventions, and GDAL's beside them, say in attributes: missing samples, signs, CRS and place.
 
-https://cfconventions.org: "Missing data", "Packed data", "Grid mappings". ``_Unsigned`` is the NetCDF Users' Guide's.
+https://cfconventions.org: "Missing data", "Packed data", "Grid mappings". ``_Unsigned`` and the fill values that no
+attribute names are the NetCDF Users' Guide's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +22,24 @@ from lkca.data.codec import nodata_code
 from lkca.data.cube import StoredReader
 from lkca.data.window import Window
 
-__all__ = ["MAX_ITEMS", "StoredSamples", "attribute_text", "in_units_of", "mapping_crs", "written_transform"]
+__all__ = [
+    "MAX_ITEMS",
+    "NEVER_WRITTEN",
+    "StoredSamples",
+    "attribute_text",
+    "in_units_of",
+    "mapping_crs",
+    "written_transform",
+]
 
 _MISSING = ("_FillValue", "missing_value", "Data_Ignore_Value", "Data Ignore Value", "nodata")
 MAX_ITEMS = 64  # of an attribute that is read as text
-_NEVER_WRITTEN = 9.969209968386869e36  # what the netCDF library leaves, where a variable has no _FillValue
+# What the netCDF library leaves where a variable has no _FillValue. Of bytes it may be a sample; that of 64-bit
+# integers is no float, as nodata values are.
+NEVER_WRITTEN = {
+    "i2": -32767.0, "u2": 65535.0, "i4": -2147483647.0, "u4": 4294967295.0, "f4": 9.969209968386869e36,
+    "f8": 9.969209968386869e36,
+}  # fmt: skip
 _KILOMETRES = {"km", "kilometer", "kilometers", "kilometre", "kilometres"}
 _AFFINE = 6
 
@@ -48,43 +63,53 @@ class StoredSamples:
     """The samples of a dataset as its attributes mean them; a reader of windows.
 
     read: windows of the dataset. dtype: unsigned where ``_Unsigned`` says so. nodata: the value that stands for missing
-    samples; others: further ones, which become NaN in blocks of a float type: of floats without a ``_FillValue`` what
-    the netCDF library leaves in samples that were never written.
+    samples, NaN where of integers ``valid`` alone tells which they are. others: further such values. valid: the least
+    and the largest sample that is not missing. What these two tell becomes NaN, in blocks of a float type.
     """
 
     read: StoredReader
     dtype: np.dtype
     nodata: float | None
     others: tuple[np.generic, ...] = ()
+    valid: tuple[np.generic, np.generic] | None = None
 
     @classmethod
     def of(cls, dataset: h5py.Dataset, read: StoredReader) -> StoredSamples:
         dtype = dataset.dtype
-        listed = [value for name in _MISSING if name in dataset.attrs for value in _numbers(dataset.attrs[name])]
-        if dtype.kind == "i" and attribute_text(dataset.attrs.get("_Unsigned", "")).lower() == "true":
-            signed, dtype = dtype, np.dtype(dtype.str.replace("i", "u"))
-            codes = [nodata_code(signed, value) for value in listed]
-            listed = [
+        unsigned = dtype.kind == "i" and attribute_text(dataset.attrs.get("_Unsigned", "")).lower() == "true"
+        if unsigned:
+            dtype = np.dtype(dtype.str.replace("i", "u"))
+
+        def meant(values: list[float]) -> list[float]:
+            """Attributes are of the type that the samples are stored in."""
+            codes = [nodata_code(dataset.dtype, value) if unsigned else None for value in values]
+            return [
                 value if code is None else float(code.view(dtype.newbyteorder("=")))
-                for value, code in zip(listed, codes, strict=True)
+                for value, code in zip(values, codes, strict=True)
             ]
+
+        listed = [value for name in _MISSING if name in dataset.attrs for value in _numbers(dataset.attrs[name])]
+        never_written = NEVER_WRITTEN.get(dataset.dtype.str[1:])
+        if never_written is not None and "_FillValue" not in dataset.attrs and dataset.fillvalue == never_written:
+            listed.append(never_written)
+        listed = meant(listed)
         known = [code for value in dict.fromkeys(listed) if (code := nodata_code(dtype, value)) is not None]
         nodata = float(known[0].item()) if known else listed[0] if listed else None
-        others = known[1:]
-        if dtype.kind == "f" and "_FillValue" not in dataset.attrs:
-            never_written = nodata_code(dtype, _NEVER_WRITTEN)
-            if never_written is not None and dataset.fillvalue == never_written:
-                others.append(never_written)
-        return cls(read, dtype, nodata, tuple(others))
+        valid = _ends(dtype, *meant(_valid_range(dataset)))
+        if valid is not None and not known and dtype.kind != "f":
+            nodata = np.nan
+        return cls(read, dtype, nodata, tuple(known[1:]), valid)
 
     def __call__(self, window: Window, bands: np.ndarray) -> np.ndarray:
         block = self.read(window, bands)
         if block.dtype != self.dtype:
             block = block.view(self.dtype)
-        if self.others:
-            missing = np.logical_or.reduce([block == other for other in self.others])
+        tests = [block == other for other in self.others]
+        if self.valid is not None:
+            tests += [block < self.valid[0], block > self.valid[1]]
+        if tests:
             block = block.astype(np.result_type(block.dtype, np.float32))
-            block[missing] = np.nan
+            block[np.logical_or.reduce(tests)] = np.nan
         return block
 
 
@@ -130,6 +155,37 @@ def in_units_of(crs: str | None, units: str | None) -> float:
         return 1.0
     known = CRS.from_wkt(crs)
     return 1000.0 / float(known.linear_units_factor[1]) if known.is_projected else 1.0
+
+
+def _valid_range(dataset: h5py.Dataset) -> list[float]:
+    """The least and the largest valid sample that ``valid_range``, else ``valid_min`` and ``valid_max`` name; infinite
+    where they name none.
+
+    They are in the units of packed samples, and of their type. What is of another type beside packed integers is left
+    out: it may be in physical units as well.
+    """
+    attrs = dataset.attrs
+    packed = dataset.dtype.kind != "f" and not attrs.keys().isdisjoint({"scale_factor", "add_offset"})
+
+    def numbers(name: str, count: int) -> list[float]:
+        value = attrs.get(name, ())
+        listed = [] if packed and np.asarray(value).dtype.kind not in "iu" else _numbers(value)
+        return listed if len(listed) == count and np.isfinite(listed).all() else []
+
+    ends = [*(numbers("valid_min", 1) or [-np.inf]), *(numbers("valid_max", 1) or [np.inf])]
+    return numbers("valid_range", 2) or ends
+
+
+def _ends(dtype: np.dtype, low: float, high: float) -> tuple[np.generic, np.generic] | None:
+    """The least and the largest sample of ``dtype`` from ``low`` to ``high``; None if all or none are."""
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            ends = (dtype.type(low), dtype.type(high))  # 0.1 means the sample that 0.1 is stored as
+        return ends if low <= high and (low, high) != (-np.inf, np.inf) else None
+    info = np.iinfo(dtype)
+    least = info.min if low <= info.min else math.ceil(low)
+    most = info.max if high >= info.max else math.floor(high)
+    return None if least > most or (least, most) == (info.min, info.max) else (dtype.type(least), dtype.type(most))
 
 
 def attribute_text(value: Any) -> str:

@@ -374,7 +374,10 @@ def _tags(h5: h5py.File, dataset: h5py.Dataset) -> dict[str, str]:
     return tags
 
 
-_HANDLED_ATTRS = {"scale_factor", "add_offset", "Scale_Factor", "Data_Ignore_Value", "missing_value", "grid_mapping"}
+_HANDLED_ATTRS = {
+    "scale_factor", "add_offset", "Scale_Factor", "Data_Ignore_Value", "missing_value", "grid_mapping", "valid_range",
+    "valid_min", "valid_max",
+}  # fmt: skip
 
 
 def _number_attr(node: Any, *names: str) -> float | None:

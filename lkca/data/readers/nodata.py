@@ -42,7 +42,9 @@ def warn_of_fill(cube: Cube) -> None:
     def sample(chosen: np.ndarray) -> np.ndarray:
         """(bands, pixels) of the nine windows."""
         parts = [cube._read_stored(Window(row, col, height, width), chosen) for row in rows for col in cols]
-        return np.concatenate([part.reshape(len(chosen), -1) for part in parts], axis=1).astype(np.float64)
+        samples = np.concatenate([part.reshape(len(chosen), -1) for part in parts], axis=1).astype(np.float64)
+        samples[samples == cube.meta.nodata] = np.nan
+        return samples
 
     try:
         first = sample(bands[:1])
@@ -62,7 +64,7 @@ def warn_of_fill(cube: Cube) -> None:
         if low < high < low + 2 * np.abs(others - value).min():
             cube.warnings += (
                 f"{cube.source}: {filled.mean():.0%} of the pixels looked at hold {value:.17g}, far from all others "
-                f"({others.min():g} to {others.max():g}), and the file names no nodata value; if they are missing, say "
+                f"({others.min():g} to {others.max():g}), and the file does not call them missing; if they are, say "
                 f"so with --nodata {value:.17g}",
             )
             return

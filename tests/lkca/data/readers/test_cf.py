@@ -87,7 +87,71 @@ def test_samples_that_were_never_written(tmp_path: Path, dtype: str, attrs: dict
         data.attrs.update(attrs)
     with open_cube(tmp_path / "x.nc", axes="brc") as cube:
         assert np.array_equal(cube.read()[:, :8], CUBE[:, :8]) and np.isnan(cube.read()[:, 8:]).all()
-        assert cube.meta.nodata == attrs.get("missing_value")
+        assert cube.meta.nodata == attrs.get("missing_value", 9.969209968386869e36)  # as GDAL has it
+
+
+@pytest.mark.parametrize(
+    ("dtype", "attrs", "fill"),
+    [
+        ("i2", {}, -32767),
+        ("u2", {}, 65535),
+        (">i4", {"missing_value": -9999}, -2147483647),
+        ("i2", {"_Unsigned": "true"}, -32767),
+        ("u1", {}, None),  # of bytes each value may be meant
+        ("i2", {"_FillValue": np.int16(-1)}, None),
+    ],
+)
+def test_integers_that_were_never_written(tmp_path: Path, dtype: str, attrs: dict[str, Any], fill: int | None) -> None:
+    """They were reflectance of -32767: the netCDF library names its own value in no attribute."""
+    with h5py.File(tmp_path / "x.nc", "w") as h5:
+        library = {"u1": 255, "u2": 65535, "i2": -32767, ">i4": -2147483647}[dtype]
+        data = h5.create_dataset("reflectance", CUBE.shape, dtype, chunks=(5, 4, 3), fillvalue=library)
+        data[:, :8] = CUBE[:, :8] % 250
+        data.attrs.update(attrs)
+    with open_cube(tmp_path / "x.nc", axes="brc") as cube:
+        assert np.array_equal(cube.read()[:, :8], CUBE[:, :8] % 250)
+        assert np.isnan(cube.read()[:, 8:]).all() == (fill is not None)
+        upscale(cube, "bicubic", scale=2, output=tmp_path / "x2.img")
+    with open_cube(tmp_path / "x2.img") as finer:
+        assert np.isnan(finer.read()[:, 16:]).all() == (fill is not None)
+
+
+def test_a_fill_value_beside_that_of_the_library(tmp_path: Path) -> None:
+    """That nothing names it is still told."""
+    with h5py.File(tmp_path / "x.nc", "w") as h5:
+        data = h5.create_dataset("reflectance", CUBE.shape, "i2", fillvalue=-32767)
+        data[...] = CUBE
+        data[:, :3], data[:, 3] = -9999, -32767
+    with open_cube(tmp_path / "x.nc", axes="brc") as cube:
+        assert any("hold -9999, far from all others" in words for words in cube.warnings), cube.warnings
+
+
+@pytest.mark.parametrize(
+    ("dtype", "attrs", "low", "high"),
+    [
+        ("i2", {"valid_range": np.array([999, 3000], np.int16)}, 999, 3000),
+        ("i2", {"valid_min": 998.5, "_FillValue": np.int16(-1)}, 999, np.inf),
+        ("u2", {"valid_max": np.uint16(3000), "scale_factor": 0.01}, -np.inf, 3000),  # in packed units
+        ("f4", {"valid_range": [999.0, 3000.1]}, 999, np.float32(3000.1)),  # which is more than 3000.1
+        ("i2", {"valid_range": [0.0, 0.5], "scale_factor": 0.01}, -np.inf, np.inf),  # of what units?
+        ("u2", {"valid_range": [0, 65535]}, -np.inf, np.inf),
+        ("i2", {"valid_range": [3000, 999]}, -np.inf, np.inf),
+        ("i2", {"valid_range": "none", "valid_min": [np.nan]}, -np.inf, np.inf),
+    ],
+)
+def test_the_valid_range(tmp_path: Path, dtype: str, attrs: dict[str, Any], low: float, high: float) -> None:
+    """Samples beyond it are missing; they went through the model."""
+    stored = CUBE.astype(dtype)
+    stored[1, 2, 3] = 3000.1
+    valid = (stored >= low) & (stored <= high)
+    factor = np.float32(attrs.get("scale_factor", 1.0))
+    file = _write(tmp_path / "x.nc", stored, attrs)
+    with open_cube(file) as cube:
+        np.testing.assert_allclose(cube.read(), np.where(valid, stored * factor, np.nan), rtol=1e-6)
+        assert cube.meta.stored_dtype == np.dtype(dtype)
+    upscale(file, "bicubic", scale=2, output=tmp_path / "x2.img")
+    with open_cube(tmp_path / "x2.img") as finer:
+        assert np.array_equal(np.isnan(finer.read()[:, ::2, ::2]), ~valid)
 
 
 def test_half_precision(tmp_path: Path) -> None:
@@ -103,10 +167,11 @@ def test_unsigned_samples(tmp_path: Path) -> None:
     unsigned = CUBE.copy()
     unsigned[:, 1] += 40000
     unsigned[:, 2, 3] = 65535
-    file = _write(tmp_path / "x.nc", unsigned.view(np.int16), {"_Unsigned": "true", "_FillValue": np.int16(-1)})
-    with open_cube(file) as cube:
-        assert np.array_equal(cube.read(), np.where(unsigned == 65535, np.nan, unsigned), equal_nan=True)
-        assert (cube.meta.nodata, cube.meta.stored_dtype) == (65535.0, np.dtype(np.uint16))
+    attrs = {"_Unsigned": "true", "_FillValue": np.int16(-1), "valid_range": np.array([0, -2], np.int16)}
+    for named in (attrs, {name: value for name, value in attrs.items() if name != "valid_range"}):
+        with open_cube(_write(tmp_path / "x.nc", unsigned.view(np.int16), named)) as cube:
+            assert np.array_equal(cube.read(), np.where(unsigned == 65535, np.nan, unsigned), equal_nan=True)
+            assert (cube.meta.nodata, cube.meta.stored_dtype) == (65535.0, np.dtype(np.uint16))
 
 
 @pytest.mark.parametrize("unit", ["m", "km"])
