@@ -3,9 +3,10 @@
 Reads jobs from stdin, one JSON a line: {source (a scene, or a folder of them), output, model, options, delay (seconds
 that reading a tile takes longer), late (Heartbeat.LATE), steps}. A step is a list of processes that run at once, each
 {rank, world, wait (seconds before it begins), begin, close (seconds that reserving the samples, closing the output take
-longer), kill (seconds after its start or, with "tile", after it has read its first tile), fail (number of its read that
-fails), memory (a budget of its own), blind (seconds for which it does not see a tile)}. Forking after the imports
-spares their seconds at every start; this process itself never runs an operator, so that its children may.
+longer), kill (seconds after its start or, with "tile", after it has read its first tile, with "seen" after the next one
+of the step has seen that it begins), fail (number of its read that fails), memory (a budget of its own), blind (seconds
+for which it does not see a tile)}. Forking after the imports spares their seconds at every start; this process itself
+never runs an operator, so that its children may.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from lkca.data import Cube, CubeWriter, open_cube
 from lkca.errors import LkcaError
 from lkca.inference.batch import find_scenes, upscale_scenes
 from lkca.inference.journal import Journal
-from lkca.inference.ranks import Heartbeat, Ranks
+from lkca.inference.ranks import Heartbeat, Ranks, Waiting
 from lkca.inference.samples import Samples
 from lkca.inference.scene import SceneOptions, UpscaleReport, upscale_scene
 from lkca.models.directory import load_model
@@ -71,10 +72,24 @@ def blindly(seconds: float) -> None:
     Journal.has = late  # type: ignore[method-assign]
 
 
+def listening(started: int) -> None:
+    """Who waits tells ``started`` when it has seen the first process begin."""
+    look = Waiting.look
+
+    def told(self: Waiting) -> bool:
+        seen = look(self)
+        if seen:
+            os.write(started, b".")
+        return seen
+
+    Waiting.look = told  # type: ignore[method-assign]
+
+
 def child(job: dict[str, Any], process: dict[str, Any], result: Path, started: int) -> int:
     time.sleep(process.get("wait", 0))
     Heartbeat.LATE = job["late"]
     slowly(job["delay"], process.get("fail"), started)
+    listening(started)
     later(Samples, "make", process.get("begin", 0))
     later(CubeWriter, "close", process.get("close", 0))
     if "blind" in process:
@@ -119,12 +134,12 @@ def run_together(job: dict[str, Any], step: list[dict[str, Any]]) -> list[tuple[
                 os._exit(code)
         os.close(told)
         running.append((pid, Path(name), started, process))
-    for pid, _, started, process in running:
+    for number, (pid, _, started, process) in enumerate(running):
         if "kill" in process:
             if process.get("tile"):
                 os.read(started, 1)
-            while process.get("begin") and not list(Path(job["output"]).parent.glob(".*.begin")):
-                time.sleep(0.05)  # a busy machine starts it late
+            if process.get("seen"):
+                os.read(running[number + 1][2], 1)
             time.sleep(process["kill"])
             os.kill(pid, signal.SIGKILL)
         os.close(started)

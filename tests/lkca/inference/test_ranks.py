@@ -159,7 +159,7 @@ def test_a_refusal_is_of_the_run_whose_first_process_is_the_only_one(
 def test_the_first_rank_is_killed_before_it_begins(tmp_path: Path, in_processes: InProcesses) -> None:
     """The others do not wait until it is late; what it left goes with the next run."""
     output = tmp_path / "o.tif"
-    step = [{"rank": 0, "world": 2, "begin": 30.0, "kill": 1.0}, {"rank": 1, "world": 2, "wait": 0.5}]
+    step = [{"rank": 0, "world": 2, "begin": 60.0, "kill": 0.1, "seen": True}, {"rank": 1, "world": 2, "wait": 3.0}]
     began = time.monotonic()
     [[(killed, _), (code, why)]] = in_processes(output, [step], late=200.0, tile=13)
     assert killed == -9 and code == 1 and "rank 0 did not begin: its process has ended" in why
