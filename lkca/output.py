@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lkca.errors import InputError, OutputError
 
-__all__ = ["check_folder", "check_name", "check_output", "check_utf8", "written_aside"]
+__all__ = ["alone_in", "check_folder", "check_name", "check_output", "check_utf8", "written_aside"]
 
 _ASIDE = "..lkca-part.00000000.begin"  # what the longest name beside an output has more than it, for a while
 
@@ -88,6 +88,33 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}); choose another folder") from error
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """The folder is this process's until the block ends, or the process does, however that comes: its lock is the
+    operating system's (``folder/.lock``, which stays, is empty). Where there are no such locks nothing is guarded.
+
+    Raises InputError where another process is in it, OutputError where the file cannot be made.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror or error}); choose another folder") from error
+    try:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock's: forked processes would keep it
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise InputError(f"{folder}: another process is at work in it; wait, or name another folder") from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _same_file(first: Path, second: Path) -> bool:

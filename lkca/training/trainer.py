@@ -26,7 +26,7 @@ from lkca.losses import WeightedLoss
 from lkca.models.config import ModelConfig, TrainingRecord, utc_now
 from lkca.models.directory import describe_architecture, load_model, package_versions, recover_model, save_model
 from lkca.nn.layout import channels_last
-from lkca.output import check_folder, check_utf8, written_aside
+from lkca.output import alone_in, check_folder, check_utf8, written_aside
 from lkca.training.checkpoint import Progressed, latest_checkpoint, load_checkpoint, save_checkpoint
 from lkca.training.config import FREE, TrainConfig
 from lkca.training.data import PatchDataset, TrainingSet, micro_batches, open_training_set
@@ -112,8 +112,8 @@ def train(
     OutputError where the run cannot be written.
     """
     check_run(run, config, resume=resume, overwrite=overwrite)
-    with cpu_by_default():
-        return _Run(config, run, resume, callback, command).result()
+    with cpu_by_default(), contextlib.ExitStack() as stack:
+        return _Run(config, run, resume, callback, command, stack).result()
 
 
 @contextlib.contextmanager
@@ -158,7 +158,13 @@ def _described(data: TrainingSet) -> list[str]:
 
 class _Run:
     def __init__(
-        self, config: TrainConfig, run: Path, resume: bool, callback: ProgressCallback | None, command: str
+        self,
+        config: TrainConfig,
+        run: Path,
+        resume: bool,
+        callback: ProgressCallback | None,
+        command: str,
+        stack: contextlib.ExitStack,
     ) -> None:
         self.config, self.run, self.callback, self.command = config, run, callback, command
         self.accelerator = _accelerator(config)
@@ -183,7 +189,7 @@ class _Run:
         self.progressed = Progressed(data=_described(self.data))
         self.wish = threading.Event()  # to stop
         self.started = time.monotonic()
-        self._begin(resume)
+        self._begin(resume, stack)
         self.earlier = self.progressed.seconds
         self.patches = self._batches(patches)
         folder = run / _TENSORBOARD if config.tensorboard and self.first else None
@@ -194,9 +200,12 @@ class _Run:
         """Whether this process writes and reports."""
         return bool(self.accelerator.is_main_process)
 
-    def _begin(self, resume: bool) -> None:
-        """Restore the last checkpoint, or clear the folder; first, what a kill left half written."""
-        if self.first and self.run.is_dir():
+    def _begin(self, resume: bool, stack: contextlib.ExitStack) -> None:
+        """Restore the last checkpoint, or clear the folder, which is this run's as long as ``stack``; first, what a
+        kill left half written."""
+        if self.first:
+            self.run.mkdir(exist_ok=True)
+            stack.enter_context(alone_in(self.run))
             for name in (_BEST, _LAST):
                 recover_model(self.run / name)
         checkpoint = latest_checkpoint(self.run / _CHECKPOINTS) if resume else None
@@ -214,7 +223,6 @@ class _Run:
         elif self.first:
             for name in (_BEST, _LAST, _CHECKPOINTS, _TENSORBOARD):
                 shutil.rmtree(self.run / name, ignore_errors=True)
-            self.run.mkdir(exist_ok=True)
         if self.first:
             text = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
             with written_aside(self.run / _CONFIG) as path:

@@ -159,6 +159,40 @@ def test_killed_at_any_step_and_resumed_is_as_if_unbroken(
     assert load_model(tmp_path / "run" / "best").config.training.steps == result.best_step
 
 
+IN_IT = """
+import sys, time
+from pathlib import Path
+from lkca.output import alone_in
+with alone_in(Path(sys.argv[1])):
+    print("in it", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_two_runs_in_one_folder(stopped: Path, dataset: Path, tmp_path: Path) -> None:
+    """They wrote over each other's states. Of one that was killed nothing is left to wait for."""
+    folder, values = shutil.copytree(stopped, tmp_path / "run"), settings(dataset, validate_every=3)
+    command = [sys.executable, "-c", IN_IT, str(folder)]
+    before = [*folder.rglob("*")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline()
+            for how in ({"resume": True}, {"overwrite": True}):
+                with pytest.raises(InputError, match="another process is at work in it"):
+                    run(folder, values, **how)
+            assert {*folder.rglob("*")} == {*before, folder / ".lock"}
+        finally:
+            other.kill()
+    refused: list[str] = []
+
+    def look(progress: Progress) -> None:
+        refused.append(subprocess.run(command, capture_output=True, text=True).stderr)
+        signal.raise_signal(signal.SIGTERM)
+
+    assert run(folder, values, resume=True, callback=look).end == "interrupted"
+    assert "another process is at work in it" in refused[0]
+
+
 def test_two_processes_train_as_one(
     unbroken: tuple[Path, list[Progress], TrainResult], dataset: Path, tmp_path: Path
 ) -> None:
