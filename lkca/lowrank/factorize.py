@@ -138,6 +138,11 @@ def factorize_reported(
     work = result.model
     calibration, example = prepared(calibration, example, work)
     found = survey(work, example, run=not isinstance(work, LKCANet))
+    if not (found.layers or inplace) and survey(model, example, run=not isinstance(model, LKCANet)).layers:
+        raise LowRankError(
+            "model: a copy runs the model's own layers, as where its forward calls a lambda over self that it keeps; "
+            "give inplace=True, or make that a method"
+        )
     result.skipped = dict(found.skipped)
     chosen = _chosen(found, rank, layers, result.skipped)
     moments: Sequence[Moments | None] = [None] * len(chosen)

@@ -19,6 +19,7 @@ from lkca.nn.parts import has_hooks
 __all__ = ["Replacements", "replace_modules"]
 
 _TOLERANCE = 1e-5
+_MOST_SAID = 120  # characters of a foreign module's error
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -187,7 +188,8 @@ def _differs(module: nn.Module) -> str | None:
                 with same_draws(old):
                     found, slope = _result_and_gradient(old.train(training), x)
             except Exception as error:  # a foreign module that wants something else than an image
-                return f"it does not take an image alone ({type(error).__name__})"
+                said = " ".join(str(error).split())[:_MOST_SAID]
+                return f"it cannot be tried on images of any size in {x.dtype} ({type(error).__name__}: {said})"
             if not isinstance(found, Tensor) or found.shape != expected.shape:
                 return "its result has another shape than its input (a gate alone, or another layer)"
             if float((found - expected).abs().max()) > _TOLERANCE * float(expected.abs().max()):

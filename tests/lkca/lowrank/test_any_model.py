@@ -307,6 +307,29 @@ def test_a_model_without_shapes_is_named() -> None:
             call(model)
 
 
+class Lambda(nn.Module):
+    """What it keeps of itself in a function a copy shares with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.shuffle = nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2)
+        self.tail = lambda x: self.shuffle(self.up(x))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.tail(x)
+
+
+def test_a_copy_that_runs_the_model_itself_is_named() -> None:
+    """It was said to have a functional or transposed convolution."""
+    model, x = Lambda(), torch.rand(1, 3, 8, 8)
+    with pytest.raises(LowRankError, match=r"a copy runs the model's own layers.* inplace=True"):
+        factorize(model, rank=2, example=x)
+    expected = model(x)
+    low = factorize(model, rank=12, example=x, inplace=True)
+    assert list(ranks_of(low)) == ["up"]
+    torch.testing.assert_close(low(x), expected, atol=1e-5, rtol=0)
+
+
 def test_bad_arguments() -> None:
     model, x = small(), torch.rand(1, 3, 8, 8)
     y = model(x).detach()

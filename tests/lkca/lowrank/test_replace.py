@@ -143,6 +143,23 @@ def test_what_computes_something_else_stays_with_a_reason() -> None:
         torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=0)
 
 
+class OfOneSize(RcanLike):
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[-2:] == (6, 5), "made for 6 x 5"
+        return super().forward(x)
+
+
+class Casting(RcanLike):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float())
+
+
+def test_a_block_that_cannot_be_tried_says_why() -> None:
+    """Its error's name alone told nothing."""
+    for block, says in ((OfOneSize(), "made for 6 x 5"), (Casting(), "in torch.float64 (RuntimeError: ")):
+        assert says in lkca.replace_modules(Net(block), torch.rand(1, 3, 6, 5)).kept["block"]
+
+
 @pytest.mark.parametrize("value", [0.0, 1e-6, float("nan")])
 def test_a_block_is_known_whatever_its_weights_are_now(value: float) -> None:
     """With zeros at the end (where a training starts) a hard sigmoid gives what a sigmoid gives, 0.5."""
