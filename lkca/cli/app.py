@@ -33,6 +33,7 @@ from lkca.cli import (
     upscale,
 )
 from lkca.cli.console import complain
+from lkca.cli.stopping import cleaning_up
 from lkca.errors import LkcaError
 
 __all__ = ["app"]
@@ -93,7 +94,7 @@ class ErrorGroup(TyperGroup):
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
-        with _told():
+        with _told(), cleaning_up():
             return super().invoke(ctx)
 
 

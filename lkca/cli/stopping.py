@@ -1,8 +1,9 @@
-"""How a command that trains ends when it is asked to end."""
+"""How a command ends when it is asked to end."""
 
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,9 +15,26 @@ if TYPE_CHECKING:
     from lkca.training import Progress
     from lkca.training.progress import ProgressCallback
 
-__all__ = ["stopping"]
+__all__ = ["cleaning_up", "stopping"]
 
 _ONE_WISH = 1.0  # seconds: a terminal and a wrapper may both send a signal for one Ctrl-C
+
+
+@contextmanager
+def cleaning_up() -> Iterator[None]:
+    """A polite end (SIGTERM, which torchrun, Slurm and ``timeout`` send) cleans up as Ctrl-C does; exit code 143."""
+
+    def stop(*_: Any) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -48,8 +47,6 @@ EXAMPLES = examples(
     "lkca upscale -i scene.tif -o bicubic.tif -s 4 --bicubic",
     "torchrun --nproc-per-node=4 -m lkca upscale -i scene.tif -o sharp.tif -m model",
 )
-
-_STOPPED = 128 + signal.SIGTERM
 
 
 def upscale_command(
@@ -353,17 +350,10 @@ def _parse_tile(text: str) -> int | None:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """A polite end (SIGTERM, which torchrun and Slurm send) cleans up as Ctrl-C does; both say what is kept."""
-
-    def stop(*_: Any) -> None:
-        raise SystemExit(_STOPPED)
-
-    before = signal.signal(signal.SIGTERM, stop)
+    """Ctrl-C and SIGTERM say what is kept."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
         for text in getattr(error, "__notes__", ()):
             note(f"stopped; {text}")
         raise
-    finally:
-        signal.signal(signal.SIGTERM, before)

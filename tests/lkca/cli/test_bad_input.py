@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.io
 from typer.testing import Result
 
-from lkca.data import CubeMeta, write_cube
+from lkca.data import CubeMeta, CubeWriter, write_cube
 
 Refuses = Callable[..., str]
 Cli = Callable[..., Result]
@@ -430,6 +431,24 @@ def test_full_disk_for_a_model(refuses: Refuses, full_disk: FullDisk, model_dir:
         )
     assert {p: p.read_bytes() for p in Path("m").iterdir()} == before
     assert names() == {"m", "c.npy", "fit.yaml", *(str(p) for p in before)}
+
+
+@pytest.mark.parametrize("output", ["d.tif", "d.img", "d.npz", "d.mat"])
+def test_a_command_that_is_ended_leaves_nothing(cli: Cli, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM, by the system, a batch queue or ``timeout``: half a scene lay in the folder, under a name of its own."""
+    save("c.npy", cube())
+    write, before = CubeWriter.write, names()
+
+    def ended(self: CubeWriter, *what: Any) -> None:
+        write(self, *what)
+        assert names() != before or output.endswith((".npz", ".mat"))  # which are collected in memory
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(CubeWriter, "write", ended)
+    result = cli("degrade", "-i", "c.npy", "-o", output, "-s", "2")
+    assert result.exit_code == 143 and "Traceback" not in result.stderr
+    assert names() == before and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
