@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import logging
 import warnings
@@ -119,7 +120,9 @@ def _name_sizes(model: Any) -> None:
 
 
 def _pt2(program: torch.export.ExportedProgram, path: Path, metadata: dict[str, str]) -> Run:
-    torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(metadata, indent=1)})
+    package = io.BytesIO()  # where the disk is full, torch's own writer of files ends the process
+    torch.export.save(program, package, extra_files={METADATA_FILE: json.dumps(metadata, indent=1)})
+    path.write_bytes(package.getbuffer())
     module = torch.export.load(path).module()
 
     def run(cube: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ def physical(model: LoadedModel, rows: int, cols: int) -> tuple[np.ndarray, np.n
     result = upscale_array(cube, model)
     assert rows < 9 or ((result[[1, 5]] == 0).any(axis=(1, 2)) & (result[[0, 2]] < 0).any(axis=(1, 2))).all()
     return cube[model.config.bands.used], result[model.config.bands.used]
+
+
+def test_a_full_disk(
+    models: dict[str, LoadedModel], tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    """It ended the process, in a destructor of torch's."""
+    with full_disk(3000), pytest.raises(OutputError, match=r"model.pt2: cannot be written \(File too large\)"):
+        export_model(models["full"], tmp_path / "model.pt2", "pt2")
+    assert not list(tmp_path.iterdir())
 
 
 @needs_onnx
