@@ -270,7 +270,7 @@ struct LayersBackward {
       for (int64_t k = grid.thread(); k < hidden; k += kThreads) {
         float sum = 0.0f;
         for (int64_t c = 0; c < channels; ++c) sum += to_float(load(args.layers.w2 + c * hidden + k)) * logit_grad[c];
-        hidden_grad[k] = active[k] > 0.0f ? sum : 0.0f;
+        hidden_grad[k] = active[k] <= 0.0f ? 0.0f : sum;  // NaN passes, as in torch
         store(args.rooms.active + batch * hidden + k, active[k]);
         store(args.rooms.hidden_grad + batch * hidden + k, hidden_grad[k]);
       }
@@ -433,8 +433,8 @@ const char* backward(const AttentionProblem& shape, const void* grad_out, const 
 }  // namespace
 
 const char* attention_refusal(int64_t channels, int64_t hidden) {
-  // two copies of both vectors must fit in the 160 KB of shared memory that every card since sm_80 gives a block
-  return channels + hidden > 20000 ? "channels + hidden channels must not exceed 20000" : nullptr;
+  // two copies of both vectors, floats, must fit in 99 KB of shared memory: what every card since sm_80 gives a block
+  return channels + hidden > 12672 ? "channels + hidden channels must not exceed 12672" : nullptr;
 }
 
 int64_t attention_workspace(const AttentionProblem& shape) {

@@ -48,3 +48,26 @@ def test_channel_attention(grid: ctypes.CDLL, shape: tuple[int, ...], dtype: tor
     expected.backward(grad_out.double())
     needs = (True,) * 5
     check_gradients(cuda.channel_attention_bwd(grad_out, inputs[0], mean, *inputs[1:], needs=needs), exact, dtype)
+
+
+def test_nan_reaches_the_gradients_that_depend_on_it(grid: ctypes.CDLL) -> None:
+    """The hidden channels are NaN, which a ReLU passes on, and so does its slope."""
+    x, *layers = attention_inputs((2, 5, 3, 4, 4), torch.float32)
+    x[0, 2, 1, 1] = float("nan")
+    exact = doubles([x, *layers])
+    grad = torch.ones(2, 5)
+    reference.channel_gate(*exact).backward(grad.double())
+    _, mean = cuda.channel_gate_fwd(x, *layers)
+    got = cuda.channel_gate_bwd(grad, x, mean, *layers, needs=(True,) * 5)
+    for i, (gradient, expected) in enumerate(zip(got, exact, strict=True)):
+        assert torch.equal(gradient.isnan(), expected.grad.isnan()), i
+
+
+def test_most_channels(grid: ctypes.CDLL) -> None:
+    """As many as shared memory takes on every card: 99 KB a block is what sm_86, sm_89 and sm_120 give."""
+    x, *layers = attention_inputs((1, 12670, 2, 1, 1), torch.float32)
+    gate, mean = cuda.channel_gate_fwd(x, *layers)
+    cuda.channel_gate_bwd(gate, x, mean, *layers, needs=(True,) * 5)
+    assert 98 * 1024 < grid.lkca_emulation_shared_bytes() <= 99 * 1024
+    with pytest.raises(RuntimeError, match="channels must not exceed"):
+        cuda.channel_gate_fwd(*attention_inputs((1, 12670, 3, 1, 1), torch.float32))
