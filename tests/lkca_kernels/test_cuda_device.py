@@ -28,7 +28,8 @@ SHAPES = [
     (1, 128, 32, 64, 64, 4),
     (2, 102, 16, 33, 31, 4),
     (1, 48, 16, 64, 64, 8),
-    (2, 67, 24, 128, 258, 2),  # from here on a block takes several chunks of u rows, on any card
+    (2, 67, 24, 128, 258, 2),  # several tiles of u rows to a block, whose vectors are not whole
+    (2, 67, 24, 128, 256, 2),  # from here on a block takes several chunks of u rows, on any card
     (1, 33, 32, 256, 256, 4),
     (1, 9, 16, 256, 256, 8),
 ]
