@@ -76,6 +76,16 @@ def test_gate_and_attention(batch, channels, reduced, h, w, dtype, memory) -> No
         assert found[0].stride() == found_gate[0].stride() == x.stride()
 
 
+def test_programs_that_go_along_the_image(monkeypatch) -> None:
+    """Two programs for the three blocks of pixels: the second has a step with nothing to add."""
+    from lkca_kernels.triton import channel
+
+    monkeypatch.setattr(channel, "splits", lambda blocks, *_: {3: (2, 2)}[blocks])
+    x, *layers, _ = make(1, 3, 2, 33, 33, torch.float32)
+    _, mean = backend.channel_gate_fwd(x, *layers)
+    assert error(mean, x.double().mean((2, 3))) < 1e-6
+
+
 def test_large_layers_take_their_own_launch(monkeypatch) -> None:
     """Made in every program or in one launch of their own, the gate and the result are the same."""
     from lkca_kernels.triton import channel

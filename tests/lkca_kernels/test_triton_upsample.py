@@ -182,6 +182,46 @@ def test_programs_that_go_along_the_image(w: int, s: int, convention: str, randn
         assert error(got, want) < BOUND[torch.float32]
 
 
+@pytest.mark.parametrize("convention", ["matlab", "torch"])
+@pytest.mark.parametrize(("s", "w"), [(2, 2), (2, 4), (2, 10), (4, 6), (4, 8), (8, 3), (8, 4)])
+def test_low_res_skip_by_groups_of_pixels(s: int, w: int, convention: str, randn) -> None:
+    """Groups that an LR row ends in, begins with and holds; of an even width samples are read two at a time."""
+    z, weight, skip = randn(1, 2, 3, w), randn(3 * s * s, 2), randn(1, 3, 3, w)
+    options = {"upscale_factor": s, "skip_bicubic": convention}
+    wanted = reference.lowrank_pixel_shuffle(z.double(), weight.double(), None, None, skip.double(), **options)
+    found = backend.lowrank_pixel_shuffle_fwd(z, weight, None, None, skip, **options)
+    assert error(found, wanted) < BOUND[torch.float32]
+    y = randn(1, 3 * s * s, 3, w)
+    wanted = reference.pixel_shuffle_epilogue(y.double(), None, skip.double(), **options)
+    assert error(backend.pixel_shuffle_epilogue_fwd(y, None, skip, **options), wanted) < BOUND[torch.float32]
+
+
+@pytest.mark.parametrize("kind", ["none", "hr", "matlab"])
+@pytest.mark.parametrize(("channels", "rank", "s"), [(37, 3, 2), (11, 3, 3), (19, 3, 4), (7, 17, 8)])
+def test_programs_that_go_along_the_rows(channels: int, rank: int, s: int, kind: str, randn, monkeypatch) -> None:
+    """Two programs for the rows of a pixel, of several steps each; at x8 the sums of a channel take two programs."""
+    from lkca_kernels.triton import lowrank_fwd
+
+    made: list[tuple[int, int]] = []
+
+    def in_two(blocks: int, *_: int) -> tuple[int, int]:
+        made.append((2, -(-blocks // 2)))
+        return made[-1]
+
+    monkeypatch.setattr(lowrank_fwd, "splits", in_two)
+    tensors = [randn(1, rank, 2, 6), randn(channels * s * s, rank), randn(channels * s * s), randn(1, channels)]
+    tensors.append(_skip(kind, (1, channels, 2, 6), s, randn))
+    grad, options = randn(1, channels, 2 * s, 6 * s), _options(kind, s)
+    wanted, gradients = differentiate(lambda *t: reference.lowrank_pixel_shuffle(*t, **options), tensors, grad)
+    assert error(backend.lowrank_pixel_shuffle_fwd(*tensors, **options), wanted) < BOUND[torch.float32]
+    assert made[0][1] > 1
+    if kind == "none":
+        needs = (False, True, True, True, False)
+        found = backend.lowrank_pixel_shuffle_bwd(grad, *tensors, **options, needs=needs)
+        for got, want in zip(found[1:4], gradients[1:4], strict=True):
+            assert error(got, want) < BOUND_GRAD[torch.float32]
+
+
 def test_strided_inputs_and_layouts(randn) -> None:
     """channels_last, sliced, expanded and misaligned inputs; gradients come in the layout of their input."""
     options = {"upscale_factor": 2, "skip_bicubic": "matlab"}
