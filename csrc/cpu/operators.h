@@ -11,6 +11,8 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <exception>
+#include <mutex>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -110,6 +112,23 @@ inline int64_t worth_a_thread(int64_t operations_per_task) {
   return std::max<int64_t>(1, 32768 / std::max<int64_t>(1, operations_per_task));
 }
 
+// Runs f(begin, end) over 0 ... count, at least `least` at once, on torch's threads. What a thread throws is thrown
+// here: torch's own way through the stable ABI would leave nothing of it, not even that memory ran out.
+template <typename F>
+void on_threads(int64_t count, int64_t least, const F& f) {
+  std::exception_ptr thrown;
+  std::mutex one_at_a_time;
+  torch::stable::parallel_for(0, count, least, [&](int64_t begin, int64_t end) {
+    try {
+      f(begin, end);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(one_at_a_time);
+      if (!thrown) thrown = std::current_exception();
+    }
+  });
+  if (thrown) std::rethrow_exception(thrown);
+}
+
 // Runs f(begin, end) over tasks in parallel. The threads take runs of tasks as they come, several each: where one is
 // held up, by other work on its core, the rest is not.
 template <typename F>
@@ -120,7 +139,7 @@ void parallel_tasks(int64_t tasks, int64_t operations_per_task, const F& f) {
   if (threads == 1 || tasks <= least) return f(int64_t{0}, tasks);
   const int64_t runs = std::min(kRunsPerThread * threads, (tasks + least - 1) / least);
   std::atomic<int64_t> next{0};
-  torch::stable::parallel_for(0, std::min(threads, runs), 1, [&](int64_t, int64_t) {
+  on_threads(std::min(threads, runs), 1, [&](int64_t, int64_t) {
     for (int64_t run = next++; run < runs; run = next++) f(run * tasks / runs, (run + 1) * tasks / runs);
   });
 }

@@ -23,7 +23,7 @@ template <typename F>
 void parallel_rows(const Strips& a, int64_t operations_per_row, const F& f) {
   const int64_t rows = a.batch * strips_of(a) * a.height, least = worth_a_thread(operations_per_row);
   if (rows <= least) return f(int64_t{0}, rows);
-  torch::stable::parallel_for(0, rows, least, f);
+  on_threads(rows, least, f);
 }
 
 }  // namespace lkca::cpu

@@ -289,6 +289,31 @@ def test_peak_memory_is_that_of_the_output(dtype: torch.dtype, c: int, r: int, h
     assert _status("VmHWM") - before < 0.05 * output + (1 << 17)
 
 
+_TOO_LITTLE_MEMORY = """
+import resource, torch
+from pathlib import Path
+from lkca_kernels import cpu
+
+torch.set_num_threads({threads})
+x, w1, w2 = torch.ones(1, 3, 1500, 1500), torch.ones(15, 3), torch.ones(3, 15)
+cpu.local_channel_attention_fwd(x, w1, w2, None, window=1)  # starts the threads
+mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (mapped + (200 << 20),) * 2)
+try:
+    cpu.local_channel_attention_fwd(x, w1, w2, None, window=2999)  # 290 MB for each thread
+except MemoryError:
+    print("told")
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_too_little_memory_is_told_from_every_thread(threads: int) -> None:
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("needs Linux")
+    run = _in_fresh_process(_TOO_LITTLE_MEMORY.format(threads=threads))
+    assert run.stdout.strip() == "told", run.stderr
+
+
 def _spoiled(value: Any, rng: random.Random) -> Any:
     if isinstance(value, Tensor):
         changes: list[Callable[[], Any]] = [
