@@ -58,8 +58,8 @@ inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
 inline Vec magnitude(Vec a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.f), a.v)}; }
 inline Vec at_least(Vec bound, Vec a) { return {_mm256_max_ps(bound.v, a.v)}; }  // these two keep a NaN in a
 inline Vec at_most(Vec bound, Vec a) { return {_mm256_min_ps(bound.v, a.v)}; }
-inline Vec where_positive(Vec a, Vec b) {
-  return {_mm256_and_ps(_mm256_cmp_ps(a.v, _mm256_setzero_ps(), _CMP_GT_OQ), b.v)};
+inline Vec where_positive(Vec a, Vec b) {  // a NaN counts as positive, as to PyTorch
+  return {_mm256_and_ps(_mm256_cmp_ps(a.v, _mm256_setzero_ps(), _CMP_NLE_UQ), b.v)};
 }
 // 2^n of a = 1.5 * 2^23 + n, n from -126 to 127.
 inline Vec power_of_two(Vec a) {

@@ -69,8 +69,8 @@ inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline Vec magnitude(Vec a) { return {_mm512_abs_ps(a.v)}; }
 inline Vec at_least(Vec bound, Vec a) { return {_mm512_max_ps(bound.v, a.v)}; }  // these two keep a NaN in a
 inline Vec at_most(Vec bound, Vec a) { return {_mm512_min_ps(bound.v, a.v)}; }
-inline Vec where_positive(Vec a, Vec b) {
-  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_GT_OQ), b.v)};
+inline Vec where_positive(Vec a, Vec b) {  // a NaN counts as positive, as to PyTorch
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_NLE_UQ), b.v)};
 }
 // 2^n of a = 1.5 * 2^23 + n, n from -126 to 127.
 inline Vec power_of_two(Vec a) {

@@ -69,8 +69,8 @@ inline Vec at_least(const Vec& bound, const Vec& a) {  // these two keep a NaN i
 inline Vec at_most(const Vec& bound, const Vec& a) {
   return lane_by_lane(bound, a, [](float x, float y) { return x < y ? x : y; });
 }
-inline Vec where_positive(const Vec& a, const Vec& b) {
-  return lane_by_lane(a, b, [](float x, float y) { return x > 0 ? y : 0.f; });
+inline Vec where_positive(const Vec& a, const Vec& b) {  // a NaN counts as positive, as to PyTorch
+  return lane_by_lane(a, b, [](float x, float y) { return x <= 0 ? 0.f : y; });
 }
 // 2^n of a = 1.5 * 2^23 + n, n from -126 to 127.
 inline Vec power_of_two(const Vec& a) {

@@ -139,6 +139,24 @@ def test_what_is_not_finite_reaches_what_it_reaches_in_the_reference(typical: An
         assert (lost | ~reached).all() and (near | ~lost).all()
 
 
+def test_gradients_lose_no_nan(typical: Any, backend: Any, tools: Any) -> None:
+    """One NaN at a time, in a tensor or in the gradient that comes in: what would be NaN by the reference is NaN."""
+    names = [*typical.names, "grad"]
+    for i, name in enumerate(names):
+        tensors = tools.leaves(typical.make(torch.float32, backend.device))
+        grad = torch.ones_like(typical.call(tensors, backend="reference"))
+        poisoned = (*tensors, grad)[i]
+        poisoned.detach().view(-1)[poisoned.numel() // 2] = math.nan
+        found, expected = (
+            tools.gradients(typical.call(tensors, backend=server), tensors, grad)
+            for server in (backend.backend, "reference")
+        )
+        for j, gradient in expected.items():
+            if (name, names[j]) == ("grad", "skip") and typical.op == "lowrank_pixel_shuffle":
+                continue  # an LR skip: zeros in the products of the reference's adjoint spread a NaN
+            assert (found[j].isnan() | ~gradient.isnan()).all(), f"NaN in {name}, gradient of {names[j]}"
+
+
 @pytest.mark.parametrize(
     ("how", "convolution"),
     [
