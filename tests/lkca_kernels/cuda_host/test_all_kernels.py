@@ -58,16 +58,20 @@ def test_result_depends_on_neither_thread_order_nor_grid(grid: ctypes.CDLL, dtyp
 
 
 @pytest.mark.parametrize("skip", ["none", "hr", "matlab"])
-@pytest.mark.parametrize("shape", [(1, 67, 24, 5, 16, 2), (1, 37, 32, 5, 16, 4), (1, 9, 16, 5, 8, 8)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 67, 24, 9, 16, 2), (1, 37, 32, 9, 16, 4), (1, 9, 16, 17, 8, 8)], ids=str)
 def test_chunk_after_chunk(grid: ctypes.CDLL, shape: tuple[int, ...], skip: str) -> None:
-    """A block takes two to five chunks of u rows; the weight of the next one comes while one is worked on."""
+    """A block takes two to five chunks of u rows, of one pixel tile or of both; the weight of the next one comes while
+    one is worked on.
+    """
     inputs, convention = upsampling_inputs(shape, skip, torch.bfloat16, True)
     options = {"upscale_factor": shape[-1], "skip_bicubic": convention}
     expected = reference.lowrank_pixel_shuffle(*[None if t is None else t.double() for t in inputs], **options)
     grid.lkca_emulation_forward_blocks(1)
-    for order in (0, 2, 1, 4):
+    for order, blocks in ((0, 0), (2, 1), (1, 1), (4, 0)):
         grid.lkca_emulation_thread_order(order)
-        assert rms(cuda.lowrank_pixel_shuffle_fwd(*inputs, **options), expected) < BOUND[torch.bfloat16], order
+        grid.lkca_emulation_max_blocks(blocks)
+        error = rms(cuda.lowrank_pixel_shuffle_fwd(*inputs, **options), expected)
+        assert error < BOUND[torch.bfloat16], f"order {order}, at most {blocks} blocks"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
