@@ -336,7 +336,7 @@ def _layers_bwd(d_gate: Tensor, mean: Tensor, w1: Tensor, b1: Tensor, w2: Tensor
     hidden = before.relu()
     gate = torch.sigmoid((wide2 * hidden[:, None, :]).sum(2) + b2.float())
     d_last = d_gate.float() * gate * (1 - gate)
-    d_before = (wide2 * d_last[:, :, None]).sum(1) * (before > 0)
+    d_before = (wide2 * d_last[:, :, None]).sum(1).masked_fill(before <= 0, 0)  # so that a NaN is not spread, or lost
     d_mean = (wide1 * d_before[:, :, None]).sum(1)
     d_w1 = (d_before[:, :, None] * mean[:, None, :]).sum(0)
     d_w2 = (d_last[:, :, None] * hidden[:, None, :]).sum(0)

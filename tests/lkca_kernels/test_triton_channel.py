@@ -76,6 +76,14 @@ def test_gate_and_attention(batch, channels, reduced, h, w, dtype, memory) -> No
         assert found[0].stride() == found_gate[0].stride() == x.stride()
 
 
+def test_nan_leaves_inactive_hidden_channels_alone() -> None:
+    x, *layers, _ = make(1, 5, 3, 2, 2, torch.float32)
+    layers[3][0] = float("nan")
+    gate, mean = backend.channel_gate_fwd(x, *layers)
+    _, d_w1, d_b1, _, _ = backend.channel_gate_bwd(gate, x, mean, *layers, needs=(True,) * 5)
+    assert (d_w1[1] == 0).all() and d_b1[1] == 0 and d_w1[0].isnan().all() and d_b1[0].isnan()
+
+
 def test_programs_that_go_along_the_image(monkeypatch) -> None:
     """Two programs for the three blocks of pixels: the second has a step with nothing to add."""
     from lkca_kernels.triton import channel
