@@ -185,7 +185,7 @@ class Cube:
         if not (self.good_bands & ~self.empty_bands()).any():
             raise InputError(
                 f"{self.source}: holds no valid sample: every band is marked bad, or is nodata ({self.meta.nodata}), "
-                "NaN or infinite; check the nodata value and the bad-band list"
+                "NaN, infinite or beyond its valid_range; check these and the bad-band list"
             )
 
     def empty_bands(self) -> np.ndarray:

@@ -40,6 +40,7 @@ NEVER_WRITTEN = {
     "i2": -32767.0, "u2": 65535.0, "i4": -2147483647.0, "u4": 4294967295.0, "f4": 9.969209968386869e36,
     "f8": 9.969209968386869e36,
 }  # fmt: skip
+_PACKING = {"scale_factor", "add_offset", "Scale_Factor", "Scale Factor"}  # the latter are NEON's
 _KILOMETRES = {"km", "kilometer", "kilometers", "kilometre", "kilometres"}
 _AFFINE = 6
 
@@ -165,7 +166,7 @@ def _valid_range(dataset: h5py.Dataset) -> list[float]:
     out: it may be in physical units as well.
     """
     attrs = dataset.attrs
-    packed = dataset.dtype.kind != "f" and not attrs.keys().isdisjoint({"scale_factor", "add_offset"})
+    packed = dataset.dtype.kind != "f" and not attrs.keys().isdisjoint(_PACKING)
 
     def numbers(name: str, count: int) -> list[float]:
         value = attrs.get(name, ())
@@ -177,11 +178,13 @@ def _valid_range(dataset: h5py.Dataset) -> list[float]:
 
 
 def _ends(dtype: np.dtype, low: float, high: float) -> tuple[np.generic, np.generic] | None:
-    """The least and the largest sample of ``dtype`` from ``low`` to ``high``; None if all or none are."""
+    """The least and the largest sample of ``dtype`` from ``low`` to ``high``; None if all are, or no two."""
+    if dtype.kind == "b" or not low < high:
+        return None
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
             ends = (dtype.type(low), dtype.type(high))  # 0.1 means the sample that 0.1 is stored as
-        return ends if low <= high and (low, high) != (-np.inf, np.inf) else None
+        return ends if (low, high) != (-np.inf, np.inf) else None
     info = np.iinfo(dtype)
     least = info.min if low <= info.min else math.ceil(low)
     most = info.max if high >= info.max else math.floor(high)

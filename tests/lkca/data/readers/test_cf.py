@@ -134,6 +134,9 @@ def test_a_fill_value_beside_that_of_the_library(tmp_path: Path) -> None:
         ("u2", {"valid_max": np.uint16(3000), "scale_factor": 0.01}, -np.inf, 3000),  # in packed units
         ("f4", {"valid_range": [999.0, 3000.1]}, 999, np.float32(3000.1)),  # which is more than 3000.1
         ("i2", {"valid_range": [0.0, 0.5], "scale_factor": 0.01}, -np.inf, np.inf),  # of what units?
+        ("i2", {"valid_range": [0.0, 0.5], "Scale_Factor": 100.0}, -np.inf, np.inf),
+        ("f4", {"valid_range": [0, 0]}, -np.inf, np.inf),  # somebody's default
+        ("i2", {"valid_min": 0, "valid_max": 0}, -np.inf, np.inf),
         ("u2", {"valid_range": [0, 65535]}, -np.inf, np.inf),
         ("i2", {"valid_range": [3000, 999]}, -np.inf, np.inf),
         ("i2", {"valid_range": "none", "valid_min": [np.nan]}, -np.inf, np.inf),
@@ -144,7 +147,7 @@ def test_the_valid_range(tmp_path: Path, dtype: str, attrs: dict[str, Any], low:
     stored = CUBE.astype(dtype)
     stored[1, 2, 3] = 3000.1
     valid = (stored >= low) & (stored <= high)
-    factor = np.float32(attrs.get("scale_factor", 1.0))
+    factor = np.float32(attrs.get("scale_factor", 1 / attrs.get("Scale_Factor", 1.0)))
     file = _write(tmp_path / "x.nc", stored, attrs)
     with open_cube(file) as cube:
         np.testing.assert_allclose(cube.read(), np.where(valid, stored * factor, np.nan), rtol=1e-6)
@@ -152,6 +155,13 @@ def test_the_valid_range(tmp_path: Path, dtype: str, attrs: dict[str, Any], low:
     upscale(file, "bicubic", scale=2, output=tmp_path / "x2.img")
     with open_cube(tmp_path / "x2.img") as finer:
         assert np.array_equal(np.isnan(finer.read()[:, ::2, ::2]), ~valid)
+
+
+@pytest.mark.parametrize("attrs", [{}, {"valid_range": np.array([0, 1], np.int8)}])
+def test_samples_that_are_true_or_false(tmp_path: Path, attrs: dict[str, Any]) -> None:
+    """The file was said to be damaged."""
+    with open_cube(_write(tmp_path / "x.nc", CUBE > 1000, attrs)) as cube:
+        assert np.array_equal(cube.read(), CUBE > 1000)
 
 
 def test_half_precision(tmp_path: Path) -> None:
