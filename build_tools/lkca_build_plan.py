@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -96,11 +97,11 @@ def expose_torch() -> bool:
     return False
 
 
-def find_compiler() -> str | None:
-    """The C++ compiler that torch's build will call (``CXX``, else c++/g++/clang++), or None."""
-    named = os.environ.get("CXX", "").split()
-    candidates = [named[-1]] if named else ["c++", "g++", "clang++"]
-    return next((found for name in candidates if (found := shutil.which(name))), None)
+def find_compiler() -> list[str] | None:
+    """The C++ compiler that torch's build will call, with its flags (``CXX``, else c++/g++/clang++), or None."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    candidates = [named] if named else [["c++"], ["g++"], ["clang++"]]
+    return next((command for command in candidates if shutil.which(command[0])), None)
 
 
 def compiler_obstacle() -> str | None:
@@ -112,17 +113,19 @@ def compiler_obstacle() -> str | None:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "probe.cpp"
         source.write_text(_PROBE, encoding="utf-8")
-        command = [compiler, "-std=c++20", f"-I{include}", "-c", str(source), "-o", str(source.with_suffix(".o"))]
+        command = [*compiler, "-std=c++20", f"-I{include}", "-c", str(source), "-o", str(source.with_suffix(".o"))]
+        english = {**os.environ, "LC_ALL": "C"}
         try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=300)
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=300, env=english)
         except (OSError, subprocess.SubprocessError) as error:
-            return f"{compiler} could not be run ({error})"
+            return f"{shlex.join(compiler)} could not be run ({error})"
     if done.returncode == 0:
         return None
     said = next((line.split("error: ", 1)[1] for line in done.stderr.splitlines() if "error: " in line), "")
     if "Python.h" in said:
         return f"Python.h is not in {include} (install your Python's headers, such as python3-dev)"
-    return f"{compiler} cannot compile C++20 ({said or f'exit code {done.returncode}'}); install g++ 11 or newer"
+    said = said or f"exit code {done.returncode}"
+    return f"{shlex.join(compiler)} cannot compile C++20 ({said}); install g++ 11 or newer"
 
 
 def find_nvcc() -> str | None:
