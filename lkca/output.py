@@ -22,7 +22,7 @@ def check_utf8(path: Path) -> None:
     except UnicodeEncodeError as error:
         try:
             os.fsencode(path).decode()
-        except UnicodeDecodeError:
+        except UnicodeError:
             raise InputError(f"{path}: its name is not UTF-8; rename it") from error
         raise InputError(f"{path}: its name cannot be read in this locale; set LC_ALL=C.UTF-8") from error
 

@@ -70,6 +70,8 @@ def test_names_that_are_not_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         check_output(f"{name}.html")
     with pytest.raises(InputError, match="not UTF-8"):
         check_model_output(name, overwrite=False)
+    with pytest.raises(InputError, match="not UTF-8"):
+        check_output("\ud800.tif")  # nor any bytes of a file system's
     assert not list(tmp_path.iterdir())
     Path(name).mkdir()
     with pytest.raises(InputError, match="not UTF-8"):
