@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cleaning_up", "stopping"]
 
+_TERMINATED = 128 + signal.SIGTERM  # exit code
 _ONE_WISH = 1.0  # seconds: a terminal and a wrapper may both send a signal for one Ctrl-C
 
 
@@ -25,7 +26,7 @@ def cleaning_up() -> Iterator[None]:
     """A polite end (SIGTERM, which torchrun, Slurm and ``timeout`` send) cleans up as Ctrl-C does; exit code 143."""
 
     def stop(*_: Any) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
+        raise SystemExit(_TERMINATED)
 
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
@@ -43,12 +44,14 @@ def stopping(callback: ProgressCallback) -> Iterator[ProgressCallback]:
 
     Before the first step they end the command, as Ctrl-C does. After it they raise KeyboardInterrupt out of the next
     report, between two steps, and leave what follows the training alone. Another one, a second later or more, acts at
-    once: on the training, which keeps its best, or on what follows. Signals that were ignored before still are.
+    once: on the training, which keeps its best, or on what follows. Signals that were ignored before still are. Where
+    SIGTERM ends the command the exit code is 143.
     """
-    trains, wished = False, 0.0  # when
+    trains, wished, last = False, 0.0, 0  # wished: when; last: signal
 
     def heed(number: int, frame: Any) -> None:
-        nonlocal wished
+        nonlocal wished, last
+        last = number
         now = time.monotonic()
         if not trains or (wished and now - wished > _ONE_WISH):
             raise KeyboardInterrupt
@@ -69,6 +72,10 @@ def stopping(callback: ProgressCallback) -> Iterator[ProgressCallback]:
     before = {number: signal.signal(number, heed) for number in heeded}
     try:
         yield watch
+    except KeyboardInterrupt:
+        if last == signal.SIGTERM:
+            raise SystemExit(_TERMINATED) from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -53,6 +53,18 @@ def test_before_the_first_step_it_acts_at_once() -> None:
             signal.raise_signal(signal.SIGTERM)
 
 
+@pytest.mark.parametrize("step", [0, 1])
+def test_what_ends_the_command_gives_its_exit_code(clock: SimpleNamespace, step: int) -> None:
+    """After SIGTERM it was Ctrl-C's, 130."""
+    for number, error in ((signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)):
+        with pytest.raises(error) as told, stopping(lambda progress: None) as watch:
+            watch(at(step))
+            signal.raise_signal(number)
+            clock.now += 10
+            signal.raise_signal(number)  # after a step, the second one
+        assert number == signal.SIGINT or told.value.code == 143
+
+
 def test_a_terminal_that_has_gone_costs_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*said: object) -> None:
         raise OSError("no terminal")
