@@ -138,7 +138,8 @@ class Layer:
     @property
     def full_rank(self) -> int:
         """Largest rank, in all groups, that a factorisation can have use for."""
-        return self.rank or self.groups * min(self.conv.weight.shape[0], self.conv.weight[0].numel())
+        kernel = self.conv.weight
+        return self.groups * min(kernel.shape[0], kernel[0].numel(), self.groups * self.out)
 
     @property
     def out(self) -> int:

@@ -32,7 +32,7 @@ from lkca.lowrank.layers import Layer
 from lkca.lowrank.moments import collect_moments
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.edsr import EDSR
-from lkca.nn import LowRankUpsample, PixelShuffleUpsample
+from lkca.nn import LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 
 
 def small(bias: bool = True) -> nn.Module:
@@ -257,6 +257,20 @@ def test_groups_that_share_a_convolution(rank: tuple[int, ...], macs: int) -> No
     low = factorize_reported(nn.Sequential(layer), rank=2, calibration=x)
     assert low.layers[0].weights == (weights(layer), weights(low.model))
     torch.testing.assert_close(low.model(x).mean((0, 2, 3)), layer(x).mean((0, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "full"), [(LowRankUpsample(1, 3, 2, 11), 9), (LowRankConv2d(3, 4, 3, 8), 4)], ids=["inputs", "outputs"]
+)
+def test_a_rank_beyond_that_of_the_kernel(layer: nn.Module, full: int) -> None:
+    """More components than the kernel has inputs or outputs: their singular values were asked for, which are not."""
+    model = nn.Sequential(layer, nn.PixelShuffle(2)) if isinstance(layer, LowRankConv2d) else nn.Sequential(layer)
+    x = torch.rand(1, layer.reduce.in_channels, 6, 6)
+    found = analyze(model, x).layers[0]
+    assert found.full_rank == full and found.break_even <= full and len(found.singular_values) == full
+    low = factorize_reported(model, budget=0.9, example=x)
+    assert low.layers[0].rank == full
+    torch.testing.assert_close(low.model(x), model(x), atol=1e-5, rtol=0)
 
 
 class OneSize(nn.Module):
