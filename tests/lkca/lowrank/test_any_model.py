@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from lkca.lowrank import (
 )
 from lkca.lowrank.layers import Layer
 from lkca.lowrank.moments import collect_moments
+from lkca.lowrank.search import for_budget, for_psnr_drop, psnr_function
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.edsr import EDSR
 from lkca.nn import LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
@@ -95,8 +97,10 @@ def test_energy_and_budget_choose_ranks() -> None:
     spent = sum(layer.weights[1] for layer in half.layers)
     assert whole / 2 - (72 + 32) <= spent <= whole / 2
     assert spent == sum(p.numel() for n, p in half.model.named_parameters() if n[0] in "23" and not n.endswith("bias"))
-    with pytest.raises(LowRankError, match="rank 1"):
-        factorize(model, budget=10)
+    assert factorize_reported(model, budget=spent).layers == half.layers  # exactly so many may be had
+    for budget in (1, 10):  # weights; 1 is no share
+        with pytest.raises(LowRankError, match=f"{budget} weights do not hold rank 1"):
+            factorize(model, budget=budget)
     for budget in (-3.0, float("nan"), float("inf")):
         with pytest.raises(LowRankError, match="budget: expected a number of weights or a share, above 0"):
             factorize(model, budget=budget)
@@ -127,6 +131,36 @@ def test_the_smallest_rank_within_a_psnr_drop() -> None:
         factorize(model, max_psnr_drop=0.1, calibration=x)
     with pytest.raises(LowRankError, match="no rank that saves"):
         factorize(model, max_psnr_drop=0.1, validation=lambda net: float(len(ranks_of(net)) == 0))
+
+
+def test_a_layer_leaves_the_next_its_share_of_the_drop() -> None:
+    model = small()
+    light, heavy, square = (
+        Layer("light", model[3][0], 2),
+        Layer("heavy", model[2][0], 2),
+        Layer("", nn.Conv2d(4, 4, 1), 2),
+    )
+
+    def search(*layers: Layer) -> tuple[Any, ...]:
+        lost = lambda ranks: sum(1 / rank for rank in ranks if rank is not None)  # noqa: E731
+        return for_psnr_drop(layers, lambda ranks: ranks, lambda ranks: 40 - lost(ranks), 0.5)
+
+    ranks, drop, trials = search(light, heavy)
+    assert (ranks, drop) == ([4, 4], 0.5) and set(trials[0][0]) == {"heavy"}
+    assert search(square)[0] == [None]  # whose rank 2 costs as much as the whole kernel
+
+
+def test_a_budget_goes_where_a_weight_holds_most_energy() -> None:
+    light, heavy = Layer("light", nn.Conv2d(2, 8, 1), 2), Layer("heavy", small()[2][0], 2)  # 10, 104 weights a rank
+    values = torch.tensor([2.0, 1.0]), torch.cat([torch.ones(2), torch.zeros(30)])
+    assert for_budget([light, heavy], values, 10 + 104 + 104) == [2, 1]
+
+
+def test_psnr_is_the_mean_over_channels() -> None:
+    x = torch.rand(1, 2, 4, 4)
+    wrong = x + torch.tensor([0.1, 0.001]).view(2, 1, 1)
+    for model in (nn.Identity(), nn.Dropout()):  # as in eval mode
+        assert psnr_function([(x, wrong)], model)(model.train()) == pytest.approx((20 + 60) / 2, abs=1e-2)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -173,6 +207,13 @@ def test_moments_are_those_of_the_patches() -> None:
         collect_moments(net, [Layer("0", nn.Conv2d(3, 4, 3), 1)], x)
     with pytest.raises(LowRankError, match="not finite"):
         collect_moments(net, [Layer("0", conv, 1)], x / 0)
+
+
+def test_factors_of_equal_norms() -> None:
+    """Of any component neither side dwarfs the other; a kernel of zeros, as training starts from, divides by none."""
+    left, right, _ = Factoriser.of(torch.randn(12, 8)).at(5)
+    torch.testing.assert_close(left.norm(dim=0), right.norm(dim=1))
+    assert not any(part.any() for part in Factoriser.of(torch.zeros(12, 8)).at(5)[1:])
 
 
 def test_full_rank_survives_a_singular_covariance() -> None:

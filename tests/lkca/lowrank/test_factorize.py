@@ -56,7 +56,8 @@ def test_energy_chooses_the_smallest_rank() -> None:
     values = torch.tensor([3.0, 2.0, 1.0, 0.0])
     torch.testing.assert_close(energy_curve(values), torch.tensor([9.0, 13.0, 14.0, 14.0]).double() / 14)
     assert [rank_for_energy(values, e) for e in (0.5, 9 / 14, 0.9, 13 / 14, 0.95, 1.0)] == [1, 1, 2, 2, 3, 3]
-    assert rank_for_energy(torch.zeros(3), 0.9) == 1
+    assert rank_for_energy(torch.tensor([3.0, 1.0, 1.0]).double().sqrt(), 0.6) == 1  # in binary just less
+    assert rank_for_energy(torch.zeros(3), 0.9) == 1 and energy_curve(torch.zeros(3)).tolist() == [1, 1, 1]
     for call in (energy_curve, stable_rank, lambda none: rank_for_energy(none, 0.9)):
         with pytest.raises(ValueError, match="values: expected singular values"):
             call(torch.empty(0))
@@ -65,7 +66,7 @@ def test_energy_chooses_the_smallest_rank() -> None:
 
 
 def test_the_rank_that_pays() -> None:
-    for rows, columns in ((12, 9), (5, 1), (64, 576)):
+    for rows, columns in ((12, 9), (5, 1), (64, 576), (4, 4)):
         rank = break_even_rank(rows, columns)
         assert rank * (rows + columns) < rows * columns <= (rank + 1) * (rows + columns)
     with pytest.raises(ValueError, match="rows, columns: expected at least 1"):
