@@ -13,9 +13,10 @@ from lkca.data import Cube, CubeMeta, Window, open_cube, synthetic_scene
 from lkca.data.degradation import Degradation
 from lkca.errors import InputError
 from lkca.evaluation import evaluate_model
-from lkca.inference.adapt import COMPONENTS, adapt
+from lkca.inference.adapt import COMPONENTS, _Statistics, adapt
 from lkca.inference.array import bicubic_array, upscale_array
 from lkca.inference.degrade import degrade_array
+from lkca.inference.fill import fill_missing
 from lkca.models.directory import load_model, save_model
 from lkca.models.prior import Prior, shipped_prior
 from lkca.models.subspace import SpectralSubspace
@@ -106,9 +107,23 @@ def test_constant_and_noisy_bands_do_no_harm(sharp: np.ndarray, coarse: np.ndarr
     assert error[1] < error[0] + 0.1 * (error[2] - error[0])
 
 
-def test_a_constant_cube_stays_constant(prior: Prior) -> None:
-    cube = np.full((6, 9, 9), -3.0, dtype=np.float32)
-    np.testing.assert_allclose(upscale_array(cube, adapt(Cube.from_array(cube), prior, 2)), -3.0, rtol=1e-5)
+@pytest.mark.parametrize("value", [-3.0, 0.0])
+def test_a_constant_cube_stays_constant(value: float, prior: Prior) -> None:
+    cube = np.full((6, 9, 9), value, dtype=np.float32)
+    np.testing.assert_allclose(upscale_array(cube, adapt(Cube.from_array(cube), prior, 2)), value, rtol=1e-5)
+
+
+def test_what_fills_a_hole_is_not_counted() -> None:
+    holed = np.random.default_rng(0).standard_normal((2, 16, 16), dtype=np.float32)
+    holed[1, 4:9, 4:9] = np.nan
+    found, filled = _Statistics(2), _Statistics(2)
+    found.add(holed)
+    filled.add(fill_missing(holed)[0])
+    assert found.count.tolist() == [256, 256 - 25]
+    np.testing.assert_allclose(found.total, np.nansum(holed, axis=(1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(found.below, np.nansum(np.minimum(holed, 0) ** 2, axis=(1, 2)), rtol=1e-5)
+    ours, theirs = (statistics.products.diagonal() for statistics in (found, filled))
+    assert ours[0] == theirs[0] and 0 < ours[1] < theirs[1]
 
 
 def test_bad_bands_and_missing_samples_stay_out(coarse: np.ndarray, prior: Prior) -> None:
@@ -161,10 +176,11 @@ def test_nodata_around_a_large_scene_is_skipped(prior: Prior) -> None:
 
 
 def test_nothing_is_below_zero_where_the_cube_has_nothing_below_zero(prior: Prior) -> None:
-    cube = np.zeros((3, 24, 24), dtype=np.float32)
+    cube = np.zeros((4, 24, 24), dtype=np.float32)
     cube[:, 8:16, 8:16] = 1.0
     cube[1, 12, 12] = -1e-4  # a filter's ringing
     cube[2] -= 0.5
+    cube[3, 2] = -0.1  # of dark pixels with noise
     model = adapt(Cube.from_array(cube), prior, 4)
     assert model.config.bands.nonnegative == [0, 1]
     out = upscale_array(cube, model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lkca.inference.fill import fill_bands, fill_missing, restore_missing
+from lkca.inference.fill import fill_bands, fill_missing, finer_mask, restore_missing
 
 
 def test_complete_cube_is_not_copied() -> None:
@@ -51,4 +51,6 @@ def test_missing_blocks_come_back(scale: int) -> None:
     missing[0, 1, 2] = missing[1, 0, 0] = missing[1, 2, 3] = True
     fine = np.zeros((2, 3 * scale, 4 * scale), dtype=np.float32)
     restore_missing(fine, missing, scale)
-    assert np.array_equal(np.isnan(fine), missing.repeat(scale, 1).repeat(scale, 2))
+    expected = missing.repeat(scale, 1).repeat(scale, 2)
+    assert np.array_equal(np.isnan(fine), expected) and np.array_equal(finer_mask(missing, scale), expected)
+    assert np.array_equal(finer_mask(missing[[0, 0]], scale), expected[:1])  # the same for all bands

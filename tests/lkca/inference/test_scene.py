@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lkca.data import Cube, CubeMeta, open_cube, write_cube
 from lkca.data.degradation import Degradation
 from lkca.errors import InputError
 from lkca.inference import SceneOptions, upscale_array, upscale_scene
-from lkca.inference.array import bicubic_array, resolve_device
+from lkca.inference.array import Upscaler, bicubic_array, resolve_device
 from lkca.inference.checks import wavelength_gap
 from lkca.inference.degrade import degrade_array
 from lkca.inference.fill import fill_missing
@@ -89,6 +90,19 @@ def test_missing_samples_do_not_bleed() -> None:
     hole = np.isnan(holed).repeat(SCALE, 1).repeat(SCALE, 2)
     assert np.array_equal(np.isnan(result), hole)
     np.testing.assert_array_equal(result[~hole], upscale_array(fill_missing(holed)[0], m)[~hole])
+
+
+def test_a_band_missing_far_and_wide_is_made_of_its_neighbours() -> None:
+    x = samples(4, 60)
+    x[2] = (x[1] + x[3]) / 2
+    holed = x.copy()
+    holed[2, :, :50] = np.nan
+    upscaler = Upscaler(model(), SCALE, np.ones(5, dtype=bool))
+    filled, _ = upscaler.prepare(holed)
+    far = 50 - upscaler.reach  # no valid sample of the band is as near as that
+    assert far > 20
+    np.testing.assert_allclose(filled[2, :, :far], x[2, :, :far], rtol=1e-6)
+    np.testing.assert_array_equal(filled[2, :, far:50], holed[2, :, 50:51].repeat(50 - far, axis=1))
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".img", ".npz", ".mat"])
@@ -172,10 +186,16 @@ def test_unknown_wavelengths_are_remarked_on(tmp_path: Path) -> None:
     assert len(notes) == 1 and "names no wavelengths" in notes[0]
 
 
-@pytest.mark.parametrize("factor", [10_000, 1e-4])
-def test_other_units_are_refused(factor: float) -> None:
-    with pytest.raises(InputError, match=r"the values reach .* units"):
+@pytest.mark.parametrize(("factor", "refused"), [(1 / 40, True), (1 / 10, False), (10, False), (40, True)])
+def test_other_units_are_refused(factor: float, refused: bool) -> None:
+    with pytest.raises(InputError, match=r"the values reach .* units") if refused else nullcontext():
         lkca.upscale(Cube.from_array(samples() * np.float32(factor), meta()), model())
+
+
+def test_a_glint_is_no_other_unit() -> None:
+    x = samples()
+    x[2, 15, 5] = 1e4
+    lkca.upscale(Cube.from_array(x, meta()), model())
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

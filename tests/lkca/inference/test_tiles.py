@@ -107,7 +107,7 @@ def test_regions_in_map_coordinates() -> None:
     north_up = Affine(30, 0, 500_000, 0, -30, 5_000_000)
     cube = Cube.from_array(np.zeros((2, 40, 50)), CubeMeta(transform=north_up))
     assert parse_roi("500060,4999700,500150,4999940", cube) == Window(2, 2, 8, 3)
-    assert parse_roi("500061,4999701,500149,4999939", cube) == Window(2, 2, 8, 3)  # every pixel that is touched
+    assert parse_roi("500081,4999729,500121,4999921", cube) == Window(2, 2, 8, 3)  # every pixel that is touched
     assert parse_roi("0,0,500030,1e7", cube) == Window(0, 0, 40, 1)  # as far as there are any
     fine = Cube.from_array(np.zeros((2, 40, 50)), CubeMeta(transform=Affine(0.3, 0, 10, 0, -0.3, 50)))
     assert parse_roi("16.9,0,18.1,50", fine) == Window(0, 23, 40, 4)  # columns 22.9999… to 27.0000… in binary
@@ -116,7 +116,10 @@ def test_regions_in_map_coordinates() -> None:
     assert parse_roi(f"{min(x0, x1)},{min(y0, y1)},{max(x0, x1)},{max(y0, y1)}", turned) == Window(2, 5, 6, 10)
     for text, says in (
         ("0,0,10,10", "outside the scene"),
+        ("501500,4999700,502000,4999940", "outside the scene"),  # beside its last column
+        ("500060,5000030,500150,5000060", "outside the scene"),
         ("500150,0,500060,1e7", "exchanged"),
+        ("500060,1e7,500150,0", "exchanged"),
         ("1,2,3", "not understood"),
         ("0:9,0:99", "outside"),
     ):
@@ -288,7 +291,7 @@ def test_filling_does_not_depend_on_what_is_far() -> None:
 
 def test_spectra_are_interpolated() -> None:
     nan = np.nan
-    spectra = np.array([[nan, 1, nan, nan, 4], [2, nan, nan, nan, nan], [nan] * 5, [1, 2, 3, 4, 5]], dtype=np.float32)
+    spectra = np.array([[nan, 1, nan, nan, 4], [nan, 2, nan, nan, nan], [nan] * 5, [1, 2, 3, 4, 5]], dtype=np.float32)
     cube = np.ascontiguousarray(spectra.T[:, None])
     fill_spectra(cube)
     assert cube[:, 0].T.tolist() == [[1, 1, 2, 3, 4], [2] * 5, [0] * 5, [1, 2, 3, 4, 5]]
