@@ -180,7 +180,12 @@ def test_calibrated_factors_are_optimal_for_the_outputs(bias: bool) -> None:
 
     moments = collect_moments(model, [layer], x)[0]
     expected = singular_values(layer.matrix(), moments, centred=bias)
-    torch.testing.assert_close(analyze(model, calibration=x).layers[0].data_singular_values, expected)
+    found = analyze(model, calibration=x).layers[0]
+    torch.testing.assert_close(found.data_singular_values, expected)
+    shares = expected.square().cumsum(0) / expected.square().sum()
+    assert [c.data_energy for c in found.candidates] == [
+        pytest.approx(float(shares[c.rank - 1])) for c in found.candidates
+    ]
     for rank in (1, 2, 4, 8):
         plain, data = (factorize(model, rank={"2.0": rank}, calibration=c) for c in (None, x))
         assert lost(data) < 0.9 * lost(plain)
@@ -193,7 +198,7 @@ def test_calibrated_factors_are_optimal_for_the_outputs(bias: bool) -> None:
 def test_moments_are_those_of_the_patches() -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(3, 4, (3, 2), stride=(2, 1), padding=(2, 1), dilation=(1, 2), padding_mode="reflect").double()
-    net, x = nn.Sequential(conv), torch.randn(2, 3, 7, 6).double()
+    net, x = nn.Sequential(nn.Dropout(), conv), torch.randn(2, 3, 7, 6).double()  # in train mode
     moments = collect_moments(net, [Layer("0", conv, 1)], [x[:1], (x[1:], None)])[0]
     y = (conv(x) - conv.bias[:, None, None]).detach()
     mean = y.transpose(0, 1).flatten(1).mean(1)
@@ -256,7 +261,7 @@ def test_analysis_counts_the_whole_network(tmp_path: Path) -> None:
     assert (candidate.rank, candidate.weights) == (3, 3 * (54 + 24))
     assert candidate.energy == pytest.approx(float(first.energy_curve[2]))
     low = analyze(factorize(net, rank=3), torch.rand(1, 5, 8, 8))
-    assert low.layers[0].rank == 3 and low.layers[0].weights == candidate.weights
+    assert low.layers[0].rank == 3 and low.layers[0].weights == candidate.weights and low.layers[0].break_even == 2
     assert low.macs == convs - 9 * 6 * 24 * 5 * pixels + candidate.macs * 5 * pixels
     assert low.layers[0].macs_share == pytest.approx(candidate.macs * pixels / low.macs)
     with pytest.raises(LowRankError, match="already"):
@@ -264,6 +269,7 @@ def test_analysis_counts_the_whole_network(tmp_path: Path) -> None:
     lower = factorize(factorize(net, rank=8), rank=3)  # truncating in two steps is truncating once
     x = torch.rand(1, 5, 6, 6)
     torch.testing.assert_close(lower(x), factorize(net, rank=3)(x), atol=1e-5, rtol=0)
+    assert [type(module) for module in merge(lower).modules()] == [type(module) for module in net.modules()]
     assert found.plot(tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
     assert found.as_dict()["layers"][0]["candidates"][0]["rank"] == 3 and "upsample.0" in str(found)
 
@@ -293,7 +299,8 @@ def test_groups_that_share_a_convolution(rank: tuple[int, ...], macs: int) -> No
         return sum(p.numel() for name, p in model.named_parameters() if not name.endswith("bias"))
 
     found = analyze(layer, x).layers[0]
-    assert (found.macs, found.groups, found.weights) == (macs, 2, weights(layer))
+    assert (found.macs, found.groups, found.in_channels, found.weights) == (macs, 2, 6, weights(layer))
+    assert found.weight_share == weights(layer) / sum(p.numel() for p in layer.parameters())
     assert analyze(layer, x, ranks=[3]).layers[0].candidates[0].rank == 4  # of both together
     low = factorize_reported(nn.Sequential(layer), rank=2, calibration=x)
     assert low.layers[0].weights == (weights(layer), weights(low.model))
