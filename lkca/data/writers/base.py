@@ -249,18 +249,16 @@ class CubeWriter:
         self.close(commit=kind is None)
 
     def _put_in_place(self) -> None:
-        fresh: list[Path] = []
+        placed: list[Path] = []
         try:
             for temporary, _ in self._backend.pairs:
                 _flush(temporary)
             for temporary, final in self._backend.pairs:
-                existed = final.exists()
                 os.replace(temporary, final)
                 temporary.unlink(missing_ok=True)  # still there where both were names of one file already
-                if not existed:
-                    fresh.append(final)
+                placed.append(final)
         except OSError:
-            for final in fresh:  # half a pair is a partial output
+            for final in placed:  # half a pair is a partial output; beside an old header it would be read wrongly
                 with contextlib.suppress(OSError):
                     final.unlink()
             raise

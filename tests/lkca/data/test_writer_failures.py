@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from lkca.data import CubeMeta, Window, create_writer, open_cube, write_cube
+from lkca.data.writers.base import write_error
+from lkca.data.writers.geotiff import check_blocks
 from lkca.errors import InputError, OutputError
 
 NAMES = ["x.tif", "x.hdr", "x.bil", "x.npz", "x.mat"]
@@ -153,15 +155,37 @@ def test_a_directory_that_turns_out_unwritable(tmp_path: Path, name: str, monkey
 
 
 def test_no_space_is_told_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=CUBE.nbytes - 1))
     for name, options, needed in (
         ("x.tif", {}, "0.2"),
         ("x.tif", {"interleave": "bip"}, "0.5"),
         ("plain.tif", {"driver": "GTiff"}, "0.2"),
     ):
-        with pytest.raises(OutputError, match=f"{name}: needs {needed} MiB, 0.0 MiB are free"):
+        with pytest.raises(OutputError, match=f"{name}: needs {needed} MiB, 0.2 MiB are free"):
             write_cube(tmp_path / name, CUBE, META, **options)
         assert not list(tmp_path.iterdir())
+
+
+def test_samples_reach_the_disk_before_the_name_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, fsync, replace = list[str](), os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (calls.append("fsync"), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda source, target: (calls.append("replace"), replace(source, target)))
+    write_cube(tmp_path / "x.img", CUBE, META)
+    assert calls == ["fsync", "fsync", "replace", "replace"]
+
+
+@pytest.mark.parametrize("end", [-1, 0])
+def test_a_geotiff_that_ends_before_its_last_block(tmp_path: Path, end: int) -> None:
+    write_cube(tmp_path / "x.tif", CUBE, META, driver="GTiff")
+    os.truncate(tmp_path / "x.tif", (tmp_path / "x.tif").stat().st_size + end)
+    with pytest.raises(OSError, match="incomplete") if end else nullcontext():
+        check_blocks(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+def test_a_limit_of_space_is_told_as_such(code: int) -> None:
+    error = write_error(Path("x.tif"), OSError(code, os.strerror(code)))
+    assert f"the disk is full or a size limit is reached: {os.strerror(code)}" in str(error)
 
 
 @pytest.mark.parametrize("broken", [1, 2])
@@ -178,6 +202,16 @@ def test_a_failing_rename_leaves_no_half_pair(tmp_path: Path, broken: int, monke
     with pytest.raises(OutputError, match="Input/output error"):
         write_cube(tmp_path / "x.img", CUBE, META)
     assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(os, "replace", replace)
+    write_cube(tmp_path / "x.img", CUBE, META)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    calls.clear()
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OutputError, match="Input/output error"):
+        write_cube(tmp_path / "x.img", 2 * CUBE, META, overwrite=True)
+    if broken == 2:  # new samples would stand beside the header of the old ones
+        del before["x.img"]
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_mat5_limit_is_told_before_memory_is_taken(tmp_path: Path) -> None:
