@@ -148,7 +148,7 @@ def parse_meta(fields: dict[str, str], layout: EnviLayout, source: str) -> tuple
         if wavelengths is None and (units or "").lower() != "index":
             warnings.append(f"{source}: the wavelengths (units: {units}) are none that can be in nm; they are left out")
     names = _band_names(fields, bands)
-    if wavelengths is None and names is not None and not fields.get("wavelength"):
+    if wavelengths is None and names is not None:
         centres, unit = described_wavelengths(names)
         if centres is not None:
             wavelengths, fwhm = to_nanometers(centres, fwhm, unit)

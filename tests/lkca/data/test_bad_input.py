@@ -127,8 +127,11 @@ def test_data_without_header(tmp_path: Path) -> None:
 
 
 def test_truncated_envi(tmp_path: Path) -> None:
+    claim = r"x\.hdr claims 3 lines x 4 samples x 2 bands of 2-byte samples"
+    refused(envi(tmp_path, 47), rf"is truncated: holds 47 bytes, {claim} = 48 bytes")
     refused(
-        envi(tmp_path, 47), r"is truncated: holds 47 bytes, x\.hdr claims 3 lines x 4 samples x 2 bands.* = 48 bytes"
+        envi(tmp_path, 52, HEADER + "header offset = 5\n"),
+        rf"is truncated: holds 52 bytes, {claim} after 5 bytes = 53 bytes",
     )
 
 

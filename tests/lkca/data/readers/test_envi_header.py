@@ -15,7 +15,7 @@ from spectral.io import envi as spy_envi
 
 from lkca.data import CubeMeta, Window, open_cube, write_cube
 from lkca.data.envi_map import parse_map_info
-from lkca.data.readers.envi_header import DTYPES, parse_header, parse_layout, parse_meta
+from lkca.data.readers.envi_header import DTYPES, parse_header, parse_layout, parse_meta, read_header
 from lkca.data.writers.envi import header_text
 from lkca.errors import InputError, LkcaError
 
@@ -72,11 +72,18 @@ def test_spacing_case_comments_and_multi_line_lists() -> None:
         ("data ignore value = none", "data ignore value is 'none'"),
         ("map info = {UTM, 1, 1}", "map info"),
         ("map info = {UTM, 1, 1, 0, nan, 1, 1}", "map info"),
+        ("map info = {UTM, 1, 1, 0, 0, 1, 0}", "map info"),
     ],
 )
 def test_faults_are_named(line: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse(MINIMAL + line + "\n")
+
+
+def test_a_byte_order_mark(tmp_path: Path) -> None:
+    """As Windows' editors put it before the first line."""
+    (tmp_path / "x.hdr").write_text("\ufeff" + MINIMAL, encoding="utf-8")
+    assert read_header(tmp_path / "x.hdr") == parse_header(MINIMAL)
 
 
 @pytest.mark.parametrize("text", ["", "NCOLS 4\nNROWS 3\n", "\n"])
@@ -214,8 +221,11 @@ def test_esri_string_where_map_info_does_not_know_the_projection() -> None:
     wkt = CRS.from_epsg(3035).to_wkt(version="WKT1_ESRI")
     _, meta, _ = parse(MINIMAL + f"map info = {{Europe, 1, 1, 0, 0, 10, 10}}\ncoordinate system string = {{{wkt}}}\n")
     assert CRS.from_wkt(meta.crs).to_epsg() == 3035
-    _, meta, warnings = parse(MINIMAL + "coordinate system string = {PROJCS[rubbish}\n")
+    rubbish = "coordinate system string = {PROJCS[rubbish}\n"
+    _, meta, warnings = parse(MINIMAL + rubbish)
     assert meta.crs is None and "cannot be read" in warnings[0]
+    _, meta, warnings = parse(MINIMAL + "map info = {UTM, 1, 1, 0, 0, 10, 10, 10, North, WGS-84}\n" + rubbish)
+    assert CRS.from_wkt(meta.crs).to_epsg() == 32610 and not warnings
 
 
 @settings(max_examples=200, deadline=None)
@@ -295,7 +305,7 @@ def test_random_cubes_survive_a_round_trip(
 @pytest.mark.parametrize("order", [0, 1])
 @pytest.mark.parametrize("interleave", ["bsq", "bil", "bip"])
 def test_every_layout(tmp_path: Path, code: int, order: int, interleave: str) -> None:
-    dtype = np.dtype("<>"[order] + DTYPES[code])
+    dtype = np.dtype(spy_envi.envi_to_dtype[str(code)]).newbyteorder("<>"[order])
     cube = np.arange(2 * 3 * 4).reshape(2, 3, 4)  # bands, rows, cols
     axes = {"bsq": (0, 1, 2), "bil": (1, 0, 2), "bip": (1, 2, 0)}[interleave]
     (tmp_path / "x.raw").write_bytes(b"head!" + np.ascontiguousarray(cube.transpose(axes)).astype(dtype).tobytes())
@@ -317,19 +327,28 @@ def test_every_layout(tmp_path: Path, code: int, order: int, interleave: str) ->
 )  # fmt: skip
 def test_header_names(tmp_path: Path, data: str, header: str) -> None:
     (tmp_path / data).write_bytes(bytes(range(48)))
-    (tmp_path / header).write_text(MINIMAL)
+    (tmp_path / header).write_text(MINIMAL + "reflectance scale factor = 10\n")
     for name in (data, header):
         with open_cube(tmp_path / name) as cube:
-            assert cube.shape == (3, 4, 2)
+            assert cube.shape == (3, 4, 2) and cube.meta.scale_factor == 0.1  # GDAL, asked else, leaves it out
             assert {file.name for file in cube.files} == {data, header}
 
 
 def test_of_several_data_files_the_one_that_fits(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(bytes(7))
+    (tmp_path / "x.img").write_bytes(bytes(480))
     (tmp_path / "x.bil").write_bytes(bytes(48))
     (tmp_path / "x.hdr").write_text(MINIMAL)
     with open_cube(tmp_path / "x.hdr") as cube:
         assert cube.files[0].name == "x.bil"
+
+
+def test_a_second_name_of_the_data_is_no_other_file(tmp_path: Path) -> None:
+    (tmp_path / "x.hdr").write_text(MINIMAL)
+    (tmp_path / "x.img").write_bytes(bytes(48))
+    (tmp_path / "x.dat").hardlink_to(tmp_path / "x.img")
+    with open_cube(tmp_path / "x.hdr") as cube:
+        assert not cube.warnings
 
 
 def test_of_several_data_files_that_fit_one_is_named(tmp_path: Path) -> None:
@@ -390,3 +409,6 @@ def test_wavelengths_in_band_names() -> None:
     _, meta, _ = parse(MINIMAL + names + "wavelength = {400, 500}\n")
     np.testing.assert_allclose(meta.wavelengths, [400, 500])
     assert parse(MINIMAL + "band names = {ndvi, 600 nm}\n")[1].wavelengths is None
+    _, meta, _ = parse(MINIMAL + names + "wavelength = {1, 2}\nwavelength units = Index\n")
+    np.testing.assert_allclose(meta.wavelengths, [500, 610])
+    assert parse(MINIMAL + "band names = {of all bands}\n")[1].band_names is None
