@@ -12,13 +12,15 @@ import rasterio
 import scipy.io
 import spectral
 from affine import Affine
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
 from lkca.data import CubeMeta, Window, create_writer, open_cube, write_cube
 from lkca.data.writers import output_meta
+from lkca.data.writers.geotiff import create
 from lkca.errors import InputError, OutputError
 
 BANDS, ROWS, COLS = 6, 37, 41
@@ -32,7 +34,7 @@ META = CubeMeta(
     crs=CRS.from_epsg(32633).to_wkt(),
     transform=Affine(30, 0, 364095, 0, -30, 5809965),
     stored_dtype=np.dtype("int16"),
-    tags={"start_time": "2022-07-24T10:45:26", "description": "a {test}, with\ncommas"},
+    tags={"start_time": "2022-07-24T10:45:26", "LKCA_MODEL": "m", "description": "a {test}, with\ncommas"},
 )
 PHYSICAL = (STORED * 1e-4).astype(np.float32)
 PHYSICAL[:, 3, 4] = np.nan
@@ -73,7 +75,7 @@ def test_everything_survives(tmp_path: Path, name: str, options: dict) -> None:
         assert np.array_equal(meta.good_bands, META.good_bands)
         assert meta.transform == META.transform
         assert CRS.from_wkt(meta.crs).to_epsg() == 32633
-        assert meta.tags["start_time"] == META.tags["start_time"]
+        assert all(meta.tags[key] == META.tags[key] for key in ("start_time", "LKCA_MODEL"))
 
 
 @pytest.mark.parametrize("driver", ["COG", "GTiff"])
@@ -117,20 +119,21 @@ def test_gdal_reads_the_envi_output(tmp_path: Path) -> None:
 
 def test_gdal_and_spy_read_long_lists(tmp_path: Path) -> None:
     """GDAL reads nothing after a header line of more than 10 000 characters, which 426 band names fill easily."""
-    names = tuple(f"band {n} (a name; as long as some are)" for n in range(600))
+    names = tuple(f"band {n} (a name, as long as some are)" for n in range(600))
     meta = CubeMeta(
         wavelengths=np.linspace(400.123456, 2500.654321, 600), band_names=names, tags={"note": "a, " * 5000}
     )
+    plain = tuple(name.replace(",", ";") for name in names)  # a comma ends a name in a header
     write_cube(tmp_path / "x.img", np.ones((600, 2, 2), np.float32), meta)
     assert max(map(len, (tmp_path / "x.hdr").read_text().splitlines())) < 200
     with rasterio.open(tmp_path / "x.img") as dataset, open_cube(tmp_path / "x.img") as cube:
         assert len(dataset.tags(ns="ENVI")["wavelength"].split(",")) == 600
         assert [
             text.rpartition(" (")[0] if text.endswith("Nanometers)") else text for text in dataset.descriptions
-        ] == [*names]
-        assert cube.meta.band_names == names and np.allclose(cube.meta.wavelengths, meta.wavelengths, rtol=1e-9)
+        ] == [*plain]
+        assert cube.meta.band_names == plain and np.allclose(cube.meta.wavelengths, meta.wavelengths, rtol=1e-9)
     image = spectral.open_image(str(tmp_path / "x.hdr"))
-    assert image.metadata["band names"] == [*names] and np.allclose(image.bands.centers, meta.wavelengths)
+    assert image.metadata["band names"] == [*plain] and np.allclose(image.bands.centers, meta.wavelengths)
 
 
 @pytest.mark.parametrize("epsg", [32633, 32733, 26910, 25833, 4326, 4269, 3035, 2263])
@@ -147,12 +150,45 @@ def test_envi_map_info_reads_back(tmp_path: Path, epsg: int, angle: float) -> No
         assert dataset.crs.to_epsg() == epsg or (epsg in (4326, 4269) and dataset.crs.is_geographic)
 
 
-def test_envi_map_info_names_zone_and_datum(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("epsg", "named"),
+    [
+        (26910, "10, North, North America 1983"),
+        (32660, "60, North, WGS-84"),  # this and the others are the last zones
+        (32760, "60, South, WGS-84"),
+        (26923, "23, North, North America 1983"),
+        (26722, "22, North, North America 1927"),
+        (25838, "38, North, ETRS89"),
+    ],
+)
+def test_envi_map_info_names_zone_and_datum(tmp_path: Path, epsg: int, named: str) -> None:
     """As GDAL's driver does, so that readers that skip the coordinate system string find the CRS."""
     transform = Affine(1.75, 0, 500000, 0, -1.75, 4100000)
-    write_cube(tmp_path / "x.img", PHYSICAL, CubeMeta(crs=CRS.from_epsg(26910).to_wkt(), transform=transform))
+    write_cube(tmp_path / "x.img", PHYSICAL, CubeMeta(crs=CRS.from_epsg(epsg).to_wkt(), transform=transform))
     header = (tmp_path / "x.hdr").read_text()
-    assert "{UTM, 1, 1, 500000, 4100000, 1.75, 1.75, 10, North, North America 1983, units=Meters}" in header
+    assert f"{{UTM, 1, 1, 500000, 4100000, 1.75, 1.75, {named}, units=Meters}}" in header
+
+
+@pytest.mark.parametrize(("dtype", "predictor"), [("int16", "2"), ("float32", "3")])
+def test_packed_samples_are_predicted_by_their_kind(tmp_path: Path, dtype: str, predictor: str) -> None:
+    write_cube(tmp_path / "x.tif", PHYSICAL, META, dtype=dtype, driver="GTiff", compress="deflate")
+    with rasterio.open(tmp_path / "x.tif") as dataset:
+        assert dataset.tags(ns="IMAGE_STRUCTURE")["PREDICTOR"] == predictor
+
+
+@pytest.mark.parametrize("driver", ["COG", "GTiff"])
+def test_three_bands_of_bytes_are_no_colours(tmp_path: Path, driver: str) -> None:
+    write_cube(tmp_path / "x.tif", STORED[:3, 4:] % 256, CubeMeta(), dtype="uint8", driver=driver)
+    with rasterio.open(tmp_path / "x.tif") as dataset:
+        assert dataset.photometric is None or "RGB" not in str(dataset.photometric)
+        assert dataset.colorinterp == (ColorInterp.gray, ColorInterp.undefined, ColorInterp.undefined)
+
+
+def test_a_geotiff_may_be_larger_than_4_gib(tmp_path: Path) -> None:
+    """Whatever it is packed to, which nobody knows when the file is begun."""
+    meta = CubeMeta(stored_dtype=np.dtype("float32"))
+    create(tmp_path / "x.tif", (33000, 33000, 1), meta, COMPRESS="DEFLATE", SPARSE_OK="TRUE").close()
+    assert (tmp_path / "x.tif").read_bytes()[:4] == b"II+\0"  # a BigTIFF
 
 
 def test_containers_hold_what_they_say(tmp_path: Path) -> None:
@@ -330,8 +366,12 @@ def test_missing_samples_of_64_bits(tmp_path: Path, dtype: str, given: float | N
         assert back.meta.stored_dtype == dtype and np.array_equal(back.read(), holed, equal_nan=True)
 
 
-def test_mirrored_grid_in_envi_is_told(tmp_path: Path) -> None:
-    south_up = META.replace(transform=Affine(30, 0, 0, 0, 30, 0))
+@pytest.mark.parametrize(
+    "transform", [Affine(30, 0, 0, 0, 30, 0), Affine(3, -4, 0, 4, -3, 0), Affine(30, 0, 0, 0, 0, 0)], ids=str
+)
+def test_grids_that_envi_cannot_say_are_told(tmp_path: Path, transform: Affine) -> None:
+    """Mirrored, sheared, without height."""
+    south_up = META.replace(transform=transform)
     report = write_cube(tmp_path / "x.img", PHYSICAL, south_up)
     assert "mirrored or sheared" in report.warnings[0]
     assert open_cube(tmp_path / "x.img").meta.transform is None
@@ -341,6 +381,7 @@ def test_mirrored_grid_in_envi_is_told(tmp_path: Path) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.text(max_size=10), st.text(max_size=20), max_size=4), st.text(max_size=10))
+@example({"bbl": "x", "Header Offset": "9", "file compression": "1"}, "a, b")
 def test_no_tag_breaks_a_writer(tmp_path: Path, tags: dict[str, str], name: str) -> None:
     meta = CubeMeta(tags=tags, band_names=(name, "second"), wavelengths=np.array([500.0, 600.0]))
     for file in ("x.tif", "x.img", "x.npz", "x.mat"):

@@ -67,21 +67,24 @@ def test_geotiff_spectral_places(tmp_path: Path) -> None:
             assert cube.meta.transform == Affine(2, 0, 100, 0, -2, 200)
             assert cube.good_bands.all() == (name != "envi")
     assert np.allclose(open_cube(tmp_path / "imagery.tif").meta.fwhm, 10)
-    assert open_cube(tmp_path / "none.tif").meta.wavelengths is None
+    meta = open_cube(tmp_path / "none.tif").meta
+    assert meta.wavelengths is None and not meta.tags
 
 
-@pytest.mark.parametrize("dtype", ["int16", "uint16", "float32"])
+@pytest.mark.parametrize("dtype", ["int16", "int32", "uint16", "float32"])
 def test_an_alpha_band_is_a_mask(tmp_path: Path, dtype: str) -> None:
     """As gdalwarp -dstalpha leaves it, whose fill value is 0; of four bands the last may be a spectral one."""
     bands, rows, cols = CUBE.shape
     alpha = np.full((rows, cols), 255)
     alpha[3, 4] = 0
+    base = 2**24 if dtype == "int32" else 0  # from where on float32 holds only some integers
     for count in (bands, 3):
-        stored = np.concatenate([np.where(alpha, CUBE[:count], 0), alpha[None]]).astype(dtype)
+        stored = np.concatenate([np.where(alpha, CUBE[:count].astype(int) + base, 0), alpha[None]]).astype(dtype)
         shape = {"count": count + 1, "height": rows, "width": cols, "dtype": dtype}
         with rasterio.open(tmp_path / "x.tif", "w", driver="GTiff", **shape) as dataset:
             dataset.colorinterp = [ColorInterp.gray, *[ColorInterp.undefined] * (count - 1), ColorInterp.alpha]
             dataset.write(stored)
+            dataset.offsets = [-base] * (count + 1)
             for band in range(count):
                 dataset.update_tags(band + 1, wavelength=str(500 + band))
         with open_cube(tmp_path / "x.tif") as cube:
@@ -91,7 +94,7 @@ def test_an_alpha_band_is_a_mask(tmp_path: Path, dtype: str) -> None:
             assert cube.bands == bands and np.array_equal(cube.meta.wavelengths, 500.0 + np.arange(bands))
             assert "last band, 6, is alpha" in cube.warnings[0]
             assert np.argwhere(~cube.valid_mask()).tolist() == [[3, 4]] and cube.meta.stored_dtype == dtype
-            assert np.array_equal(cube.read(bands=[4, 0])[:, 0], stored[[4, 0], 0].astype(np.float32))
+            assert np.array_equal(cube.read(bands=[4, 0])[:, 0], CUBE[[4, 0], 0])
 
 
 def test_geotiff_scales_mask_and_nodata_per_band(tmp_path: Path) -> None:
@@ -140,6 +143,18 @@ def test_bands_with_different_nodata_values(tmp_path: Path) -> None:
         np.testing.assert_array_equal(cube.read()[:, 0], expected)
         np.testing.assert_array_equal(cube.read(bands=[2, 0])[:, 0], [expected[2], expected[0]])
         assert cube.meta.stored_dtype == np.int16 and np.isnan(cube.meta.nodata)
+
+
+def test_no_integer_is_a_nodata_value_of_nan(tmp_path: Path) -> None:
+    with write_tiff(tmp_path / "x.tif", CUBE[:1]) as dataset:
+        dataset.write(CUBE[:1])
+    (tmp_path / "x.vrt").write_text(
+        '<VRTDataset rasterXSize="9" rasterYSize="12"><VRTRasterBand dataType="UInt16" band="1">'
+        '<NoDataValue>nan</NoDataValue><SimpleSource><SourceFilename relativeToVRT="1">x.tif</SourceFilename>'
+        "<SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    with open_cube(tmp_path / "x.vrt") as cube:
+        assert np.array_equal(cube.read(), CUBE[:1]) and cube.meta.nodata is None and not cube.warnings
 
 
 def test_bands_of_different_types(tmp_path: Path) -> None:
