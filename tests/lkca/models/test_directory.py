@@ -35,12 +35,13 @@ def config_of(net: LKCANet) -> ModelConfig:
         architecture=describe_architecture(net),
         scale=SCALE,
         bands=BandSet(count=BANDS + 1, used=[0, 1, 2, 3, 5], wavelengths_nm=[400.0, 500, 600, 700, 800, 900]),
-        degradation=Degradation(scale=SCALE),
-        normalisation=Normalisation(peak=4095.0),
+        degradation=Degradation(scale=SCALE, method="gaussian", sigma=0.8),
+        normalisation=Normalisation(offset=-0.25, peak=4095.0),
         training=TrainingRecord(
             data=[TrainingData(name="a.tif", rows=9, cols=8, region="0:8,0:8")],
             seed=1,
             seconds=2.5,
+            interrupted=True,
             device="cpu",
             details={"prior": {"scenes": "synthetic"}},
         ),
@@ -78,7 +79,17 @@ def test_round_trip(saved: Path) -> None:
     assert sorted(p.name for p in saved.iterdir()) == sorted([WEIGHTS, CONFIG, CARD])
     assert sorted(p.name for p in saved.parent.iterdir()) == ["model"]
     card = (saved / CARD).read_text()
-    for words in ("# LKCANet ×2, 6 bands", "(400–900 nm)", "a.tif", "| student | 31.5 |", '`{"scenes": "synthetic"}`'):
+    size = sum(tensor.numel() for tensor in net.state_dict().values() if tensor.is_floating_point())
+    for words in (
+        "# LKCANet ×2, 6 bands",
+        "(400–900 nm). The network sees 5; the others (bad or empty in training) are upscaled by bicubic.",
+        "(value − -0.25) / 4095.",
+        "gaussian (sigma 0.8 fine pixels) ×1/2",
+        "a.tif",
+        f"{size:,} numbers in the weights; 2 s on cpu, seed 1, stopped before its time budget.",
+        'Started from lkca\'s shipped prior: `{"scenes": "synthetic"}`',
+        "| student | 31.5 |",
+    ):
         assert words in card
 
 
@@ -216,6 +227,11 @@ def test_weights_of_an_unknown_type(saved: Path) -> None:
     assert "holds tensors of type I16" in refusal(saved)
 
 
+def test_weights_of_another_precision_are_used_in_float32(saved: Path) -> None:
+    save_file({name: tensor.half() for name, tensor in load_file(saved / WEIGHTS).items()}, saved / WEIGHTS)
+    assert {tensor.dtype for tensor in load_model(saved).net.state_dict().values()} == {torch.float32}
+
+
 @pytest.mark.parametrize("name", ["head.weight", "extra"])
 def test_missing_and_surplus_tensors(saved: Path, name: str) -> None:
     weights = load_file(saved / WEIGHTS)
@@ -336,9 +352,19 @@ def test_ctrl_c_is_told_after_the_rename_that_it_met(
     assert [p.name for p in saved.parent.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize(("place", "says"), [("file/model", "is not a directory"), ("missing/model", "does not exist")])
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("file/model", "is not a directory"),
+        ("missing/model", "does not exist"),
+        ("file", "exists and is not a directory"),
+        ("link", "exists and is not a directory"),
+    ],
+)
 def test_unusable_places(tmp_path: Path, place: str, says: str) -> None:
     (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
     net = network()
     with pytest.raises(InputError, match=says):
         save_model(tmp_path / place, net, config_of(net))

@@ -42,6 +42,7 @@ def test_low_rank_upsample_equals_its_merged_convolution(groups: int) -> None:
 
 def test_channel_attention_is_squeeze_and_excitation() -> None:
     torch.manual_seed(0)
+    assert ChannelAttention(3, reduction=4).fc1.out_channels == 1
     se = ChannelAttention(8, reduction=2)
     x, residual = torch.randn(2, 8, 5, 3), torch.randn(2, 8, 5, 3)
     gate = torch.sigmoid(se.fc2(F.relu(se.fc1(x.mean((2, 3), keepdim=True)))))
@@ -80,6 +81,15 @@ def test_block_is_homogeneous_and_copies() -> None:
         LargeKernelBlock(4, kernel_size=4)
     with pytest.raises(ValueError, match="expansion"):
         LargeKernelBlock(4, expansion=0)
+
+
+def test_the_last_factor_starts_as_a_convolution_of_torch() -> None:
+    torch.manual_seed(0)
+    layer = LowRankUpsample(6, 4, 2, rank=3)
+    torch.manual_seed(0)
+    reduce, last = torch.nn.Conv2d(6, 3, 3, bias=False), torch.nn.Conv2d(3, 16, 1)
+    assert torch.equal(layer.reduce.weight, reduce.weight)
+    assert torch.equal(layer.weight, last.weight[:, :, 0, 0]) and torch.equal(layer.bias, last.bias)
 
 
 def test_block_starts_near_the_identity() -> None:
