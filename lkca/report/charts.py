@@ -68,8 +68,9 @@ def line_chart(
 ) -> Chart | None:
     """A chart of all series on shared axes; None where no value is finite (and positive, if ``log_y``).
 
-    shades: (from, to) in x, for what does not count. marks: (x, label). break_gaps: no line
-    across more than three usual steps of x (bands that a file lacks). Long series are thinned to 1200 points.
+    shades: (from, to) in x, for what does not count. marks: (x, label). from_zero: the axis of y shows 0; not with
+    ``log_y``. break_gaps: no line across more than three usual steps of x (bands that a file lacks). Long series are
+    thinned to 1200 points.
     """
     known = [_clean(s, log_y, break_gaps) for s in series]
     known = [s for s in known if np.isfinite(s.y).any()]
@@ -79,7 +80,7 @@ def line_chart(
     ys = np.concatenate([s.y[np.isfinite(s.y)] for s in known])
     x_low, x_high = _span(float(xs.min()), float(xs.max()))
     y_low, y_high = float(ys.min()), float(ys.max())
-    if from_zero and not log_y:
+    if from_zero:
         y_low, y_high = min(0.0, y_low), max(0.0, y_high)
     y_low, y_high = _span(y_low, y_high)
     pad = 0.04 * (y_high - y_low)

@@ -9,7 +9,7 @@ import pytest
 
 from lkca.data.synthetic import synthesize
 from lkca.metrics import evaluate
-from lkca.visual import Composite, choose_pixels, error_map, runs, spectral_angle_map
+from lkca.visual import Composite, choose_pixels, error_map, runs, spectral_angle_map, value_name
 
 NM = np.linspace(400, 2500, 43)  # every 50 nm
 
@@ -22,6 +22,8 @@ def test_colours_are_the_nearest_good_bands() -> None:
     good[5] = False
     assert Composite.of(cube, NM, good).bands[0] == 4
     assert Composite.of(cube, NM).name == "650, 550, 450 nm"
+    for red, near in ((700, True), (701, False)):  # 60 nm from 640 nm, and more
+        assert Composite.of(cube[:3], np.array([460, 550, red])).by_wavelength == near
 
 
 @pytest.mark.parametrize("wavelengths", [None, NM + 1000])
@@ -48,7 +50,7 @@ def test_the_stretch_is_shared_and_clips_two_percent() -> None:
     assert false.bands == (2, 1, 0)
     np.testing.assert_allclose(false.high, np.array([4, 2, 1]) * 0.98, rtol=1e-3)
     dimmer = composite.render(cube * 0.5)  # another picture of the scene: the same limits, so it is darker
-    assert dimmer.max() < 0.8
+    assert dimmer.max() == pytest.approx(((4 * 0.5 - 0.02) / (4 * 0.98 - 0.02)) ** 0.7, rel=1e-3)
 
 
 def test_missing_pixels_are_grey_and_do_not_move_the_stretch() -> None:
@@ -108,6 +110,10 @@ def test_pixels_are_unlike_and_apart() -> None:
     assert len(choose_pixels(truth, count=300)) < 300  # apart, so not that many fit
     assert len(choose_pixels(truth, good_bands=np.zeros(len(truth), dtype=bool))) == 1  # all alike
     assert choose_pixels(np.full((3, 9, 9), np.nan)) == []
+    truth[:, 20:24, 5:9] = np.array([0, 0, 0.01])[:, None, None]  # as unlike as can be, but of noise
+    truth[2, :, 40:] = 0
+    truth[1, :, 40:] = 1
+    assert not any(20 <= row < 24 and 5 <= col < 9 for row, col in choose_pixels(truth, count=3))
     assert len(choose_pixels(np.ones((3, 2, 2)))) >= 1
 
 
@@ -129,6 +135,10 @@ def test_bad_arguments_are_told() -> None:
         Composite.of(cube, None, np.zeros(43, dtype=bool))
     with pytest.raises(ValueError, match="true, cir"):
         Composite.of(cube, NM, kind="thermal")  # type: ignore[arg-type]
+
+
+def test_values_that_may_be_reflectance() -> None:
+    assert value_name(1.9) == "reflectance" and value_name(2.0) == value_name(4095.0) == "value"
 
 
 def test_runs_of_bad_bands() -> None:

@@ -99,7 +99,7 @@ def test_a_file_that_computes_something_else_is_removed(
     def wrong_by(added: float) -> Callable[..., Callable[[torch.Tensor], torch.Tensor]]:
         def write(*args: Any, **kwargs: Any) -> Callable[[torch.Tensor], torch.Tensor]:
             run = honest(*args, **kwargs)
-            return lambda cube: run(cube) + added
+            return lambda cube: run(cube) + (added if len(cube) == 2 else 0)  # in the last comparison alone
 
         return write
 

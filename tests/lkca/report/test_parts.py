@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
+import itertools
 import re
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lkca.data import Cube, CubeMeta, Window
 from lkca.errors import InputError
 from lkca.evaluation import Evaluation, evaluate_model, evaluate_prediction
 from lkca.inference.array import bicubic_array
+from lkca.lowrank.analyze import Candidate, analyze
+from lkca.models import LKCANet, LKCANetConfig
+from lkca.nn import PixelShuffleUpsample
 from lkca.report.build import report_of_model
 from lkca.report.charts import Series, line_chart
 from lkca.report.page import render
 from lkca.report.pictures import choose_crops, colour_bar, encode, paint, round_limit
 from lkca.report.sections import scene, training_charts
-from lkca.report.tables import score_table
+from lkca.report.speed import Speed, Timing, measure_speed
+from lkca.report.tables import rank_table, score_table, speed_table
 from lkca.report.view import SceneView, view_of_evaluation, view_of_files
 from lkca.training.progress import Progress
 from lkca.views import SIDE, central_window, pictured_window
+from lkca_kernels.backends import use_backend
 
 NM = np.linspace(450.0, 950.0, 6)
 
@@ -74,7 +84,8 @@ def test_a_chart_breaks_at_missing_values_and_lacking_bands() -> None:
 def test_logarithmic_axes_and_long_series() -> None:
     y = 10.0 ** np.linspace(0, -9, 5000)
     chart = line_chart("t", [Series("a", "model", np.arange(5000.0), y)], "x", "y", log_y=True)
-    assert chart is not None and len(numbers(chart.lines[0].path)) <= 1200
+    assert chart is not None and 600 < len(numbers(chart.lines[0].path)) <= 1200
+    assert chart.description.endswith("a: 1.017e-09 to 1.")
     assert 3 <= len(chart.y_ticks) <= 10 and all(label.startswith(("1", "0.")) for _, label in chart.y_ticks)
     heights = [y for y, _ in chart.y_ticks]
     np.testing.assert_allclose(np.diff(heights), np.diff(heights)[0], atol=0.05)  # whole decades, evenly spaced
@@ -205,6 +216,46 @@ def test_scenes_beyond_the_first_four_are_scored_only() -> None:
     for result in results:
         for row in score_table(result).rows:
             assert all(f"<td>{cell}</td>" in page for cell in row[1:])
+
+
+def test_scores_and_their_differences() -> None:
+    worse = SimpleNamespace(mpsnr=30.0, mssim=0.9, sam=2.0, cc=0.98, rmse=0.03, ergas=5.0)
+    better = SimpleNamespace(mpsnr=31.256, mssim=0.95, sam=1.877, cc=0.99, rmse=0.025, ergas=4.0)
+    scene = {"source": "a.tif", "scale": 2, "window": "", "protocol": "", "peak": 1.0, "bands": NM, "degradation": None}
+    table = score_table(SimpleNamespace(scores={"bicubic": worse, "model": better}, **scene))
+    assert table.columns == ("", "MPSNR dB", "MSSIM", "SAM °", "CC", "RMSE", "ERGAS")
+    assert table.rows[1:] == (
+        ("model", "31.26", "0.9500", "1.877", "0.9900", "0.02500", "4.000"),
+        ("difference", "+1.26", "+0.0500", "-0.123", "+0.0100", "-0.00500", "-1.000"),
+    )
+
+
+def test_a_rank_is_weighed_against_the_layer_as_it_is() -> None:
+    torch.manual_seed(0)
+    layer = dataclasses.replace(
+        analyze(PixelShuffleUpsample(6, 4, 2)).layers[0], weights=1000, macs=2000,
+        candidates=(Candidate(rank=3, energy=0.9, data_energy=None, weights=400, macs=500),),
+    )  # fmt: skip
+    assert rank_table(layer, 5000).rows == (("3", "90.00%", "400", "40%", "25%"),)
+
+
+def test_speed_is_told_in_milliseconds_and_beside_bicubic() -> None:
+    timings = (Timing("bicubic", "reference", 0.004), Timing("model", "cpu", 0.001))
+    table = speed_table(Speed(timings, bands=3, scale=2, side=500, rounds=7, device="the CPU", threads=1))
+    assert table.rows == (("bicubic", "reference", "4.00", "250", "1.00"), ("model", "cpu", "1.00", "1e+03", "0.25"))
+
+
+def test_speed_is_the_median_without_the_first_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = itertools.count()
+
+    def clock() -> float:
+        call = next(calls)  # two of each of two candidates in each round, the first of which takes 100 s
+        return call % 2 * (100.0, 9, 1, 2, 3, 4, 5, 6)[call // 4]
+
+    monkeypatch.setattr(time, "perf_counter", clock)
+    with use_backend("reference"):
+        speed = measure_speed(LKCANet(LKCANetConfig(bands=2, scale=2, width=4, blocks=1)), torch.device("cpu"))
+    assert [timing.seconds for timing in speed.timings] == [4, 4]
 
 
 def test_encode_keeps_every_pixel() -> None:
