@@ -84,6 +84,7 @@ def test_layout_and_empty() -> None:
     assert bicubic_upsample(x, 2).is_contiguous()
     assert bicubic_upsample(torch.empty(0, 3, 5, 4), 2).shape == (0, 3, 10, 8)
     assert bicubic_upsample(torch.empty(1, 3, 0, 4), 2).shape == (1, 3, 0, 8)
+    assert bicubic_upsample(torch.empty(1, 3, 0, 4, requires_grad=True), 2).requires_grad
 
 
 def test_a_missing_sample_stays_within_its_reach() -> None:
@@ -128,6 +129,7 @@ def test_half_sums_do_not_overflow() -> None:
     assert bicubic._way(x) is bicubic._by_banded_product
     x[0, 0, 3, 3] = torch.inf
     assert bicubic._way(x) is bicubic._by_taps
+    assert bicubic._way(x.to("meta")) is bicubic._by_taps  # as on a GPU, whose products may be tf32
 
 
 def test_wrong_arguments() -> None:
