@@ -55,6 +55,7 @@ def test_automatic_choice() -> None:
     def mapped(z: torch.Tensor) -> torch.Tensor:
         told = lkca_kernels.explain("lowrank_pixel_shuffle", z, WEIGHT, upscale_factor=2)
         assert told.chosen == "reference" and "torch.func" in told.reason
+        assert not CPU_BUILT or "torch.func" in told.refusals["cpu"]
         return z
 
     torch.func.vmap(mapped)(Z[None])

@@ -30,7 +30,7 @@ WRONG: list[tuple[type[Exception], str, Callable[[], Any]]] = [
     (TypeError, "weight: expected torch.float32, the dtype of z, got torch.float64", lambda: _lowrank(Z, W.double())),
     (ValueError, "weight: expected device cpu, the one of z, got meta", lambda: _lowrank(Z, W.to("meta"))),
     (TypeError, "weight: expected a dense tensor", lambda: _lowrank(Z, W.to_sparse())),
-    (ValueError, "weight: expected (C*s*s, R) with s*s = 4 and R = 3", lambda: _lowrank(Z, W[:7])),
+    (ValueError, "weight: expected (C*s*s, R) with s*s = 4 and R = 3", lambda: _lowrank(Z, W[:6])),
     (ValueError, "weight: expected (C*s*s, R)", lambda: _lowrank(Z, W[:, :2])),
     (ValueError, "bias: expected (C*s*s,) = (8,), got (7,)", lambda: _lowrank(Z, W, B[:7])),
     (ValueError, "gate: expected (B, C) = (2, 2), got (1, 2)", lambda: _lowrank(Z, W, B, G[:1])),
