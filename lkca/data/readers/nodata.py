@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from lkca.data.codec import nodata_code
 from lkca.data.cube import Cube
+from lkca.data.readers.cf import StoredSamples
 from lkca.data.window import Window
 from lkca.errors import LkcaError
 
@@ -18,7 +20,10 @@ _SHARE = 0.01  # of their pixels
 
 
 def declare_nodata(cube: Cube, value: float) -> None:
-    """Samples stored as ``value`` are missing, whatever the file says; a mask beside them stays."""
+    """Samples stored as ``value`` are missing, whatever the file says, by its ``valid_range`` too; a mask beside them
+    stays."""
+    if isinstance(cube._read_stored, StoredSamples):
+        cube._read_stored = replace(cube._read_stored, valid=None)
     dtype = cube.meta.stored_dtype
     if dtype is not None and not math.isnan(value) and nodata_code(dtype, value) is None:
         cube.warnings += (f"{cube.source}: no sample of {dtype} can be the nodata value {value:.17g}",)

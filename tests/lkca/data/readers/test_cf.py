@@ -155,6 +155,8 @@ def test_the_valid_range(tmp_path: Path, dtype: str, attrs: dict[str, Any], low:
     upscale(file, "bicubic", scale=2, output=tmp_path / "x2.img")
     with open_cube(tmp_path / "x2.img") as finer:
         assert np.array_equal(np.isnan(finer.read()[:, ::2, ::2]), ~valid)
+    with open_cube(file, nodata=1.0) as cube:  # the range may be wrong too
+        assert np.array_equal(np.isnan(cube.read()), stored == 1)
 
 
 @pytest.mark.parametrize("attrs", [{}, {"valid_range": np.array([0, 1], np.int8)}])
