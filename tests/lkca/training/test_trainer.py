@@ -404,7 +404,7 @@ def test_what_a_kill_left_half_written_is_cleared_away(
             run(folder, again, resume=True)
     assert (folder / "config.yaml").read_text() == text
     assert run(folder, again, resume=True).metrics == load_model(folder / "best").config.validation.scores
-    assert not list(folder.glob(".*"))
+    assert [path.name for path in folder.glob(".*")] == [".lock"]
 
 
 @pytest.mark.parametrize(
