@@ -31,7 +31,10 @@ FLAGS = ["-O1", "-g1", "-std=c++20", "-fPIC", "-fno-omit-frame-pointer", f"-fsan
 # instruction set.
 FILES = (("cpu_bounds.py",), ("stored.py", "cpu_backend.py", "checks.py", "arithmetic.py::test_any_sizes"))
 # Memory is another under a sanitizer; the others run in a process that has no sanitizer or on another backend.
-DESELECT = "not triton and not cuda_ and not huge_pages and not peak_memory and not environment and not pages_around"
+DESELECT = (
+    "not triton and not cuda_ and not huge_pages and not peak_memory and not too_little_memory and not environment "
+    "and not pages_around"
+)
 FAULT = """
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
