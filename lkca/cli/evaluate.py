@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from lkca.models.directory import LoadedModel
     from lkca.models.prior import Prior
 
-__all__ = ["EXAMPLES", "evaluate_command", "evaluate_files", "print_evaluation", "unscored", "write_panel"]
+__all__ = ["EXAMPLES", "end_by", "evaluate_command", "evaluate_files", "print_evaluation", "unscored", "write_panel"]
 
 EXAMPLES = examples(
     'lkca evaluate -m model scene.tif --region "68:,:" --panel compare.png',
@@ -156,8 +156,7 @@ def evaluate_command(
     if report is not None and results:
         write_report(report, page)
         note(f"report written to {report}")
-    if failed:
-        raise typer.Exit(max(error.exit_code for error in failed.values()))
+    end_by(failed)
 
 
 def evaluate_files(
@@ -210,6 +209,12 @@ def evaluate_files(
 def unscored(failed: Mapping[str, LkcaError]) -> tuple[str, ...]:
     """Remarks of a page on the files that it lacks."""
     return tuple(f"{file} could not be scored: {error}" for file, error in failed.items())
+
+
+def end_by(failed: Mapping[str, LkcaError]) -> None:
+    """Ends the command with the highest exit code of the files' errors, if there are any."""
+    if failed:
+        raise typer.Exit(max(error.exit_code for error in failed.values()))
 
 
 def print_evaluation(result: Evaluation) -> None:

@@ -89,7 +89,7 @@ def report_command(
     Of a model, evaluated on files or alone; or of a finished cube, beside the input it was made of, its truth, or
     both. The page is a single file that opens anywhere and loads nothing.
     """
-    from lkca.cli.evaluate import evaluate_files, unscored
+    from lkca.cli.evaluate import end_by, evaluate_files, unscored
     from lkca.inference.array import resolve_device
     from lkca.models.shipped import find_model
     from lkca.report.build import MOST_PICTURED, report_of_files, report_of_model
@@ -130,8 +130,7 @@ def report_command(
         report.notes = (*report.notes, *unscored(failed))
         write_report(output, report)
         print_line(f"{output}: {output.stat().st_size / 1e6:.2f} MB, one file")
-    if failed:
-        raise typer.Exit(max(error.exit_code for error in failed.values()))
+    end_by(failed)
 
 
 def check_report(path: Path, *, overwrite: bool, inputs: Iterable[str]) -> None:
