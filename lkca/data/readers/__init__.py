@@ -6,11 +6,10 @@ import os
 from pathlib import Path
 
 from lkca.data.cube import Cube
-from lkca.data.readers.cf import NEVER_WRITTEN
 from lkca.data.readers.envi import find_data, find_header, is_header, open_envi
 from lkca.data.readers.hdf5 import open_hdf5
 from lkca.data.readers.matlab import open_matlab
-from lkca.data.readers.nodata import declare_nodata, warn_of_fill
+from lkca.data.readers.nodata import declare_nodata, names_nodata, warn_of_fill
 from lkca.data.readers.numpy import open_npy, open_npz
 from lkca.data.readers.raster import open_raster
 from lkca.errors import InputError, LkcaError
@@ -61,7 +60,7 @@ def open_cube(
     try:
         if nodata is not None:
             declare_nodata(cube, nodata)
-        elif cube.meta.nodata is None or cube.meta.nodata in NEVER_WRITTEN.values():  # the netCDF library's
+        elif not names_nodata(cube):
             warn_of_fill(cube)
         if cube.meta.nodata is not None or (cube.meta.stored_dtype is not None and cube.meta.stored_dtype.kind == "f"):
             cube.mark_empty_bands()

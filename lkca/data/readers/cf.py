@@ -24,7 +24,6 @@ from lkca.data.window import Window
 
 __all__ = [
     "MAX_ITEMS",
-    "NEVER_WRITTEN",
     "StoredSamples",
     "attribute_text",
     "in_units_of",
@@ -36,7 +35,7 @@ _MISSING = ("_FillValue", "missing_value", "Data_Ignore_Value", "Data Ignore Val
 MAX_ITEMS = 64  # of an attribute that is read as text
 # What the netCDF library leaves where a variable has no _FillValue. Of bytes it may be a sample; that of 64-bit
 # integers is no float, as nodata values are.
-NEVER_WRITTEN = {
+_NEVER_WRITTEN = {
     "i2": -32767.0, "u2": 65535.0, "i4": -2147483647.0, "u4": 4294967295.0, "f4": 9.969209968386869e36,
     "f8": 9.969209968386869e36,
 }  # fmt: skip
@@ -65,7 +64,8 @@ class StoredSamples:
 
     read: windows of the dataset. dtype: unsigned where ``_Unsigned`` says so. nodata: the value that stands for missing
     samples, NaN where of integers ``valid`` alone tells which they are. others: further such values. valid: the least
-    and the largest sample that is not missing. What these two tell becomes NaN, in blocks of a float type.
+    and the largest sample that is not missing. What these two tell becomes NaN, in blocks of a float type. named: False
+    where ``nodata`` is what the netCDF library leaves unwritten, which no attribute names.
     """
 
     read: StoredReader
@@ -73,6 +73,7 @@ class StoredSamples:
     nodata: float | None
     others: tuple[np.generic, ...] = ()
     valid: tuple[np.generic, np.generic] | None = None
+    named: bool = True
 
     @classmethod
     def of(cls, dataset: h5py.Dataset, read: StoredReader) -> StoredSamples:
@@ -90,7 +91,8 @@ class StoredSamples:
             ]
 
         listed = [value for name in _MISSING if name in dataset.attrs for value in _numbers(dataset.attrs[name])]
-        never_written = NEVER_WRITTEN.get(dataset.dtype.str[1:])
+        never_written = _NEVER_WRITTEN.get(dataset.dtype.str[1:])
+        named = bool(listed)
         if never_written is not None and "_FillValue" not in dataset.attrs and dataset.fillvalue == never_written:
             listed.append(never_written)
         listed = meant(listed)
@@ -99,7 +101,7 @@ class StoredSamples:
         valid = _ends(dtype, *meant(_valid_range(dataset)))
         if valid is not None and not known and dtype.kind != "f":
             nodata = np.nan
-        return cls(read, dtype, nodata, tuple(known[1:]), valid)
+        return cls(read, dtype, nodata, tuple(known[1:]), valid, named or not listed)
 
     def __call__(self, window: Window, bands: np.ndarray) -> np.ndarray:
         block = self.read(window, bands)

@@ -13,7 +13,7 @@ from lkca.data.readers.cf import StoredSamples
 from lkca.data.window import Window
 from lkca.errors import LkcaError
 
-__all__ = ["declare_nodata", "warn_of_fill"]
+__all__ = ["declare_nodata", "names_nodata", "warn_of_fill"]
 
 _SIDE, _BANDS = 32, 8  # of the nine windows that are looked at
 _SHARE = 0.01  # of their pixels
@@ -30,6 +30,12 @@ def declare_nodata(cube: Cube, value: float) -> None:
         if cube.meta.nodata is not None and math.isnan(cube.meta.nodata):
             return
     cube.meta = cube.meta.replace(nodata=float(value))
+
+
+def names_nodata(cube: Cube) -> bool:
+    """Whether the file says what stands for missing samples."""
+    stored = cube._read_stored
+    return cube.meta.nodata is not None and (not isinstance(stored, StoredSamples) or stored.named)
 
 
 def warn_of_fill(cube: Cube) -> None:

@@ -42,6 +42,16 @@ def test_an_unnamed_nodata_value(tmp_path: Path, dtype: type, fill: int) -> None
         assert np.isnan(cube.read()[:, 3:5, 2:6]).all() and np.isfinite(cube.read()).sum() == (12 * 9 - 8) * 5
 
 
+def test_a_nodata_value_that_is_named_ends_the_search(tmp_path: Path) -> None:
+    """It may be the number that the netCDF library leaves in samples that nobody wrote."""
+    with write_tiff(tmp_path / "x.tif", CUBE.astype(np.uint16), nodata=65535) as dataset:
+        stored = CUBE.astype(np.uint16)
+        stored[:, 3:5, 2:6] = 60000
+        dataset.write(stored)
+    with open_cube(tmp_path / "x.tif") as cube:
+        assert cube.meta.nodata == 65535 and not any("far from all others" in words for words in cube.warnings)
+
+
 def test_nodata_said_goes_before_the_files_own(tmp_path: Path) -> None:
     file = tmp_path / "x.tif"
     with rasterio.open(file, "w", driver="GTiff", width=9, height=12, count=5, dtype=np.uint16, nodata=CUBE.max()) as f:
