@@ -1,4 +1,4 @@
-"""A tiny scene, a configuration and a run of the trainer."""
+"""A tiny scene, a configuration, a run of the trainer, and its weights."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from safetensors.torch import load_file
 
 from lkca.config import validated
 from lkca.data import Cube, CubeMeta
+from lkca.training.checkpoint import latest_checkpoint
 from lkca.training.config import TrainConfig
 from lkca.training.trainer import TrainResult, train
 
@@ -45,3 +48,16 @@ def settings(dataset: Path, **changes: Any) -> dict[str, Any]:
 
 def run(folder: Path, values: dict[str, Any], **how: Any) -> TrainResult:
     return train(validated(TrainConfig, values, "test"), folder, **how)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Live and averaged weights of a run's last checkpoint."""
+    path = latest_checkpoint(folder / "checkpoints")
+    assert path is not None
+    return load_file(path / "weights.safetensors")
+
+
+def worst(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Largest difference over all tensors, in units of the tensor's largest entry."""
+    assert one.keys() == other.keys()
+    return max(float((one[k] - other[k]).abs().max() / one[k].abs().max().clamp_min(1e-9)) for k in one)

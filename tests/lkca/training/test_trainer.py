@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +30,9 @@ from lkca.training.optimise import rate_factor
 from lkca.training.trainer import TrainResult, check_run
 from lkca_kernels import use_backend
 
-from .runs import BANDS, STEPS, run, scene, settings
+from .runs import BANDS, STEPS, run, scene, settings, weights, worst
 
 pytest.importorskip("accelerate", reason="needs the extra 'train'")
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Live and averaged weights of a run's last checkpoint."""
-    path = latest_checkpoint(folder / "checkpoints")
-    assert path is not None
-    return load_file(path / "weights.safetensors")
-
-
-def worst(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    """Largest difference over all tensors, in units of the tensor's largest entry."""
-    assert one.keys() == other.keys()
-    return max(float((one[k] - other[k]).abs().max() / one[k].abs().max().clamp_min(1e-9)) for k in one)
 
 
 @pytest.fixture(scope="module")
@@ -61,19 +47,6 @@ def unbroken(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     finally:
         torch.set_num_threads(before)
     return folder, seen, result
-
-
-@pytest.fixture(scope="module")
-def stopped(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """After its third step, which left a state."""
-    folder = tmp_path_factory.mktemp("stopped") / "run"
-
-    def interrupt(progress: Progress) -> None:
-        if progress.step == 3:
-            signal.raise_signal(signal.SIGTERM)
-
-    run(folder, settings(dataset, validate_every=3), callback=interrupt)
-    return folder
 
 
 def test_a_run_learns_and_leaves_a_model(unbroken: tuple[Path, list[Progress], TrainResult], dataset: Path) -> None:
@@ -157,40 +130,6 @@ def test_killed_at_any_step_and_resumed_is_as_if_unbroken(
     assert other.config.training.steps == STEPS
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{STEPS:08d}"]
     assert load_model(tmp_path / "run" / "best").config.training.steps == result.best_step
-
-
-IN_IT = """
-import sys, time
-from pathlib import Path
-from lkca.output import alone_in
-with alone_in(Path(sys.argv[1])):
-    print("in it", flush=True)
-    time.sleep(100)
-"""
-
-
-def test_two_runs_in_one_folder(stopped: Path, dataset: Path, tmp_path: Path) -> None:
-    """They wrote over each other's states. Of one that was killed nothing is left to wait for."""
-    folder, values = shutil.copytree(stopped, tmp_path / "run"), settings(dataset, validate_every=3)
-    command = [sys.executable, "-c", IN_IT, str(folder)]
-    before = [*folder.rglob("*")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
-        try:
-            assert other.stdout is not None and other.stdout.readline()
-            for how in ({"resume": True}, {"overwrite": True}):
-                with pytest.raises(InputError, match="another process is at work in it"):
-                    run(folder, values, **how)
-            assert {*folder.rglob("*")} == {*before, folder / ".lock"}
-        finally:
-            other.kill()
-    refused: list[str] = []
-
-    def look(progress: Progress) -> None:
-        refused.append(subprocess.run(command, capture_output=True, text=True).stderr)
-        signal.raise_signal(signal.SIGTERM)
-
-    assert run(folder, values, resume=True, callback=look).end == "interrupted"
-    assert "another process is at work in it" in refused[0]
 
 
 def test_two_processes_train_as_one(
@@ -334,103 +273,6 @@ def test_gradients_are_clipped(dataset: Path, tmp_path: Path) -> None:
     assert metrics["model"]["mpsnr"] == pytest.approx(metrics["bicubic"]["mpsnr"], abs=1e-3)
 
 
-def test_time_adds_up_over_the_parts_of_a_run(dataset: Path, tmp_path: Path, stopped: Path) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(stopped, folder)
-    path = folder / "checkpoints" / "step-00000003" / "state.pt"
-    state = torch.load(path)
-    state["progress"]["seconds"] = 1000.0
-    torch.save(state, path)
-    assert run(folder, settings(dataset, validate_every=3), resume=True).seconds > 1000
-    assert load_model(folder / "last").config.training.seconds > 1000
-
-
-def test_stopped_by_its_time_or_a_signal_and_gone_on_with(dataset: Path, tmp_path: Path) -> None:
-    values = settings(dataset, steps=6)
-    first = run(tmp_path / "run", values | {"minutes": 1e-9})
-    assert (first.end, first.steps, first.model) == ("time", 0, None)
-
-    def interrupt(progress: Progress) -> None:
-        if progress.step == 4:
-            signal.raise_signal(signal.SIGTERM)
-
-    second = run(tmp_path / "run", values, resume=True, callback=interrupt)
-    assert (second.end, second.steps) == ("interrupted", 4)
-    assert run(tmp_path / "run", values, resume=True).steps == 6
-    run(tmp_path / "whole", values)
-    assert worst(weights(tmp_path / "whole"), weights(tmp_path / "run")) < 1e-5
-
-
-def test_a_state_that_is_there_is_not_written_again(
-    dataset: Path, tmp_path: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run that is stopped right after a state replaced it by the same: a kill on the way left none."""
-    folder = tmp_path / "run"
-    shutil.copytree(stopped, folder)
-
-    rename = Path.rename
-
-    def killed(self: Path, target: Path) -> Path:
-        if target.parent.name == "checkpoints":
-            raise SystemExit
-        return rename(self, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", killed)
-        assert run(folder, settings(dataset, validate_every=3, minutes=1e-9), resume=True).end == "time"
-    assert worst(weights(stopped), weights(folder)) == 0
-
-
-def test_what_a_kill_left_half_written_is_cleared_away(
-    dataset: Path, tmp_path: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between the two renames of a model, and while the configuration is written again."""
-    folder = tmp_path / "run"
-    shutil.copytree(stopped, folder)
-    (folder / ".best.x.old").mkdir()
-    (folder / "best").rename(folder / ".best.x.old" / "best")
-    (folder / ".last.x.part").mkdir()
-    (folder / "checkpoints" / "step-00000001").mkdir()  # and while an older state is removed
-    text = (folder / "config.yaml").read_text()
-
-    def killed(path: Path, text: str, **_: object) -> None:
-        path.write_bytes(text[:20].encode())
-        raise SystemExit
-
-    again = settings(dataset, validate_every=3, minutes=1e-9)
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", killed)
-        with pytest.raises(SystemExit):
-            run(folder, again, resume=True)
-    assert (folder / "config.yaml").read_text() == text
-    assert run(folder, again, resume=True).metrics == load_model(folder / "best").config.validation.scores
-    assert [path.name for path in folder.glob(".*")] == [".lock"]
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda state: state.write_bytes(b""),  # as a power cut leaves it
-        lambda state: state.write_bytes(state.read_bytes()[:5000]),
-        lambda state: state.write_bytes(bytes(5000)),
-        lambda state: torch.save(torch.load(state) | {"optimiser": None}, state),
-        lambda state: torch.save(torch.load(state) | {"random": []}, state),
-        lambda state: (state.parent / "weights.safetensors").write_bytes(b""),
-        lambda state: state.unlink(),
-    ],
-    ids=("empty", "cut", "zeros", "no optimiser", "no random state", "empty weights", "missing"),
-)
-def test_a_damaged_state_is_named(
-    dataset: Path, tmp_path: Path, stopped: Path, damage: Callable[[Path], object]
-) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(stopped, folder)
-    damage(folder / "checkpoints" / "step-00000003" / "state.pt")
-    with pytest.raises(InputError, match=r"step-00000003: is not a state of this run \(.+\); nothing .* --overwrite"):
-        run(folder, settings(dataset, validate_every=3), resume=True)
-    assert load_model(folder / "best").config.scale == 2  # nothing is removed
-
-
 def test_tensorboard_gets_scalars_and_a_picture(dataset: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs the extra 'train'")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -441,47 +283,6 @@ def test_tensorboard_gets_scalars_and_a_picture(dataset: Path, tmp_path: Path) -
     rates = [5e-3 * rate_factor(step / 4, step, 3) for step in range(4)]
     assert [e.value for e in events.Scalars("learning rate")] == pytest.approx(rates)
     assert events.Images("bicubic, ours, truth")[0].height == 30
-
-
-@pytest.mark.parametrize("change", ["gone", "taller", "brighter"])
-def test_a_run_does_not_go_on_with_other_data(tmp_path: Path, dataset: Path, change: str) -> None:
-    """Before, it learned from one set and recorded the other."""
-    import h5py
-
-    file = Path(shutil.copy(dataset, tmp_path / "own.h5"))
-    values = settings(file, steps=4)
-    run(tmp_path / "run", values)
-    run(tmp_path / "run", values, resume=True)
-    with h5py.File(file, "r+") as data:
-        if change == "brighter":
-            data.attrs["peak"] = 2 * data.attrs["peak"]
-        else:
-            two = data["train/two"]
-            samples, attributes = np.concatenate([two[()], two[()]], 1), dict(two.attrs)
-            del data["train/two"]
-            if change == "taller":
-                data["train/two"] = samples
-                data["train/two"].attrs.update(attributes | {"region": "0:72,0:70"})
-    before = (tmp_path / "run" / "best" / "config.json").read_bytes()
-    with pytest.raises(InputError, match=r"data: the run in .* began with other scenes or another peak"):
-        run(tmp_path / "run", values, resume=True)
-    assert (tmp_path / "run" / "best" / "config.json").read_bytes() == before
-
-
-def test_a_state_of_before_goes_on_and_takes_down_its_data(stopped: Path, dataset: Path, tmp_path: Path) -> None:
-    """Older states have no list of scenes; from its first resumption on such a run is held to those it then has."""
-    folder = shutil.copytree(stopped, tmp_path / "run")
-
-    def state() -> tuple[Path, Any]:
-        path = latest_checkpoint(folder / "checkpoints")
-        assert path is not None
-        return path / "state.pt", torch.load(path / "state.pt", weights_only=True)
-
-    path, content = state()
-    data = content["progress"].pop("data")
-    torch.save(content, path)
-    assert run(folder, settings(dataset, validate_every=3), resume=True).end == "done"
-    assert state()[1]["progress"]["data"] == data != []
 
 
 @pytest.mark.parametrize(
