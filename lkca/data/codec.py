@@ -120,20 +120,27 @@ class Encoder:
         return _gain(dtype, scale, offset) if dtype.isnative else None
 
     def mend(
-        self, stored: np.ndarray, extremes: tuple[float, float], missing: np.ndarray | None = None
+        self,
+        stored: np.ndarray,
+        extremes: tuple[float, float],
+        missing: np.ndarray | None = None,
+        *,
+        exact: bool = False,
     ) -> dict[str, float] | None:
         """Makes of products with :meth:`gains`, in place, what :meth:`encode` gives.
 
-        extremes: of the products, or of more than them, before they were bounded; NaN where any is not finite. missing:
-        bool, broadcast to ``stored``: what becomes the nodata code, whatever it was. Returns what would have been
-        counted, see :meth:`counts`; None, with ``stored`` as it was, where it cannot be told from the products.
+        extremes: before they were bounded, of the products (``exact``), or of more than them; NaN where any is not
+        finite. missing: bool, broadcast to ``stored``: what becomes the nodata code, whatever it was. Returns what
+        would have been counted, see :meth:`counts`; None, with ``stored`` as it was, where it cannot be told from the
+        products.
         """
         code = nodata_code(stored.dtype, self.meta.nodata)
         counted = stored.dtype.kind != "f"
         counts: dict[str, float] = {"clipped": 0, "missing": 0, "low": np.inf, "high": -np.inf}
         if missing is not None and self.code is None:
             return None
-        if not self._accepts(*extremes):
+        accepted = self._accepts(*extremes)
+        if not accepted:
             if code is None or not self._passes_no_end_but(code, *extremes):
                 return None
             on_code = stored == code
@@ -146,7 +153,9 @@ class Encoder:
             counted = counted and not missing[valid]
             if counted:  # no extreme then: five times as fast as to leave them out
                 np.copyto(stored, stored[valid], where=missing)
-        if counted:
+        if counted and accepted and exact and missing is None:
+            counts["low"], counts["high"] = extremes
+        elif counted:
             counts["low"], counts["high"] = float(stored.min()), float(stored.max())
         if missing is not None:
             np.copyto(stored, np.nan if code is None else code, where=missing)

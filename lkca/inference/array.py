@@ -231,7 +231,8 @@ class Upscaler:
         with torch.inference_mode():
             extremes = upsample.store(first, last, strip.rows, least, torch.from_numpy(gains), out)
         samples: np.ndarray = out[0].numpy()[:, :, strip.inner(self.scale)[1]]
-        counts = encoder.mend(samples, extremes, None if lacking is None else finer_mask(lacking, self.scale))
+        mask = None if lacking is None else finer_mask(lacking, self.scale)
+        counts = encoder.mend(samples, extremes, mask, exact=samples.size == out.numel())
         return None if counts is None else Piece(bands, strip.fine_rows(self.scale), samples, counts)
 
     def buffer_size(self, rows: int, cols: int) -> int:

@@ -148,6 +148,7 @@ def test_float32_samples_are_stored_as_float64_ones_are(dtype: str, nodata: floa
     assert counts[0][1] == counts[1][1]
 
 
+@pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("missing", [None, [True, False, False], [True, True, True]])
 @pytest.mark.parametrize(
     ("dtype", "nodata", "values", "mended"),
@@ -164,7 +165,7 @@ def test_float32_samples_are_stored_as_float64_ones_are(dtype: str, nodata: floa
     ],
 )
 def test_products_are_mended_to_what_is_encoded(
-    dtype: str, nodata: float | None, values: list[float], mended: bool, missing: list[bool] | None
+    dtype: str, nodata: float | None, values: list[float], mended: bool, missing: list[bool] | None, exact: bool
 ) -> None:
     meta, samples = CubeMeta(stored_dtype=np.dtype(dtype), nodata=nodata), np.float32([[values], [values]])
     products, mask = samples, None if missing is None else np.array([[missing]])
@@ -173,7 +174,9 @@ def test_products_are_mended_to_what_is_encoded(
         products = products.clip(ends.min, ends.max)
         mended &= missing is None or nodata is not None
     stored = products.astype(dtype)
-    counts = Encoder(meta).mend(stored, (np.rint(samples).min(), np.rint(samples).max()), mask)
+    beyond = 0 if exact else 1
+    extremes = (np.rint(samples).min() - beyond, np.rint(samples).max() + beyond)
+    counts = Encoder(meta).mend(stored, extremes, mask, exact=exact)
     if not mended:
         assert counts is None and np.array_equal(stored, products)
         return
