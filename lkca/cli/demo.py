@@ -119,8 +119,8 @@ def _write_cubes(
 ) -> None:
     """The coarse test part as a file, and what ``lkca upscale`` makes of that file."""
     from lkca.data import open_cube, write_cube
+    from lkca.inference import SceneOptions, upscale_scene
     from lkca.inference.degrade import degraded
-    from lkca.inference.scene import SceneOptions, upscale_scene
 
     coarse = output / "coarse.tif"
     made = degraded(cube.region(result.window), model.config.degradation)

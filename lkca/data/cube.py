@@ -20,7 +20,7 @@ from lkca.data.meta import CubeMeta, scalar_or_list
 from lkca.data.window import Window
 from lkca.errors import InputError
 
-__all__ = ["Cube", "CubeMeta", "Window"]
+__all__ = ["Cube", "StoredReader"]
 
 _SAMPLE_ROWS, _SAMPLE_COLS = 8, 256  # the strip that decides which bands may be empty
 

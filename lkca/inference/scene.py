@@ -36,7 +36,7 @@ from lkca.inference.windows import parse_roi
 from lkca.models.directory import LoadedModel, load_model, save_model
 from lkca.output import check_output
 
-__all__ = ["SceneOptions", "ScenePlan", "UpscaleReport", "plan_scene", "upscale_scene"]
+__all__ = ["ScenePlan", "UpscaleReport", "plan_scene", "upscale_scene"]
 
 Progress = Callable[[int, int], None]  # tiles done, tiles in all
 

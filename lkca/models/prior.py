@@ -21,7 +21,7 @@ from torch import Tensor
 from lkca.models.lkcanet import LKCANet, LKCANetConfig
 from lkca.nn import PixelShuffleUpsample
 
-__all__ = ["PRIOR_FILE", "Prior", "shipped_prior"]
+__all__ = ["PRIOR_FILE", "Prior", "load_prior", "shipped_prior"]
 
 PRIOR_FILE = "prior.safetensors"
 _TAIL = "tail."

@@ -16,7 +16,7 @@ from lkca.losses import LOSSES, WeightedLoss
 from lkca.models import PRESETS, LKCANetConfig
 from lkca.training.validation import MIN_COARSE_PIXELS
 
-__all__ = ["DEFAULT_LOSS", "LOSS_HELP", "DataConfig", "NetworkConfig", "TrainConfig", "read_train_config"]
+__all__ = ["DEFAULT_LOSS", "FREE", "LOSS_HELP", "DataConfig", "NetworkConfig", "TrainConfig", "read_train_config"]
 
 DEFAULT_LOSS = {"l2": 1.0, "sam": 30.0}  # docs/training.md compares it
 LOSS_HELP = f"Weight of each term: {', '.join(LOSSES)} (lkca/losses.py has the formulas)."

@@ -59,6 +59,29 @@ def test_packages_import_in_one_direction() -> None:
     assert {"data", "models", "lowrank", "inference", "training", "fitting"} < set(order)
 
 
+def test_what_other_modules_take_is_public() -> None:
+    """By ``from lkca... import name``: a name that ``__all__`` lacks is a module's own."""
+    root = Path(lkca.__file__).parent
+    modules = {".".join(path.relative_to(root.parent).with_suffix("").parts): path for path in root.rglob("*.py")}
+    modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
+    trees = {name: ast.parse(path.read_text()) for name, path in modules.items()}
+    public = {
+        name: set(ast.literal_eval(node.value))
+        for name, tree in trees.items()
+        for node in tree.body
+        if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "__all__" for target in node.targets)
+    }
+    private = [
+        f"{name}: {node.module}.{alias.name}"
+        for name, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module in public
+        for alias in node.names
+        if alias.name not in public[node.module] and f"{node.module}.{alias.name}" not in modules
+    ]
+    assert len(public) > 100 and not private
+
+
 def test_kernels_know_nothing_of_lkca() -> None:
     code = "import sys, lkca_kernels; print([m for m in sys.modules if m == 'lkca' or m.startswith('lkca.')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

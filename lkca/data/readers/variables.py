@@ -11,7 +11,18 @@ from lkca.data.readers.arrays import check_axes, guess_axes, unfold_axes
 from lkca.data.spectral import good_band_mask, to_nanometers
 from lkca.errors import InputError
 
-__all__ = ["DIMENSION_NAMES", "OWN_CUBE", "choose_cube", "choose_layout", "find_pixels", "own_axes", "spectral_lists"]
+__all__ = [
+    "DIMENSION_NAMES",
+    "FWHM_NAMES",
+    "GOOD_NAMES",
+    "OWN_CUBE",
+    "WAVELENGTH_NAMES",
+    "choose_cube",
+    "choose_layout",
+    "find_pixels",
+    "own_axes",
+    "spectral_lists",
+]
 
 OWN_CUBE = "cube"  # the name under which lkca writes
 

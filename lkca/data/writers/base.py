@@ -31,6 +31,7 @@ __all__ = [
     "linked",
     "sidecars",
     "temporary_beside",
+    "write_error",
 ]
 
 _FEW_LEVELS = 32

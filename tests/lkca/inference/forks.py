@@ -29,7 +29,8 @@ from lkca.inference.batch import find_scenes, upscale_scenes
 from lkca.inference.journal import Journal
 from lkca.inference.ranks import Heartbeat, Ranks, Waiting
 from lkca.inference.samples import Samples
-from lkca.inference.scene import SceneOptions, UpscaleReport, upscale_scene
+from lkca.inference.scene import UpscaleReport, upscale_scene
+from lkca.inference.task import SceneOptions
 from lkca.models.directory import load_model
 
 Heartbeat.BEAT, Heartbeat.SILENT = 0.2, 3.0

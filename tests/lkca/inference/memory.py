@@ -19,7 +19,8 @@ from lkca.data.degradation import Degradation
 from lkca.data.memory import keep_freed_memory
 from lkca.evaluation import evaluate_model
 from lkca.inference.degrade import degrade_scene
-from lkca.inference.scene import SceneOptions, upscale_scene
+from lkca.inference.scene import upscale_scene
+from lkca.inference.task import SceneOptions
 from lkca.panel import comparison_panel
 from lkca.report.build import report_of_model
 from lkca.report.page import write_report
