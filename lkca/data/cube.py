@@ -67,7 +67,7 @@ class Cube:
         self.files = tuple(files)
         self.warnings = tuple(warnings)
         self.describes_itself = describes_itself
-        self._read_stored = read_stored
+        self.read_stored = read_stored
         self._close = close
         self._physical = physical
         self._allow = allow
@@ -125,7 +125,7 @@ class Cube:
         request = f"{self.source}: reading {window.height} x {window.width} pixels x {len(index)} bands"
         check_memory(samples * (4 + stored_bytes), request, "read a smaller region")
         try:
-            stored = self._read_stored(window, index)
+            stored = self.read_stored(window, index)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise InputError(f"{self.source}: cannot read the samples ({error}); the file may be damaged") from error
         except MemoryError as error:
@@ -158,7 +158,7 @@ class Cube:
         return self._view(
             (window.height, window.width, self.bands),
             self.meta.window(window),
-            lambda part, bands: self._read_stored(part.shifted(window.row, window.col), bands),
+            lambda part, bands: self.read_stored(part.shifted(window.row, window.col), bands),
         )
 
     def select(self, bands: Sequence[int] | np.ndarray) -> Cube:
@@ -167,7 +167,7 @@ class Cube:
         return self._view(
             (self.rows, self.cols, len(index)),
             self.meta.subset(index),
-            lambda window, picked: self._read_stored(window, index[picked]),
+            lambda window, picked: self.read_stored(window, index[picked]),
         )
 
     def check_usable(self, *, min_rows: int = 1, min_cols: int = 1, min_bands: int = 1) -> None:

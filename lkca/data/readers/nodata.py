@@ -22,8 +22,8 @@ _SHARE = 0.01  # of their pixels
 def declare_nodata(cube: Cube, value: float) -> None:
     """Samples stored as ``value`` are missing, whatever the file says, by its ``valid_range`` too; a mask beside them
     stays."""
-    if isinstance(cube._read_stored, StoredSamples):
-        cube._read_stored = replace(cube._read_stored, valid=None)
+    if isinstance(cube.read_stored, StoredSamples):
+        cube.read_stored = replace(cube.read_stored, valid=None)
     dtype = cube.meta.stored_dtype
     if dtype is not None and not math.isnan(value) and nodata_code(dtype, value) is None:
         cube.warnings += (f"{cube.source}: no sample of {dtype} can be the nodata value {value:.17g}",)
@@ -34,7 +34,7 @@ def declare_nodata(cube: Cube, value: float) -> None:
 
 def names_nodata(cube: Cube) -> bool:
     """Whether the file says what stands for missing samples."""
-    stored = cube._read_stored
+    stored = cube.read_stored
     return cube.meta.nodata is not None and (not isinstance(stored, StoredSamples) or stored.named)
 
 
@@ -52,7 +52,7 @@ def warn_of_fill(cube: Cube) -> None:
 
     def sample(chosen: np.ndarray) -> np.ndarray:
         """(bands, pixels) of the nine windows."""
-        parts = [cube._read_stored(Window(row, col, height, width), chosen) for row in rows for col in cols]
+        parts = [cube.read_stored(Window(row, col, height, width), chosen) for row in rows for col in cols]
         samples = np.concatenate([part.reshape(len(chosen), -1) for part in parts], axis=1).astype(np.float64)
         samples[samples == cube.meta.nodata] = np.nan
         return samples

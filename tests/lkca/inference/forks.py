@@ -48,7 +48,7 @@ def slowly(delay: float, fail: int | None, started: int) -> None:
                 os.write(started, b".")
             time.sleep(delay)
             if count == fail:
-                self._read_stored = lambda *_: (_ for _ in ()).throw(OSError("bad sector"))  # type: ignore[method-assign]
+                self.read_stored = lambda *_: (_ for _ in ()).throw(OSError("bad sector"))  # type: ignore[method-assign]
         return read(self, *args)
 
     Cube.read = slow  # type: ignore[method-assign]

@@ -51,7 +51,7 @@ def test_tiny_chunks_need_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with h5py.File(tmp_path / "x.nc", "w") as h5:
         h5.create_dataset("reflectance", data=VALUES[:8, :8], chunks=(1, 1, 1))
     with open_cube(tmp_path / "x.nc") as cube:
-        windows = cube._read_stored.read  # type: ignore[attr-defined]
+        windows = cube.read_stored.read  # type: ignore[attr-defined]
         before = windows.array.id.id
         with cube.caching(1 << 30):
             assert windows.array.id.id == before
