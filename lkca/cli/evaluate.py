@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -127,8 +126,7 @@ def evaluate_command(
             raise InputError("--degradation has no effect on a finished --prediction; leave it out")
         if scale is None:
             raise InputError("--reference and --prediction need the scale factor for ERGAS; give -s, for example -s 4")
-        with ExitStack() as stack:
-            truth, guess = open_together(stack, (reference, prediction), how)
+        with open_together((reference, prediction), how) as (truth, guess):
             told(evaluate_prediction(truth, guess, scale, region=region))
             if report is not None:
                 page = report_of_files(guess, scale, reference=truth, region=region, command=command_line())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -199,26 +199,33 @@ def configured(
     return validated(kind, kept | changes, "command line")
 
 
-def open_together(stack: ExitStack, paths: Sequence[str], how: dict[str, Any]) -> list[Cube]:
-    """Cubes that are compared, open as long as ``stack``. how: of :func:`reading`; variable, shape and axes are not
-    asked of those that say themselves how they are read (ENVI, rasters, arrays that we wrote), if there is another."""
+@contextmanager
+def open_together(paths: Sequence[str], how: dict[str, Any]) -> Iterator[list[Cube]]:
+    """Cubes that are compared, open within the context. how: as :func:`reading` gives it.
+
+    Its variable, shape and axes are meant for the files that need them. Those that say themselves how they are read
+    (ENVI, rasters, arrays that we wrote) are opened without, unless all of them do.
+    """
     from lkca.data import open_cube
 
-    plain = {"nodata": how["nodata"]}
+    with ExitStack() as stack:
 
-    def says_itself(path: str) -> bool:
-        try:
-            with open_cube(path, **plain) as cube:
-                return cube.describes_itself
-        except InputError:
-            return False
+        def described(path: str) -> Cube | None:
+            try:
+                cube = open_cube(path, nodata=how["nodata"])
+            except InputError:
+                return None
+            if cube.describes_itself:
+                return stack.enter_context(cube)
+            cube.close()
+            return None
 
-    asked = any(how[name] is not None for name in ("variable", "shape", "axes"))
-    own = [asked and says_itself(path) for path in paths]
-    return [
-        stack.enter_context(open_cube(path, **(plain if says and not all(own) else how)))
-        for path, says in zip(paths, own, strict=True)
-    ]
+        asked = any(how[name] is not None for name in ("variable", "shape", "axes"))
+        cubes = [described(path) if asked else None for path in paths]
+        if all(cubes):
+            stack.close()
+            cubes = [None] * len(paths)
+        yield [cube or stack.enter_context(open_cube(path, **how)) for path, cube in zip(paths, cubes, strict=True)]
 
 
 def set_threads(threads: int | None) -> None:

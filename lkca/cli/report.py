@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,8 +106,8 @@ def report_command(
             raise InputError("a finished --prediction is compared as it is, without files, -m and --degradation")
         if source is None and scale is None:
             raise InputError("--reference and --prediction need the scale factor for ERGAS; give -s, for example -s 4")
-        with ExitStack() as stack:
-            cubes = dict(zip(finished, open_together(stack, finished, how), strict=True))
+        with open_together(finished, how) as opened:
+            cubes = dict(zip(finished, opened, strict=True))
             guess, low, truth = (None if path is None else cubes[path] for path in (prediction, source, reference))
             assert guess is not None
             report = report_of_files(guess, scale, low=low, reference=truth, region=region, command=command_line())
