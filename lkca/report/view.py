@@ -10,12 +10,10 @@ import numpy as np
 from lkca.data import Cube, Window
 from lkca.errors import InputError
 from lkca.evaluation import Evaluation
-from lkca.inference.array import bicubic_array
+from lkca.inference.array import bicubic_array, tile_margin
 from lkca.views import pictured_window
 
 __all__ = ["SceneView", "view_of_evaluation", "view_of_files"]
-
-_MARGIN = 3  # coarse pixels; bicubic reaches 2
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ def _check_pair(low: Cube, prediction: Cube, scale: int) -> None:
 def _coarse_and_bicubic(low: Cube, fine: Window, scale: int) -> tuple[np.ndarray, np.ndarray]:
     """The coarse samples under a fine window, and their bicubic upsampling as that of the whole scene."""
     part = fine.coarse(scale)
-    wide = part.widened(_MARGIN, low.rows, low.cols)
+    wide = part.widened(tile_margin(None), low.rows, low.cols)
     around = low.read(wide)
     inner = part.shifted(-wide.row, -wide.col)
     upscaled = bicubic_array(around, scale)

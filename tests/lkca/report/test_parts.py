@@ -166,6 +166,16 @@ def test_an_upscaled_pair_is_seen_as_the_whole_scene_was_upscaled() -> None:
         view_of_files(fine, 3, low=low)
 
 
+def test_bicubic_beside_gaps_is_that_of_the_whole_scene() -> None:
+    """Samples that are missing are filled from afar: the nearest valid ones may lie beyond bicubic's own reach."""
+    rng = np.random.default_rng(0)
+    values = rng.random((2, 110, 110), dtype=np.float32)
+    values[:, rng.random((110, 110)) < 0.85] = np.nan
+    whole = bicubic_array(values, 4)
+    view = view_of_files(Cube.from_array(whole), 4, low=Cube.from_array(values))
+    np.testing.assert_array_equal(view.images["bicubic"], whole[(slice(None), *view.window.slices)])
+
+
 def test_a_prediction_of_a_region_lies_on_its_truth() -> None:
     truth = cube(40, 30)
     part = Cube.from_array(truth.read(Window(8, 4, 20, 10)) * 0.9, truth.meta, "part")
