@@ -11,7 +11,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +34,7 @@ from lkca.training.monitor import Monitor
 from lkca.training.optimise import Average, DivergedError, adamw, check_loss, cpu_by_default, rate_factor, set_rate
 from lkca.training.progress import Progress, ProgressCallback
 from lkca.training.start import Lost, first, new_network
-from lkca.training.validation import measure, psnr_gain, restore, validation_record
+from lkca.training.validation import Restored, measure, psnr_gain, restore, validation_record
 
 __all__ = ["TrainResult", "check_run", "train"]
 
@@ -112,8 +112,13 @@ def train(
     OutputError where the run cannot be written.
     """
     check_run(run, config, resume=resume, overwrite=overwrite)
-    with cpu_by_default(), contextlib.ExitStack() as stack:
-        return _Run(config, run, resume, callback, command, stack).result()
+    with cpu_by_default():
+        learner = _Learner(config)
+        if learner.first:
+            run.mkdir(exist_ok=True)
+        with alone_in(run) if learner.first else contextlib.nullcontext():
+            progressed = _begin(learner, run, resume=resume)
+            return _Run(learner, run, progressed, callback, command).result()
 
 
 @contextlib.contextmanager
@@ -156,23 +161,17 @@ def _described(data: TrainingSet) -> list[str]:
     return [*scenes, f"peak {data.normalisation.peak:.6g}"]
 
 
-class _Run:
-    def __init__(
-        self,
-        config: TrainConfig,
-        run: Path,
-        resume: bool,
-        callback: ProgressCallback | None,
-        command: str,
-        stack: contextlib.ExitStack,
-    ) -> None:
-        self.config, self.run, self.callback, self.command = config, run, callback, command
+class _Learner:
+    """What learns, in one process: the data, the network, its average, and what a step takes. Not where it is kept."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
         self.accelerator = _accelerator(config)
         self.device: torch.device = self.accelerator.device
         self.data: TrainingSet = open_training_set(config.data, config.scale)
         self.degradation = config.degrader
-        patches = PatchDataset(self.data.train, config.patch * config.scale, config.seed)
-        lost = Lost.of(first(patches), self.degradation)
+        self.patches = PatchDataset(self.data.train, config.patch * config.scale, config.seed)
+        lost = Lost.of(first(self.patches), self.degradation)
         if lost.pixels == 0:
             raise InputError(
                 "data: the first patches hold no pixel that is valid in every band; leave out the bands or the scenes "
@@ -181,75 +180,123 @@ class _Run:
         self.loss = WeightedLoss(config.loss, lost.unit).to(self.device)
         torch.manual_seed(config.seed)
         sizes = config.model.build(len(self.data.bands.used), config.scale)
-        self.net = channels_last(new_network(sizes, lost, patches, self.degradation))
+        self.net = channels_last(new_network(sizes, lost, self.patches, self.degradation))
         optimiser = adamw(self.net, config.lr, config.weight_decay)
         module = torch.compile(self.net) if config.compile else self.net
         self.model, self.optimiser = self.accelerator.prepare(module, optimiser)
         self.average = Average(self.net, config.ema)
-        self.progressed = Progressed(data=_described(self.data))
-        self.wish = threading.Event()  # to stop
-        self.started = time.monotonic()
-        self._begin(resume, stack)
-        self.earlier = self.progressed.seconds
-        self.patches = self._batches(patches)
-        folder = run / _TENSORBOARD if config.tensorboard and self.first else None
-        self.monitor = Monitor(folder, start=self.progressed.step, wavelengths=self.data.bands.wavelengths_nm)
 
     @property
     def first(self) -> bool:
         """Whether this process writes and reports."""
         return bool(self.accelerator.is_main_process)
 
-    def _begin(self, resume: bool, stack: contextlib.ExitStack) -> None:
-        """Restore the last checkpoint, or clear the folder, which is this run's as long as ``stack``; first, what a
-        kill left half written."""
-        if self.first:
-            self.run.mkdir(exist_ok=True)
-            stack.enter_context(alone_in(self.run))
-            for name in (_BEST, _LAST):
-                recover_model(self.run / name)
-        checkpoint = latest_checkpoint(self.run / _CHECKPOINTS) if resume else None
-        if checkpoint is not None:
-            scaler = self.accelerator.scaler
-            now = self.progressed.data
-            self.progressed = load_checkpoint(checkpoint, self.net, self.average, self.optimiser, scaler)
-            before = self.progressed.data or now
-            if before != now:
-                other = next((item for item in before + now if (item in before) != (item in now)), "in another order")
-                raise InputError(
-                    f"data: the run in {self.run} began with other scenes or another peak ({other}); resume with those"
-                )
-            self.progressed.data = now
-        elif self.first:
-            for name in (_BEST, _LAST, _CHECKPOINTS, _TENSORBOARD):
-                shutil.rmtree(self.run / name, ignore_errors=True)
-        if self.first:
-            text = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
-            with written_aside(self.run / _CONFIG) as path:
-                path.write_text(text, encoding="utf-8")
-        self.accelerator.wait_for_everyone()
-
-    def _batches(self, patches: PatchDataset) -> Any:
+    def batches(self, done: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The patches of this process for the steps after the first ``done``."""
         config = self.config
         return micro_batches(
-            patches,
+            self.patches,
             batch=config.batch,
             accumulate=config.accumulate,
-            steps=range(self.progressed.step, config.steps),
+            steps=range(done, config.steps),
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
             workers=config.data.workers,
         )
 
+    def step(self, done: int, batches: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+        """One optimiser step after ``done`` others; its loss, the mean over this process's patches."""
+        config = self.config
+        set_rate(self.optimiser, config.lr * rate_factor(done / config.steps, done, config.warmup))
+        total = torch.zeros((), device=self.device)
+        for part in range(config.accumulate):
+            sharp, valid = (x.to(self.device, non_blocking=True) for x in next(batches))
+            waits = part + 1 < config.accumulate
+            with self.accelerator.no_sync(self.model) if waits else contextlib.nullcontext():
+                coarse = self.degradation.apply(sharp).contiguous(memory_format=torch.channels_last)
+                restored = self.model(coarse).float()
+                loss = self.loss(torch.where(valid, restored, sharp), sharp) / config.accumulate
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.average.update(self.net, done + 1)
+        return total
+
+    def gain(self, show: Callable[[Restored], None]) -> float:
+        """What the averaged weights gain over bicubic, dB: the mean over the validation scenes.
+
+        Each process restores its share of them. show: is given the first scene, by the process that restores it.
+        """
+        scenes = self.data.validation
+        total = torch.zeros((), device=self.device, dtype=torch.float64)
+        with self.average.inside(self.net):
+            for number in range(self.accelerator.process_index, len(scenes), self.accelerator.num_processes):
+                done = restore(self.net, scenes[number], self.degradation, self.device)
+                total += psnr_gain(done)
+                if number == 0:
+                    show(done)
+        return float(self.accelerator.reduce(total, "sum")) / len(scenes)
+
+
+def _begin(learner: _Learner, run: Path, *, resume: bool) -> Progressed:
+    """Where the run stands: at its last checkpoint, which the learner then has; else at step 0, in a cleared folder."""
+    if learner.first:
+        for name in (_BEST, _LAST):  # what a kill left half written
+            recover_model(run / name)
+    now = _described(learner.data)
+    progressed = Progressed(data=now)
+    checkpoint = latest_checkpoint(run / _CHECKPOINTS) if resume else None
+    if checkpoint is not None:
+        scaler = learner.accelerator.scaler
+        progressed = load_checkpoint(checkpoint, learner.net, learner.average, learner.optimiser, scaler)
+        before = progressed.data or now
+        if before != now:
+            other = next((item for item in before + now if (item in before) != (item in now)), "in another order")
+            raise InputError(
+                f"data: the run in {run} began with other scenes or another peak ({other}); resume with those"
+            )
+        progressed.data = now
+    elif learner.first:
+        for name in (_BEST, _LAST, _CHECKPOINTS, _TENSORBOARD):
+            shutil.rmtree(run / name, ignore_errors=True)
+    if learner.first:
+        text = yaml.safe_dump(learner.config.model_dump(mode="json"), sort_keys=False)
+        with written_aside(run / _CONFIG) as path:
+            path.write_text(text, encoding="utf-8")
+    learner.accelerator.wait_for_everyone()
+    return progressed
+
+
+class _Run:
+    """The steps of a learner, from where its run stands to the end, and what is reported and kept on the way."""
+
+    def __init__(
+        self,
+        learner: _Learner,
+        folder: Path,
+        progressed: Progressed,
+        callback: ProgressCallback | None,
+        command: str,
+    ) -> None:
+        self.learner, self.config, self.folder = learner, learner.config, folder
+        self.progressed, self.callback, self.command = progressed, callback, command
+        self.earlier, self.started = progressed.seconds, time.monotonic()
+        self.wish = threading.Event()  # to stop
+        self.batches = learner.batches(progressed.step)
+        tensorboard = folder / _TENSORBOARD if self.config.tensorboard and learner.first else None
+        self.monitor = Monitor(tensorboard, start=progressed.step, wavelengths=learner.data.bands.wavelengths_nm)
+
     def result(self) -> TrainResult:
         with _signals(self.wish):
             end = self._loop()
-        if self.first and end in ("done", "early"):
+        if self.learner.first and end in ("done", "early"):
             self._save(_LAST, end)
-        metrics = self._final_metrics(end) if self.first else {}
+        metrics = self._final_metrics(end) if self.learner.first else {}
         self.monitor.close()
-        self.accelerator.wait_for_everyone()
-        model = self.run / _BEST
+        self.learner.accelerator.wait_for_everyone()
+        model = self.folder / _BEST
         return TrainResult(
             end=end,
             model=model if model.is_dir() else None,
@@ -257,8 +304,8 @@ class _Run:
             seconds=self.progressed.seconds,
             best_step=self.progressed.best_step,
             metrics=metrics,
-            split=self.data.split,
-            notes=self.data.notes,
+            split=self.learner.data.split,
+            notes=self.learner.data.notes,
         )
 
     def _loop(self) -> End:
@@ -269,12 +316,13 @@ class _Run:
             if stop := self._stop():
                 self._checkpoint()
                 return stop
-            loss = self._step()
+            loss = self.learner.step(progressed.step, self.batches)
+            progressed.step += 1
             progressed.seconds = self.earlier + time.monotonic() - self.started
             step, last = progressed.step, progressed.step == config.steps
             validate = last or step % config.validate_every == 0
             checkpoint = last or step % config.checkpoint_every == 0
-            if not (validate or checkpoint or self.device.type == "cpu" or step % _SYNC_EVERY == 0):
+            if not (validate or checkpoint or self.learner.device.type == "cpu" or step % _SYNC_EVERY == 0):
                 continue
             value = self._checked(loss)
             gain = self._validate() if validate else None
@@ -287,101 +335,74 @@ class _Run:
         """Why to stop now: any process's signal, or the first one's clock."""
         minutes = self.config.minutes
         late = minutes is not None and time.monotonic() - self.started > 60 * minutes
-        wish = 2.0 if self.wish.is_set() else float(late and self.first)
-        if self.accelerator.num_processes > 1:
+        wish = 2.0 if self.wish.is_set() else float(late and self.learner.first)
+        accelerator = self.learner.accelerator
+        if accelerator.num_processes > 1:
             if self.progressed.step % _SYNC_EVERY:
                 return None
-            wishes = self.accelerator.gather(torch.tensor([wish], device=self.device))
+            wishes = accelerator.gather(torch.tensor([wish], device=accelerator.device))
             wish = float(wishes.max())
         return "interrupted" if wish == 2 else "time" if wish else None
 
-    def _step(self) -> Tensor:
-        """One optimiser step; its loss, the mean over this process's patches."""
-        config, step = self.config, self.progressed.step
-        set_rate(self.optimiser, config.lr * rate_factor(step / config.steps, step, config.warmup))
-        total = torch.zeros((), device=self.device)
-        for part in range(config.accumulate):
-            sharp, valid = (x.to(self.device, non_blocking=True) for x in next(self.patches))
-            waits = part + 1 < config.accumulate
-            with self.accelerator.no_sync(self.model) if waits else contextlib.nullcontext():
-                coarse = self.degradation.apply(sharp).contiguous(memory_format=torch.channels_last)
-                restored = self.model(coarse).float()
-                loss = self.loss(torch.where(valid, restored, sharp), sharp) / config.accumulate
-                self.accelerator.backward(loss)
-            total += loss.detach()
-        self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        self.progressed.step += 1
-        self.average.update(self.net, self.progressed.step)
-        return total
-
     def _checked(self, loss: Tensor) -> float:
         """Mean of the loss over the processes; where it is not finite InputError, or LkcaError beside a best model."""
-        value = float(self.accelerator.reduce(loss, "mean"))
+        value = float(self.learner.accelerator.reduce(loss, "mean"))
         try:
             check_loss(value, self.progressed.step)
         except DivergedError as error:
-            if not (best := self.run / _BEST).is_dir():
+            if not (best := self.folder / _BEST).is_dir():
                 raise
             raise LkcaError(f"{error}; {best} holds the best model until then") from error
         return value
 
     def _report(self, loss: float, gain: float | None) -> None:
-        if not self.first:
+        if not self.learner.first:
             return
         progressed = self.progressed
-        rate = self.optimiser.param_groups[0]["lr"]
+        rate = self.learner.optimiser.param_groups[0]["lr"]
         self.monitor.scalars(progressed.step, {"loss": loss, "learning rate": rate})
         if self.callback is not None:
             fraction = progressed.step / self.config.steps
             self.callback(Progress("train", progressed.step, progressed.seconds, fraction, loss, gain))
 
     def _validate(self) -> float | None:
-        """Score the averaged weights on the validation scenes, keep them if they are the best; the gain in dB.
-
-        Each process restores its share of the scenes.
-        """
-        scenes, progressed = self.data.validation, self.progressed
-        gain = None
-        if scenes:
-            total = torch.zeros((), device=self.device, dtype=torch.float64)
-            rank, world = self.accelerator.process_index, self.accelerator.num_processes
-            with self.average.inside(self.net):
-                for number in range(rank, len(scenes), world):
-                    done = restore(self.net, scenes[number], self.degradation, self.device)
-                    total += psnr_gain(done)
-                    if number == 0:
-                        self.monitor.picture(progressed.step, done)
-            gain = float(self.accelerator.reduce(total, "sum")) / len(scenes)
+        """Score the averaged weights on the validation scenes, keep them if they are the best; the gain in dB."""
+        progressed, gain = self.progressed, None
+        if self.learner.data.validation:
+            gain = self.learner.gain(lambda scene: self.monitor.picture(progressed.step, scene))
             self.monitor.scalars(progressed.step, {"validation gain over bicubic, dB": gain})
             if not gain > progressed.best:  # NaN is never the best
                 progressed.idle += 1
                 return gain
             progressed.best = gain
         progressed.best_step, progressed.idle = progressed.step, 0
-        if self.first:
+        if self.learner.first:
             self._save(_BEST, None)
         return gain
 
     def _checkpoint(self) -> None:
-        if self.first:
-            folder = self.run / _CHECKPOINTS
-            save_checkpoint(folder, self.progressed, self.net, self.average, self.optimiser, self.accelerator.scaler)
-        self.accelerator.wait_for_everyone()
+        learner = self.learner
+        if learner.first:
+            save_checkpoint(
+                self.folder / _CHECKPOINTS, self.progressed, learner.net, learner.average, learner.optimiser,
+                learner.accelerator.scaler,
+            )  # fmt: skip
+        learner.accelerator.wait_for_everyone()
 
     def _save(self, name: str, end: End | None) -> None:
         """The averaged weights as a model directory."""
-        with self.average.inside(self.net):
-            save_model(self.run / name, self.net, self._entry(end), overwrite=True)
+        net = self.learner.net
+        with self.learner.average.inside(net):
+            save_model(self.folder / name, net, self._entry(end), overwrite=True)
 
     def _entry(self, end: End | None, metrics: dict[str, dict[str, float]] | None = None) -> ModelConfig:
-        data, config, progressed = self.data, self.config, self.progressed
+        learner, config, progressed = self.learner, self.config, self.progressed
+        data = learner.data
         return ModelConfig(
-            architecture=describe_architecture(self.net),
+            architecture=describe_architecture(learner.net),
             scale=config.scale,
             bands=data.bands,
-            degradation=self.degradation,
+            degradation=learner.degradation,
             normalisation=data.normalisation,
             training=TrainingRecord(
                 data=data.data,
@@ -389,12 +410,12 @@ class _Run:
                 seconds=round(progressed.seconds, 1),
                 steps=progressed.best_step if metrics else progressed.step,
                 interrupted=end in ("time", "interrupted"),
-                device=str(self.device),
+                device=str(learner.device),
                 threads=torch.get_num_threads(),
                 command=self.command,
                 created=utc_now(),
                 recipe=config.model_dump(mode="json"),
-                details={"processes": self.accelerator.num_processes},
+                details={"processes": learner.accelerator.num_processes},
             ),
             validation=validation_record(metrics, data.split) if metrics else None,
             versions=package_versions(),
@@ -402,9 +423,10 @@ class _Run:
 
     def _final_metrics(self, end: End) -> dict[str, dict[str, float]]:
         """All scores of the best model, and their entry in its directory."""
-        if not self.data.validation or not (self.run / _BEST).is_dir():
+        learner, path = self.learner, self.folder / _BEST
+        if not learner.data.validation or not path.is_dir():
             return {}
-        best = load_model(self.run / _BEST)
-        metrics = measure(best.net.to(self.device), self.data.validation, self.degradation, self.device)
-        save_model(self.run / _BEST, best.net.cpu(), self._entry(end, metrics), overwrite=True)
+        best = load_model(path)
+        metrics = measure(best.net.to(learner.device), learner.data.validation, learner.degradation, learner.device)
+        save_model(path, best.net.cpu(), self._entry(end, metrics), overwrite=True)
         return metrics
