@@ -12,13 +12,12 @@ import numpy as np
 
 from lkca.data.cube import Cube
 from lkca.data.readers.arrays import ArrayWindows
-from lkca.data.readers.envi_header import EnviLayout, parse_layout, parse_meta, read_header
+from lkca.data.readers.envi_header import AXES, EnviLayout, parse_layout, parse_meta, read_header
 from lkca.errors import InputError
 
 __all__ = ["DATA_SUFFIXES", "described", "find_data", "find_header", "is_header", "open_envi"]
 
 DATA_SUFFIXES = (".img", ".dat", ".raw", ".bsq", ".bil", ".bip", ".bin", ".hyspex")
-_AXES = {"bsq": "brc", "bil": "rbc", "bip": "rcb"}
 
 
 def find_header(data: Path) -> Path | None:
@@ -90,9 +89,8 @@ def open_envi(header: Path, data: Path, source: str, warnings: Sequence[str] = (
     layout = parse_layout(fields, str(header))
     meta, remarks = parse_meta(fields, layout, str(header))
     _check_size(layout, data, header)
-    shape = {"bsq": (layout.bands, layout.rows, layout.cols), "bil": (layout.rows, layout.bands, layout.cols)}.get(
-        layout.interleave, (layout.rows, layout.cols, layout.bands)
-    )
+    axes, sizes = AXES[layout.interleave], {"r": layout.rows, "c": layout.cols, "b": layout.bands}
+    shape = tuple(sizes[axis] for axis in axes)
     try:
         samples = np.memmap(data, dtype=layout.dtype, mode="r", offset=layout.offset, shape=shape)
     except (OSError, ValueError) as error:
@@ -101,7 +99,7 @@ def open_envi(header: Path, data: Path, source: str, warnings: Sequence[str] = (
         source,
         (layout.rows, layout.cols, layout.bands),
         meta,
-        ArrayWindows(samples, _AXES[layout.interleave]),
+        ArrayWindows(samples, axes),
         format="ENVI",
         files=(data, header),
         warnings=[*warnings, *remarks],

@@ -20,14 +20,23 @@ from lkca.data.meta import CubeMeta, uniform
 from lkca.data.spectral import described_wavelengths, good_band_mask, to_nanometers
 from lkca.errors import InputError
 
-__all__ = ["DTYPES", "EnviLayout", "no_image", "parse_header", "parse_layout", "parse_meta", "read_header"]
+__all__ = [
+    "AXES",
+    "DTYPES",
+    "KEYS",
+    "EnviLayout",
+    "no_image",
+    "parse_header",
+    "parse_layout",
+    "parse_meta",
+    "read_header",
+]
 
 DTYPES = {1: "u1", 2: "i2", 3: "i4", 4: "f4", 5: "f8", 12: "u2", 13: "u4", 14: "i8", 15: "u8"}
 _MAX_HEADER_BYTES = 16 * 2**20
-_LAYOUT_KEYS = {
+AXES = {"bsq": "brc", "bil": "rbc", "bip": "rcb"}  # rows, columns and bands in the file, by interleave
+KEYS = {  # of which a layout and metadata are made; all others become tags
     "samples", "lines", "bands", "header offset", "file type", "data type", "interleave", "byte order",
-}  # fmt: skip
-_META_KEYS = {
     "wavelength", "wavelength units", "fwhm", "bbl", "band names", "data ignore value", "map info",
     "coordinate system string", "reflectance scale factor", "data gain values", "data offset values",
     "geo points", "rpc info",
@@ -123,7 +132,7 @@ def parse_layout(fields: dict[str, str], source: str) -> EnviLayout:
         what = "complex numbers" if code in (6, 9) else "unknown"
         raise InputError(f"{source}: data type {code} ({what}) is not supported; expected one of {sorted(DTYPES)}")
     interleave = fields.get("interleave", "bsq").lower()
-    if interleave not in ("bsq", "bil", "bip"):
+    if interleave not in AXES:
         raise InputError(f"{source}: interleave is {interleave!r}; expected bsq, bil or bip")
     order = _integer(fields, "byte order", source, low=0, default=0)
     if order > 1:
@@ -178,7 +187,7 @@ def parse_meta(fields: dict[str, str], layout: EnviLayout, source: str) -> tuple
         tags={
             key.upper() if key.startswith("lkca_") else key: " ".join(value.split())
             for key, value in fields.items()
-            if key not in _LAYOUT_KEYS | _META_KEYS and value
+            if key not in KEYS and value
         },
     )
     return meta, warnings

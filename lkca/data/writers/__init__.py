@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 
 from lkca.data.codec import nodata_code
 from lkca.data.meta import CubeMeta
+from lkca.data.readers.envi_header import AXES
 from lkca.data.window import Window
 from lkca.data.writers.base import Backend, CubeWriter, WriteReport, write_error
 from lkca.data.writers.cog import CogBackend
@@ -53,7 +54,7 @@ def create_writer(
     path = Path(path)
     check_name(path)
     name = _driver(path, driver)
-    if interleave is not None and interleave.lower() not in ("bsq", "bil", "bip"):
+    if interleave is not None and interleave.lower() not in AXES:
         raise InputError(f"{path}: interleave {interleave!r} is unknown; choose bsq, bil or bip")
     for final in envi_paths(path) if name == "ENVI" else (path,):
         check_output(final, overwrite=overwrite, inputs=inputs)
@@ -64,8 +65,8 @@ def create_writer(
     backend: Backend
     try:
         if name == "ENVI":
-            order = interleave or (path.suffix[1:].lower() if path.suffix.lower() in (".bsq", ".bil", ".bip") else None)
-            order = (order or meta.interleave or "bsq").lower()
+            suffix = path.suffix[1:].lower()
+            order = (interleave or (suffix if suffix in AXES else meta.interleave) or "bsq").lower()
             meta = meta.replace(interleave=order)
             backend = EnviBackend(path, shape, meta, interleave=order, compress=compress)
         elif name in ("GTiff", "COG"):

@@ -14,7 +14,7 @@ from lkca.data.envi_map import map_info_fields
 from lkca.data.memory import copy_mapped, reserve
 from lkca.data.meta import CubeMeta
 from lkca.data.readers.envi import described, find_header
-from lkca.data.readers.envi_header import DTYPES
+from lkca.data.readers.envi_header import AXES, DTYPES, KEYS
 from lkca.data.window import Window
 from lkca.data.writers.base import Backend, linked, temporary_beside
 from lkca.data.writers.layout import Planes
@@ -24,14 +24,8 @@ __all__ = ["EnviBackend", "envi_list", "envi_paths", "header_text"]
 
 _LONGEST_LINE, _LINE = 5000, 120
 _CODES = {np.dtype("<" + name): code for code, name in DTYPES.items()}
-# keys that describe the file itself or that are written from CubeMeta
-_OWN_KEYS = {
-    "samples", "lines", "bands", "header offset", "file type", "data type", "interleave", "byte order",
-    "wavelength", "wavelength units", "fwhm", "bbl", "band names", "data ignore value", "map info",
-    "coordinate system string", "reflectance scale factor", "data gain values", "data offset values",
-    "file compression", "major frame offsets", "minor frame offsets", "pixel size", "projection info", "rpc info",
-    "geo points",
-}  # fmt: skip
+# Tags that are not written: what CubeMeta has in their place counts, and the rest describe the file that was read.
+_OWN_KEYS = KEYS | {"file compression", "major frame offsets", "minor frame offsets", "pixel size", "projection info"}
 
 
 def envi_paths(path: Path) -> tuple[Path, Path]:
@@ -89,19 +83,19 @@ class EnviBackend(Backend):
             for temporary, _ in self.pairs:
                 temporary.unlink(missing_ok=True)
             raise
-        self._dtype = dtype
-        self._order = {"bsq": (bands, rows, cols), "bil": (rows, bands, cols), "bip": (rows, cols, bands)}[interleave]
-        self._to_bands_first = {"bsq": (0, 1, 2), "bil": (1, 0, 2), "bip": (2, 0, 1)}[interleave]
+        self._dtype, self._axes = dtype, AXES[interleave]
+        self._shape = tuple({"r": rows, "c": cols, "b": bands}[axis] for axis in self._axes)
         self.keeps = interleave == "bsq"
         self.layout = Planes((bands, rows, cols), dtype) if self.keeps else None
 
     def write(self, window: Window, stored: np.ndarray) -> None:
         if self._samples is None:  # not before: the file of another may take its place
-            reserve(self.pairs[0][0], math.prod(self._order) * self._dtype.itemsize)
-            self._samples = np.memmap(self.pairs[0][0], dtype=self._dtype, mode="r+", shape=self._order)
-        target = self._samples.transpose(self._to_bands_first)[(slice(None), *window.slices)]
-        to_file = np.argsort(self._to_bands_first)
-        copy_mapped(target.transpose(to_file), stored.transpose(to_file), self._samples)
+            reserve(self.pairs[0][0], math.prod(self._shape) * self._dtype.itemsize)
+            self._samples = np.memmap(self.pairs[0][0], dtype=self._dtype, mode="r+", shape=self._shape)
+        rows, cols = window.slices
+        part = {"r": rows, "c": cols, "b": slice(None)}
+        target = self._samples[tuple(part[axis] for axis in self._axes)]
+        copy_mapped(target, stored.transpose(["brc".index(axis) for axis in self._axes]), self._samples)
 
     def adopt(self, samples: Path) -> None:
         if not linked(samples, self.pairs[0][0]):
