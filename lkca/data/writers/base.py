@@ -88,7 +88,14 @@ class Backend(ABC):
 
     @abstractmethod
     def discard(self) -> None:
-        """Release the temporary files; they are removed by the writer."""
+        """Release the temporary files, which :meth:`remove` can remove then."""
+
+    def remove(self) -> None:
+        """Remove the temporary files, and what GDAL put beside them, as far as they are there."""
+        for temporary, _ in self.pairs:
+            for file in (temporary, *sidecars(temporary)):
+                with contextlib.suppress(OSError):
+                    file.unlink()
 
 
 class CubeWriter:
@@ -236,10 +243,7 @@ class CubeWriter:
             self._open = False
             with contextlib.suppress(Exception):
                 self._backend.discard()
-            for temporary, _ in self._backend.pairs:
-                for name in (temporary, *sidecars(temporary)):
-                    with contextlib.suppress(OSError):
-                        name.unlink()
+            self._backend.remove()
 
     def __enter__(self) -> CubeWriter:
         return self

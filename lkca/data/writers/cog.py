@@ -25,7 +25,7 @@ from lkca.data.memory import reserve
 from lkca.data.meta import CubeMeta
 from lkca.data.window import Window
 from lkca.data.writers import tiff
-from lkca.data.writers.base import Backend, check_disk_space, linked, sidecars, temporary_beside
+from lkca.data.writers.base import Backend, check_disk_space, linked, temporary_beside
 from lkca.data.writers.blocks import write_at
 from lkca.data.writers.geotiff import Kind, as_os_errors, block_size, check_blocks, create, left_out
 from lkca.data.writers.layout import Layout, Pyramid
@@ -67,9 +67,7 @@ class CogBackend(Backend):
             self._made.write_bytes(b"")
             self.layout = replace(self.layout, room=len(self._head(self.layout)) + _SLACK)
         except BaseException:
-            for temporary, _ in self.pairs:
-                for file in (temporary, *sidecars(temporary)):
-                    file.unlink(missing_ok=True)
+            self.remove()
             raise
 
     def lay_out(self, layout: Layout) -> None:

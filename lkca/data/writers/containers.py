@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class _InMemory(Backend):
                 f"{path}: compression {compress!r} is not possible in {path.suffix}; choose deflate or none"
             )
         assert meta.stored_dtype is not None
-        nbytes = int(np.prod(shape, dtype=object)) * meta.stored_dtype.itemsize
+        nbytes = math.prod(shape) * meta.stored_dtype.itemsize
         check_memory(nbytes, f"{path}: collecting the cube for {path.suffix}", "write .tif or an ENVI file instead")
         self._compress = compress == "deflate"
         self._meta = meta
@@ -63,7 +64,7 @@ class MatBackend(_InMemory):
 
     def __init__(self, path: Path, shape: tuple[int, int, int], meta: CubeMeta, compress: str | None) -> None:
         assert meta.stored_dtype is not None
-        nbytes = int(np.prod(shape, dtype=object)) * meta.stored_dtype.itemsize
+        nbytes = math.prod(shape) * meta.stored_dtype.itemsize
         if nbytes > _MAT5_LIMIT:
             raise InputError(
                 f"{path}: {nbytes / 2**30:.1f} GiB do not fit into a MATLAB v5 variable (2 GiB); "

@@ -80,8 +80,7 @@ class EnviBackend(Backend):
         try:
             self.pairs.append((temporary_beside(header), header))
         except BaseException:
-            for temporary, _ in self.pairs:
-                temporary.unlink(missing_ok=True)
+            self.remove()
             raise
         self._dtype, self._axes = dtype, AXES[interleave]
         self._shape = tuple({"r": rows, "c": cols, "b": bands}[axis] for axis in self._axes)

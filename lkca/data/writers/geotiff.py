@@ -49,7 +49,7 @@ class GeoTiffBackend(Backend):
         try:
             self._dataset = create(self._tiff, shape, meta, INTERLEAVE=kind.interleave, **kind.packing)
         except BaseException:
-            self._tiff.unlink(missing_ok=True)
+            self.remove()
             raise
 
     def write(self, window: Window, stored: np.ndarray) -> None:
