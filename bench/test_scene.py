@@ -28,7 +28,7 @@ from lkca.data.memory import keep_freed_memory
 from lkca.inference import SceneOptions, upscale_scene
 from lkca.inference.adapt import adapt
 from lkca.inference.bands import BandUpsampler
-from lkca.inference.body import for_cpu, last_features
+from lkca.inference.network import for_cpu, last_features
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.config import BandSet, ModelConfig, Normalisation, TrainingRecord
 from lkca.models.directory import LoadedModel, describe_architecture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -13,16 +12,14 @@ from torch import Tensor
 
 from lkca.data.codec import Encoder, unmasked
 from lkca.errors import InputError
-from lkca.inference.bands import BandUpsampler, band_slices, stores
-from lkca.inference.body import for_cpu, last_features
-from lkca.inference.fill import fill_bands, fill_missing, fill_spectra, finer_mask, restore_missing
+from lkca.inference.bands import band_slices, stores
+from lkca.inference.fill import fill_missing, fill_spectra, finer_mask, restore_missing
+from lkca.inference.network import PRECISIONS, CubeNetwork
 from lkca.inference.strips import EDGE, Part, Piece, Strip, all_of, widened
 from lkca.models.directory import LoadedModel
 from lkca_kernels.reference.bicubic import bicubic_upsample
 
-__all__ = ["PRECISIONS", "Upscaler", "bicubic_array", "resolve_device", "tile_margin", "upscale_array"]
-
-PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+__all__ = ["Upscaler", "bicubic_array", "resolve_device", "tile_margin", "upscale_array"]
 
 # Of a result at once: two of them, and a convolution's, stay in a CPU's last cache; a GPU wants more to do.
 _CHUNK_BYTES = {"cpu": 12 << 20, "cuda": 1 << 28}
@@ -82,33 +79,13 @@ class Upscaler:
         self.scale = scale
         self.bands = good_bands.size
         self.device = device or torch.device("cpu")
-        self.precision = precision
         self.halo, self.reach = _margins(model)
-        self.features = 0
+        self._network = None if model is None else CubeNetwork(model, good_bands, self.device, precision)
+        self.features = 0 if self._network is None else self._network.maps
         self.by_network = np.zeros(good_bands.shape, dtype=bool)
-        self._net = None
+        if self._network is not None:
+            self.by_network[self._network.intact] = True
         self._encoder: Encoder | None = None
-        if model is not None:
-            self._net = model.net.to(self.device)
-            if self.device.type == "cpu":
-                for_cpu(self._net)
-            self._norm = model.config.normalisation
-            self._used = np.asarray(model.config.bands.used)
-            self._nonnegative = model.config.bands.nonnegative
-            self._least = torch.full((self._used.size,), -torch.inf, dtype=torch.float32)
-            self._least[np.isin(self._used, self._nonnegative)] = 0.0
-            self._good: np.ndarray = np.asarray(good_bands, dtype=bool)[self._used]
-            if not self._good.any():
-                raise InputError(
-                    "every band that the model uses is bad or empty in this cube; 'lkca upscale --bicubic' can still "
-                    "upscale it"
-                )
-            self.by_network[self._used[self._good]] = True
-            net = model.net.config
-            # What the upsampling takes, in pieces and whole; alive in a block, of one group or as much: input, two
-            # residuals, result, hidden channels before and after the activation.
-            kept = net.groups * net.width if net.rank is None else net.rank
-            self.features = 2 * kept + net.width * (4 + 2 * net.expansion)
 
     def store_as(self, encoder: Encoder) -> None:
         """From now on pieces come as ``encoder`` stores them, where that can be had in one pass.
@@ -116,18 +93,17 @@ class Upscaler:
         That is: low-rank upsampling, served by a native backend, and samples of a dtype that it writes, products with
         the encoder's gains.
         """
-        layer = None if self._net is None else self._net.upsample
-        if layer is None or np.dtype(encoder.meta.stored_dtype).name not in _TORCH_DTYPES:
+        if self._network is None or np.dtype(encoder.meta.stored_dtype).name not in _TORCH_DTYPES:
             return
-        if stores(layer) and encoder.gains(slice(0, self.bands)) is not None:
+        if stores(self._network.net.upsample) and encoder.gains(slice(0, self.bands)) is not None:
             self._encoder = encoder
 
     def prepare(self, cube: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """float32 (bands, rows, cols), physical, NaN where missing -> the cube without gaps, and their mask or None."""
         filled, missing = fill_missing(cube, self.reach)
         if missing is not None:
-            if self._net is not None:
-                intact = self._used[self._good]
+            if self._network is not None:
+                intact = self._network.intact
                 spectra = filled if intact.size == self.bands else filled[intact]
                 fill_spectra(spectra)
                 if spectra is not filled:
@@ -163,50 +139,48 @@ class Upscaler:
         core = core or all_of(filled)
         # Large parts of a swath on a map grid.
         empty = missing is not None and bool(missing[(slice(None), *core)].all())
-        near_cols, upsample = widened(core[1], filled.shape[2]), None
-        if self._net is not None and not empty:
-            upsample = BandUpsampler(self._net.upsample, *self._features(filled)).part(slice(None), near_cols)
+        near_cols, upsampler = widened(core[1], filled.shape[2]), None
+        if self._network is not None and not empty:
+            upsampler = self._network.upsampler(filled).part(slice(None), near_cols)
         width = core[1].stop - core[1].start
         step = self._strip(core[0].stop - core[0].start, width)
         for row in range(core[0].start, core[0].stop, step):
-            strip = Strip(
-                filled, missing, slice(row, min(row + step, core[0].stop)), core[1], near_cols, core[0].start, empty
-            )
+            rows = slice(row, min(row + step, core[0].stop))
+            strip = Strip(filled, missing, rows, core[1], near_cols, core[0].start, empty, upsampler)
             for by_network in (True, False):
                 bands = np.flatnonzero(self.by_network == by_network)
-                yield from self._of_bands(strip, bands, upsample if by_network else None, take, (step, width))
+                yield from self._of_bands(strip, bands, by_network, take, (step, width))
 
     def _of_bands(
         self,
         strip: Strip,
         bands: np.ndarray,
-        upsample: BandUpsampler | None,
+        by_network: bool,
         take: Callable[[], Tensor],
         size: tuple[int, int],
     ) -> Iterator[Piece]:
         """Pieces of a strip of at most that ``size``, by which ``take`` measures its memory."""
-        encoder = self._encoder
-        if encoder is None or upsample is None:
+        if self._encoder is None or not by_network or strip.empty:
             for part in band_slices(bands, self._at_once(*size)):
-                yield self._encoded_later(strip, part, upsample, take())
+                yield self._encoded_later(strip, part, by_network, take())
             return
         for part in band_slices(bands, self._stored_at_once(*size)):
-            piece = self._stored(strip, part, upsample, take(), encoder)
+            piece = self._stored(strip, part, take(), self._encoder)
             if piece is not None:
                 yield piece
                 continue
             for few in band_slices(np.arange(part.start, part.stop), self._at_once(*size)):
-                yield self._encoded_later(strip, few, upsample, take())
+                yield self._encoded_later(strip, few, by_network, take())
 
-    def _encoded_later(self, strip: Strip, bands: slice, upsample: BandUpsampler | None, memory: Tensor) -> Piece:
+    def _encoded_later(self, strip: Strip, bands: slice, by_network: bool, memory: Tensor) -> Piece:
         near = strip.near
         shape = (bands.stop - bands.start, *((part.stop - part.start) * self.scale for part in near))
         out = memory[: math.prod(shape)].view(shape)
         with torch.inference_mode():
             if strip.empty:
                 out.fill_(torch.nan)
-            elif upsample is not None:
-                self._upsample(strip.upsampler(upsample), bands, out)
+            elif by_network:
+                self._upsample(strip, bands, out)
             else:
                 coarse = torch.from_numpy(strip.filled[(bands, *near)])
                 out.copy_(bicubic_upsample(coarse[None], self.scale)[0])
@@ -215,21 +189,18 @@ class Upscaler:
             restore_missing(result, strip.missing[(bands, *near)], self.scale)
         return Piece(bands, strip.fine_rows(self.scale), result[(slice(None), *strip.inner(self.scale))])
 
-    def _stored(
-        self, strip: Strip, bands: slice, upsample: BandUpsampler, memory: Tensor, encoder: Encoder
-    ) -> Piece | None:
+    def _stored(self, strip: Strip, bands: slice, memory: Tensor, encoder: Encoder) -> Piece | None:
         """Made as the output stores it; None where that is not enough: see :meth:`lkca.data.codec.Encoder.mend`."""
         gains, lacking = encoder.gains(bands), strip.lacking(bands)
-        assert gains is not None
-        first = self._position(bands)
-        last = first + bands.stop - bands.start
+        assert gains is not None and self._network is not None and strip.upsampler is not None
+        seen = self._network.position(bands)
         rows, cols = strip.rows.stop - strip.rows.start, strip.near[1].stop - strip.near[1].start
         shape = (bands.stop - bands.start, rows * self.scale, cols * self.scale)
         dtype = _TORCH_DTYPES[np.dtype(encoder.meta.stored_dtype).newbyteorder("=").name]
         out = memory.view(dtype)[: math.prod(shape)].view(1, *shape)
-        least = self._least[first:last] if self._nonnegative else None
+        least = None if self._network.least is None else self._network.least[seen]
         with torch.inference_mode():
-            extremes = upsample.store(first, last, strip.rows, least, torch.from_numpy(gains), out)
+            extremes = strip.upsampler.store(seen.start, seen.stop, strip.rows, least, torch.from_numpy(gains), out)
         samples: np.ndarray = out[0].numpy()[:, :, strip.inner(self.scale)[1]]
         mask = None if lacking is None else finer_mask(lacking, self.scale)
         counts = encoder.mend(samples, extremes, mask, exact=samples.size == out.numel())
@@ -277,37 +248,16 @@ class Upscaler:
     def _plane(self, rows: int, cols: int) -> int:
         return (rows + 2 * EDGE) * self._row(cols)
 
-    def _position(self, bands: slice) -> int:
-        """Of the first of these bands among those that the network sees."""
-        return int(np.searchsorted(self._used, bands.start))  # rising, so what is consecutive here is so there
-
-    def _upsample(self, upsample: BandUpsampler, bands: slice, out: Tensor) -> None:
-        first = self._position(bands)
+    def _upsample(self, strip: Strip, bands: slice, out: Tensor) -> None:
+        assert self._network is not None and strip.near_upsampler is not None
+        seen = self._network.position(bands)
         on_cpu = self.device.type == "cpu"
-        fine = upsample(first, first + bands.stop - bands.start, out[None] if on_cpu else None)
+        fine = strip.near_upsampler(seen.start, seen.stop, out[None] if on_cpu else None)
         if not on_cpu:
             out.copy_(fine[0])
-        for band in self._nonnegative:
+        for band in self._network.nonnegative:
             if bands.start <= band < bands.stop:
                 out[band - bands.start].clamp_(min=0)
-
-    @torch.inference_mode()
-    def _features(self, filled: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Of all of ``filled``: what the upsampling takes, times the peak, and the physical values.
-
-        The upsampling is linear, so it gives physical results from these without another pass over them.
-        """
-        assert self._net is not None
-        whole = self._used.size == self.bands
-        physical = fill_bands(filled if whole else filled[self._used], ~self._good)
-        peak, offset = float(self._norm.peak), float(self._norm.offset)
-        x = torch.from_numpy(physical)[None].to(self.device)
-        features = last_features(self._net, (x - offset).div_(peak), self._autocast())
-        return features.mul_(peak), x
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        dtype = PRECISIONS[self.precision]
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
 
 
 def _margins(model: LoadedModel | None) -> tuple[int, int]:

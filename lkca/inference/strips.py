@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -31,9 +32,11 @@ class Piece:
 
 @dataclass
 class Strip:
-    """Rows of a core in ``filled``, whose core begins at row ``begin``; near_cols: its columns and those beside them.
+    """Some rows of a core: of the part of an array that is upscaled, beside which ``filled`` has pixels to see.
 
-    empty: all of the core is missing.
+    rows, cols: of the strip, in ``filled``; the core begins at row ``begin`` and has the same columns. near_cols: these
+    and those beside them. empty: all of the core is missing. upsampler: of the network, over all rows and near_cols;
+    None where there is no network, or nothing for it to do.
     """
 
     filled: np.ndarray
@@ -43,9 +46,7 @@ class Strip:
     near_cols: slice
     begin: int
     empty: bool
-
-    def __post_init__(self) -> None:
-        self._upsampler: BandUpsampler | None = None
+    upsampler: BandUpsampler | None
 
     @property
     def near(self) -> Part:
@@ -68,11 +69,10 @@ class Strip:
         mask = None if self.missing is None else self.missing[bands, self.rows, self.cols]
         return None if mask is None or not mask.any() else mask
 
-    def upsampler(self, whole: BandUpsampler) -> BandUpsampler:
-        """Of what is near alone."""
-        if self._upsampler is None:
-            self._upsampler = whole.part(self.near[0], slice(None))
-        return self._upsampler
+    @cached_property
+    def near_upsampler(self) -> BandUpsampler | None:
+        """The upsampler over what is near alone."""
+        return None if self.upsampler is None else self.upsampler.part(self.near[0], slice(None))
 
 
 def all_of(cube: np.ndarray) -> Part:

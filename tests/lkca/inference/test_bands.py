@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lkca.inference.bands import BandUpsampler, band_slices
-from lkca.inference.body import last_features
+from lkca.inference.network import last_features
 from lkca.models.directory import LoadedModel
 
 
