@@ -7,11 +7,25 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lkca.errors import InputError, OutputError
 
-__all__ = ["alone_in", "check_folder", "check_name", "check_output", "check_utf8", "written_aside"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
+__all__ = [
+    "alone_in",
+    "check_folder",
+    "check_name",
+    "check_output",
+    "check_picture",
+    "check_utf8",
+    "save_figure",
+    "written_aside",
+]
+
+_PICTURES = (".png", ".pdf", ".svg")
 _ASIDE = "..lkca-part.00000000.begin"  # what the longest name beside an output has more than it, for a while
 
 
@@ -88,6 +102,20 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}); choose another folder") from error
+
+
+def check_picture(path: str | os.PathLike[str]) -> None:
+    """InputError, before any work, for a name that is no picture's: PNG, PDF or SVG."""
+    if Path(path).suffix.lower() not in _PICTURES:
+        raise InputError(f"{path}: is no picture's name; end it in one of {', '.join(_PICTURES)}")
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 120) -> None:
+    """Write a figure by :func:`written_aside`; the suffix is the format. InputError as :func:`check_picture`."""
+    path = Path(path)
+    check_picture(path)
+    with written_aside(path) as aside:
+        figure.savefig(aside, format=path.suffix.lower().lstrip("."), dpi=dpi)
 
 
 @contextmanager

@@ -7,24 +7,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lkca.errors import InputError
 from lkca.metrics import Metrics
-from lkca.output import written_aside
+from lkca.output import save_figure
 from lkca.views import Overview
 from lkca.visual import runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure, FigureBase
+    from matplotlib.figure import FigureBase
 
-__all__ = ["check_picture", "comparison_panel", "save_figure"]
-
-_PICTURES = (".png", ".pdf", ".svg")
+__all__ = ["comparison_panel"]
 
 _PIXEL_COLOURS = ("#e41a1c", "#ff9f00", "#00b7ff", "#f032e6", "#ffffff", "#7fff00")
 
@@ -96,20 +92,6 @@ def comparison_panel(
     if title:
         parts[0].suptitle(title, fontsize=13)  # of the figure it would lie over the captions
     save_figure(figure, path)
-
-
-def check_picture(path: str | os.PathLike[str]) -> None:
-    """InputError, before any work, for a name that is no picture's: PNG, PDF or SVG."""
-    if Path(path).suffix.lower() not in _PICTURES:
-        raise InputError(f"{path}: is no picture's name; end it in one of {', '.join(_PICTURES)}")
-
-
-def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 120) -> None:
-    """Write a figure beside ``path``, then rename it; the suffix is the format. Errors as in :func:`check_picture`."""
-    path = Path(path)
-    check_picture(path)
-    with written_aside(path) as aside:
-        figure.savefig(aside, format=path.suffix.lower().lstrip("."), dpi=dpi)
 
 
 def _caption(name: str, metrics: Metrics | None) -> str:

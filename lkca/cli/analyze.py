@@ -13,7 +13,7 @@ import typer
 from lkca.cli.console import note, print_json, print_line, print_table
 from lkca.cli.options import FITTED_HELP, Json, ModelScale, Overwrite, examples
 from lkca.errors import InputError
-from lkca.output import check_output
+from lkca.output import check_output, check_picture
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,7 +50,6 @@ def analyze_command(
 ) -> None:
     """Shows the spectrum of each convolution that feeds a pixel shuffle, and what a lower rank would keep and save."""
     from lkca.lowrank import analyze
-    from lkca.panel import check_picture
 
     if plot is not None:
         check_picture(plot)

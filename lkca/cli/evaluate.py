@@ -33,7 +33,7 @@ from lkca.cli.options import (
 )
 from lkca.cli.report import ReportOption, check_report
 from lkca.errors import InputError, LkcaError
-from lkca.output import check_output
+from lkca.output import check_output, check_picture
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +94,6 @@ def evaluate_command(
     from lkca.evaluation import evaluate_prediction
     from lkca.inference.array import resolve_device
     from lkca.models.shipped import find_model
-    from lkca.panel import check_picture
     from lkca.report.build import MOST_PICTURED, report_of_files, report_of_model
     from lkca.report.page import write_report
 

@@ -11,7 +11,7 @@ import numpy as np
 from lkca.data import Cube, CubeMeta, Window
 from lkca.data.codec import to_physical
 from lkca.data.thinned import Thinned
-from lkca.panel import check_picture, save_figure
+from lkca.output import check_picture, save_figure
 from lkca.visual import Composite
 
 __all__ = ["Preview"]

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from lkca.errors import InputError
-from lkca.panel import save_figure
+from lkca.output import save_figure
 
 if TYPE_CHECKING:
     from lkca.lowrank.analyze import Analysis
