@@ -169,7 +169,8 @@ def factorize_reported(
         kept = [i for i, r in enumerate(found_ranks) if r is not None]
         if not kept:
             raise LowRankError(f"max_psnr_drop: {result.skipped[chosen[0].name]}, in any layer{_exactly(psnr(work))}")
-        chosen, factorisers, values = ([items[i] for i in kept] for items in (chosen, factorisers, values))  # type: ignore[assignment]
+        chosen, factorisers = [chosen[i] for i in kept], [factorisers[i] for i in kept]
+        values = [values[i] for i in kept]
         ranks = [r for r in found_ranks if r is not None]
     ranks = [min(r, layer.full_rank) for layer, r in zip(chosen, ranks, strict=True)]
     before = [layer.weights() for layer in chosen]

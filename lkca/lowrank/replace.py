@@ -258,7 +258,6 @@ def _upsampler(layer: Layer) -> PixelShuffleUpsample:
         conv.in_channels,
         layer.out // layer.upscale_factor**2,
         layer.upscale_factor,
-        conv.kernel_size,  # type: ignore[arg-type]
         bias=conv.bias is not None,
         **conv_arguments(conv),
     )

@@ -67,8 +67,9 @@ def carry_over(old: nn.Module, new: nn.Module) -> None:
 
 
 def conv_arguments(conv: nn.Conv2d) -> dict[str, Any]:
-    """Keyword arguments of a convolution like ``conv`` but for channels, kernel and bias, on the meta device."""
+    """Keyword arguments of a convolution like ``conv`` but for channels and bias, on the meta device."""
     return {
+        "kernel_size": conv.kernel_size,
         "stride": conv.stride,
         "padding": conv.padding,
         "dilation": conv.dilation,
@@ -85,22 +86,15 @@ def _low_rank(layer: Layer, parts: Parts, fused: bool) -> LowRankConv2d | LowRan
     arguments = {**conv_arguments(conv), "bias": bias is not None}
     new: LowRankConv2d | LowRankUpsample
     if isinstance(old, (PixelShuffleUpsample, LowRankUpsample)):
-        new = LowRankUpsample(
-            old.in_channels,
-            old.out_channels,
-            old.upscale_factor,
-            rank,
-            conv.kernel_size,  # type: ignore[arg-type]
-            shared_groups=old.shared_groups,
-            **arguments,
-        )
+        sizes = old.in_channels, old.out_channels, old.upscale_factor, rank
+        new = LowRankUpsample(*sizes, shared_groups=old.shared_groups, **arguments)
         new.shuffle_apart = old.shuffle_apart
     elif fused:
         channels = layer.out // layer.upscale_factor**2
-        new = LowRankUpsample(conv.in_channels, channels, layer.upscale_factor, rank, conv.kernel_size, **arguments)  # type: ignore[arg-type]
+        new = LowRankUpsample(conv.in_channels, channels, layer.upscale_factor, rank, **arguments)
         new.shuffle_apart = True
     else:
-        new = LowRankConv2d(conv.in_channels, layer.out, conv.kernel_size, rank, **arguments)  # type: ignore[arg-type]
+        new = LowRankConv2d(conv.in_channels, layer.out, rank=rank, **arguments)
     new.to_empty(device=conv.weight.device)
     new.reduce.weight.copy_(right.reshape(new.reduce.weight.shape))
     new.weight.copy_(layer.last_factor(left))
@@ -277,12 +271,11 @@ def merge(model: Model, *, inplace: bool = False) -> Model:
 def _merged(old: LowRankConv2d | LowRankUpsample) -> nn.Module:
     kernel = _product(old)
     arguments = {**conv_arguments(old.reduce), "bias": old.bias is not None}
-    size = old.reduce.kernel_size
     if isinstance(old, LowRankUpsample) and not old.shuffle_apart:
-        new: nn.Module = PixelShuffleUpsample(old.in_channels, old.out_channels, old.upscale_factor, size, **arguments)  # type: ignore[arg-type]
+        new: nn.Module = PixelShuffleUpsample(old.in_channels, old.out_channels, old.upscale_factor, **arguments)
         conv = new.conv
     else:
-        new = conv = nn.Conv2d(kernel.shape[1], kernel.shape[0], size, **arguments)  # type: ignore[arg-type]
+        new = conv = nn.Conv2d(kernel.shape[1], kernel.shape[0], **arguments)
     new.to_empty(device=old.weight.device)
     assert isinstance(conv, nn.Conv2d)
     conv.weight.copy_(kernel)

@@ -79,9 +79,9 @@ def same_draws(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def agree(expected: Any, found: Any, *, least: float = _AGREEMENT) -> bool:
+def agree(expected: Any, found: Any) -> bool:
     """Whether nothing of two outputs differs (:func:`differing`)."""
-    return not differing(expected, found, least=least)
+    return not differing(expected, found)
 
 
 def differing(expected: Any, found: Any, *, least: float = _AGREEMENT) -> set[str]:
