@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lkca.cli.console import print_json, print_table
 from lkca.cli.options import Axes, BandShape, Json, Nodata, Variable, examples, reading
+
+if TYPE_CHECKING:
+    from lkca.data import Cube
 
 __all__ = ["EXAMPLES", "inspect_command"]
 
@@ -41,12 +44,12 @@ def inspect_command(
         print_table(file, ["property", "value"], rows, text_columns=2)
 
 
-def _facts(cube: Any) -> dict[str, Any]:
+def _facts(cube: Cube) -> dict[str, Any]:
     with cube.caching(_CACHE):
         return {**cube.summary(), **_value_facts(cube)}
 
 
-def _value_facts(cube: Any) -> dict[str, Any]:
+def _value_facts(cube: Cube) -> dict[str, Any]:
     """Range and validity, read in bounded row strips so that a large scene never fills the memory."""
     import numpy as np
 

@@ -41,7 +41,7 @@ class ShippedModel:
     def scales(self) -> tuple[int, ...]:
         """Scale factors, rising."""
         if self.any_bands:
-            return self._prior().scales
+            return _general().scales
         return tuple(sorted(int(path.name.rpartition("_x")[2]) for path in _FOLDER.glob(f"{self.name}_x*")))
 
     @property
@@ -72,7 +72,7 @@ class ShippedModel:
     def load(self, scale: int | None) -> LoadedModel | Prior:
         """Raises InputError where there is no such scale, or several and none is named."""
         if self.any_bands:
-            return self._prior()
+            return _general()
         scales = self.scales
         if scale is None and len(scales) == 1:
             scale = scales[0]
@@ -81,12 +81,6 @@ class ShippedModel:
             raise InputError(f"the model '{self.name}' {wanted}; give -s with one of {', '.join(map(str, scales))}")
         # by its name: where lkca is installed is nothing that results should tell, and other machines have it elsewhere
         return replace(load_model(_FOLDER / f"{self.name}_x{scale}"), path=Path(self.name))
-
-    def _prior(self) -> Prior:
-        prior = shipped_prior()
-        if prior is None:
-            raise InputError(f"the general model is not in this installation ({PRIOR_FILE} is missing); reinstall lkca")
-        return prior
 
     def _folders(self) -> list[Path]:
         return [_FOLDER / self.name] if self.any_bands else [_FOLDER / f"{self.name}_x{s}" for s in self.scales]
@@ -149,6 +143,13 @@ def find_model(model: str | os.PathLike[str], scale: int | None = None) -> Loade
         f"{name}: does not exist; a model is a directory as 'lkca fit' writes it, or the name of a shipped "
         f"model ({', '.join(SHIPPED)}; see 'lkca models')"
     )
+
+
+def _general() -> Prior:
+    prior = shipped_prior()
+    if prior is None:
+        raise InputError(f"the general model is not in this installation ({PRIOR_FILE} is missing); reinstall lkca")
+    return prior
 
 
 def _holds_model(folder: Path) -> bool:
