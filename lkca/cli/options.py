@@ -185,7 +185,8 @@ def configured(
 ) -> Settings:
     """The configuration in ``file``, or the defaults, with the options that were ``given``: those that are not None.
 
-    ``minutes`` of 0 leave the end to the steps. alternatives: keys of which the file's have no say where one is given.
+    ``minutes`` of 0 leave the end to the steps. alternatives: keys that exclude each other: where one of them is given,
+    the file's values of all of them are dropped.
     """
     from lkca.config import read_yaml, validated
 

@@ -63,8 +63,8 @@ def nodata_code(dtype: np.dtype, nodata: float | None) -> np.generic | None:
 
 
 def beside(code: np.generic) -> np.generic:
-    """What a valid sample is stored as that would be the code of missing ones: the next value (at the end of the type
-    the one before), of floats the next that is finite and not subnormal."""
+    """What a valid sample is stored as where its own value is ``code``, that of missing samples: the next value (at the
+    end of the type, the one before), of floats the next that is finite and not subnormal."""
     dtype: np.dtype = code.dtype
     following: np.generic
     if dtype.kind == "f":
@@ -109,10 +109,10 @@ class Encoder:
         self.low, self.high = min(self.low, counts["low"]), max(self.high, counts["high"])
 
     def gains(self, which: slice) -> np.ndarray | None:
-        """float32 (bands,) by which physical values are multiplied to be stored; None where more is to be done.
+        """float32 (bands,): factors that make stored samples of physical ones; None where that takes more.
 
-        Such products, of float32 values and, where the dtype is an integer, rounded to even and bounded by its range,
-        become by :meth:`mend` what :meth:`encode` gives.
+        Who multiplies float32 values by them, and rounds to even and clips to the range of an integer dtype, may let
+        :meth:`mend` make of the products what :meth:`encode` gives.
         """
         dtype = np.dtype(self.meta.stored_dtype)
         scale, offset = (np.asarray(each, dtype=np.float64) for each in (self.meta.scale_factor, self.meta.offset))

@@ -36,7 +36,7 @@ class Cube:
     (rows, cols, bands). meta: :class:`CubeMeta`. read_stored: (window, band indices) -> the stored samples, (bands,
     height, width); physical: whether these are physical values already. format: for example "ENVI". files: the files it
     is read from. warnings: sentences about what had to be guessed or repaired. close: ends the access to the file.
-    allow: tells what reads the file how many bytes of what it unpacks it may keep. describes_itself: whether the
+    allow: takes the bytes of unpacked chunks that the reader may keep (:meth:`caching`). describes_itself: whether the
     format, or what we wrote into the file, fixes which array the cube is and its axes, so that no option has to.
 
     Raises InputError for a shape without samples, and for metadata that do not fit it.

@@ -26,7 +26,7 @@ class Thinned:
         self.pixels = np.full((planes, *kept), np.nan, dtype=np.float32)
 
     def of(self, window: Window, part: np.ndarray) -> np.ndarray:
-        """The kept ones, perhaps none, of the pixels (..., height, width) that lie at ``window``: a view."""
+        """Those that are kept, perhaps none, of the pixels ``part`` (..., height, width) at ``window``: a view."""
         first = (-start % self.step for start in (window.row, window.col))
         down, across = (
             slice(start, size, self.step) for start, size in zip(first, (window.height, window.width), strict=True)
@@ -34,6 +34,6 @@ class Thinned:
         return part[..., down, across]
 
     def put(self, window: Window, kept: np.ndarray) -> None:
-        """What is shown of the kept pixels of a window: (planes, rows, cols) as :meth:`of` gives them."""
+        """Fill in the pixels that :meth:`of` gives of a window by ``kept``, (planes, rows, cols)."""
         row, col = -(-window.row // self.step), -(-window.col // self.step)
         self.pixels[:, row : row + kept.shape[-2], col : col + kept.shape[-1]] = kept

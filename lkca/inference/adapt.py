@@ -40,7 +40,7 @@ _NEGLIGIBLE = 3e-3  # of a band's lost detail: what is below 0 no more than this
 
 
 class _Statistics:
-    """Sums over windows. In bands where a sample is missing it counts as one without detail.
+    """Sums over windows. A sample that is missing in some band counts there as one without detail.
 
     count, total: valid samples and their sum, (bands,). below: sum of the squares of those below 0. products: of the
     detail, (bands, bands). peak: the largest quantile of a band's magnitudes.

@@ -28,7 +28,11 @@ _NAMED = 8
 
 
 class Finisher:
-    """A context manager with a thread of its own; leaving it waits for the last tile, unless an exception passes."""
+    """Takes finished tiles from ``samples`` to ``writer`` and ``preview``, in order, in a thread of its own.
+
+    A context manager: to leave it says that this process has computed its share, and waits for the last tile, of other
+    processes too, unless an exception passes. progress: called with the tiles that are done, and all.
+    """
 
     def __init__(
         self,

@@ -227,7 +227,7 @@ def size_text(nbytes: float) -> str:
 
 
 def copied_rows(samples: int) -> int:
-    """How many rows, of so many ``samples`` each, are taken to the output at once."""
+    """How many rows, of so many ``samples`` each, are read back and taken to the output at once."""
     return max(1, _COPIED_SAMPLES // samples)
 
 

@@ -21,15 +21,15 @@ _FLUSHED_BYTES = 64 << 20
 
 
 class Samples:
-    """``path`` holds the samples as the output stores them, where ``layout`` says.
+    """The file ``path``, which holds the samples as the output stores them, at the places that ``layout`` names.
 
-    Several processes write disjoint windows of it at once. They do so into a file that is open for writing alone: a
-    map, or a file that is read too, makes network file systems write whole pages, others' samples among them.
+    Several processes write disjoint windows at once, each through a file that is open for writing alone: through a
+    memory map, or a file that is read as well, network file systems write whole pages, others' samples among them.
 
-    flush: they go to the disk as they come: where the file is to be the output, which must be on the disk before it has
-    its name. They leave the system's cache too: new pages for it cost more than the disk. So not where overviews are
-    made of them at the end, or where tiles are narrower than the scene: pages that hold rows of two tiles would be read
-    back for the second.
+    flush: send samples to the disk while others are computed, and drop them from the system's cache, whose new pages
+    cost more than the disk does. For a file that will be the output itself, as that is on the disk before it gets its
+    name. Without effect where overviews are made of the samples at the end, and where tiles are narrower than the
+    scene: pages that hold rows of two tiles would be read back for the second one.
     """
 
     def __init__(self, path: Path, layout: Layout, *, flush: bool = False) -> None:
@@ -90,7 +90,7 @@ class Samples:
         return found
 
     def forget(self) -> None:
-        """What was read leaves the system's cache: pages that are half another process's must not be written back."""
+        """Drop what was read from the system's cache: no page that is half another process's may be written back."""
         if hasattr(os, "posix_fadvise"):
             file = os.open(self.path, os.O_RDONLY)
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -65,8 +65,8 @@ def check_loss(value: float, step: int) -> None:
 class Average:
     """Exponential moving average of a module's weights and buffers (Polyak averaging), kept beside it.
 
-    What has no average is the latest: counters, infinities in what is not trained, state that is no tensor. decay:
-    share of the old average that a step keeps. ramp: steps over which it forgets its start faster,
+    What cannot be averaged holds its latest value: counters, infinities in what is not trained, state that is no
+    tensor. decay: share of the old average that a step keeps. ramp: steps over which it forgets its start faster,
     min(decay, n / (n + ramp)) being kept at step n.
     """
 
