@@ -16,10 +16,11 @@ from lkca.data.degradation import Degradation
 from lkca.data.window import pieces, row_strips
 from lkca.errors import InputError
 from lkca.inference.array import Upscaler
-from lkca.inference.checks import check_scale, contradictions, seen, suits
+from lkca.inference.checks import check_scale, contradictions, suits
 from lkca.inference.choose import model_for
 from lkca.inference.degrade import degraded
 from lkca.inference.plan import Budget, card_memory, size_text, tile_bytes
+from lkca.inference.seen import seen
 from lkca.inference.stream import stream
 from lkca.inference.strips import Piece
 from lkca.inference.windows import whole_pixels

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lkca.data import Cube, CubeMeta, Window
-from lkca.inference.checks import seen
+from lkca.inference.seen import seen
 from lkca.models.config import TrainingData
 from lkca.models.directory import LoadedModel
 
