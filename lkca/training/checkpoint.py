@@ -14,12 +14,13 @@ import pickle
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
 
 from lkca.errors import InputError, OutputError
 from lkca.training.optimise import Average
@@ -57,7 +58,12 @@ class Progressed:
 
 
 def save_checkpoint(
-    folder: Path, progressed: Progressed, net: nn.Module, average: Average, optimiser: Any, scaler: Any
+    folder: Path,
+    progressed: Progressed,
+    net: nn.Module,
+    average: Average,
+    optimiser: Optimizer,
+    scaler: GradScaler | None,
 ) -> Path:
     """Write ``folder``/step-N and remove the older ones; a state of this step that is there stays as it is.
 
@@ -100,7 +106,9 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return max(_complete(folder), default=None)
 
 
-def load_checkpoint(path: Path, net: nn.Module, average: Average, optimiser: Any, scaler: Any) -> Progressed:
+def load_checkpoint(
+    path: Path, net: nn.Module, average: Average, optimiser: Optimizer, scaler: GradScaler | None
+) -> Progressed:
     """Put a saved state into net, average, optimiser, scaler and the random generators; returns where it stands.
 
     InputError where a file is damaged or belongs to another network.
