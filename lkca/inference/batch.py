@@ -23,16 +23,15 @@ __all__ = ["deal", "find_scenes", "folder_to_plan_in", "name_outputs", "upscale_
 
 _WRITABLE = {".mat": ".mat", ".npz": ".npz"}
 _MEETING = ".lkca-ranks"
-_POLL = 0.5
 
 
 def find_scenes(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The files among ``inputs`` as they are, and the cubes in the folders among them, by name; no subfolders.
+    """The files among ``inputs`` as they are, and the cubes in the folders among them, by name; then remarks.
 
-    A folder's cubes are its ENVI headers and the files whose suffix is a cube's, but for what only goes with a spectral
-    image that is there (quick looks, quality, geometry), and ENVI's classifications and spectral libraries: the
-    remarks, which come second, name those, and what may be a cube, but is not taken unnamed (``OTHER_SUFFIXES``).
-    Raises InputError for a folder without any cube.
+    A folder's cubes are its ENVI headers and the files whose suffix is a cube's; subfolders are not searched. Left out,
+    and named in the remarks, are files that only go with a spectral image there (quick looks, quality, geometry),
+    ENVI's classifications and spectral libraries, and formats that mostly hold no cube (``OTHER_SUFFIXES``), which have
+    to be named. Raises InputError for a folder without any cube.
     """
     scenes: list[str] = []
     remarks: list[str] = []
@@ -157,13 +156,13 @@ def _leave_together(heartbeat: Heartbeat, meeting: Path) -> None:
 
     heartbeat.say("done")
     while others_are("running"):
-        time.sleep(_POLL)
+        time.sleep(Heartbeat.POLL)
     heartbeat.say("left")
     before = [state for rank, (state, _) in heartbeat.others().items() if rank < heartbeat.ranks.rank]
     if any(state not in ("failed", "dead") for state in before):
         return
     while others_are("running", "done"):
-        time.sleep(_POLL)
+        time.sleep(Heartbeat.POLL)
     if not heartbeat.others_here():
         shutil.rmtree(meeting, ignore_errors=True)
 

@@ -18,13 +18,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from lkca.errors import InputError, OutputError
 
 __all__ = ["Beginning", "Heartbeat", "Ranks", "Waiting"]
 
-_POLL = 0.5  # seconds between looks at the others
+# What a process says of itself: that it is at work, has done its share, or has failed. In a batch, that it has seen all
+# others end (lkca.inference.batch); of a refusal, that it has heard it (Waiting).
+Said = Literal["running", "done", "failed", "left", "heard"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,12 @@ class Ranks:
 
 
 class Heartbeat:
-    """A context manager that keeps ``folder/rank-N`` fresh; ``token`` names the run that its state belongs to."""
+    """A context manager that keeps ``folder/rank-N`` fresh, which holds the state of this process for others to read.
 
+    token: names the run that the state belongs to; of other runs' files no state is believed.
+    """
+
+    POLL = 0.5  # seconds between looks at the others
     BEAT = 2.0  # seconds between touches
     SILENT = 180.0  # seconds without a touch after which a process counts as dead; network file systems hide it for 60
     LATE = 300.0  # seconds within which each must have started
@@ -81,8 +87,8 @@ class Heartbeat:
         if error is not None:
             self.say("failed", str(error))
 
-    def say(self, state: str, detail: str = "") -> None:
-        """ "running", "done" or "failed", and why."""
+    def say(self, state: Said, detail: str = "") -> None:
+        """Write this process's state, and why it failed."""
         path = self._path(self.ranks.rank)
         aside = path.with_name(f".{path.name}.new")
         with contextlib.suppress(OSError):  # the folder goes when the task is finished
@@ -96,7 +102,7 @@ class Heartbeat:
         self.say("failed", why)
         until = time.monotonic() + self.HEARD
         while time.monotonic() < until and any(self._awaited(rank) for rank in self.others()):
-            time.sleep(_POLL)
+            time.sleep(self.POLL)
 
     def _awaited(self, rank: int) -> bool:
         return (self.touched(rank) or 0.0) < self._born and self.state(rank)[0] == "running"
@@ -109,7 +115,7 @@ class Heartbeat:
             return None
 
     def state(self, rank: int) -> tuple[str, str]:
-        """State and detail of a rank, "dead" where it says nothing any more."""
+        """What a rank last said, and why it failed; "dead", and why, where it has ended or says nothing any more."""
         touched, own = self.touched(rank), self.touched(self.ranks.rank)
         said: dict[str, Any] = {"state": "", "detail": "", "token": None}
         with contextlib.suppress(OSError, ValueError):
@@ -152,10 +158,10 @@ class Heartbeat:
 
 
 class Beginning:
-    """A context manager of the first process, from its first look at a task until the others can see that in ``place``.
+    """A context manager of the first process, from its first look at a task until the others can see it in ``place``.
 
-    They wait for it meanwhile. What it has to tell them, that it lives or why it refuses, it says in a folder of its
-    own beside ``place``, which may be another run's. :class:`Waiting` listens.
+    They wait meanwhile, and what is in ``place`` may be another run's. So the first process says that it lives, or why
+    it refuses, in a folder of its own beside it, which the others read by :class:`Waiting`.
     """
 
     def __init__(self, place: Path, ranks: Ranks) -> None:

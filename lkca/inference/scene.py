@@ -40,8 +40,6 @@ __all__ = ["ScenePlan", "UpscaleReport", "plan_scene", "upscale_scene"]
 
 Progress = Callable[[int, int], None]  # tiles done, tiles in all
 
-_POLL = 0.5  # seconds between looks at the first process
-
 
 @dataclass(frozen=True)
 class UpscaleReport:
@@ -315,7 +313,7 @@ class _Job:
                 why = "; ".join(differing)
             if waiting.look():  # it still reserves or checks the samples
                 began = time.monotonic()
-            time.sleep(_POLL)
+            time.sleep(Heartbeat.POLL)
         raise OutputError(f"{journal.folder}: rank {self.ranks.rank} waited in vain for its task: {why}")
 
     def _keep(self, journal: Journal, task: Task) -> None:
@@ -428,7 +426,7 @@ def _await_end(journal: Journal, record: Record, heartbeat: Heartbeat) -> Record
             return None
         if state in ("failed", "dead") and journal.folder.exists():
             raise OutputError(f"{journal.output}: is not finished; rank 0: {detail or 'was stopped'}")
-        time.sleep(_POLL)
+        time.sleep(Heartbeat.POLL)
 
 
 def _sweep(files: Sequence[Path], keep: Sequence[Path]) -> None:

@@ -391,7 +391,7 @@ def test_who_still_uses_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_all_leave_whoever_comes_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: int, seconds: float
 ) -> None:
-    monkeypatch.setattr(batch, "_POLL", 0.1)
+    monkeypatch.setattr(Heartbeat, "POLL", 0.1)
     meeting, left = tmp_path / "meeting", []
     meeting.mkdir()
 
