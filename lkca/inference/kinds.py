@@ -131,7 +131,7 @@ def _upscale_cube(
         task = Task.of(cube, model, options)
         rows, cols, bands = task.shape
         check_memory(4 * math.prod(task.shape), f"{cube.source}: the upscaled cube", "give an output file")
-        plan = task.plan(budget, None, options.tile)
+        plan = task.plan_in_memory(budget, options.tile)
         tiles = plan.tiles()
         result = np.empty((bands, rows, cols), dtype=np.float32)
 

@@ -125,7 +125,7 @@ def plan_scene(
         writer.abort()
         encoder = Encoder(writer.meta)
         task.upscaler.store_as(encoder)
-        plan = task.plan(budget, writer, options.tile if earlier is None else earlier.tile)
+        plan = task.plan(budget, options.tile if earlier is None else earlier.tile, writer)
         tiles = plan.tiles()
         middle = tiles[len(tiles) // 2]
 
@@ -235,7 +235,7 @@ class _Job:
             if earlier is not None and writer.layout is not None:
                 writer.lay_out(_layout(task, writer.meta, earlier.place))
             size = options.tile if earlier is None else earlier.tile
-            plan = task.plan(self.budget, writer, size)
+            plan = task.plan(self.budget, size, writer)
             preview = (
                 None if options.preview is None else Preview(Path(options.preview), task.shape, writer.meta, self.cube)
             )
@@ -287,7 +287,7 @@ class _Job:
                 task = Task.of(self.cube, self.model, self.options, made=self._kept(journal))
                 meta = output_meta(task.meta, self.options.dtype, str(self.output))
                 task.upscaler.store_as(Encoder(meta))
-                plan = task.plan(self.budget, None, record.tile, helping=True)
+                plan = task.plan(self.budget, record.tile)
                 mine = record.todo[self.ranks.rank :: self.ranks.world]
                 mine = [number for number in mine if not journal.has(number)]
                 samples = Samples(journal.samples, _layout(task, meta, record.place))

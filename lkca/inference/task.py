@@ -7,6 +7,7 @@ import math
 import os
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ __all__ = ["Model", "SceneOptions", "Task", "asked_scale", "fingerprint", "input
 
 Model = LoadedModel | Prior | None
 
-_IN_MEMORY = ("npz", "mat")  # formats whose writers collect the cube
 _SAMPLE = 64  # pixels per side
 
 
@@ -139,29 +139,21 @@ class Task:
             inputs=self.cube.files,
         )
 
-    def plan(
-        self,
-        budget: Budget,
-        writer: CubeWriter | None = None,
-        tile: int | tuple[int, int] | None = None,
-        *,
-        helping: bool = False,
-    ) -> TilePlan:
-        """How the scene is cut, for that writer, or for a float32 array in memory; helping: another process has it."""
-        rows, cols, bands = self.shape
-        dtype = np.dtype(np.float32) if writer is None else writer.meta.stored_dtype
-        assert dtype is not None
-        in_memory = not helping and (writer is None or writer.driver in _IN_MEMORY)
-        return plan_tiles(
-            self.area,
-            self.upscaler,
-            budget,
-            stored_bytes=dtype.itemsize,
-            copied=writer is not None and writer.layout is None,
-            resident=rows * cols * bands * dtype.itemsize if in_memory else 0,
-            tile=tile,
-            device_memory=card_memory(self.upscaler.device),
-        )
+    def plan(self, budget: Budget, tile: int | tuple[int, int] | None, writer: CubeWriter | None = None) -> TilePlan:
+        """How the scene is cut by the process that has ``writer``, or (None) by one that helps it."""
+        card = card_memory(self.upscaler.device)
+        plan = partial(plan_tiles, self.area, self.upscaler, budget, tile=tile, device_memory=card)
+        if writer is None:
+            return plan()
+        assert writer.meta.stored_dtype is not None
+        itemsize = writer.meta.stored_dtype.itemsize
+        resident = itemsize * math.prod(self.shape) if writer.collects else 0
+        return plan(stored_bytes=itemsize, copied=writer.layout is None, resident=resident)
+
+    def plan_in_memory(self, budget: Budget, tile: int | None) -> TilePlan:
+        """How the scene is cut where the result is a float32 array."""
+        resident, card = 4 * math.prod(self.shape), card_memory(self.upscaler.device)
+        return plan_tiles(self.area, self.upscaler, budget, tile=tile, resident=resident, device_memory=card)
 
 
 def fingerprint(cube: Cube, model: Model, options: SceneOptions) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Backend(ABC):
     remarks: what the format could not hold, sentences for the user.
     block: (rows, cols) of a storage block; windows aligned to it are written fastest.
     layout: how all samples may come in a file; None where they may not. keeps: whether that becomes the data file,
-    instead of being copied at the end.
+    instead of being copied at the end. collects: whether the whole cube is held in memory until then.
     """
 
     pairs: list[tuple[Path, Path]]
@@ -69,6 +69,7 @@ class Backend(ABC):
     block: tuple[int, int] = (1, 1)
     layout: Layout | None = None
     keeps: bool = False
+    collects: bool = False
 
     def lay_out(self, layout: Layout) -> None:
         """Change ``layout`` to that of a file that an earlier writer of the same cube began; InputError if it cannot
@@ -113,7 +114,7 @@ class CubeWriter:
         self.meta = meta
         self.driver = driver
         self.block = backend.block
-        self.keeps = backend.keeps
+        self.keeps, self.collects = backend.keeps, backend.collects
         self.report: WriteReport | None = None
         self._backend = backend
         self._encoder = Encoder(meta)

@@ -23,6 +23,8 @@ _MAT5_LIMIT = 2**31 - 2**16  # bytes of one variable
 
 
 class _InMemory(Backend):
+    collects = True
+
     def __init__(self, path: Path, shape: tuple[int, int, int], meta: CubeMeta, compress: str | None) -> None:
         compress = (compress or "deflate").lower()
         if compress not in ("deflate", "none"):

@@ -183,6 +183,6 @@ def test_who_helps_holds_no_result(meta: CubeMeta) -> None:
     scene = Cube.from_array(np.ones((5, 400, 400), dtype=np.float32), meta)
     task = Task.of(scene, None, SceneOptions(scale=8))
     budget = Budget(700 << 20, 300 << 20, "give more")
-    assert task.plan(budget, None, 16, helping=True).memory < budget.total
+    assert task.plan(budget, 16).memory < budget.total
     with pytest.raises(InputError, match="are allowed"):
-        task.plan(budget, None, 16)
+        task.plan_in_memory(budget, 16)

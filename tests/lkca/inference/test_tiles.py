@@ -261,7 +261,7 @@ def test_what_a_format_holds_in_memory_counts(tmp_path: Path) -> None:
     def memory(name: str) -> int:
         writer = task.writer(tmp_path / name, SceneOptions(), overwrite=False)
         writer.abort()
-        return task.plan(budget(2000), writer, 50).memory
+        return task.plan(budget(2000), 50, writer).memory
 
     copied = 2 * 4 * 5 * 100 * 100  # a tile's 100 rows are fewer than four million samples
     for name, more in {
