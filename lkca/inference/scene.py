@@ -160,43 +160,46 @@ class _Job:
     def finished(self) -> UpscaleReport | None:
         """Every process: the report where ``resume`` finds the output made, and no unfinished run of it; else None.
 
-        InputError where the output is of another size, place or type, or was made by another model or of other samples,
-        than is asked for.
+        InputError where the output is not what is asked for.
         """
-        options, model = self.options, self.model
-        if not options.resume or options.overwrite or part_folder(self.output).exists() or not self.output.exists():
+        options, output = self.options, self.output
+        if not options.resume or options.overwrite or part_folder(output).exists() or not output.exists():
             return None
-        bands = self.cube.bands
-        area, wanted = parse_roi(options.roi, self.cube), model_name(model)
-        scale = asked_scale(model, options)
-        dtype = output_meta(self.cube.meta, options.dtype, str(self.output)).stored_dtype
-        differing = []
-        with open_cube(self.output) as done:
-            made = done.meta.tags.get("LKCA_MODEL", wanted)
-            if scale is not None and done.shape != (area.height * scale, area.width * scale, bands):
-                asked = f"{area.height * scale} × {area.width * scale} pixels, {bands} bands"
-                differing.append(f"it has {done.rows} × {done.cols} pixels, {done.bands} bands, asked for are {asked}")
-            corners = [meta.transform @ (0, 0) for meta in (self.cube.meta.window(area), done.meta) if meta.transform]
-            if len(corners) == 2 and math.dist(*corners) > (done.meta.gsd or 0) / 2:
-                begins = [", ".join(f"{number:.10g}" for number in corner) for corner in corners]
-                differing.append(f"it begins at {begins[1]}, asked for is {begins[0]}")
-            if done.meta.stored_dtype != dtype:
-                differing.append(f"it holds {done.meta.stored_dtype}, asked for is {dtype}")
-            if Path(made).name != Path(wanted).name:
-                differing.append(f"it was made by {made}, asked for is {wanted}")
-            sample = str(input_checksum(self.cube))
-            if done.meta.tags.get("LKCA_INPUT_CRC32", sample) != sample:
-                by = done.meta.tags.get("LKCA_COMMAND", "another command")
-                differing.append(f"it was made of other samples ({by})")
-        if differing:
-            raise InputError(
-                f"{self.output}: is finished, but not what is asked for: {'; '.join(differing)}; give --overwrite "
-                "to make it anew, or another name"
-            )
-        note = f"{self.output}: is there, and no unfinished run of it: nothing to resume (--overwrite makes it anew)"
+        with open_cube(output) as done:
+            if differing := self._differing(done):
+                raise InputError(
+                    f"{output}: is finished, but not what is asked for: {'; '.join(differing)}; give --overwrite to "
+                    "make it anew, or another name"
+                )
+        note = f"{output}: is there, and no unfinished run of it: nothing to resume (--overwrite makes it anew)"
         if options.preview is not None:
             note += f"; {options.preview} was not drawn"
-        return UpscaleReport(self.output, *done.shape, 0, 0.0, (note,))
+        return UpscaleReport(output, *done.shape, 0, 0.0, (note,))
+
+    def _differing(self, done: Cube) -> list[str]:
+        """In what a finished output is another than is asked for: size, place, type, the model and the samples that it
+        was made of."""
+        cube, model, options = self.cube, self.model, self.options
+        area, scale, tags = parse_roi(options.roi, cube), asked_scale(model, options), done.meta.tags
+        differing = []
+        if scale is not None and done.shape != (area.height * scale, area.width * scale, cube.bands):
+            asked = f"{area.height * scale} × {area.width * scale} pixels, {cube.bands} bands"
+            differing.append(f"it has {done.rows} × {done.cols} pixels, {done.bands} bands, asked for are {asked}")
+        corners = [meta.transform @ (0, 0) for meta in (cube.meta.window(area), done.meta) if meta.transform]
+        if len(corners) == 2 and math.dist(*corners) > (done.meta.gsd or 0) / 2:
+            begins = [", ".join(f"{number:.10g}" for number in corner) for corner in corners]
+            differing.append(f"it begins at {begins[1]}, asked for is {begins[0]}")
+        dtype = output_meta(cube.meta, options.dtype, str(self.output)).stored_dtype
+        if done.meta.stored_dtype != dtype:
+            differing.append(f"it holds {done.meta.stored_dtype}, asked for is {dtype}")
+        wanted = model_name(model)
+        made = tags.get("LKCA_MODEL", wanted)
+        if Path(made).name != Path(wanted).name:
+            differing.append(f"it was made by {made}, asked for is {wanted}")
+        sample = str(input_checksum(cube))
+        if tags.get("LKCA_INPUT_CRC32", sample) != sample:
+            differing.append(f"it was made of other samples ({tags.get('LKCA_COMMAND', 'another command')})")
+        return differing
 
     def earlier(self) -> tuple[Record | None, list[str]]:
         """What a run would go on with, and remarks on what is there; InputError where it would refuse that."""
@@ -253,7 +256,7 @@ class _Job:
                 beginning.over()
                 try:
                     with Finisher(journal, samples, writer, plan, heartbeat, preview, self.progress) as finisher:
-                        _compute(task, journal, samples, plan, mine, writer.meta, finisher.check, finisher.look)
+                        _compute(task, journal, samples, plan, mine, writer.meta, finisher)
                 except Exception as error:
                     heartbeat.fail(str(error))
                     raise
@@ -291,7 +294,7 @@ class _Job:
                 mine = record.todo[self.ranks.rank :: self.ranks.world]
                 mine = [number for number in mine if not journal.has(number)]
                 samples = Samples(journal.samples, _layout(task, meta, record.place))
-                _compute(task, journal, samples, plan, mine, meta, lambda: None, lambda: None)
+                _compute(task, journal, samples, plan, mine, meta)
                 heartbeat.say("done")
                 tiles, computed = record.tiles, computed + len(mine)
                 record = _await_end(journal, record, heartbeat)
@@ -340,12 +343,11 @@ def _compute(
     plan: TilePlan,
     numbers: Sequence[int],
     meta: CubeMeta,
-    watch: Callable[[], None],
-    finished: Callable[[], None],
+    finisher: Finisher | None = None,
 ) -> None:
     """Upscales the tiles of these numbers into the samples, stored as ``meta`` says.
 
-    watch: called before each tile, may raise; finished: called after each.
+    finisher: in the first process, hears of each tile, and may raise before each.
     """
     tiles = plan.tiles()
     encoder, total, rows_done = Encoder(meta), 0, 0  # of the tile that is being stored
@@ -367,7 +369,8 @@ def _compute(
                 step = task.upscaler.strip_rows(tiles[number].height, tiles[number].width)
                 journal.save(number, total, step, encoder.counts())
                 encoder, total, rows_done = Encoder(meta), 0, 0
-                finished()
+                if finisher is not None:
+                    finisher.look()
         except ValueError as error:
             raise OutputError(
                 f"{journal.output}: {error}; write a float dtype or set a nodata value in the metadata"
@@ -383,7 +386,8 @@ def _compute(
         )
 
     try:
-        stream(task.cube, task.upscaler, [tiles[number] for number in numbers], store, watch)
+        mine = [tiles[number] for number in numbers]
+        stream(task.cube, task.upscaler, mine, store, None if finisher is None else finisher.check)
     except BaseException:
         with contextlib.suppress(OSError):
             samples.close()
