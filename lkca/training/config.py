@@ -132,7 +132,7 @@ def read_train_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     Values are YAML. A ``loss`` given as a whole (``loss={charbonnier: 1}``) replaces the file's. InputError names what
     cannot be read.
     """
-    values: dict[str, Any] = read_yaml(path, TrainConfig).model_dump(exclude_unset=True)
+    values: dict[str, Any] = read_yaml(path, TrainConfig).model_dump()  # defaults too: of a loss a part may change
     for text in overrides:
         key, separator, value = text.partition("=")
         if not separator or not key:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import Result
 
 from lkca.errors import InputError
-from lkca.training.config import read_train_config
+from lkca.training.config import DEFAULT_LOSS, read_train_config
 
 CONFIGS = sorted((Path(__file__).resolve().parents[3] / "configs").glob("*.yaml"))
 
@@ -33,6 +33,8 @@ def test_changes_go_before_the_file() -> None:
     assert (config.patience, config.data.workers, config.amp, config.minutes) == (3, 2, "bf16", None)
     assert config.data.dataset == "cave.h5"
     assert read_train_config(path, ["loss={charbonnier: 1}"]).loss == {"charbonnier": 1.0}
+    whole = read_train_config(path, ["model.preset=base", "model.window=0"]).model.build(5, 4)
+    assert whole.window == 0 != read_train_config(path).model.build(5, 4).window  # 0 is a size, not nothing
     for change, words in (
         ("width", "is no KEY=VALUE"),
         ("model.widht=3", "did you mean 'width'"),
@@ -40,9 +42,18 @@ def test_changes_go_before_the_file() -> None:
         ("steps=[1", "is no YAML"),
         ("steps=many", "'steps' is 'many'"),
         ("data.scenes=[a.tif]", "give either"),
+        ("data.nodata=-9999", "data: nodata tells how to read 'scenes' and has no effect on a data set"),
     ):
         with pytest.raises(InputError, match=words):
             read_train_config(path, [change])
+
+
+def test_a_change_of_a_weight_leaves_the_others_of_a_file_that_names_none(tmp_path: Path) -> None:
+    """The spectral angle alone was trained on."""
+    file = tmp_path / "own.yaml"
+    file.write_text("scale: 4\ndata: {dataset: own.h5}\n")
+    assert read_train_config(file, ["loss.sam=0.5"]).loss == DEFAULT_LOSS | {"sam": 0.5}
+    assert read_train_config(file, ["sigma=1.5", "degradation=gaussian"]).degrader.sigma == 1.5
 
 
 @pytest.mark.parametrize("text", ("no", "'no'", "off"))
