@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import itertools
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +24,7 @@ from lkca.errors import InputError
 from lkca.models.directory import load_model
 from lkca.training import Progress
 from lkca.training.checkpoint import latest_checkpoint
+from lkca.training.trainer import _signals
 
 from .runs import run, settings, weights, worst
 
@@ -71,15 +78,22 @@ def test_two_runs_in_one_folder(stopped: Path, dataset: Path, tmp_path: Path) ->
     assert "another process is at work in it" in refused[0]
 
 
-def test_time_adds_up_over_the_parts_of_a_run(dataset: Path, tmp_path: Path, stopped: Path) -> None:
+def test_time_adds_up_over_the_parts_of_a_run(
+    dataset: Path, tmp_path: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is that of one part: 9 steps of 8 s, the clock being read twice in each, are within its 90 s."""
     folder = tmp_path / "run"
     shutil.copytree(stopped, folder)
     path = folder / "checkpoints" / "step-00000003" / "state.pt"
     state = torch.load(path)
+    assert state["progress"]["best_step"] == 3  # the validation of its own step is in it
     state["progress"]["seconds"] = 1000.0
     torch.save(state, path)
-    assert run(folder, settings(dataset, validate_every=3), resume=True).seconds > 1000
-    assert load_model(folder / "last").config.training.seconds > 1000
+    clock = SimpleNamespace(monotonic=partial(next, itertools.count(0, 4)))
+    monkeypatch.setattr("lkca.training.trainer.time", clock)
+    result = run(folder, settings(dataset, validate_every=3, minutes=1.5), resume=True)
+    assert (result.end, result.seconds) == ("done", 1072)
+    assert load_model(folder / "last").config.training.seconds == 1072
 
 
 def test_stopped_by_its_time_or_a_signal_and_gone_on_with(dataset: Path, tmp_path: Path) -> None:
@@ -92,10 +106,33 @@ def test_stopped_by_its_time_or_a_signal_and_gone_on_with(dataset: Path, tmp_pat
             signal.raise_signal(signal.SIGTERM)
 
     second = run(tmp_path / "run", values, resume=True, callback=interrupt)
-    assert (second.end, second.steps) == ("interrupted", 4)
+    assert (second.end, second.steps) == ("interrupted", 4) and not (tmp_path / "run" / "last").exists()
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000004"]
+    assert load_model(tmp_path / "run" / "best").config.training.interrupted
     assert run(tmp_path / "run", values, resume=True).steps == 6
     run(tmp_path / "whole", values)
     assert worst(weights(tmp_path / "whole"), weights(tmp_path / "run")) < 1e-5
+
+
+def test_overwriting_begins_anew(stopped: Path, dataset: Path, tmp_path: Path) -> None:
+    """And leaves no model of the run before, should the new one be stopped early."""
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    (folder / "tensorboard").mkdir()
+    result = run(folder, settings(dataset, minutes=1e-9), overwrite=True)
+    assert (result.steps, result.model) == (0, None)
+    assert {path.name for path in folder.iterdir()} == {".lock", "config.yaml", "checkpoints"}
+
+
+def test_one_signal_is_heeded_and_the_next_acts_at_once() -> None:
+    wish, before = threading.Event(), signal.getsignal(signal.SIGINT)
+    with _signals(wish):
+        signal.raise_signal(signal.SIGINT)
+        assert wish.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # which may not set handlers
+        pool.submit(_signals(wish).__enter__).result()
 
 
 def test_a_state_that_is_there_is_not_written_again(
@@ -144,9 +181,20 @@ def test_what_a_kill_left_half_written_is_cleared_away(
     assert [path.name for path in folder.glob(".*")] == [".lock"]
 
 
+class Harmful:
+    """What a pickle of another's makes: a folder here, anything else elsewhere."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (self.path,)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
+        lambda state: torch.save(torch.load(state) | {"optimiser": Harmful(state.with_name("ran"))}, state),
         lambda state: state.write_bytes(b""),  # as a power cut leaves it
         lambda state: state.write_bytes(state.read_bytes()[:5000]),
         lambda state: state.write_bytes(bytes(5000)),
@@ -155,7 +203,7 @@ def test_what_a_kill_left_half_written_is_cleared_away(
         lambda state: (state.parent / "weights.safetensors").write_bytes(b""),
         lambda state: state.unlink(),
     ],
-    ids=("empty", "cut", "zeros", "no optimiser", "no random state", "empty weights", "missing"),
+    ids=("harmful", "empty", "cut", "zeros", "no optimiser", "no random state", "empty weights", "missing"),
 )
 def test_a_damaged_state_is_named(
     dataset: Path, tmp_path: Path, stopped: Path, damage: Callable[[Path], object]
@@ -166,6 +214,7 @@ def test_a_damaged_state_is_named(
     with pytest.raises(InputError, match=r"step-00000003: is not a state of this run \(.+\); nothing .* --overwrite"):
         run(folder, settings(dataset, validate_every=3), resume=True)
     assert load_model(folder / "best").config.scale == 2  # nothing is removed
+    assert not list(folder.rglob("ran"))
 
 
 @pytest.mark.parametrize("change", ["gone", "taller", "brighter"])

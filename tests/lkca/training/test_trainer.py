@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import re
@@ -15,18 +16,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from lkca.config import validated
 from lkca.data import Cube, CubeMeta
+from lkca.data.degradation import Degradation
 from lkca.errors import InputError, LkcaError
 from lkca.inference.checks import match_bands
+from lkca.losses import WeightedLoss
 from lkca.models.directory import load_model
 from lkca.training import Progress
 from lkca.training.checkpoint import latest_checkpoint
 from lkca.training.config import DataConfig, TrainConfig
 from lkca.training.data import PatchDataset, micro_batches, open_training_set
-from lkca.training.optimise import rate_factor
+from lkca.training.optimise import adamw, rate_factor, set_rate
+from lkca.training.start import Lost, first, new_network
 from lkca.training.trainer import TrainResult, check_run
 from lkca_kernels import use_backend
 
@@ -52,6 +57,7 @@ def unbroken(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 def test_a_run_learns_and_leaves_a_model(unbroken: tuple[Path, list[Progress], TrainResult], dataset: Path) -> None:
     folder, seen, result = unbroken
     assert [p.step for p in seen] == list(range(1, STEPS + 1)) and result.end == "done"
+    assert [p.fraction for p in seen] == [step / STEPS for step in range(1, STEPS + 1)]
     gains = {p.step: p.gain for p in seen if p.gain is not None}
     assert list(gains) == [4, 8, 12] and result.best_step == max(gains, key=lambda step: gains[step])
     kept = result.metrics["model"]["mpsnr"] - result.metrics["bicubic"]["mpsnr"]
@@ -66,6 +72,41 @@ def test_a_run_learns_and_leaves_a_model(unbroken: tuple[Path, list[Progress], T
     last = load_file(folder / "last" / "model.safetensors")
     assert worst(last, {k: stored[f"average.{k}"] for k in last}) == 0
     assert worst(last, {k: stored[f"live.{k}"] for k in last}) > 0
+    assert not (folder / "tensorboard").exists()
+
+
+def test_a_run_is_this_loop(dataset: Path, tmp_path: Path) -> None:
+    """Every key that shapes the weights, each far from its default, in a loop that leaves all else out."""
+    values = settings(
+        dataset, seed=3, steps=3, warmup=2, ema=0.06, weight_decay=0.5, clip=0.05, accumulate=2,
+        loss={"sam": 0.3, "l2": 1}, degradation="gaussian", sigma=1.0,
+    )  # fmt: skip
+    result = run(tmp_path / "run", values, command="lkca train it")
+    config = validated(TrainConfig, values, "test")
+    degradation = Degradation(scale=2, method="gaussian", sigma=1.0)
+    patches = PatchDataset(open_training_set(config.data, 2).train, 8 * 2, seed=3)
+    lost = Lost.of(first(patches), degradation)
+    loss = WeightedLoss({"sam": 0.3, "l2": 1}, lost.unit)
+    torch.manual_seed(3)
+    net = new_network(config.model.build(BANDS, 2), lost, patches, degradation)
+    optimiser, average = adamw(net, 1.0, 0.5), copy.deepcopy(net)
+    for step in range(3):
+        set_rate(optimiser, 5e-3 * min(1, (step + 1) / 2) * 0.5 * (1 + math.cos(math.pi * step / 3)))
+        sharp = torch.stack([patches[4 * step + number][0] for number in range(4)])
+        optimiser.zero_grad()
+        loss(net(degradation.apply(sharp)), sharp).backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 0.05)
+        optimiser.step()
+        with torch.no_grad():
+            for mean, value in zip(average.state_dict().values(), net.state_dict().values(), strict=True):
+                mean.lerp_(value, 1 - 0.06)
+    stored = weights(tmp_path / "run")
+    for name, expected in (("live", net), ("average", average)):
+        assert worst({k: stored[f"{name}.{k}"] for k in net.state_dict()}, expected.state_dict()) < 1e-4
+    assert result.model is not None
+    config_of_best = load_model(result.model).config
+    assert config_of_best.degradation == degradation
+    assert (config_of_best.training.seed, config_of_best.training.command) == (3, "lkca train it")
 
 
 def test_a_model_of_five_bands_refuses_others(unbroken: tuple[Path, list[Progress], TrainResult]) -> None:
@@ -136,8 +177,6 @@ def test_two_processes_train_as_one(
     unbroken: tuple[Path, list[Progress], TrainResult], dataset: Path, tmp_path: Path
 ) -> None:
     """torchrun with gloo on the same global batch."""
-    import yaml
-
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings(dataset)))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
                "--standalone", "-m", "lkca", "train", "c.yaml", "-o", "run"]  # fmt: skip
@@ -277,11 +316,21 @@ def test_tensorboard_gets_scalars_and_a_picture(dataset: Path, tmp_path: Path) -
     pytest.importorskip("tensorboard", reason="needs the extra 'train'")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run(tmp_path / "run", settings(dataset, tensorboard=True, steps=4))
+    states, values = tmp_path / "run" / "checkpoints", settings(dataset, tensorboard=True, steps=4)
+
+    def keep(progress: Progress) -> None:
+        if progress.step == 3:
+            shutil.copytree(states, tmp_path / "kept")
+
+    run(tmp_path / "run", values, callback=keep)
+    shutil.rmtree(states)
+    (tmp_path / "kept").rename(states)  # as after a kill
+    run(tmp_path / "run", values, resume=True)
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     assert [e.step for e in events.Scalars("loss")] == [1, 2, 3, 4]
     rates = [5e-3 * rate_factor(step / 4, step, 3) for step in range(4)]
     assert [e.value for e in events.Scalars("learning rate")] == pytest.approx(rates)
+    assert [e.step for e in events.Scalars("validation gain over bicubic, dB")] == [4]
     assert events.Images("bicubic, ours, truth")[0].height == 30
 
 
@@ -330,9 +379,20 @@ def test_a_run_is_neither_overwritten_nor_resumed_differently_by_accident(
         run(folder, settings(dataset, model={"preset": "tiny", "width": 7, "blocks": 1}), resume=True)
     with pytest.raises(InputError, match=r"^loss.sam: the run in .* began with 0.3, not None; resume"):
         run(folder, settings(dataset, loss={"l1": 1.0, "l2": 0.01, "gradient": 0.1}), resume=True)
+    for key, value in (("seed", 1), ("steps", 13), ("ema", 0.5), ("batch", 8), ("degradation", "area")):
+        with pytest.raises(InputError, match=f"^{key}: the run in .* began with"):
+            run(folder, settings(dataset, **{key: value}), resume=True)
     free = {"threads": 1, "minutes": 3.0, "tensorboard": True, "checkpoint_every": 99}
     check_run(folder, validated(TrainConfig, settings(dataset, **free), "test"), resume=True, overwrite=False)
+    (tmp_path / "own").mkdir()
+    own = validated(TrainConfig, settings(dataset, data={"scenes": ["a.tif"], "nodata": math.nan}), "test")
+    (tmp_path / "own" / "config.yaml").write_text(yaml.safe_dump(own.model_dump(mode="json")))
+    check_run(tmp_path / "own", own, resume=True, overwrite=False)  # NaN is what it was
+    shutil.rmtree(tmp_path / "own")
     (tmp_path / "notes.txt").write_text("mine")
+    for name, words in (("notes.txt", "is a file; name a folder"), ("no/run", "the folder .*no does not exist")):
+        with pytest.raises(InputError, match=words):
+            run(tmp_path / name, settings(dataset))
     with pytest.raises(InputError, match=r"files that are not a run's \(notes.txt\)"):
         run(tmp_path, settings(dataset), overwrite=True)
 
