@@ -1,7 +1,9 @@
 """States to resume from: written aside, then renamed, so that a kill leaves the old one or the new one, whole.
 
     RUN/checkpoints/step-00001000/weights.safetensors   live.* and average.*: the network's tensors
-                                  state.pt              progress, optimiser, gradient scaler, random generators
+                                  state.pt              progress, optimiser, gradient scaler
+
+No random generator's state: patches are a function of the seed and their number, and nothing else draws.
 
 state.pt is read with ``torch.load(weights_only=True)``, which builds tensors, numbers, lists and dictionaries and runs
 nothing; safetensors has no place for the optimiser's nested lists.
@@ -18,7 +20,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
@@ -79,7 +81,6 @@ def save_checkpoint(
         "progress": asdict(progressed),
         "optimiser": optimiser.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
-        "random": [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])],
     }
     try:
         shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed while writing
@@ -109,7 +110,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 def load_checkpoint(
     path: Path, net: nn.Module, average: Average, optimiser: Optimizer, scaler: GradScaler | None
 ) -> Progressed:
-    """Put a saved state into net, average, optimiser, scaler and the random generators; returns where it stands.
+    """Put a saved state into net, average, optimiser and scaler; returns where it stands.
 
     InputError where a file is damaged or belongs to another network.
     """
@@ -122,7 +123,6 @@ def load_checkpoint(
         optimiser.load_state_dict(state["optimiser"])
         if scaler is not None and state["scaler"] is not None:
             scaler.load_state_dict(state["scaler"])
-        _set_random(state["random"])
         return Progressed(**state["progress"])
     except _DAMAGE as error:
         detail = " ".join(str(error).split())[:200] or type(error).__name__
@@ -134,9 +134,3 @@ def load_checkpoint(
 
 def _complete(folder: Path) -> list[Path]:
     return [p for p in folder.glob(f"{_PREFIX}*") if p.is_dir()] if folder.is_dir() else []
-
-
-def _set_random(states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if torch.cuda.is_available() and len(states) == 1 + torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states[1:])

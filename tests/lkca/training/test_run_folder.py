@@ -199,11 +199,10 @@ class Harmful:
         lambda state: state.write_bytes(state.read_bytes()[:5000]),
         lambda state: state.write_bytes(bytes(5000)),
         lambda state: torch.save(torch.load(state) | {"optimiser": None}, state),
-        lambda state: torch.save(torch.load(state) | {"random": []}, state),
         lambda state: (state.parent / "weights.safetensors").write_bytes(b""),
         lambda state: state.unlink(),
     ],
-    ids=("harmful", "empty", "cut", "zeros", "no optimiser", "no random state", "empty weights", "missing"),
+    ids=("harmful", "empty", "cut", "zeros", "no optimiser", "empty weights", "missing"),
 )
 def test_a_damaged_state_is_named(
     dataset: Path, tmp_path: Path, stopped: Path, damage: Callable[[Path], object]
