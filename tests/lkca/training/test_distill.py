@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib
 import re
 from functools import partial
@@ -19,6 +20,7 @@ from lkca.training.distillation import Distiller, Point, self_ensemble, teacher_
 from lkca.training.fit import fit
 from lkca.training.patches import dihedral, undo_dihedral
 from lkca.training.progress import Budget
+from lkca.training.supervised import LoopResult, Schedule, train
 
 F_N = Point("upsample", where="input")
 RANK = Point("upsample.conv", "upsample.reduce")
@@ -58,6 +60,7 @@ def test_teacher_weight_shapes() -> None:
 def test_self_ensemble_treats_all_orientations_alike() -> None:
     net, (x, _) = network(), pair()
     once = self_ensemble(net, x)
+    assert not once.requires_grad
     assert (once - net(x)).abs().max() > 1e-3
     for e in range(8):
         torch.testing.assert_close(undo_dihedral(self_ensemble(net, dihedral(x, e)), e), once)
@@ -182,12 +185,14 @@ def test_distil_brings_the_student_near_its_teacher() -> None:
     teacher.train()
 
     def draw() -> tuple[Tensor, Tensor, None]:
+        assert not teacher.training  # while it teaches
         x = torch.rand(4, 3, 6, 6)
         return x, torch.zeros(4, 3, 12, 12), None  # a truth that is wrong: only the teacher knows better
 
     recipe = DistillRecipe(points=(F_N, RANK), decay="constant", lr=1e-2, ema=0.9)
     done = distill(teacher, student, draw, budget=Budget(None, 60), recipe=recipe, criterion=l2)
     assert done.steps == 60 and teacher.training
+    teacher.eval()
     assert all(torch.equal(kept[k], v) for k, v in teacher.state_dict().items())
     x, _, _ = draw()
     with torch.no_grad():
@@ -272,18 +277,41 @@ def test_a_frozen_student_is_refused() -> None:
     distill(teacher, student.requires_grad_(True), lambda: (x, y, None), budget=Budget(None, 2))
 
 
-def test_the_teachers_weight_falls_over_both_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_knob_of_the_recipe_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher's weight falls over both phases, which share what is left of the budget."""
     teacher, (x, y) = network(), pair()
-    recipe, seen = DistillRecipe(warmup_share=0.5, decay="linear"), []
+    recipe = DistillRecipe(
+        start=0.9, end=0.1, decay="linear", alignment=0.3, orientations=3, warmup_share=0.5, warmup_lr=2e-3, lr=3e-3,
+        weight_decay=0.2, ema=0.5, evaluations=2, points=(F_N,),
+    )  # fmt: skip
+    module, loss = importlib.import_module("lkca.training.distill"), Distiller.loss
+    schedules: list[Schedule] = []
+    seen: list[dict[str, Any]] = []
 
-    def spy(position: float, *others: object) -> float:
-        seen.append((position, *others))
-        return teacher_weight(position, *others)  # type: ignore[arg-type]
+    def scheduled(whole: Distiller, loss_of: Any, schedule: Schedule, *others: Any, **options: Any) -> LoopResult:
+        assert whole.points == (F_N,)
+        schedules.append(schedule)
+        return train(whole, loss_of, schedule, *others, **options)
 
-    monkeypatch.setattr(importlib.import_module("lkca.training.distill"), "teacher_weight", spy)
-    student = factorize(teacher, rank=2)
-    done = distill(teacher, student, lambda: (x, y, None), budget=Budget(None, 4), recipe=recipe)
-    assert seen == [(position, 1.0, 0.0, "linear") for position in (0, 0.25, 0.5, 0.75)] and done.steps == 4
+    def weighed(self: Distiller, *batch: Any, **options: Any) -> Tensor:
+        seen.append(options)
+        return loss(self, *batch, **options)
+
+    monkeypatch.setattr(module, "train", scheduled)
+    monkeypatch.setattr(Distiller, "loss", weighed)
+    turned = []
+    for _ in range(2):
+        schedules.clear(), seen.clear()
+        budget, generator = Budget(None, 8), torch.Generator().manual_seed(1)
+        budget.taken = 4
+        student = factorize(teacher, rank=2)
+        done = distill(teacher, student, lambda: (x, y, None), budget=budget, recipe=recipe, generator=generator)
+        turned.append([options["orientations"] for options in seen])
+    first = Schedule(0.5, 0.75, 2e-3, 0.2, ema=0.5, evaluations=2)
+    assert schedules == [first, dataclasses.replace(first, start=0.75, end=1.0, lr=3e-3)] and done.steps == 4
+    assert [options["weight"] for options in seen] == pytest.approx([0.9, 0.7, 0.5, 0.3])
+    assert {options["alignment"] for options in seen} == {0.3}
+    assert turned[0] == turned[1] and {len(set(of_step)) for of_step in turned[0]} == {3}
 
 
 def test_pixels_that_do_not_count_teach_nothing() -> None:

@@ -1,24 +1,29 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from lkca.data.degradation import crop_to_multiple, degrade
+from lkca.data.degradation import Degradation, crop_to_multiple, degrade
 from lkca.errors import InputError
 from lkca.metrics import evaluate
+from lkca.models.prior import shipped_prior
 from lkca.training import Progress, fit
-from lkca.training.distillation import teacher_weight
+from lkca.training.distillation import Distiller
 from lkca.training.fit import Recipe
+from lkca.training.optimise import adamw
 from lkca.training.patches import PatchSampler, fill_invalid
 from lkca_kernels import bicubic_upsample
 
-SMALL = Recipe(components=3, width=8, blocks=1, batch=2, patch=8, prior=False, teacher_lr=5e-3)
+SMALL = Recipe(
+    components=3, width=8, blocks=1, window=5, batch=2, patch=8, prior=False, teacher_lr=5e-3, teacher_share=0.3,
+    student_share=0.65,
+)  # fmt: skip
 
 
 def scene(rows: int = 48, cols: int = 40, bands: int = 6, seed: int = 0) -> torch.Tensor:
@@ -46,20 +51,35 @@ def gain(net: torch.nn.Module, cube: torch.Tensor, scale: int) -> float:
 
 def test_fit_beats_bicubic_on_unseen_pixels_and_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Progress] = []
-    weights: list[float] = []
+    rates: list[tuple[float, float]] = []
+    taught: list[dict[str, Any]] = []
+    loss = Distiller.loss
 
-    def spy(position: float, *, end: float) -> float:
-        weights.append(teacher_weight(position, end=end))
-        return weights[-1]
+    def spy(self: Distiller, degraded: torch.Tensor, *others: Any, **options: Any) -> torch.Tensor:
+        assert degraded.shape == (2 * 3, 1, 8, 8) and len(self.points) == 1  # patches × components
+        taught.append(options)
+        return loss(self, degraded, *others, **options)
 
-    monkeypatch.setattr(importlib.import_module("lkca.training.fit"), "teacher_weight", spy)
+    def made(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
+        rates.append((lr, weight_decay))
+        return adamw(module, lr, weight_decay)
+
+    monkeypatch.setattr(Distiller, "loss", spy)
+    monkeypatch.setattr("lkca.training.supervised.adamw", made)
     result = fit([scene()], 2, minutes=None, max_steps=90, recipe=SMALL, callback=seen.append)
     assert gain(result.net, scene(seed=7), 2) > 0.3
-    assert weights[0] == 1 and weights[-1] == pytest.approx(SMALL.teacher_weight_end, abs=0.01)
-    assert result.steps == seen[-1].step and 80 < result.steps <= 90
+    assert rates == [(5e-3, 1e-2), (2e-4, 1e-2)]
+    assert taught[0]["weight"] == 1 and taught[-1]["weight"] == pytest.approx(SMALL.teacher_weight_end, abs=0.01)
+    assert {options["alignment"] for options in taught} == {0.1}
+    assert {len(set(options["orientations"])) for options in taught} == {2}
+    assert result.steps == seen[-1].step == 86 and len(taught) == 59  # 0.3 of 90 are the teacher's, 0.95 all
     assert result.description["training_pixels"] == 40 * 40  # the last 8 rows validate
+    assert result.description["components"] == 3 and result.config.window == 5
     assert [s for s in dict.fromkeys(p.stage for p in seen)] == ["prepare", "teacher", "distil"]
-    assert result.metrics["student"]["mpsnr"] > result.metrics["bicubic"]["mpsnr"]
+    assert result.history == seen and result.energy >= SMALL.energy
+    kept = result.metrics["student"]["mpsnr"] - result.metrics["bicubic"]["mpsnr"]
+    best = max(p.gain for p in seen if p.stage == "distil" and p.gain is not None)
+    assert kept > 0 and best == pytest.approx(kept, abs=1e-4)  # both on the rows that validate
     assert "rows" in result.split and not result.interrupted and not result.net.training
     assert result.config.rank == result.rank and result.config.bands == 6
 
@@ -70,6 +90,30 @@ def test_same_seed_same_network() -> None:
     for a, b in zip(one.net.state_dict().values(), two.net.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     assert (one.net.head.weight != other.net.head.weight).any()
+    alike = dataclasses.replace(SMALL, prior=True)  # whatever the seed: patches alone differ
+    one, other = (fit(cubes, 2, minutes=None, max_steps=2, seed=s, recipe=alike) for s in (3, 4))
+    assert (one.net.head.weight != other.net.head.weight).any()
+
+
+@pytest.mark.parametrize(
+    ("origin", "degradation", "lr"),
+    [
+        ({}, "bicubic", 5e-5),
+        ({}, "area", 5e-3),
+        ({"degradation": "area"}, "area", 5e-5),
+        ({"exact": False}, "bicubic", 5e-3),
+    ],
+)
+def test_a_start_that_knows_the_task_is_only_adapted(
+    monkeypatch: pytest.MonkeyPatch, origin: dict[str, Any], degradation: Any, lr: float
+) -> None:
+    rates: list[float] = []
+    prior = shipped_prior()
+    assert prior is not None
+    start = dataclasses.replace(prior, origin={**origin})
+    monkeypatch.setattr("lkca.training.supervised.set_rate", lambda optimiser, rate: rates.append(20 * rate))
+    fit([scene(24, 24)], 2, minutes=None, max_steps=1, recipe=SMALL, init=start, degradation=degradation)
+    assert rates[0] == pytest.approx(lr)  # of 20 steps that warm up
 
 
 def test_the_default_device_plays_no_part() -> None:
@@ -166,6 +210,8 @@ def test_bad_input() -> None:
     ):
         with pytest.raises(InputError, match=words):
             fit(cubes, 4, max_steps=2)
+    with pytest.raises(InputError, match="degradation: its scale is 2, expected the fit's own scale 4"):
+        fit([torch.rand(2, 40, 40)], 4, max_steps=2, degradation=Degradation(scale=2))
 
 
 @pytest.mark.parametrize(

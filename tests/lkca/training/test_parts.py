@@ -15,7 +15,7 @@ from lkca.models import LKCANet, LKCANetConfig
 from lkca.training.data import PatchDataset, SourceScene
 from lkca.training.optimise import Average, adamw, rate_factor
 from lkca.training.patches import PatchSampler, Scene, dihedral, fill_invalid, undo_dihedral
-from lkca.training.progress import Budget
+from lkca.training.progress import Budget, Progress
 from lkca.training.supervised import Schedule, train
 from lkca.training.validation import Restored, mean_scores, measure, psnr_gain, restore
 
@@ -112,7 +112,7 @@ class Parabola(nn.Module):
 
 
 def test_train_leaves_the_best_that_was_scored() -> None:
-    module, budget = Parabola(), Budget(None, 40)
+    module, budget, gains = Parabola(), Budget(None, 40), list[float | None]()
     schedule = Schedule(0.0, 1.0, lr=0.2, warmup=1, ema=0.0, evaluations=20)
     result = train(
         module,
@@ -120,9 +120,21 @@ def test_train_leaves_the_best_that_was_scored() -> None:
         schedule,
         budget,
         score=lambda: -abs(module.x.item() - 2),
+        report=lambda loss, gain: gains.append(gain),
     )
+    assert result.best == max(gain for gain in gains if gain is not None) and len(gains) == 40
     assert result.steps == budget.taken == 40 and not result.interrupted
     assert result.best == pytest.approx(-abs(module.x.item() - 2)) and abs(module.x.item() - 2) < 0.5
+
+    module = Parabola()
+    result = train(
+        module,
+        lambda position: (module.x - 5).square().sum(),
+        schedule,
+        Budget(None, 9),
+        score=lambda: -module.x.item(),
+    )
+    assert (result.best, module.x.item()) == (0, 0)  # the start was scored too
 
     module = Parabola()
     train(module, lambda position: (module.x - 5).square().sum(), schedule, Budget(None, 200))
@@ -130,9 +142,19 @@ def test_train_leaves_the_best_that_was_scored() -> None:
 
 
 def test_train_follows_the_learning_rate() -> None:
-    module, schedule = Parabola(), Schedule(0.0, 1.0, lr=0.1, warmup=10**9)
-    train(module, lambda position: (module.x - 5).square().sum(), schedule, Budget(None, 20))
-    assert 0 < module.x.item() < 1e-6  # still warming up
+    """AdamW's step along a gradient that stays is the rate."""
+    module, budget = Parabola(), Budget(None, 8)
+    budget.taken = 4
+    places = [0.0]
+    train(
+        module,
+        lambda position: -module.x.sum(),
+        Schedule(0.5, 1.0, lr=0.1, warmup=2),
+        budget,
+        report=lambda loss, gain: places.append(module.x.item()),
+    )
+    expected = [0.1 * rate_factor(step / 4, step, 2) for step in range(4)]
+    assert np.diff(places).tolist() == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_learning_rate_warms_up_and_falls_along_half_a_cosine() -> None:
@@ -277,8 +299,13 @@ def test_a_constant_band_has_no_gain() -> None:
     bicubic, ours = sharp + torch.tensor([0.1, 1e-8])[:, None, None], sharp + torch.tensor([0.05, 1e-3])[:, None, None]
     assert 0 < float((bicubic - sharp)[1].abs().max()) < 1e-6
     assert psnr_gain(Restored(sharp, valid, bicubic, ours)) == pytest.approx(20 * math.log10(2), abs=1e-4)
+    constant = sharp[1:]
+    assert psnr_gain(Restored(constant, valid, constant + 1e-8, constant + 1e-3)) == 0
     ours[1, 2, 3] = math.nan
     assert math.isnan(psnr_gain(Restored(sharp, valid, bicubic, ours)))
+    exact = torch.stack([sharp[0] + 0.05, sharp[0]])  # the second band is restored without any error
+    twice = sharp[:1].expand(2, 8, 8)
+    assert psnr_gain(Restored(twice, valid, twice + 0.1, exact)) == pytest.approx(20 * math.log10(2), abs=1e-4)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -321,6 +348,8 @@ def test_budget() -> None:
     for steps in (0, -1):
         with pytest.raises(ValueError, match="steps: expected at least 1, got"):
             Budget(None, steps)
+    assert Budget(1e-9, None).fraction == 1
     budget = Budget(1000.0, 4)
     budget.taken = 2
     assert budget.fraction == 0.5
+    assert [Progress("train", 1, 10.0, fraction).total for fraction in (0.0, 0.25)] == [None, 40]
