@@ -19,6 +19,7 @@ import pytest
 import scipy.io
 from typer.testing import Result
 
+from lkca.cli.console import command_line
 from lkca.data import CubeMeta, CubeWriter, write_cube
 
 Refuses = Callable[..., str]
@@ -207,6 +208,8 @@ def test_axes_that_cannot_be_told(cli: Cli, refuses: Refuses) -> None:
     refuses("train", "t.yaml", "-o", "run", "--shape", "9", says=("--shape is '9'",))
     assert cli("train", "t.yaml", "-o", "run", "--axes", "rcb", "--nodata", "-1").exit_code == 0
     assert "axes: rcb\n  nodata: -1.0\n" in Path("run/config.yaml").read_text()
+    assert json.loads(Path("run/best/config.json").read_text())["training"]["command"] == command_line()
+    refuses("train", "t.yaml", "-o", "run", "--axes", "rcb", "--nodata", "-1", says=("holds a run",))
     refuses("train", "t.yaml", "-o", "run", "--resume", says=("data.axes: the run",))
     assert cli("train", "t.yaml", "-o", "run", "--resume", "data.axes=rcb", "data.nodata=-1").exit_code == 0
     for resume in ([], ["--resume"]):
@@ -343,13 +346,24 @@ def test_damaged_model(refuses: Refuses, model_dir: Path, scene_file: Path, spoi
     assert not Path("o.tif").exists()
 
 
-def test_existing_output_needs_overwrite(refuses: Refuses, cli: Cli) -> None:
+def test_existing_output_needs_overwrite(
+    refuses: Refuses, cli: Cli, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told before the work."""
+
+    def vain(*_: Any, **__: Any) -> None:
+        pytest.fail("trained in vain")
+
+    for what in ("fit_scenes", "distill.distill_directory", "factorize.factorize_directory"):
+        monkeypatch.setattr(f"lkca.fitting.{what}", vain)
     save("c.npy", cube())
     Path("o.tif").write_bytes(b"precious")
     for command in (
         ("upscale", "-i", "c.npy", "-o", "o.tif", "-s", "2", "--bicubic"),
         ("degrade", "-i", "c.npy", "-o", "o.tif", "-s", "2"),
         ("fit", "c.npy", "-s", "2", "-o", "o.tif"),
+        ("distill", "--teacher", model_dir, "--rank", "3", "-o", "o.tif", "--data", "c.npy"),
+        ("factorize", model_dir, "-o", "o.tif", "--calibration", "c.npy"),
     ):
         refuses(*command, says=("o.tif", "exists"))
     assert Path("o.tif").read_bytes() == b"precious"

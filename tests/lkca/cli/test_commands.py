@@ -10,17 +10,23 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.io
+import torch
 from affine import Affine
 from typer.testing import Result
 
 import lkca
+from lkca.cli.train import train_progress
 from lkca.data import open_cube, write_cube
+from lkca.fitting import FitConfig, fit_scenes
 from lkca.models.directory import load_model
+from lkca.training import Progress
+from lkca.training.config import DataConfig, TrainConfig
 
 COMMANDS = ["demo", "fit", "upscale", "evaluate", "degrade", "inspect", "doctor", "schema"]
 Cli = Callable[..., Result]
@@ -349,6 +355,51 @@ def test_same_seed_same_model(cli: Cli, scene_file: Path, tmp_path: Path) -> Non
         result = cli("fit", scene_file, "-s", "2", "-o", tmp_path / name, "--config", config, "--threads", "1")
         assert result.exit_code == 0
     assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+    fitted = fit_scenes([str(scene_file)], FitConfig(scale=2, minutes=None, max_steps=2, seed=1))  # from the prior
+    other = fit_scenes([str(scene_file)], FitConfig(scale=2, minutes=None, max_steps=2, seed=2))
+    assert not torch.equal(fitted.result.net.head.weight, other.result.net.head.weight)
+
+
+@pytest.mark.parametrize("command", ["fit", "distill", "factorize"])
+def test_options_reach_the_training_and_its_record(
+    cli: Cli, model_dir: Path, scene_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.setattr(sys, "argv", ["lkca", command, "it"])
+    with open_cube(scene_file) as cube:
+        samples = cube.read().transpose(1, 2, 0)[:71]
+    two, out = tmp_path / "two.npz", tmp_path / "out"
+    np.savez(two, good=samples, other=samples + 1)
+    training = ("--seed", "5", "--max-steps", "2", "--minutes", "0")
+    arguments: dict[str, tuple[object, ...]] = {
+        "fit": (two, "-s", "2", *training, "--degradation", "area", "--region", "0:49,:", "--device", "cpu"),
+        "distill": ("--teacher", model_dir, "--energy", "0.5", *training, "--data", two),
+        "factorize": (model_dir, "--energy", "0.5", "--calibration", two),
+    }
+    result = cli(command, *map(str, arguments[command]), "-o", out, "--variable", "good", "--threads", "1")
+    assert result.exit_code == 0, result.stderr
+    config = load_model(out).config
+    assert threads == [1]
+    if command == "factorize":
+        assert config.training.details["factorized"][0]["command"] == "lkca factorize it"
+        return
+    assert "note: " in result.stderr and "cut" in result.stderr  # the odd row
+    assert (config.training.seed, config.training.steps, config.training.command) == (5, 2, f"lkca {command} it")
+    assert config.training.recipe and config.training.threads == torch.get_num_threads()
+    assert (config.degradation.method == "area") == (command == "fit")
+    assert (config.training.data[0].region == "0:48,0:40") == (command == "fit")
+
+
+def test_what_the_log_of_a_training_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = iter((10.0, 14.0))
+    monkeypatch.setattr("lkca.cli.train.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    config = TrainConfig(scale=2, data=DataConfig(dataset="x.h5"), steps=100, batch=16)
+    with train_progress(config, quiet=False) as tell:
+        tell(Progress("train", 60, 5.0, 0.6, 0.5))
+        tell(Progress("train", 80, 9.0, 0.8, 0.25, 1.5))
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == "note: step 80/100, loss 0.25000, 80.0 patches/s, +1.500 dB vs bicubic, 0:00:04 left"
 
 
 def test_bad_bands_are_left_to_bicubic(cli: Cli, tmp_path: Path, scene_file: Path) -> None:
@@ -365,6 +416,13 @@ def test_bad_bands_are_left_to_bicubic(cli: Cli, tmp_path: Path, scene_file: Pat
     assert "1 bad or empty bands were upscaled by bicubic" in result.stdout
     entry = json.loads(cli("evaluate", "-m", tmp_path / "m", source, "--json").stdout)["results"][0]
     assert entry["bands_scored"] == 5
+    for command in (
+        ("distill", "--max-steps", "1", "--teacher", tmp_path / "m", "--data"),
+        ("factorize", tmp_path / "m", "--calibration"),
+    ):
+        result = cli(*map(str, (*command, source, "--energy", "0.5", "-o", tmp_path / command[0])))
+        assert result.exit_code == 0, result.stderr
+        assert load_model(tmp_path / command[0]).config.bands.used == [0, 1, 3, 4, 5]
 
 
 @pytest.mark.parametrize(

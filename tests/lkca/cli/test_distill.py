@@ -17,10 +17,14 @@ from typer.testing import Result
 from lkca.data import Window, open_cube, write_cube
 from lkca.fitting.config import DistillConfig
 from lkca.fitting.distill import distill_directory
+from lkca.metrics import evaluate
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.config import Normalisation
 from lkca.models.directory import describe_architecture, load_model, save_model
+from lkca.training.distill import DistillRecipe, distill
+from lkca.training.distillation import Point
 from lkca.training.patches import PatchSampler, Scene
+from lkca.training.supervised import LoopResult
 from lkca_kernels import bicubic_upsample
 
 
@@ -40,17 +44,33 @@ def full_rank(model_dir: Path, tmp_path_factory: pytest.TempPathFactory, request
 
 
 def test_a_full_rank_teacher(
-    full_rank: Path, scene_file: Path, cli: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full_rank: Path,
+    scene_file: Path,
+    cli: Callable[..., Result],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     seen: list[Scene] = []
+    told: dict[str, Any] = {}
 
     def spy(scenes: list[Scene], *args: Any, **options: Any) -> PatchSampler:
         seen.extend(scenes)
+        assert (options["patch"], options["batch"], options["generator"].initial_seed()) == (8, 2, 5)
         return PatchSampler(scenes, *args, **options)
 
+    def distil(mentor: LKCANet, student: LKCANet, draw: Any, **options: Any) -> LoopResult:
+        assert torch.initial_seed() == 5 and all(p.requires_grad for p in student.parameters()) and student.training
+        told.update(options)
+        return distill(mentor, student, draw, **options)
+
     monkeypatch.setattr("lkca.fitting.distill.PatchSampler", spy)
+    monkeypatch.setattr("lkca.fitting.distill.distill", distil)
     config = tmp_path / "kd.yaml"
-    config.write_text("max_steps: 6\nbatch: 2\nenergy: 0.5\nrecipe: {decay: linear, warmup_share: 0.3}\n")
+    config.write_text(
+        "max_steps: 6\nbatch: 2\npatch: 8\nenergy: 0.5\nholdout: 0.25\nseed: 5\nloss: {l1: 2.0}\n"
+        "recipe: {decay: linear, warmup_share: 0.3}\n"
+    )
     out = tmp_path / "small"
     result = cli("distill", "--teacher", full_rank, "--rank", "3", "-o", out, config, "--data", scene_file)
     assert result.exit_code == 0, result.stderr
@@ -58,9 +78,13 @@ def test_a_full_rank_teacher(
     assert "factorised, untrained" in result.stdout
     assert "note: distil (after" in result.stderr  # a log shows no bar
     with open_cube(scene_file) as cube:
-        first = cube.read(Window(0, 0, 58, cube.cols))  # of 72 rows: the others validate
+        first = cube.read(Window(0, 0, 54, cube.cols))  # of 72 rows: the others validate
     (trained,) = seen
     np.testing.assert_allclose(trained.image, (first - 0.05) / 0.8, atol=1e-6)
+    rank_too = (Point("upsample.conv", "upsample.reduce"),) if "dense" in request.node.name else ()
+    points = (Point("upsample", where="input"), *rank_too)
+    assert told["recipe"] == DistillRecipe(decay="linear", warmup_share=0.3, points=points)
+    assert told["criterion"].weights == {"l1": 2.0} and told["generator"].initial_seed() == 5
     small = load_model(out)
     details = small.config.training.details
     assert small.net.config.rank == 3 and (details["teacher"], details["rank"]) == ("full", 3)
@@ -68,7 +92,7 @@ def test_a_full_rank_teacher(
     assert details["prior"]["model"] == str(full_rank)
     assert details["prior"]["scenes"] == [scene.name for scene in of_teacher.data] != []
     assert "Started from another model" in (out / "README.md").read_text()
-    assert small.config.validation is not None and "last 20% of the rows, at least 4" in small.config.validation.split
+    assert small.config.validation is not None and "last 25% of the rows, at least 4" in small.config.validation.split
     scores = small.config.validation.scores
     assert set(scores) == {"bicubic", "teacher", "lr", "student"} and scores["student"] != scores["lr"]
     assert cli("upscale", "-i", scene_file, "-o", tmp_path / "big.tif", "-m", out).exit_code == 0
@@ -84,15 +108,15 @@ def test_a_constant_band_does_not_choose_the_student(full_rank: Path, scene_file
     made = distill_directory(
         load_model(full_rank),
         [str(scene)],
-        DistillConfig(rank=3, minutes=None, max_steps=4, batch=2),
+        DistillConfig(rank=3, minutes=None, max_steps=4, batch=2, holdout=0.01),  # four coarse rows all the same
         callback=lambda progress: gains.append(progress.gain) if progress.gain is not None else None,
     )
-    sharp = torch.from_numpy((values[:, 58:] - 0.05) / np.float32(0.8))
+    sharp = torch.from_numpy((values[:, 64:] - 0.05) / np.float32(0.8))
     sharp = sharp[:, : sharp.shape[1] // 2 * 2, : sharp.shape[2] // 2 * 2]
     coarse = made.config.degradation.apply(sharp)[None]
-    before, after = (
-        (sharp - restored[0]).square().mean((1, 2)) for restored in (bicubic_upsample(coarse, 2), made.net(coarse))
-    )
+    bicubic = bicubic_upsample(coarse, 2)
+    before, after = ((sharp - restored[0]).square().mean((1, 2)) for restored in (bicubic, made.net(coarse)))
+    assert made.scores["bicubic"]["mpsnr"] == pytest.approx(evaluate(sharp, bicubic[0], scale=2, peak=1.0).mpsnr)
     others = torch.tensor([0, 1, 3, 4, 5])
     expected = 10 * torch.log10(before / after)[others].mean()
     assert min(abs(gain - expected.item()) for gain in gains) < 1e-3
