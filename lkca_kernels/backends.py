@@ -116,13 +116,8 @@ class Explanation:
 
 @cache
 def _module(name: str) -> Any:
-    """The backend's module, or a string: why it cannot be imported."""
-    if name in _registered:
-        return _registered[name]
-    try:
-        return importlib.import_module(f"lkca_kernels.{name}")
-    except ImportError as error:
-        return f"cannot be imported: {error}"
+    """The backend's module; none imports what may be missing before it is asked."""
+    return _registered[name] if name in _registered else importlib.import_module(f"lkca_kernels.{name}")
 
 
 @cache
@@ -130,8 +125,7 @@ def unavailable(name: str) -> str | None:
     """Why the backend cannot run on this machine at all; None where it can."""
     if name == "reference":
         return None
-    module = _module(name)
-    reason: str | None = module if isinstance(module, str) else module.unavailable()
+    reason: str | None = _module(name).unavailable()
     return reason
 
 

@@ -69,11 +69,18 @@ def test_argument_before_context_before_environment(monkeypatch: pytest.MonkeyPa
     with lkca_kernels.use_backend("reference"):
         assert _chosen() == "reference"
         assert _chosen(backend="cuda") is None
+        assert _chosen(backend="auto") == ("cpu" if CPU_BUILT else "reference")
         with lkca_kernels.use_backend("auto"):
             assert _chosen() == ("cpu" if CPU_BUILT else "reference")
         assert _chosen() == "reference"
-    with pytest.raises(BackendError, match="LKCA_BACKEND"):
+    with pytest.raises(BackendError, match="asked for by LKCA_BACKEND"):
         lkca_kernels.lowrank_pixel_shuffle(Z, WEIGHT, upscale_factor=2)
+    for context, argument, who in (("cuda", None, "use_backend"), ("auto", "cuda", "the backend argument")):
+        with (
+            lkca_kernels.use_backend(context),
+            pytest.raises(BackendError, match=f"'cuda', asked for by {who}, cannot"),
+        ):
+            lkca_kernels.lowrank_pixel_shuffle(Z, WEIGHT, upscale_factor=2, backend=argument)
     monkeypatch.setenv("LKCA_BACKEND", "")
     assert _chosen() == ("cpu" if CPU_BUILT else "reference")
 
@@ -82,6 +89,10 @@ def test_contexts_end_with_an_error_too() -> None:
     with pytest.raises(KeyError), lkca_kernels.use_backend("reference"), lkca_kernels.keep_operators():
         raise KeyError
     assert _chosen() == ("cpu" if CPU_BUILT else "reference") and not backends._kept.get()
+    with lkca_kernels.keep_operators():
+        with lkca_kernels.keep_operators():
+            pass
+        assert backends._kept.get()
 
 
 def test_a_named_backend_never_falls_back() -> None:
