@@ -17,7 +17,7 @@ from lkca.data import Cube, CubeMeta, Window, open_cube
 from lkca.data.gdal import bounded_cache
 from lkca.errors import InputError
 from lkca.inference import SceneOptions, plan_scene, upscale_scene
-from lkca.inference.array import Upscaler
+from lkca.inference.array import Upscaler, tile_margin
 from lkca.inference.fill import fill_missing, fill_spectra
 from lkca.inference.plan import Budget, TilePlan, card_memory, plan_tiles, resident_memory, tile_bytes
 from lkca.inference.task import Task
@@ -153,6 +153,8 @@ def test_tiles_cover_the_scene_once(scale: int, copied: bool) -> None:
         plan = plan_tiles(Window(7, 5, 613, 1000), upscaler(scale=scale), budget(megabytes), copied=copied)
         assert (covered(plan) == 1).all()
         assert plan.memory <= plan.budget == megabytes << 20
+    small = plan_tiles(Window(0, 0, 40, 30), upscaler(scale=scale), budget(700), copied=copied, tile=2000)
+    assert (small.rows, small.cols) == (40, 30)
 
 
 def test_more_memory_gives_larger_tiles_up_to_a_point() -> None:
@@ -230,7 +232,7 @@ def test_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
     own, shared = Budget.of(None), Budget.of("half", 4)
     assert own.held > 0 and (own.total - own.held, shared.total - shared.held) == (4 << 30, 1 << 30)
     assert "--memory" not in own.remedy and "--memory" in shared.remedy
-    for text in ("", "much", "0", "-1G", "2X", "1e9"):
+    for text in ("", "much", "0", "-1G", "2X", "1e9", 400 * "9"):
         with pytest.raises(InputError, match="not understood"):
             Budget.of(text)
     assert 10 << 20 < resident_memory() < 1 << 40
@@ -250,7 +252,8 @@ def test_a_plan_leaves_nothing_behind(
     cube = Cube.from_array(holed_scene, meta)
     plan = plan_scene(cube, tmp_path / "o.tif", model_of(), SceneOptions(tile=13, memory="2G"))
     assert plan.shape == (122, 106, 5) and len(plan.tiles.tiles()) == 25 and plan.dtype == "float32"
-    assert plan.tiles.halo == model_of().net.halo and plan.nbytes > 4 * 5 * 122 * 106
+    assert plan.tiles.halo == model_of().net.halo and plan.tiles.margin == tile_margin(model_of())
+    assert plan.nbytes > 4 * 5 * 122 * 106
     assert plan.seconds > 0 and not list(tmp_path.iterdir())
 
 
