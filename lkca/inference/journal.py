@@ -83,10 +83,8 @@ class Journal:
         """Reserves the samples, and says in the folder what this run is to do: the tiles that are not there, or whose
         samples are not those that were written. windows: of the tiles, in the output."""
         try:
-            fresh = samples.make()
-            todo = [
-                number for number, window in enumerate(windows) if fresh or not self._whole(number, window, samples)
-            ]
+            samples.make()
+            todo = [number for number, window in enumerate(windows) if not self._whole(number, window, samples)]
             for number in todo:
                 self._tile(number).unlink(missing_ok=True)
             samples.forget()
@@ -113,10 +111,13 @@ class Journal:
     def check(self, fingerprint: Mapping[str, Any], *, resume: bool, overwrite: bool) -> Record | None:
         """The record to go on with, None where there is none, or none that is wanted (``overwrite``).
 
-        Raises InputError where one is there and neither is asked for, or where it belongs to another task.
+        Raises InputError where one is there and neither is asked for, where it belongs to another task, and where the
+        folder is none.
         """
         if not self.folder.exists():
             return None
+        if not self.folder.is_dir():
+            raise InputError(f"{self.folder}: is no folder, and tiles are kept under that name; move it away")
         record = self.read()
         differing = [] if record is None else differences(record.fingerprint, fingerprint)
         if resume and record is not None and not differing:

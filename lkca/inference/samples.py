@@ -41,13 +41,11 @@ class Samples:
         self._flusher = ThreadPoolExecutor(1, "lkca-flush")
         self._flushed: Future[None] | None = None
 
-    def make(self) -> bool:
-        """Reserves the file; False where it was there in full. OSError where there is no room for it."""
-        if self.path.exists() and self.path.stat().st_size == self.layout.nbytes:
-            return False
-        self.path.write_bytes(b"")
-        reserve(self.path, self.layout.nbytes)
-        return True
+    def make(self) -> None:
+        """Reserves the file where it is not there in full. OSError where there is no room for it."""
+        if not self.path.exists() or self.path.stat().st_size != self.layout.nbytes:
+            self.path.write_bytes(b"")
+            reserve(self.path, self.layout.nbytes)
 
     def write(self, window: Window, first: int, stored: np.ndarray) -> int:
         """stored: (some bands, height, width), bands from ``first`` on. Returns the checksum of what was written; those

@@ -17,7 +17,7 @@ from affine import Affine
 
 from lkca.data import Cube, CubeMeta, Window, open_cube, write_cube
 from lkca.data.writers.layout import Layout
-from lkca.errors import InputError, OutputError
+from lkca.errors import InputError, LkcaError, OutputError
 from lkca.inference import SceneOptions, plan_scene, upscale_scene
 from lkca.inference.journal import Journal, differences, part_folder
 from lkca.inference.samples import Samples
@@ -295,7 +295,7 @@ def test_of_many_files_those_that_differ_are_named() -> None:
 def test_equal_pieces_do_not_cancel_each_other(tmp_path: Path, place: dict[str, Any]) -> None:
     """As of a part without data, which all bands store alike; a tile's checksums are combined by ^."""
     samples = Samples(tmp_path / "samples", Layout.of((2, 8, 24), np.dtype(np.int16), place))
-    assert samples.make() and not samples.make()
+    samples.make()
     tile, plane = Window(0, 8, 8, 16), np.full((1, 4, 16), -9999, dtype=np.int16)
     written = [samples.write(Window(row, 8, 4, 16), band, plane) for band in (0, 1) for row in (0, 4)]
     assert len({0, *written}) == 5
@@ -329,10 +329,34 @@ def test_killed_when_the_output_has_its_name(
 
 def test_a_journal_that_says_nothing(stopped: Any) -> None:
     cube, output, model = stopped
-    (part_folder(output) / "plan.json").write_text("{")
-    with pytest.raises(InputError, match=r"plan.json cannot be read; give --overwrite"):
-        upscale_scene(cube, output, model, SceneOptions(resume=True))
+    for text in ("{", "{}", "[]"):
+        (part_folder(output) / "plan.json").write_text(text)
+        with pytest.raises(InputError, match=r"plan.json cannot be read; give --overwrite"):
+            upscale_scene(cube, output, model, SceneOptions(resume=True))
     assert upscale_scene(cube, output, model, SceneOptions(resume=True, overwrite=True)).computed > 0
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["a file", "a link to nothing"])
+def test_what_is_no_folder_lies_where_tiles_are_kept(tmp_path: Path, holed_scene: np.ndarray, link: bool) -> None:
+    output = tmp_path / "o.tif"
+    place = part_folder(output)
+    place.symlink_to("nothing") if link else place.write_text("mine")
+    for options in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(LkcaError, match=r"o\.tif\.lkca-part: (is no folder.*move it away|cannot be made)"):
+            upscale_scene(Cube.from_array(holed_scene), output, None, SceneOptions(scale=2, **options))
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_what_killed_runs_left_of_folders_goes_with_the_next(tmp_path: Path) -> None:
+    """Of the same output only; a name may hold what a pattern means otherwise."""
+    journal, other = Journal(tmp_path / "o[1].tif"), tmp_path / ".o1.tif.lkca-part.ab.old"
+    left = tmp_path / f".{journal.folder.name}.ab.old"
+    for folder in (left, other):
+        folder.mkdir()
+        (folder / "samples").touch()
+    journal.make()
+    assert sorted(tmp_path.iterdir()) == sorted([journal.folder, other])
+    assert journal.check({}, resume=False, overwrite=False) is None  # nor does one that was killed here bar the way
 
 
 def test_a_plan_refuses_and_goes_on_as_the_run_does(stopped: Any) -> None:
