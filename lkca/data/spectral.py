@@ -9,8 +9,10 @@ import numpy as np
 
 __all__ = ["described_wavelengths", "good_band_mask", "to_nanometers"]
 
-_IN_DESCRIPTION = re.compile(
-    r"\(?\b(\d+(?:\.\d+)?)\s*(nanomet(?:er|re)s?|nm|micromet(?:er|re)s?|microns?|um|µm)\b\)?", re.I
+_IN_DESCRIPTION = re.compile(  # with a half width, too: 376.8 +/- 4.8 nm
+    r"\(?\b(\d+(?:\.\d+)?)\s*(?:(?:\+/-|±)\s*[\d.]+\s*)?"
+    r"(nanomet(?:er|re)s?|nm|micromet(?:er|re)s?|microns?|um|µm)\b\)?",
+    re.I,
 )
 
 _NM_PER_UNIT = {

@@ -400,6 +400,14 @@ def test_widths_beside_wavelengths_in_band_names() -> None:
     np.testing.assert_allclose(meta.fwhm, [8, 9])
 
 
+@pytest.mark.parametrize("name", ["Band {} ({} +/- 4.8 nm)", "CASI {}: {} ± 4.8 nm", "Spectral {}: {} nm +/- 4.8 nm"])
+def test_the_width_in_a_band_name_is_no_wavelength(name: str) -> None:
+    """In 376.8 +/- 4.8 nm, as for CASI, the half width stands before the unit; it was taken."""
+    names = ", ".join(name.format(number, 376.8 + 10 * number) for number in (1, 2))
+    meta = parse(MINIMAL + f"band names = {{{names}}}\n")[1]
+    assert np.allclose(meta.wavelengths, [386.8, 396.8]) and meta.fwhm is None
+
+
 def test_wavelengths_in_band_names() -> None:
     """As gdal_translate writes them, and nowhere else."""
     names = "band names = {\nband 1 (0.5 Micrometers),\nband 2 (0.61 Micrometers)}\n"
