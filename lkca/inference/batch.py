@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lkca.data import Cube
 from lkca.data.readers import CUBE_SUFFIXES, OTHER_SUFFIXES, dlr, jpl
-from lkca.data.readers.envi import DATA_SUFFIXES, find_header, is_header
+from lkca.data.readers.envi import DATA_SUFFIXES, find_header, find_tiff, is_header
 from lkca.data.readers.envi_header import no_image, read_header
 from lkca.errors import InputError, LkcaError, OutputError
 from lkca.inference.ranks import Heartbeat, Ranks
@@ -28,10 +28,10 @@ _MEETING = ".lkca-ranks"
 def find_scenes(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
     """The files among ``inputs`` as they are, and the cubes in the folders among them, by name; then remarks.
 
-    A folder's cubes are its ENVI headers and the files whose suffix is a cube's; subfolders are not searched. Left out,
-    and named in the remarks, are files that only go with a spectral image there (quick looks, quality, geometry),
-    ENVI's classifications and spectral libraries, and formats that mostly hold no cube (``OTHER_SUFFIXES``), which have
-    to be named. Raises InputError for a folder without any cube.
+    A folder's cubes are its ENVI headers and the files whose suffix is a cube's; subfolders are not searched. A TIFF's
+    header goes with its TIFF. Left out, and named in the remarks, are files that only go with a spectral image there
+    (quick looks, quality, geometry), ENVI's classifications and spectral libraries, and formats that mostly hold no
+    cube (``OTHER_SUFFIXES``), which have to be named. Raises InputError for a folder without any cube.
     """
     scenes: list[str] = []
     remarks: list[str] = []
@@ -173,7 +173,7 @@ def _no_folder(folder: Path, error: OSError) -> OutputError:
 
 def _is_cube(file: Path) -> bool:
     suffix = file.suffix.lower()
-    return suffix in CUBE_SUFFIXES or (suffix == ".hdr" and is_header(file))
+    return suffix in CUBE_SUFFIXES or (suffix == ".hdr" and is_header(file) and find_tiff(file) is None)
 
 
 def _no_image(file: Path) -> str | None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from lkca.data.cube import Cube
-from lkca.data.readers.envi import find_data, find_header, is_header, open_envi
+from lkca.data.readers.envi import find_data, find_header, find_tiff, is_header, open_envi
 from lkca.data.readers.hdf5 import open_hdf5
 from lkca.data.readers.matlab import open_matlab
 from lkca.data.readers.nodata import declare_nodata, names_nodata, warn_of_fill
@@ -71,6 +71,8 @@ def open_cube(
 
 
 def _open(file: Path, source: str, variable: str | None, shape: tuple[int, int] | None, axes: str | None) -> Cube:
+    if file.suffix.lower() == ".hdr":
+        file = find_tiff(file) or file
     suffix = file.suffix.lower()
     header = file if suffix == ".hdr" else find_header(file)
     if header is not None and suffix not in _CONTAINERS and (suffix == ".hdr" or is_header(header)):

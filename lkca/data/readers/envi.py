@@ -15,9 +15,10 @@ from lkca.data.readers.arrays import ArrayWindows
 from lkca.data.readers.envi_header import AXES, EnviLayout, parse_layout, parse_meta, read_header
 from lkca.errors import InputError
 
-__all__ = ["DATA_SUFFIXES", "described", "find_data", "find_header", "is_header", "open_envi"]
+__all__ = ["DATA_SUFFIXES", "described", "find_data", "find_header", "find_tiff", "is_header", "open_envi"]
 
 DATA_SUFFIXES = (".img", ".dat", ".raw", ".bsq", ".bil", ".bip", ".bin", ".hyspex")
+_TIFF_SUFFIXES = (".tif", ".tiff", ".TIF", ".TIFF")
 
 
 def find_header(data: Path) -> Path | None:
@@ -49,6 +50,17 @@ def find_data(header: Path) -> tuple[Path, list[str]]:
     data, *others = described(header) or names[:1]
     listing = " or ".join(other.name for other in others)
     return data, [f"{header}: {data.name} is taken for its data; name {listing} itself if it is that"] * bool(others)
+
+
+def find_tiff(header: Path) -> Path | None:
+    """The TIFF that a header of the file type TIFF describes, ``x.tif`` for ``x.hdr`` or ``x.tif.hdr``; else None."""
+    stem = header.with_suffix("")
+    names = [stem, *(stem.with_name(stem.name + suffix) for suffix in _TIFF_SUFFIXES)]
+    tiff = next((name for name in names if name.suffix in _TIFF_SUFFIXES and name.is_file()), None)
+    try:
+        return tiff if tiff and "tiff" in read_header(header).get("file type", "").lower() else None
+    except InputError:
+        return None
 
 
 def described(header: Path) -> list[Path]:

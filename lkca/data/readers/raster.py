@@ -18,6 +18,8 @@ from lkca.data.gdal import bounded_cache, without_place
 from lkca.data.memory import check_memory
 from lkca.data.meta import CubeMeta, uniform
 from lkca.data.readers.dlr import Product, find_metadata, read_metadata
+from lkca.data.readers.envi import find_header, find_tiff
+from lkca.data.readers.envi_header import EnviLayout, parse_meta, read_header
 from lkca.data.readers.storage import MAX_RATIO
 from lkca.data.spectral import described_wavelengths, good_band_mask, to_nanometers
 from lkca.data.window import Window
@@ -39,7 +41,8 @@ def open_raster(file: Path, source: str) -> Cube:
 
     Wavelengths, fwhm and bad bands come from band tags (``wavelength``, ``wavelength_units``, ``fwhm``,
     ``bbl``), else GDAL's IMAGERY domain (µm), else the dataset's ENVI domain, else the band descriptions, else the
-    metadata file of an EnMAP or DESIS product (``dlr.py``), which also gives scale and nodata that the raster lacks.
+    metadata file of an EnMAP or DESIS product (``dlr.py``), which also gives scale and nodata that the raster lacks,
+    else the ENVI header that describes a TIFF, which gives what else it lacks.
     """
     try:
         with without_place():
@@ -72,6 +75,13 @@ def open_raster(file: Path, source: str) -> Cube:
                 files.append(metadata)
             except ValueError as error:
                 warnings.append(f"{source}: {metadata.name} {error}; no wavelengths or scale are taken from it")
+        header = find_header(file)
+        if header is not None and (tiff := find_tiff(header)) is not None and tiff.samefile(file):
+            try:
+                meta = _described(meta, header, (dataset.height, dataset.width, len(reader.indexes)))
+                files.append(header)
+            except InputError as error:
+                warnings.append(f"{error}; nothing is taken from it")
         return Cube(
             source,
             (dataset.height, dataset.width, len(reader.indexes)),
@@ -220,6 +230,28 @@ def _completed(meta: CubeMeta, product: Product) -> CubeMeta:
     if np.all(meta.scale_factor == 1.0) and np.all(meta.offset == 0.0):
         meta = meta.replace(scale_factor=uniform(product.gains, 1.0), offset=uniform(product.offsets, 0.0))
     return meta if meta.nodata is not None else meta.replace(nodata=product.nodata)
+
+
+def _described(meta: CubeMeta, header: Path, shape: tuple[int, int, int]) -> CubeMeta:
+    """What the raster does not say itself the ENVI header of its TIFF does. InputError where it does not fit.
+
+    shape: (rows, cols, bands) of the raster.
+    """
+    fields = read_header(header)
+    if any(fields.get(key) != str(size) for key, size in zip(("lines", "samples", "bands"), shape, strict=True)):
+        raise InputError(f"{header}: claims another size than the {' x '.join(map(str, shape))} samples of its TIFF")
+    told, _ = parse_meta(fields, EnviLayout(*shape, "bsq", np.dtype(np.uint8), 0), str(header))
+    lacking = {
+        name: getattr(told, name) for name in ("good_bands", "nodata", "band_names") if getattr(meta, name) is None
+    }
+    meta = meta.replace(**lacking)
+    if meta.wavelengths is None:
+        meta = meta.replace(wavelengths=told.wavelengths, fwhm=told.fwhm)
+    if meta.transform is None and not meta.gcps:
+        meta = meta.replace(transform=told.transform, crs=meta.crs or told.crs)
+    if np.all(meta.scale_factor == 1.0) and np.all(meta.offset == 0.0):
+        meta = meta.replace(scale_factor=told.scale_factor, offset=told.offset)
+    return meta
 
 
 def _wavelengths(

@@ -13,7 +13,7 @@ from lkca.data.envi_control import geo_points_text, rpc_info_text
 from lkca.data.envi_map import map_info_fields
 from lkca.data.memory import copy_mapped, reserve
 from lkca.data.meta import CubeMeta
-from lkca.data.readers.envi import described, find_header
+from lkca.data.readers.envi import described, find_header, find_tiff
 from lkca.data.readers.envi_header import AXES, DTYPES, KEYS
 from lkca.data.window import Window
 from lkca.data.writers.base import Backend, linked, temporary_beside
@@ -39,6 +39,8 @@ def envi_paths(path: Path) -> tuple[Path, Path]:
     else:
         data, header = path, find_header(path) or path.with_suffix(".hdr")
     others = [name for name in described(header) if name != data] if header.is_file() else []
+    if header.is_file() and (tiff := find_tiff(header)):
+        others.append(tiff)
     if others:
         raise InputError(
             f"{path}: the header {header.name} is that of {others[0].name}, which would lose it; "

@@ -52,8 +52,10 @@ def test_headers_of_no_images_are_left_out(tmp_path: Path) -> None:
         find_scenes([str(tmp_path)])
     (tmp_path / "scene.hdr").write_text("ENVI\nfile type = ENVI Standard\n")
     (tmp_path / "damaged.hdr").write_text("ENVI\nwavelength = {1,\n")  # is told when its turn comes
+    (tmp_path / "a.tif").write_bytes(b"x")
+    (tmp_path / "a.hdr").write_text("ENVI\nfile type = TIFF\n")  # that of the scene before
     scenes, remarks = find_scenes([str(tmp_path)])
-    assert [Path(scene).name for scene in scenes] == ["damaged.hdr", "scene.hdr"]
+    assert [Path(scene).name for scene in scenes] == ["a.tif", "damaged.hdr", "scene.hdr"]
     assert remarks == [f"{tmp_path}: left out, as they are no images: {named}"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,68 @@ def test_geotiff_spectral_places(tmp_path: Path) -> None:
     assert np.allclose(open_cube(tmp_path / "imagery.tif").meta.fwhm, 10)
     meta = open_cube(tmp_path / "none.tif").meta
     assert meta.wavelengths is None and not meta.tags
+
+
+TIFF_HEADER = """ENVI
+samples = 9
+lines   = 12
+bands   = 5
+file type = TIFF
+wavelength units = Micrometers
+wavelength = {0.4, 0.5, 0.6, 0.7, 0.8}
+fwhm = {0.01, 0.01, 0.01, 0.01, 0.01}
+bbl = {1, 1, 0, 1, 1}
+data ignore value = 7
+reflectance scale factor = 10000
+map info = {UTM, 1, 1, 500000, 4000000, 30, 30, 10, North, WGS-84}
+"""
+
+
+@pytest.mark.parametrize("name", ["x.hdr", "x.tif.hdr"])
+@pytest.mark.parametrize("opened", ["x.tif", "header"])
+def test_the_envi_header_of_a_tiff(tmp_path: Path, name: str, opened: str) -> None:
+    """As ENVI and the EnMAP-Box write it beside the TIFF, which has no wavelengths then."""
+    with write_tiff(tmp_path / "x.tif", CUBE) as dataset:
+        dataset.write(CUBE)
+    (tmp_path / name).write_text(TIFF_HEADER)
+    with open_cube(tmp_path / (name if opened == "header" else opened)) as cube:
+        meta = cube.meta
+        assert cube.format == "GeoTIFF" and not cube.warnings and tmp_path / name in cube.files
+        assert np.allclose(meta.wavelengths, NM) and np.allclose(meta.fwhm, 10)
+        assert np.flatnonzero(~cube.good_bands).tolist() == [2]
+        assert (meta.nodata, meta.scale_factor) == (7, 1e-4) and np.allclose(cube.read()[0], CUBE[0] / 10000)
+        assert meta.transform == Affine(2, 0, 100, 0, -2, 200)  # the TIFF's own
+    with pytest.raises(InputError, match=r"is that of x\.tif"):
+        write_cube((tmp_path / name).with_suffix(".img"), CUBE.astype(np.float32), meta, overwrite=True)
+
+
+def test_the_own_words_of_a_tiff_go_before_its_envi_header(tmp_path: Path) -> None:
+    with write_tiff(tmp_path / "x.tif", CUBE, nodata=9) as dataset:
+        dataset.write(CUBE)
+        dataset.scales = (0.5,) * 5
+        for band in range(5):
+            dataset.update_tags(band + 1, wavelength=str(900 + band), bbl="1")
+    (tmp_path / "x.hdr").write_text(TIFF_HEADER)
+    with open_cube(tmp_path / "x.tif") as cube:
+        assert cube.meta.wavelengths[0] == 900 and cube.meta.fwhm is None and cube.good_bands.all()
+        assert (cube.meta.nodata, cube.meta.scale_factor) == (9, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("lines   = 12", "lines = 13", "x.hdr: claims another size than the 12 x 9 x 5 samples of its TIFF; nothing"),
+        ("0.7, 0.8", "0.7", "x.hdr: wavelength lists 4 values for 5 bands; .*; nothing is taken from it"),
+        ("file type = TIFF", "file type = ENVI Standard", None),  # that of a file of raw samples which is not here
+    ],
+)
+def test_an_envi_header_that_does_not_fit_its_tiff(tmp_path: Path, old: str, new: str, message: str | None) -> None:
+    with write_tiff(tmp_path / "x.tif", CUBE) as dataset:
+        dataset.write(CUBE)
+    (tmp_path / "x.hdr").write_text(TIFF_HEADER.replace(old, new))
+    with open_cube(tmp_path / "x.tif") as cube:
+        assert cube.meta.wavelengths is None and cube.meta.nodata is None
+        assert re.search(message, cube.warnings[0]) if message else not cube.warnings
 
 
 @pytest.mark.parametrize("dtype", ["int16", "int32", "uint16", "float32"])
