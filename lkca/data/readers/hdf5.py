@@ -66,7 +66,9 @@ def open_hdf5(file: Path, source: str, variable: str | None, shape: tuple[int, i
             arrays = {name: tuple(dims[axis] for axis in _kept_axes(datasets[name])) for name, dims in arrays.items()}
         kinds = {name: f"{dataset.dtype} dataset of shape {dataset.shape}" for name, dataset in datasets.items()}
         wanted = None if variable is None else "/" + variable.strip("/")
-        name = choose_cube(arrays, wanted, source, others=kinds, pixels=shape)
+        name = choose_cube(
+            arrays, wanted, source, others=kinds, pixels=shape, band_counts=_band_counts(datasets, list(arrays))
+        )
         return _cube(h5, name, datasets, shape, axes, file)
     except BaseException:
         h5.close()
@@ -83,6 +85,13 @@ def _datasets(h5: h5py.File) -> dict[str, h5py.Dataset]:
 
     h5.visititems(visit)
     return found
+
+
+def _band_counts(datasets: dict[str, h5py.Dataset], cubes: list[str]) -> set[int]:
+    """How many bands the wavelength lists tell of, those among the attributes of what may be a cube included."""
+    lists = [dataset for path, dataset in datasets.items() if path.rpartition("/")[2].lower() in WAVELENGTH_NAMES]
+    own = [values for name in cubes for key, values in _own_lists(datasets[name]).items() if key in WAVELENGTH_NAMES]
+    return {int(values.size) for values in (*lists, *own) if values.size and values.size > 1}
 
 
 def _cube(

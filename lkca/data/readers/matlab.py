@@ -24,6 +24,7 @@ from lkca.data.readers.variables import (
     find_pixels,
     own_axes,
     spectral_lists,
+    with_bands,
 )
 from lkca.errors import InputError
 
@@ -115,7 +116,9 @@ def _choose(
     pixels, bands = find_pixels(scalars)
     pixels = shape or pixels
     candidates = {name: dims for name, dims in arrays.items() if len(dims) == 3 or min(dims, default=0) > 1}
-    name = choose_cube(candidates, variable, source, others=kinds, pixels=pixels, bands=bands)
+    name = choose_cube(
+        candidates, variable, source, others=kinds, pixels=pixels, bands=bands, band_counts=_counts(small)
+    )
     return name, pixels if len(arrays[name]) == 2 else shape  # a 3-D one may be a part of what the scalars tell of
 
 
@@ -134,7 +137,7 @@ def _cube(
         raise InputError(f"{source}: variable {name} holds {array.dtype} samples; expected real numbers")
     dims = tuple(array.shape) if h5 is None else tuple(array.shape[::-1])
     named = source if "::" in source else f"{source}::{name}"
-    counts = {value.size for key, value in small.items() if key.lower() in WAVELENGTH_NAMES and value.size > 1}
+    counts = _counts(small)
     if len(dims) == 2 and h5 is not None:
         check_memory(math.prod(dims) * array.dtype.itemsize, f"{named} (loaded whole)", "save it as a 3-D array")
         array, h5_open = array[()].T, h5
@@ -145,7 +148,7 @@ def _cube(
         windows = ArrayWindows(np.ascontiguousarray(array).reshape(layout) if len(dims) == 2 else array, order)
     else:
         windows = ChunkWindows(array, order[::-1])
-    wavelengths, fwhm, good = spectral_lists(small, windows.shape[2])
+    wavelengths, fwhm, good = spectral_lists(with_bands(small), windows.shape[2])
     meta = meta.replace(wavelengths=wavelengths, fwhm=fwhm, good_bands=good, stored_dtype=np.dtype(array.dtype))
     return Cube(
         named, windows.shape, meta, windows,
@@ -153,6 +156,11 @@ def _cube(
         warnings=[warning] if warning else [], close=None if h5 is None else h5.close,
         allow=windows.allow, describes_itself=axes is not None,
     )  # fmt: skip
+
+
+def _counts(small: dict[str, np.ndarray]) -> set[int]:
+    """How many bands the file's wavelength lists tell of."""
+    return {value.size for key, value in with_bands(small).items() if key in WAVELENGTH_NAMES and value.size > 1}
 
 
 def _load(file: Path, names: list[str]) -> dict[str, np.ndarray]:

@@ -57,6 +57,7 @@ def open_npz(file: Path, source: str, variable: str | None, shape: tuple[int, in
     name = choose_cube(
         arrays, variable, source,
         others=kinds, preferred=OWN_CUBE, pixels=shape,
+        band_counts={math.prod(dims) for n, (dims, _, _) in heads.items() if n.lower() in WAVELENGTH_NAMES},
     )  # fmt: skip
     check_memory(heads[name][2], f"{source}: array {name} (loaded whole)", "save it as .npy to read it by windows")
     with np.load(file, allow_pickle=False) as archive:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -22,6 +22,7 @@ __all__ = [
     "find_pixels",
     "own_axes",
     "spectral_lists",
+    "with_bands",
 ]
 
 OWN_CUBE = "cube"  # the name under which lkca writes
@@ -41,6 +42,8 @@ WAVELENGTH_NAMES = (
 )  # fmt: skip
 FWHM_NAMES = ("fwhm", "fwhm_nm", "bandwidth")
 GOOD_NAMES = ("bbl", "good_bands", "good_wavelengths")
+_LEAST_NM = 300.0  # of a list called "bands": no list of a sensor's band numbers begins there
+_UNCERTAINTY = ("unc", "uncert", "uncertainty", "err", "error", "std")
 _THREE_AXES = (
     "a cube has three axes: save it without the others (in Python: array.squeeze() for axes of length 1, array[0] for "
     "the first part)"
@@ -59,11 +62,14 @@ def choose_cube(
     preferred: str | None = None,
     pixels: tuple[int, int] | None = None,
     bands: int | None = None,
+    band_counts: Collection[int] = (),
 ) -> str:
     """Name of the cube among numeric ``arrays`` (name -> shape).
 
     The named ``variable``, else ``preferred``, else the only 3-D array, else (with ``pixels``, rows and
-    cols) the only 2-D array of which one side counts the pixels; ``bands`` settles it where several do.
+    cols) the only 2-D array of which one side counts the pixels; ``bands`` settles it where several do. Of several 3-D
+    arrays what is called ``x_uncertainty``, or the like, beside ``x`` does not count, and the only one with an axis as
+    long as a wavelength list (``band_counts``) does.
     ``others`` (name -> what it is) are named where someone asks for them. InputError lists the choices.
     """
     listing = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in arrays.items()) or "none"
@@ -82,6 +88,11 @@ def choose_cube(
         cubes = [name for name, shape in arrays.items() if len(shape) == 2 and shape.count(count) == 1]
         if bands is not None and len(cubes) > 1:
             cubes = [name for name in cubes if bands in arrays[name]] or cubes
+    if len(cubes) > 1:
+        uncertain = {f"{name}_{word}" for name in cubes for word in _UNCERTAINTY}
+        certain = [name for name in cubes if name not in uncertain]
+        fitting = [name for name in certain if not set(band_counts).isdisjoint(arrays[name])]
+        cubes = next((found for found in (certain, fitting) if len(found) == 1), cubes)
     if len(cubes) == 1:
         return cubes[0]
     if cubes:
@@ -193,6 +204,16 @@ def spectral_lists(
     if wavelengths is not None:
         wavelengths, fwhm = to_nanometers(wavelengths, fwhm, units, fwhm_units)
     return wavelengths, fwhm, None if good is None else good_band_mask(good)
+
+
+def with_bands(vectors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """``vectors`` by lower-case name; a list ``bands`` that can only be wavelengths in nm (ICVL, ARAD) as such."""
+    lower = {name.lower(): np.asarray(value) for name, value in vectors.items()}
+    listed = lower.get("bands", np.empty(0))
+    known = not lower.keys().isdisjoint(WAVELENGTH_NAMES)
+    if not known and listed.size > 1 and listed.dtype.kind in "iuf" and listed.min() >= _LEAST_NM:
+        lower["wavelength"] = listed
+    return lower
 
 
 def _case_insensitive(variable: str, arrays: Mapping[str, tuple[int, ...]]) -> str | None:

@@ -45,6 +45,32 @@ def test_tanager_layout(tmp_path: Path) -> None:
         assert "applied_radiometric_coefficients" not in opened.meta.tags  # no part of a long list
 
 
+def test_the_uncertainty_beside_a_cube(tmp_path: Path) -> None:
+    """As in Tanager's orthorectified reflectance and in PACE's; of other pairs one has to be named."""
+    for file, second in (("x.h5", "x_uncertainty"), ("y.h5", "x_unc"), ("z.h5", "x_smooth")):
+        with h5py.File(tmp_path / file, "w") as h5:
+            for name, cube in (("x", CUBE), (second, CUBE * 0)):
+                h5[f"Data Fields/{name}"] = cube
+                h5[f"Data Fields/{name}"].attrs["wavelengths"] = NM
+    for file in ("x.h5", "y.h5"):
+        with open_cube(tmp_path / file) as opened:
+            assert opened.source.endswith("::/Data Fields/x") and np.array_equal(opened.read(), CUBE)
+    with pytest.raises(InputError, match="several arrays that may be the cube"):
+        open_cube(tmp_path / "z.h5")
+
+
+def test_neon_layout(tmp_path: Path) -> None:
+    """Its first version has a quality layer of three colours beside the cube, which alone fits the wavelengths."""
+    site = "SERC/Reflectance"
+    with h5py.File(tmp_path / "x.h5", "w") as h5:
+        h5[f"{site}/Reflectance_Data"] = RCB
+        h5[f"{site}/Metadata/Ancillary_Imagery/Weather_Quality_Indicator"] = np.zeros((12, 9, 3), dtype=np.uint8)
+        h5[f"{site}/Metadata/Spectral_Data/Wavelength"] = NM
+    with open_cube(tmp_path / "x.h5") as cube:
+        assert cube.source.endswith(f"::/{site}/Reflectance_Data") and np.array_equal(cube.read(), CUBE)
+        assert np.array_equal(cube.meta.wavelengths, NM)
+
+
 @pytest.mark.parametrize(
     ("zone", "change", "epsg"),
     [

@@ -37,6 +37,22 @@ def test_matlab_companions_and_choice(tmp_path: Path, write: Callable[[Path, dic
         open_cube(f"{file}::gt")
 
 
+@pytest.mark.parametrize("write", [write_v73, scipy.io.savemat])
+def test_a_list_called_bands(tmp_path: Path, write: Callable[[Path, dict[str, np.ndarray]], None]) -> None:
+    """In ICVL's and ARAD's files it holds the wavelengths, elsewhere the numbers of the bands."""
+    for bands, expected in ((NM, NM), (np.arange(105.0, 110.0), None)):
+        write(tmp_path / "x.mat", {"rad": RCB, "rgb": RCB[..., :3], "bands": bands[:, None]})
+        with open_cube(f"{tmp_path / 'x.mat'}::rad") as cube:
+            assert np.array_equal(cube.meta.wavelengths, expected) if expected is not None else True
+            assert (cube.meta.wavelengths is None) == (expected is None)
+        if expected is None:
+            with pytest.raises(InputError, match=r"several arrays .*\(rad 12x9x5, rgb 12x9x3\)"):
+                open_cube(tmp_path / "x.mat")
+        else:
+            with open_cube(tmp_path / "x.mat") as cube:
+                assert cube.source.endswith("::rad")
+
+
 def test_odd_companions_do_no_harm(tmp_path: Path) -> None:
     """A sound cube was said to be truncated or damaged."""
     with h5py.File(tmp_path / "h5.mat", "w") as h5:  # as Python writes it, without MATLAB's classes
