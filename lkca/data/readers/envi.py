@@ -6,6 +6,7 @@ GDAL is not used here because its ENVI driver ignores the reflectance scale fact
 from __future__ import annotations
 
 from collections.abc import Sequence
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -40,14 +41,14 @@ def find_data(header: Path) -> tuple[Path, list[str]]:
 
     The first of those that the header describes, else the first; InputError where there is none.
     """
-    names = _data_names(header)
+    names = described(header) or _data_names(header)[:1]
     if not names:
         stem = header.with_suffix("").name
         raise InputError(
             f"{header}: its data file is missing: expected {stem} or {stem}{{{','.join(DATA_SUFFIXES)}}} beside "
-            "the header; put it there or name the data file itself"
+            "the header, or a file of any suffix that has the size it claims; put it there or name the data file itself"
         )
-    data, *others = described(header) or names[:1]
+    data, *others = names
     listing = " or ".join(other.name for other in others)
     return data, [f"{header}: {data.name} is taken for its data; name {listing} itself if it is that"] * bool(others)
 
@@ -66,14 +67,18 @@ def find_tiff(header: Path) -> Path | None:
 def described(header: Path) -> list[Path]:
     """The files that may be the data of a header: without another header, of the size that it claims if it can be read.
 
-    A file that is named after the interleave comes first.
+    A file that is named after the interleave comes first. Where none has a usual name, any of the very size may be.
     """
-    names = [name for name in _data_names(header) if find_header(name) == header]
+    usual = _data_names(header)
+    names = [name for name in usual if find_header(name) == header]
     try:
         layout = parse_layout(read_header(header), str(header))
     except InputError:
         return names
     names = [name for name in names if layout.nbytes <= name.stat().st_size < layout.nbytes + layout.row_nbytes]
+    if not usual:
+        alike = [name for name in sorted(header.parent.glob(f"{escape(header.stem)}.*")) if name.stem == header.stem]
+        names = [name for name in alike if name.is_file() and name.stat().st_size == layout.nbytes and name != header]
     return sorted(names, key=lambda name: name.suffix.lower() != f".{layout.interleave}")
 
 
@@ -127,6 +132,8 @@ def _check_size(layout: EnviLayout, data: Path, header: Path) -> None:
         f"{layout.rows} lines x {layout.cols} samples x {layout.bands} bands of {layout.dtype.itemsize}-byte samples"
         f"{f' after {layout.offset} bytes' if layout.offset else ''}"
     )
+    if others := [name for name in described(header) if name != data]:
+        raise InputError(f"{data}: is not what {header.name} describes, {others[0].name} is; name that or the header")
     fault = "is truncated" if found < expected else "does not match its header"
     raise InputError(
         f"{data}: {fault}: holds {found} bytes, {header.name} claims {claim} = {expected} bytes; "

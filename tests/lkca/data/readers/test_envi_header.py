@@ -351,6 +351,30 @@ def test_a_second_name_of_the_data_is_no_other_file(tmp_path: Path) -> None:
         assert not cube.warnings
 
 
+def test_a_data_file_of_another_suffix(tmp_path: Path) -> None:
+    """x.rfl was found by its own name only."""
+    (tmp_path / "[x]*.hdr").write_text(MINIMAL)
+    (tmp_path / "[x]*.log").write_bytes(bytes(7))
+    (tmp_path / "[x]*.a.rfl").write_bytes(bytes(4 * 3 * 2 * 2))
+    with pytest.raises(InputError, match="its data file is missing"):
+        open_cube(tmp_path / "[x]*.hdr")
+    (tmp_path / "[x]*.rfl").write_bytes(bytes(range(48)))
+    with open_cube(tmp_path / "[x]*.hdr") as cube, open_cube(tmp_path / "[x]*.rfl") as named:
+        assert np.array_equal(cube.read(), named.read()) and cube.read().any() and not cube.warnings
+    (tmp_path / "[x]*.img").write_bytes(bytes(47))  # a usual name counts more, damaged or not
+    with pytest.raises(InputError, match="is truncated"):
+        open_cube(tmp_path / "[x]*.hdr")
+
+
+def test_what_only_shares_its_name_with_a_header(tmp_path: Path) -> None:
+    """A quick look or a label beside a cube was said to be truncated."""
+    (tmp_path / "x.hdr").write_text(MINIMAL)
+    (tmp_path / "x.img").write_bytes(bytes(48))
+    (tmp_path / "x.png").write_bytes(bytes(7))
+    with pytest.raises(InputError, match=r"x\.png: is not what x\.hdr describes, x\.img is; name that or the header"):
+        open_cube(tmp_path / "x.png")
+
+
 def test_of_several_data_files_that_fit_one_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.hdr").write_text(MINIMAL)
     for name in ("x.img", "x.dat"):
