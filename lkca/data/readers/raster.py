@@ -39,10 +39,11 @@ _ELSEWHERE = {
 def open_raster(file: Path, source: str) -> Cube:
     """A cube of all bands of a raster; of more than four a last one that is alpha is a mask.
 
-    Wavelengths, fwhm and bad bands come from band tags (``wavelength``, ``wavelength_units``, ``fwhm``,
-    ``bbl``), else GDAL's IMAGERY domain (µm), else the dataset's ENVI domain, else the band descriptions, else the
-    metadata file of an EnMAP or DESIS product (``dlr.py``), which also gives scale and nodata that the raster lacks,
-    else the ENVI header that describes a TIFF, which gives what else it lacks.
+    Wavelengths, fwhm and bad bands come from band tags (``wavelength``, ``wavelength_units``, ``fwhm``, ``bbl``; GDAL
+    makes ``WAVELENGTH_UNIT`` and ``BANDWIDTH`` for ISIS and PDS4), else GDAL's IMAGERY domain (µm), else the dataset's
+    ENVI domain, else the band descriptions, else the metadata file of an EnMAP or DESIS product (``dlr.py``), which
+    also gives scale and nodata that the raster lacks, else the ENVI header that describes a TIFF, which gives what else
+    it lacks.
     """
     try:
         with without_place():
@@ -260,7 +261,8 @@ def _wavelengths(
     lower = [{key.lower(): value for key, value in band.items()} for band in tags]
     centres = _floats([band.get("wavelength", band.get("wavelengths")) for band in lower])
     if centres is not None:
-        return to_nanometers(centres, _floats([band.get("fwhm") for band in lower]), lower[0].get("wavelength_units"))
+        widths = _floats([band.get("fwhm", band.get("bandwidth")) for band in lower])
+        return to_nanometers(centres, widths, lower[0].get("wavelength_units", lower[0].get("wavelength_unit")))
     imagery = [dataset.tags(band, ns="IMAGERY") for band in indexes]
     centres = _floats([band.get("CENTRAL_WAVELENGTH_UM") for band in imagery])
     if centres is not None:

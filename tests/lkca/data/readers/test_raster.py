@@ -72,6 +72,37 @@ def test_geotiff_spectral_places(tmp_path: Path) -> None:
     assert meta.wavelengths is None and not meta.tags
 
 
+def test_isis_cube(tmp_path: Path) -> None:
+    """GDAL calls the width of its bands otherwise than others do."""
+    label = f"""Object = IsisCube
+      Object = Core
+        StartByte = 4097
+        Format = BandSequential
+        Group = Dimensions
+          Samples = 9
+          Lines = 12
+          Bands = 5
+        End_Group
+        Group = Pixels
+          Type = UnsignedWord
+          ByteOrder = Lsb
+          Base = 0.0
+          Multiplier = 1.0
+        End_Group
+      End_Object
+      Group = BandBin
+        Center = ({", ".join(f"{value:.4f}" for value in NM / 1000)}) <micrometers>
+        Width = (0.012, 0.012, 0.012, 0.012, 0.013) <micrometers>
+      End_Group
+    End_Object
+    End
+    """
+    (tmp_path / "x.cub").write_bytes(label.encode().ljust(4096, b"\0") + CUBE.astype("<u2").tobytes())
+    with open_cube(tmp_path / "x.cub") as cube:
+        assert np.allclose(cube.meta.wavelengths, NM) and np.allclose(cube.meta.fwhm, [12, 12, 12, 12, 13])
+        assert np.array_equal(cube.read(), CUBE)
+
+
 TIFF_HEADER = """ENVI
 samples = 9
 lines   = 12
