@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
 import rasterio.windows
 from affine import Affine
+from rasterio.dtypes import dtype_rev, typename_fwd
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 
@@ -56,17 +58,18 @@ def open_raster(file: Path, source: str) -> Cube:
         if dataset.count == 0:
             names = ", ".join(dataset.subdatasets[:8]) or "none"
             raise InputError(f"{source}: is a container without bands of its own; its parts are: {names}; extract one")
-        pages = len(dataset.subdatasets) if dataset.driver == "GTiff" else 0
-        if pages > 1 and dataset.count == 1:
-            raise InputError(
-                f"{source}: holds {pages} pages of one band; the bands of one page make a cube: stack them "
-                f"(gdalbuildvrt -separate CUBE.vrt GTIFF_DIR:1:{file.name} GTIFF_DIR:2:{file.name} ...), "
-                f"or extract one: gdal_translate GTIFF_DIR:1:{file.name} one.tif"
-            )
-        _check_samples(dataset, file, source)
+        driver, warnings = dataset.driver, list[str]()
+        pages = len(dataset.subdatasets) if driver == "GTiff" else 0
+        stacked = pages > 1 and dataset.count == 1
+        _check_samples(dataset, file, source, dataset.count * (pages if stacked else 1))
+        if stacked:
+            warnings.append(f"{source}: its {pages} pages of one band are taken for its bands")
+            with dataset as first:
+                dataset = _stack(first, file, pages, source)
+        elif pages > 1:
+            warnings.append(f"{source}: holds {pages} pages; the first is read")
         reader = _RasterWindows(dataset)
         meta, files = _meta(dataset, reader), [file, *_sources(dataset, file, set())]
-        warnings = [f"{source}: holds {pages} pages; the first is read"] if pages > 1 else []
         if reader.alpha is not None:
             warnings.append(f"{source}: its last band, {reader.alpha}, is alpha, and read as a mask")
         metadata = find_metadata(file)
@@ -88,7 +91,7 @@ def open_raster(file: Path, source: str) -> Cube:
             (dataset.height, dataset.width, len(reader.indexes)),
             meta,
             reader,
-            format="GeoTIFF" if dataset.driver == "GTiff" else dataset.driver,
+            format="GeoTIFF" if driver == "GTiff" else driver,
             files=files,
             warnings=warnings,
             close=dataset.close,
@@ -114,16 +117,52 @@ def _sources(dataset: Any, file: Path, seen: set[Path]) -> list[Path]:
     return found
 
 
-def _check_samples(dataset: Any, file: Path, source: str) -> None:
-    """InputError for samples that are no real numbers, more than the file can hold, or in blocks too large to read."""
+def _stack(first: Any, file: Path, pages: int, source: str) -> Any:
+    """The pages of a TIFF, of one band each, as the bands of a VRT in memory; ``first``: the first of them.
+
+    InputError unless they are alike, and fewer than the rows and the columns: pages may as well be the rows of a cube,
+    as tifffile writes an array of rows x columns x bands.
+    """
+    root = ElementTree.Element("VRTDataset", rasterXSize=str(first.width), rasterYSize=str(first.height))
+    if first.crs:
+        ElementTree.SubElement(root, "SRS").text = first.crs.to_wkt()
+    if first.transform != Affine.identity():
+        ElementTree.SubElement(root, "GeoTransform").text = ", ".join(f"{x:.17g}" for x in first.transform.to_gdal())
+    sample_type = typename_fwd[dtype_rev[first.dtypes[0]]]
+    alike = pages < min(first.shape)
+    for number in range(1, pages + 1 if alike else 1):
+        name = f"GTIFF_DIR:{number}:{file.resolve()}"
+        with without_place(), rasterio.open(name) as page:
+            alike &= (page.shape, page.dtypes, page.nodatavals) == (first.shape, first.dtypes, first.nodatavals)
+        band = ElementTree.SubElement(root, "VRTRasterBand", dataType=sample_type, band=str(number))
+        if first.nodata is not None:
+            ElementTree.SubElement(band, "NoDataValue").text = f"{first.nodata:.17g}"
+        part = ElementTree.SubElement(band, "SimpleSource")
+        ElementTree.SubElement(part, "SourceFilename", relativeToVRT="0").text = name
+        ElementTree.SubElement(part, "SourceBand").text = "1"
+    if not alike:
+        raise InputError(
+            f"{source}: holds {pages} pages of one band, which are not alike or may be the rows of a cube; save it "
+            "with all bands on one page (in Python with rasterio, or with tifffile.imwrite of bands, rows and columns, "
+            "photometric='minisblack', planarconfig='separate')"
+        )
+    with without_place():
+        return rasterio.open(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _check_samples(dataset: Any, file: Path, source: str, count: int) -> None:
+    """InputError for samples that are no real numbers, more than the file can hold, or in blocks too large to read.
+
+    count: of the bands, on all pages.
+    """
     dtypes = set(dataset.dtypes)
     if any(np.dtype(dtype).kind not in "biuf" for dtype in dtypes):
         raise InputError(f"{source}: holds {', '.join(sorted(dtypes))} samples; expected real numbers")
     itemsize = max(np.dtype(dtype).itemsize for dtype in dtypes)
-    claimed = dataset.height * dataset.width * dataset.count * itemsize
+    claimed = dataset.height * dataset.width * count * itemsize
     if dataset.driver == "GTiff" and claimed > MAX_RATIO * file.stat().st_size:
         raise InputError(
-            f"{source}: claims {dataset.height} x {dataset.width} x {dataset.count} samples ({claimed} bytes), "
+            f"{source}: claims {dataset.height} x {dataset.width} x {count} samples ({claimed} bytes), "
             f"more than a file of {file.stat().st_size} bytes can hold; it is damaged"
         )
     # GDAL unpacks a whole block (all bands of it, where they are interleaved by pixel) for any sample of it

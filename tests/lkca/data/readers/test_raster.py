@@ -12,26 +12,44 @@ from affine import Affine
 from rasterio.enums import ColorInterp
 
 import lkca
-from lkca.data import open_cube, write_cube
+from lkca.data import Window, open_cube, write_cube
 from lkca.errors import InputError
 
-from .samples import CUBE, NM, write_tiff
+from .samples import CUBE, NM, RCB, write_tiff
 
 
-@pytest.mark.parametrize("bands", [1, 2])
-def test_tiff_pages_beyond_the_first_are_told(tmp_path: Path, bands: int) -> None:
-    """Bands as pages, which GDAL reads one by one, were a cube of one band; a second picture was left out unsaid."""
-    file = tmp_path / "x.tif"
-    for first in range(0, 4, bands):
-        page = CUBE[first : first + bands]
-        with write_tiff(file, page, APPEND_SUBDATASET="YES" if first else "NO") as dataset:
+def write_pages(file: Path, pages: list[np.ndarray], **options) -> None:
+    """Each of (bands, rows, cols), as a page of a TIFF."""
+    for number, page in enumerate(pages):
+        with write_tiff(file, page, APPEND_SUBDATASET="YES" if number else "NO", **options) as dataset:
             dataset.write(page)
-    if bands == 1:
-        with pytest.raises(InputError, match=r"holds 4 pages .*stack them.*gdal_translate GTIFF_DIR:1:x\.tif one\.tif"):
-            open_cube(file)
-    else:
-        with open_cube(file) as cube:
-            assert np.array_equal(cube.read(), CUBE[:2]) and "2 pages; the first is read" in cube.warnings[0]
+
+
+def test_tiff_pages_beyond_the_first_are_told(tmp_path: Path) -> None:
+    """A second picture was left out unsaid."""
+    write_pages(tmp_path / "x.tif", [CUBE[:2], CUBE[2:4]])
+    with open_cube(tmp_path / "x.tif") as cube:
+        assert np.array_equal(cube.read(), CUBE[:2]) and "2 pages; the first is read" in cube.warnings[0]
+
+
+def test_tiff_pages_of_one_band_are_the_bands(tmp_path: Path) -> None:
+    """As cameras and tifffile write them; GDAL reads one page at a time."""
+    file = tmp_path / "a & b.tif"
+    write_pages(file, [band[None] for band in CUBE], nodata=int(CUBE[3, 4, 5]))
+    with open_cube(file) as cube:
+        assert cube.format == "GeoTIFF" and cube.files == (file,) and cube.shape == (12, 9, 5)
+        assert "its 5 pages of one band are taken for its bands" in cube.warnings[0] and len(cube.warnings) == 1
+        assert cube.meta.transform == Affine(2, 0, 100, 0, -2, 200) and cube.meta.nodata == CUBE[3, 4, 5]
+        assert np.array_equal(cube.read(), np.where(cube.meta.nodata == CUBE, np.nan, CUBE), equal_nan=True)
+        assert np.array_equal(cube.read(Window(3, 2, 4, 5), bands=[4, 1]), CUBE[[4, 1], 3:7, 2:7])
+
+
+@pytest.mark.parametrize("pages", [list(RCB[:, None].astype(np.float32)), [CUBE[:1], CUBE[1:2, :8]]])
+def test_tiff_pages_that_may_be_no_bands_are_refused(tmp_path: Path, pages: list[np.ndarray]) -> None:
+    """Of an array of rows x columns x bands tifffile makes a page of each row; a page of another size is a preview."""
+    write_pages(tmp_path / "x.tif", pages)
+    with pytest.raises(InputError, match="pages of one band, which are not alike or may be the rows of a cube; save"):
+        open_cube(tmp_path / "x.tif")
 
 
 def test_only_a_tiff_has_pages(tmp_path: Path) -> None:
