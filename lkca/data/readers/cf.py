@@ -39,7 +39,7 @@ _NEVER_WRITTEN = {
     "i2": -32767.0, "u2": 65535.0, "i4": -2147483647.0, "u4": 4294967295.0, "f4": 9.969209968386869e36,
     "f8": 9.969209968386869e36,
 }  # fmt: skip
-_PACKING = {"scale_factor", "add_offset", "Scale_Factor", "Scale Factor"}  # the latter are NEON's
+_PACKING = {"scale_factor", "add_offset", "slope", "intercept", "Scale_Factor", "Scale Factor"}  # the last are NEON's
 _KILOMETRES = {"km", "kilometer", "kilometers", "kilometre", "kilometres"}
 _AFFINE = 6
 

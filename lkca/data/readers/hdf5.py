@@ -3,7 +3,8 @@
 Conventions read: NEON AOP reflectance (Scale_Factor divides, Data_Ignore_Value, EPSG Code and Map_Info
 datasets), CF (scale_factor multiplies, add_offset, _FillValue, missing_value, grid_mapping, coordinate
 variables), EMIT (sensor_band_parameters/wavelengths, fwhm, good_wavelengths), Planet Tanager (the same lists as
-attributes of the cube), PACE OCI (wavelength_3d), PRISMA (``prisma.py``), HDF-EOS5 grids (``hdfeos.py``).
+attributes of the cube), PACE OCI (wavelength_3d), HICO (slope, intercept), PRISMA (``prisma.py``), HDF-EOS5 grids
+(``hdfeos.py``).
 """
 
 from __future__ import annotations
@@ -255,7 +256,8 @@ def _kept_axes(dataset: h5py.Dataset) -> list[int]:
 
 
 def _radiometry(dataset: h5py.Dataset, bands: int, source: str) -> tuple[float | np.ndarray, float | np.ndarray]:
-    scale, offset = (_by_band(dataset, bands, source, name) for name in ("scale_factor", "add_offset"))
+    names = ("slope", "intercept") if {"slope", "intercept"} <= dataset.attrs.keys() else ("scale_factor", "add_offset")
+    scale, offset = (_by_band(dataset, bands, source, name) for name in names)
     divisor = _by_band(dataset, bands, source, "Scale_Factor", "Scale Factor")
     if scale is None and divisor is not None:
         if np.any(divisor == 0):
@@ -384,8 +386,8 @@ def _tags(h5: h5py.File, dataset: h5py.Dataset) -> dict[str, str]:
 
 
 _HANDLED_ATTRS = {
-    "scale_factor", "add_offset", "Scale_Factor", "Data_Ignore_Value", "missing_value", "grid_mapping", "valid_range",
-    "valid_min", "valid_max",
+    "scale_factor", "add_offset", "slope", "intercept", "Scale_Factor", "Data_Ignore_Value", "missing_value",
+    "grid_mapping", "valid_range", "valid_min", "valid_max",
 }  # fmt: skip
 
 

@@ -208,3 +208,15 @@ def test_pace_layout(tmp_path: Path) -> None:
     with open_cube(tmp_path / "x.nc") as opened:
         assert opened.shape == (12, 9, 5) and not opened.warnings
         assert np.array_equal(opened.meta.wavelengths, NM)
+
+
+def test_hico_layout(tmp_path: Path) -> None:
+    """Radiance with the slope and intercept of NASA's older files, beside a picture in three colours."""
+    with h5py.File(tmp_path / "x.L1B_ISS", "w") as h5:
+        h5["products/Lt"], h5["images/true_color"] = RCB, np.zeros((12, 9, 3), dtype=np.uint8)
+        attributes = h5["products/Lt"].attrs
+        attributes["wavelengths"], attributes["slope"] = NM.astype(np.float32), np.float32([0.02])
+        attributes["intercept"] = np.float32([0.5])
+    with open_cube(tmp_path / "x.L1B_ISS") as opened:
+        assert np.allclose(opened.read(), CUBE * 0.02 + 0.5) and np.array_equal(opened.meta.wavelengths, NM)
+        assert not opened.meta.tags.keys() & {"slope", "intercept"}
