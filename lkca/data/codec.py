@@ -188,12 +188,12 @@ class Encoder:
         code = nodata_code(dtype, self.meta.nodata)
         return float(code) if code is not None else np.nan if dtype.kind == "f" else None
 
-    def encode(self, physical: np.ndarray, which: slice = slice(None), out: np.ndarray | None = None) -> np.ndarray:
+    def encode(self, physical: np.ndarray, which: slice = slice(None)) -> np.ndarray:
         """(bands, rows, cols) physical -> stored samples in ``meta.stored_dtype``.
 
         Integers are rounded to nearest, halves to even, and clipped; a valid sample that would be stored as the nodata
-        code moves to the next code. which: the bands among those that ``meta`` describes. out: array of that shape and
-        dtype for the result. ValueError where NaN samples meet an integer dtype without a nodata value.
+        code moves to the next code. which: the bands among those that ``meta`` describes. ValueError where NaN samples
+        meet an integer dtype without a nodata value.
         """
         meta = self.meta
         assert meta.stored_dtype is not None
@@ -204,7 +204,7 @@ class Encoder:
             for each in (np.asarray(meta.scale_factor, dtype=np.float64), np.asarray(meta.offset, dtype=np.float64))
         )
         code = nodata_code(dtype, meta.nodata)
-        out = np.empty(physical.shape, dtype=dtype) if out is None else out
+        out = np.empty(physical.shape, dtype=dtype)
         step = max(1, _ENCODED_SAMPLES // max(1, physical.shape[2]))
         for band in range(bands):
             for row in range(0, physical.shape[1], step):

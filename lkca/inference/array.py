@@ -15,7 +15,7 @@ from lkca.errors import InputError
 from lkca.inference.bands import band_slices, stores
 from lkca.inference.fill import fill_missing, fill_spectra, finer_mask, restore_missing
 from lkca.inference.network import PRECISIONS, CubeNetwork
-from lkca.inference.strips import EDGE, Part, Piece, Strip, all_of, widened
+from lkca.inference.strips import EDGE, Part, Piece, Strip, widened
 from lkca.models.directory import LoadedModel
 from lkca_kernels.reference.bicubic import bicubic_upsample
 
@@ -111,16 +111,13 @@ class Upscaler:
             np.copyto(filled, 0.0, where=np.isnan(filled))
         return filled, missing
 
-    def __call__(self, filled: np.ndarray, missing: np.ndarray | None, core: Part | None = None) -> np.ndarray:
-        """Upscales the part ``core`` of what :meth:`prepare` gave (all of it by default).
-
-        Returns float32 (bands, s·height, s·width), NaN under missing samples.
-        """
+    def __call__(self, cube: np.ndarray) -> np.ndarray:
+        """Upscales a whole array, as :meth:`prepare` takes it: float32 (bands, s·rows, s·cols), NaN where missing."""
         assert self._encoder is None
-        rows, cols = (part.stop - part.start for part in core or all_of(filled))
+        _, rows, cols = cube.shape
         result = np.empty((self.bands, rows * self.scale, cols * self.scale), dtype=np.float32)
         buffer = torch.empty(self.buffer_size(rows, cols), dtype=torch.float32)
-        for piece in self.pieces(filled, missing, core, lambda: buffer):
+        for piece in self.pieces(*self.prepare(cube), (slice(0, rows), slice(0, cols)), lambda: buffer):
             result[piece.bands, piece.rows] = piece.samples
         return result
 
@@ -128,15 +125,14 @@ class Upscaler:
         self,
         filled: np.ndarray,
         missing: np.ndarray | None,
-        core: Part | None,
+        core: Part,
         take: Callable[[], Tensor],
     ) -> Iterator[Piece]:
-        """Upscales ``core`` piece by piece: every sample once, strips of :meth:`strip_rows` from top to bottom.
+        """Upscales the part ``core`` of what :meth:`prepare` gave: every sample once, in strips from top to bottom.
 
         take: gives flat float32 memory on the CPU, at least :meth:`buffer_size` of the core; each piece's samples are a
         view of one of them.
         """
-        core = core or all_of(filled)
         # Large parts of a swath on a map grid.
         empty = missing is not None and bool(missing[(slice(None), *core)].all())
         near_cols, upsampler = widened(core[1], filled.shape[2]), None
@@ -284,7 +280,7 @@ def upscale_array(
         raise InputError(f"the array has {cube.shape[0]} bands, but the model was made for {model.config.bands.count}")
     good = np.ones(cube.shape[0], dtype=bool) if good_bands is None else good_bands
     upscaler = Upscaler(model, model.config.scale, good, device)
-    return upscaler(*upscaler.prepare(unmasked(cube)))
+    return upscaler(unmasked(cube))
 
 
 def bicubic_array(cube: np.ndarray, scale: int) -> np.ndarray:
@@ -292,5 +288,4 @@ def bicubic_array(cube: np.ndarray, scale: int) -> np.ndarray:
 
     Missing samples (NaN) are filled before, and missing again after: they never reach their neighbours.
     """
-    upscaler = Upscaler(None, scale, np.ones(cube.shape[0], dtype=bool))
-    return upscaler(*upscaler.prepare(cube))
+    return Upscaler(None, scale, np.ones(cube.shape[0], dtype=bool))(cube)

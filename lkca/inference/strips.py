@@ -9,7 +9,7 @@ import numpy as np
 
 from lkca.inference.bands import BandUpsampler
 
-__all__ = ["EDGE", "Part", "Piece", "Strip", "all_of", "widened"]
+__all__ = ["EDGE", "Part", "Piece", "Strip", "widened"]
 
 EDGE = 2  # coarse pixels around a result that the upsampling reads: bicubic's reach, more than its convolution's
 
@@ -73,11 +73,6 @@ class Strip:
     def near_upsampler(self) -> BandUpsampler | None:
         """The upsampler over what is near alone."""
         return None if self.upsampler is None else self.upsampler.part(self.near[0], slice(None))
-
-
-def all_of(cube: np.ndarray) -> Part:
-    """All rows and columns."""
-    return slice(0, cube.shape[1]), slice(0, cube.shape[2])
 
 
 def widened(part: slice, size: int) -> slice:

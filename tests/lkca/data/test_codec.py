@@ -200,12 +200,10 @@ def test_a_scale_below_float32_is_applied() -> None:
     assert encoder.encode(np.zeros((1, 1, 3), dtype=np.float32)).tolist() == [[[0, 0, 0]]] and encoder.clipped == 0
 
 
-def test_some_bands_into_an_array_that_is_there() -> None:
+def test_some_bands_of_many() -> None:
     meta = CubeMeta(stored_dtype=np.dtype("i2"), scale_factor=np.array([1.0, 0.5, 0.25]))
     values = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
-    out = np.zeros((2, 2, 4), dtype=np.int16)
-    assert Encoder(meta).encode(values[1:], slice(1, 3), out) is out
-    assert np.array_equal(out, Encoder(meta).encode(values)[1:])
+    assert np.array_equal(Encoder(meta).encode(values[1:], slice(1, 3)), Encoder(meta).encode(values)[1:])
 
 
 def test_samples_of_another_byte_order_are_no_products() -> None:
