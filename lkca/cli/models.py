@@ -46,11 +46,11 @@ def models_command(
     Commands take their names where they take a model directory. With -o a model becomes a directory: general for all
     cubes of one sensor, and for the commands that see no cube.
     """
-    from lkca.models.shipped import DEFAULT, SHIPPED, ShippedModel
+    from lkca.models.shipped import GENERAL, SHIPPED, ShippedModel
 
     if output is not None:
         how = reading(variable, shape, axes, nodata)
-        _write(name or DEFAULT, output, scale, cube, how, overwrite=overwrite)
+        _write(name or GENERAL, output, scale, cube, how, overwrite=overwrite)
         return
     if scale is not None or cube is not None:
         raise InputError("-s and --for say what to write; give the directory with -o")
@@ -76,7 +76,7 @@ def models_command(
         return
     rows = [
         [
-            model.name + (" (default)" if model.name == DEFAULT else ""),
+            model.name + (" (default)" if model.name == GENERAL else ""),
             model.bands,
             ", ".join(f"×{scale}" for scale in model.scales),
             ", ".join(f"×{scale} {gain:+.2f}" for scale, gain in model.gains.items()) or "–",

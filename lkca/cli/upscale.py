@@ -134,7 +134,7 @@ def upscale_command(
     from lkca.inference.batch import find_scenes
     from lkca.inference.ranks import Ranks
     from lkca.inference.task import SceneOptions
-    from lkca.models.shipped import DEFAULT, find_model
+    from lkca.models.shipped import GENERAL, find_model
 
     set_threads(threads)
     keep_freed_memory()
@@ -154,8 +154,8 @@ def upscale_command(
         command=command_line(),
     )
     ranks = Ranks.from_environment()
-    name = "bicubic" if bicubic else f"model {model or DEFAULT}"
-    loaded = None if bicubic else find_model(model or DEFAULT, scale)
+    name = "bicubic" if bicubic else f"model {model or GENERAL}"
+    loaded = None if bicubic else find_model(model or GENERAL, scale)
 
     def open_scene(scene: str) -> Cube:
         cube = open_cube(scene, **reading(variable, shape, axes, nodata))

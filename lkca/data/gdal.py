@@ -10,9 +10,10 @@ import rasterio
 from rasterio.env import get_gdal_config
 from rasterio.errors import NotGeoreferencedWarning
 
-__all__ = ["CACHE_BYTES", "bounded_cache", "without_place"]
+__all__ = ["CACHE_BYTES", "SIDECARS", "bounded_cache", "without_place"]
 
 CACHE_BYTES = 256 << 20  # of blocks, at most; rasterio passes bytes on as they are
+SIDECARS = (".aux.xml", ".ovr", ".msk")  # endings of what it puts beside a file: statistics, overviews, masks
 
 
 def bounded_cache() -> rasterio.Env:

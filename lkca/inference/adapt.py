@@ -24,6 +24,7 @@ from lkca.models.config import BandSet, ModelConfig, Normalisation, TrainingData
 from lkca.models.directory import LoadedModel, describe_architecture, package_versions
 from lkca.models.lkcanet import lift, repeat
 from lkca.models.prior import Prior
+from lkca.models.shipped import GENERAL
 from lkca.models.subspace import SpectralSubspace
 from lkca_kernels import bicubic_upsample
 
@@ -135,7 +136,7 @@ def adapt(cube: Cube, prior: Prior, scale: int) -> LoadedModel:
         versions=package_versions(),
     )
     net.requires_grad_(False)
-    return LoadedModel(net.eval(), config, Path("general"), adapted=True)
+    return LoadedModel(net.eval(), config, Path(GENERAL), adapted=True)
 
 
 def sample_windows(cube: Cube) -> Iterator[Window]:

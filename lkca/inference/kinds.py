@@ -20,7 +20,7 @@ from lkca.inference.strips import Piece
 from lkca.inference.task import Model, SceneOptions, Task
 from lkca.models.directory import LoadedModel
 from lkca.models.prior import Prior
-from lkca.models.shipped import DEFAULT, find_model
+from lkca.models.shipped import GENERAL, find_model
 
 if TYPE_CHECKING:
     from xarray import DataArray
@@ -35,7 +35,7 @@ _Named: TypeAlias = str | os.PathLike[str] | LoadedModel | Prior
 @overload
 def upscale(
     source: str | os.PathLike[str] | Cube | np.ndarray,
-    model: _Named = DEFAULT,
+    model: _Named = GENERAL,
     *,
     output: None = None,
     **options: Any,
@@ -43,17 +43,17 @@ def upscale(
 
 
 @overload
-def upscale(source: Tensor, model: _Named = DEFAULT, *, output: None = None, **options: Any) -> Tensor: ...
+def upscale(source: Tensor, model: _Named = GENERAL, *, output: None = None, **options: Any) -> Tensor: ...
 
 
 @overload
-def upscale(source: DataArray, model: _Named = DEFAULT, *, output: None = None, **options: Any) -> DataArray: ...
+def upscale(source: DataArray, model: _Named = GENERAL, *, output: None = None, **options: Any) -> DataArray: ...
 
 
 @overload
 def upscale(
     source: str | os.PathLike[str] | Cube | np.ndarray | Tensor | DataArray,
-    model: _Named = DEFAULT,
+    model: _Named = GENERAL,
     *,
     output: str | os.PathLike[str],
     **options: Any,
@@ -62,7 +62,7 @@ def upscale(
 
 def upscale(
     source: Any,
-    model: str | os.PathLike[str] | LoadedModel | Prior = DEFAULT,
+    model: str | os.PathLike[str] | LoadedModel | Prior = GENERAL,
     *,
     output: str | os.PathLike[str] | None = None,
     **options: Any,

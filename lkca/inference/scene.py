@@ -34,6 +34,7 @@ from lkca.inference.strips import Piece
 from lkca.inference.task import Model, SceneOptions, Task, asked_scale, fingerprint, input_checksum, model_name
 from lkca.inference.windows import parse_roi
 from lkca.models.directory import LoadedModel, load_model, save_model
+from lkca.models.shipped import GENERAL
 from lkca.output import check_output
 
 __all__ = ["ScenePlan", "UpscaleReport", "plan_scene", "upscale_scene"]
@@ -328,7 +329,7 @@ class _Job:
 
     def _kept(self, journal: Journal) -> LoadedModel | None:
         folder = journal.folder / "model"
-        return replace(load_model(folder), path=Path("general"), adapted=True) if folder.exists() else None
+        return replace(load_model(folder), path=Path(GENERAL), adapted=True) if folder.exists() else None
 
     def _report(self, task: Task, tiles: int, computed: int, warnings: Sequence[str]) -> UpscaleReport:
         bicubic = int(np.count_nonzero(~task.upscaler.by_network))

@@ -24,6 +24,7 @@ from lkca.inference.plan import Budget, TilePlan, card_memory, plan_tiles
 from lkca.inference.windows import parse_roi
 from lkca.models.directory import LoadedModel
 from lkca.models.prior import Prior
+from lkca.models.shipped import GENERAL
 from lkca.output import check_output
 
 __all__ = ["Model", "SceneOptions", "Task", "asked_scale", "fingerprint", "input_checksum", "model_name"]
@@ -237,7 +238,7 @@ def input_checksum(cube: Cube) -> int:
 
 def model_name(model: Model) -> str:
     """What the output's tag LKCA_MODEL says."""
-    return "bicubic" if model is None else "general" if isinstance(model, Prior) else str(model.path)
+    return "bicubic" if model is None else GENERAL if isinstance(model, Prior) else str(model.path)
 
 
 def _digest(model: Model) -> str:

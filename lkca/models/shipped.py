@@ -12,9 +12,9 @@ from lkca.errors import InputError
 from lkca.models.directory import CARD, CONFIG, WEIGHTS, LoadedModel, load_model
 from lkca.models.prior import PRIOR_FILE, Prior, shipped_prior
 
-__all__ = ["DEFAULT", "MEASURED_FILE", "SHIPPED", "ShippedModel", "find_model"]
+__all__ = ["GENERAL", "MEASURED_FILE", "SHIPPED", "ShippedModel", "find_model"]
 
-DEFAULT = "general"
+GENERAL = "general"  # the prior; what commands take where no model is named
 _HERE = Path(__file__).parent
 _FOLDER = _HERE / "weights"
 MEASURED_FILE = _FOLDER / "measured.json"  # written by studies/shipped/measure.py
@@ -24,7 +24,7 @@ MEASURED_FILE = _FOLDER / "measured.json"  # written by studies/shipped/measure.
 class ShippedModel:
     """name: what ``-m`` takes. bands: of the cubes that it takes. trained_on, terms: the data, and what its owners ask.
 
-    The default model is the prior, and takes any bands; every other has one model directory per scale.
+    ``general`` is the prior, and takes any bands; every other has one model directory per scale.
     """
 
     name: str
@@ -35,7 +35,7 @@ class ShippedModel:
     @property
     def any_bands(self) -> bool:
         """Adapted to each cube, whatever its bands."""
-        return self.name == DEFAULT
+        return self.name == GENERAL
 
     @property
     def scales(self) -> tuple[int, ...]:
@@ -112,7 +112,7 @@ SHIPPED = {
     model.name: model
     for model in (
         ShippedModel(
-            name=DEFAULT,
+            name=GENERAL,
             bands="any number and order, any sensor",
             trained_on="CAVE, ABU (AVIRIS), photographs, synthetic dead leaves",
             terms="CAVE, ABU: research use, cite Yasuma et al. 2008, Kang et al. 2017",

@@ -16,7 +16,7 @@ from rasterio.errors import RasterioError
 
 from lkca.data.codec import nodata_code
 from lkca.data.cube import Cube
-from lkca.data.gdal import bounded_cache, without_place
+from lkca.data.gdal import SIDECARS, bounded_cache, without_place
 from lkca.data.memory import check_memory
 from lkca.data.meta import CubeMeta, uniform
 from lkca.data.readers.dlr import Product, find_metadata, read_metadata
@@ -31,7 +31,6 @@ __all__ = ["open_raster"]
 
 _COLOURS = 4
 _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".vrt": "VRT"}
-_ADDED = (".aux.xml", ".ovr", ".msk")
 # Their files name data elsewhere, in other folders or on the network; GDAL tells them by content, whatever the suffix.
 _ELSEWHERE = {
     "VRT", "GTI", "WMS", "WCS", "WMTS", "HTTP", "EEDA", "EEDAI", "PLMOSAIC", "DAAS", "STACIT", "STACTA", "MRF",
@@ -108,7 +107,7 @@ def _sources(dataset: Any, file: Path, seen: set[Path]) -> list[Path]:
     if dataset.driver == "GTiff":
         return []
     seen |= {file.resolve()}
-    listed = [Path(name) for name in dataset.files if not name.endswith(_ADDED)]
+    listed = [Path(name) for name in dataset.files if not name.endswith(SIDECARS)]
     found = [source for source in listed if source.is_file() and source.resolve() not in seen]
     seen |= {source.resolve() for source in found}
     for inner in [source for source in found if source.suffix.lower() == ".vrt"]:

@@ -17,6 +17,7 @@ from types import TracebackType
 import numpy as np
 
 from lkca.data.codec import Encoder, unmasked
+from lkca.data.gdal import SIDECARS
 from lkca.data.meta import CubeMeta
 from lkca.data.window import Window
 from lkca.data.writers.layout import Layout
@@ -35,7 +36,6 @@ __all__ = [
 ]
 
 _FEW_LEVELS = 32
-_SIDECARS = (".aux.xml", ".ovr", ".msk")  # of GDAL; those of a replaced file describe the old samples
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ class CubeWriter:
                     final.unlink()
             raise
         for temporary, final in self._backend.pairs:
-            for name in (*sidecars(temporary), *sidecars(final)):
+            for name in (*sidecars(temporary), *sidecars(final)):  # the latter describe the old samples
                 name.unlink(missing_ok=True)
 
     def _remarks(self) -> list[str]:
@@ -311,12 +311,12 @@ def linked(samples: Path, temporary: Path) -> bool:
 def leftovers(final: Path) -> list[Path]:
     """Files that :func:`temporary_beside` made for ``final`` and whose writer was killed (or still runs)."""
     name = f".{glob.escape(final.stem)}.{'[0-9a-f]' * 8}.tmp{glob.escape(final.suffix)}"
-    return [found for end in ("", *_SIDECARS) for found in sorted(final.parent.glob(name + end))]
+    return [found for end in ("", *SIDECARS) for found in sorted(final.parent.glob(name + end))]
 
 
 def sidecars(file: Path) -> list[Path]:
     """What GDAL may have put beside a file."""
-    return [file.with_name(file.name + end) for end in _SIDECARS]
+    return [file.with_name(file.name + end) for end in SIDECARS]
 
 
 def check_disk_space(path: Path, nbytes: int) -> None:

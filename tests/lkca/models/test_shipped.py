@@ -14,13 +14,13 @@ from lkca.evaluation import evaluate_model
 from lkca.inference.adapt import adapt
 from lkca.models.directory import LoadedModel, save_model
 from lkca.models.prior import Prior
-from lkca.models.shipped import DEFAULT, MEASURED_FILE, SHIPPED, find_model
+from lkca.models.shipped import GENERAL, MEASURED_FILE, SHIPPED, find_model
 
 LIMIT = 8_000_000  # bytes of all shipped files
 
 
 def test_every_shipped_model_loads_at_each_of_its_scales() -> None:
-    assert DEFAULT in SHIPPED
+    assert GENERAL in SHIPPED
     for name, model in SHIPPED.items():
         assert model.name == name and model.scales
         for scale in model.scales:
@@ -47,7 +47,7 @@ def test_measured_numbers_are_of_test_scenes_and_reach_the_goals() -> None:
     for name, model in SHIPPED.items():
         assert record[name]["weights"] == model.digest, f"{name}: other weights since; run the study again"
         assert set(model.gains) == set(model.scales), name
-    at_four = record[DEFAULT]["scores"]["4"]
+    at_four = record[GENERAL]["scores"]["4"]
     gains = {scene: s["model"]["mpsnr"] - s["bicubic"]["mpsnr"] for scene, s in at_four.items()}
     assert (gains.pop("beads") + gains.pop("pompoms")) / 2 >= 1.0
     assert len(gains) == 4
@@ -57,24 +57,24 @@ def test_measured_numbers_are_of_test_scenes_and_reach_the_goals() -> None:
 
 def test_a_directory_of_that_name_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / DEFAULT).mkdir()
-    (tmp_path / DEFAULT / "notes.txt").touch()
-    prior = find_model(DEFAULT, 2)
+    (tmp_path / GENERAL).mkdir()
+    (tmp_path / GENERAL / "notes.txt").touch()
+    prior = find_model(GENERAL, 2)
     assert isinstance(prior, Prior)  # a folder that is no model hides none
-    (tmp_path / DEFAULT / "notes.txt").rename(tmp_path / DEFAULT / "config.json")
+    (tmp_path / GENERAL / "notes.txt").rename(tmp_path / GENERAL / "config.json")
     with pytest.raises(InputError, match=r"no readable model\.safetensors"):
-        find_model(DEFAULT, 2)  # a damaged one does
-    (tmp_path / DEFAULT / "best").mkdir()
-    (tmp_path / DEFAULT / "config.json").rename(tmp_path / DEFAULT / "best" / "config.json")
-    (tmp_path / DEFAULT / "best" / "model.safetensors").touch()
+        find_model(GENERAL, 2)  # a damaged one does
+    (tmp_path / GENERAL / "best").mkdir()
+    (tmp_path / GENERAL / "config.json").rename(tmp_path / GENERAL / "best" / "config.json")
+    (tmp_path / GENERAL / "best" / "model.safetensors").touch()
     with pytest.raises(InputError, match="is no model, give one of those in it: general/best"):
-        find_model(DEFAULT, 2)  # and a run folder: who names it means none of ours
-    shutil.rmtree(tmp_path / DEFAULT)
+        find_model(GENERAL, 2)  # and a run folder: who names it means none of ours
+    shutil.rmtree(tmp_path / GENERAL)
     cube = np.random.default_rng(0).random((3, 8, 8), dtype=np.float32)
     adapted = adapt(Cube.from_array(cube), prior, 2)
-    save_model(DEFAULT, adapted.net, adapted.config)
+    save_model(GENERAL, adapted.net, adapted.config)
     own = find_model("general")
-    assert isinstance(own, LoadedModel) and own.path == Path(DEFAULT)
+    assert isinstance(own, LoadedModel) and own.path == Path(GENERAL)
     (tmp_path / "else").mkdir()
     with pytest.raises(InputError, match=r"config\.json"):
         find_model("else")
