@@ -6,7 +6,7 @@ That makes a resumed run see what an unbroken one would have, and two processes 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,27 +23,14 @@ from lkca.data.window import Window
 from lkca.errors import InputError
 from lkca.models.config import BandSet, Normalisation, TrainingData
 from lkca.training.config import DataConfig
-from lkca.training.patches import dihedral, fill_invalid
+from lkca.training.patches import SourceScene, dihedral, fill_invalid
 from lkca.training.scenes import prepare_scenes
 from lkca.training.validation import MIN_COARSE_PIXELS, held_out
 
-__all__ = ["PatchDataset", "SourceScene", "TrainingSet", "micro_batches", "open_training_set"]
+__all__ = ["PatchDataset", "TrainingSet", "micro_batches", "open_training_set"]
 
 _SHARE = 0.25  # of the free memory that training scenes may take; larger ones are read patch by patch
 _TRIES = 20  # for a patch of which half is valid
-
-
-@dataclass(frozen=True)
-class SourceScene:
-    """One scene. shape: (bands, rows, cols). read: window -> float32 (bands, h, w), normalised, NaN where missing."""
-
-    name: str
-    shape: tuple[int, int, int]
-    read: Callable[[Window], np.ndarray]
-
-    def whole(self) -> Tensor:
-        """All of it."""
-        return torch.from_numpy(self.read(Window.full(*self.shape[1:])))
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,41 @@
-"""Pairs of degraded and sharp patches, drawn at random from scenes."""
+"""Scenes to learn from, and pairs of degraded and sharp patches drawn from them at random."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["PatchSampler", "Scene", "dihedral", "fill_invalid", "undo_dihedral"]
+from lkca.data.window import Window
+
+__all__ = ["PatchSampler", "Scene", "SourceScene", "dihedral", "fill_invalid", "undo_dihedral"]
+
+
+@dataclass(frozen=True)
+class SourceScene:
+    """A scene that is read by windows.
+
+    shape: (bands, rows, cols). read: window -> float32 (bands, h, w), normalised, NaN where missing.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    read: Callable[[Window], np.ndarray]
+
+    def whole(self) -> Tensor:
+        """All of it."""
+        return torch.from_numpy(self.read(Window.full(*self.shape[1:])))
 
 
 @dataclass(frozen=True)
 class Scene:
-    """image: (channels, H, W) without NaN. valid: (H, W) bool, False where the samples were filled in."""
+    """A scene in memory.
+
+    image: (channels, H, W) without NaN. valid: (H, W) bool, False where the samples were filled in.
+    """
 
     image: Tensor
     valid: Tensor

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,11 +12,8 @@ from lkca.data.degradation import Degradation
 from lkca.metrics import PROTOCOL, Metrics, evaluate
 from lkca.models import LKCANet
 from lkca.models.config import ValidationRecord
-from lkca.training.patches import fill_invalid
+from lkca.training.patches import SourceScene, fill_invalid
 from lkca_kernels import bicubic_upsample
-
-if TYPE_CHECKING:  # it imports lkca.training.scenes, which imports this
-    from lkca.training.data import SourceScene
 
 __all__ = [
     "LEAST_HELD",

@@ -15,7 +15,8 @@ from lkca.errors import InputError
 from lkca.losses import WeightedLoss
 from lkca.models.directory import load_model
 from lkca.training.config import DataConfig, TrainConfig
-from lkca.training.data import PatchDataset, SourceScene, open_training_set
+from lkca.training.data import PatchDataset, open_training_set
+from lkca.training.patches import SourceScene
 
 from .runs import BANDS, run, scene, settings
 
