@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -83,7 +84,8 @@ def test_patches_lie_anywhere_in_any_orientation_and_so_do_their_masks() -> None
     holed = torch.where(known, image, math.nan).numpy()
     scene = SourceScene("x", holed.shape, lambda window: holed[(slice(None), *window.slices)])
     dataset, other = (PatchDataset([scene], 6, seed) for seed in (0, 1))
-    assert any(not torch.equal(dataset[number][0], other[number][0]) for number in range(3))
+    drawn = [patches[number][0] for patches in (dataset, other) for number in range(3)]
+    assert all(not torch.equal(*pair) for pair in itertools.combinations(drawn, 2))  # no seed goes on where another is
     large = np.full((2, 36, 32), 100, dtype=np.float32)
     both = PatchDataset(
         [scene, SourceScene("y", large.shape, lambda window: large[(slice(None), *window.slices)])], 6, 0

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 
-from lkca.errors import InputError
+from lkca.errors import InputError, OutputError
 from lkca.models.directory import load_model
 from lkca.training import Progress
 from lkca.training.checkpoint import latest_checkpoint
@@ -106,6 +107,7 @@ def test_stopped_by_its_time_or_a_signal_and_gone_on_with(dataset: Path, tmp_pat
             signal.raise_signal(signal.SIGTERM)
 
     second = run(tmp_path / "run", values, resume=True, callback=interrupt)
+    assert "minutes: null\n" in (tmp_path / "run" / "config.yaml").read_text()
     assert (second.end, second.steps) == ("interrupted", 4) and not (tmp_path / "run" / "last").exists()
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000004"]
     assert load_model(tmp_path / "run" / "best").config.training.interrupted
@@ -153,6 +155,15 @@ def test_a_state_that_is_there_is_not_written_again(
         patch.setattr(Path, "rename", killed)
         assert run(folder, settings(dataset, validate_every=3, minutes=1e-9), resume=True).end == "time"
     assert worst(weights(stopped), weights(folder)) == 0
+
+
+def test_a_full_disk_leaves_no_half_of_a_state(
+    dataset: Path, tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    words = r"step-00000003: the state could not be written \(.*\); free some space, then go on with --resume"
+    with full_disk(5_000), pytest.raises(OutputError, match=words):
+        run(tmp_path / "run", settings(dataset, validate_every=9))
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
 def test_what_a_kill_left_half_written_is_cleared_away(
