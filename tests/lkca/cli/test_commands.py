@@ -387,6 +387,7 @@ def test_options_reach_the_training_and_its_record(
     assert "note: " in result.stderr and "cut" in result.stderr  # the odd row
     assert (config.training.seed, config.training.steps, config.training.command) == (5, 2, f"lkca {command} it")
     assert config.training.recipe and config.training.threads == torch.get_num_threads()
+    assert config.training.recipe.get("minutes") is None  # of distill, whose default is 5
     assert (config.degradation.method == "area") == (command == "fit")
     assert (config.training.data[0].region == "0:48,0:40") == (command == "fit")
 

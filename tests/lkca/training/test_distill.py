@@ -129,6 +129,8 @@ def test_projector_between_different_networks_is_trained_and_dropped() -> None:
     point = Point("body", "body.0")
     whole = Distiller(teacher, student, x, [point])
     assert [p.shape for p in whole.projectors.parameters()] == [(6, 8, 1, 1), (6,)]
+    trained = {*student.parameters(), *whole.projectors.parameters()}
+    assert {*whole.parameters()} == trained  # the teacher's are not among them
     whole.loss(x, y, l2, weight=1.0, alignment=1.0).backward()
     assert all(p.grad is not None for p in whole.projectors.parameters())
     assert all(p.grad is None for p in teacher.parameters())
@@ -136,6 +138,8 @@ def test_projector_between_different_networks_is_trained_and_dropped() -> None:
     names = set(student.state_dict())
     distill(teacher, student, lambda: (x, y, None), budget=Budget(None, 2), recipe=DistillRecipe(points=(point,)))
     assert set(student.state_dict()) == names and not any(m._forward_hooks for m in student.modules())
+    x, y = x.double(), y.double()  # the projector is where and what the features are
+    Distiller(teacher.double(), student.double(), x, [point]).loss(x, y, l2, weight=1.0)
 
 
 def test_points_that_do_not_fit_are_named() -> None:
