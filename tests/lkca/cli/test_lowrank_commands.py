@@ -142,21 +142,24 @@ def test_evaluate_tells_of_scenes_that_the_weights_have_seen(
 
 
 def test_factorize_prints_the_numbers_that_it_stores(fitted: tuple[Path, Path], tmp_path: Path) -> None:
+    """What validates does not calibrate, and what a bad band holds neither."""
     with open_cube(fitted[0]) as cube:
         samples = cube.read()
+    meta = CubeMeta(good_bands=np.arange(6) != 3)
+    samples[3] = np.random.default_rng(1).random(samples[3].shape)
+    whole = write_cube(tmp_path / "whole.img", samples, meta).path
+    samples[3] = np.random.default_rng(2).random(samples[3].shape)
     samples[2, 60, 7] = np.nan  # one band of a pixel that validates
     samples[:, 62:70] *= 0.5
-    write_cube(tmp_path / "gap.tif", samples, CubeMeta())
+    gap = write_cube(tmp_path / "gap.img", samples, meta).path
     model = load_model(fitted[1])
-    scenes = [str(tmp_path / "gap.tif"), str(fitted[0])]
-    done = factorize_directory(model, scenes, rank=model.net.config.groups)
+    done, other = (
+        factorize_directory(model, [str(first), str(whole)], rank=model.net.config.groups) for first in (gap, whole)
+    )
     assert done.config.validation is not None
     stored = [done.config.validation.scores[name]["mpsnr"] for name in ("before", "after")]
     assert [point.mpsnr for point in done.points] == pytest.approx(stored, abs=1e-6)
-    whole = factorize_directory(
-        model, [str(fitted[0])] * 2, rank=model.net.config.groups
-    )  # what validates calibrates not
-    assert torch.equal(whole.net.upsample.weight, done.net.upsample.weight)
+    assert torch.equal(other.net.upsample.weight, done.net.upsample.weight)
 
 
 def test_factorize_scores_as_evaluate_does(fitted: tuple[Path, Path], tmp_path: Path) -> None:
