@@ -191,7 +191,7 @@ class Journal:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Sentences about the entries that two fingerprints do not share."""
-    was, now = _entries(old), _entries(json.loads(json.dumps(new)))
+    was, now = _entries(old), _entries(new)
     return [
         _difference(name, was.get(name, "not given"), now.get(name, "not given"))
         for name in sorted(was.keys() | now.keys())

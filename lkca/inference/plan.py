@@ -163,7 +163,7 @@ def plan_tiles(
 
 
 def _best_size(area: Window, upscaler: Upscaler, fits: Callable[[tuple[int, int]], bool]) -> tuple[int, int] | None:
-    """The cheaper of the largest square and the largest wide tiles, else the largest small ones; None: none fits."""
+    """The cheaper of the largest square and the largest wide tiles, else the smallest ones; None: none fits."""
 
     def large(size: tuple[int, int]) -> bool:
         return 4 * size[0] * size[1] * upscaler.scale**2 * upscaler.bands > _TILE_BYTES
@@ -187,8 +187,8 @@ def _best_size(area: Window, upscaler: Upscaler, fits: Callable[[tuple[int, int]
         wide = None
     if square is not None:
         return min((size for size in (wide, square) if size is not None), key=cost)
-    small = (_cut(area, side, side) for side in range(2 * _STEP * _LEAST, 0, -_LEAST))
-    return next((size for size in small if fits(size)), None)
+    small = _cut(area, _LEAST, _LEAST)
+    return small if fits(small) else None
 
 
 def _cut(area: Window, rows: int, cols: int) -> tuple[int, int]:

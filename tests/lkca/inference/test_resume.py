@@ -215,8 +215,8 @@ def test_another_task_does_not_go_on(stopped: Any, model_of: Callable[..., Loade
         upscale_scene(brighter, output, model, SceneOptions(resume=True))
     with pytest.raises(InputError, match=r"13 × 13 pixels need .* with --memory; a run keeps the tiles that it began"):
         upscale_scene(cube, output, model, SceneOptions(resume=True, memory="9M"))
-    report = upscale_scene(cube, output, model, SceneOptions(resume=True, tile=50))
-    assert report.tiles == TILES and report.computed < TILES  # the earlier grid stays
+    report = upscale_scene(cube, output, model, SceneOptions(resume=True, overwrite=True, tile=50))
+    assert report.tiles == TILES and report.computed < TILES  # what fits is gone on with, and its grid stays
 
 
 @pytest.mark.parametrize(
@@ -250,6 +250,21 @@ def test_damaged_tiles_are_made_anew(stopped: Any, damage: str) -> None:
     upscale_scene(cube, fresh, model, SceneOptions(tile=13))
     with open_cube(output) as again, open_cube(fresh) as expected:
         np.testing.assert_array_equal(again.read(), expected.read())
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".img"])
+def test_tiles_as_wide_as_the_scene_are_found_again(
+    tmp_path: Path, meta: CubeMeta, holed_scene: np.ndarray, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """Their checksums depend on how many rows were written at once; the last tile is lower than the others."""
+    monkeypatch.setattr("lkca.inference.array._CHUNK_ROWS", 5)
+    monkeypatch.setattr("lkca.inference.array._CHUNK_BYTES", {"cpu": 4000})
+    cube, output = Cube.from_array(holed_scene[:, :21, :8], meta), tmp_path / f"o{suffix}"
+    monkeypatch.setattr("lkca.inference.finish.Finisher._take", lambda *_: (_ for _ in ()).throw(OutputError("no")))
+    with pytest.raises(OutputError, match="3 of 3 tiles are kept"):
+        upscale_scene(cube, output, None, SceneOptions(scale=2, tile=8))
+    monkeypatch.undo()
+    assert upscale_scene(cube, output, None, SceneOptions(scale=2, resume=True)).computed == 0
 
 
 def test_whatever_decides_the_pixels_tells_tasks_apart(
@@ -357,6 +372,19 @@ def test_what_killed_runs_left_of_folders_goes_with_the_next(tmp_path: Path) -> 
     journal.make()
     assert sorted(tmp_path.iterdir()) == sorted([journal.folder, other])
     assert journal.check({}, resume=False, overwrite=False) is None  # nor does one that was killed here bar the way
+    (journal.folder / "model").mkdir()  # of another cube: a later --resume must not find it
+    journal.empty()
+    assert not list(journal.folder.iterdir())
+
+
+def test_a_tile_is_said_to_be_there_in_full_or_not_at_all(
+    tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    journal = Journal(tmp_path / "o.tif")
+    journal.make()
+    with full_disk(8), pytest.raises(OSError):
+        journal.save(0, 1, 2, {})
+    assert not list(journal.folder.iterdir())
 
 
 def test_a_plan_refuses_and_goes_on_as_the_run_does(stopped: Any) -> None:
