@@ -429,8 +429,15 @@ def test_another_part_of_the_same_size_is_not_finished(tmp_path: Path, holed_sce
     upscale_scene(cube, output, None, SceneOptions(scale=2, roi="0:9,:"))
     report = upscale_scene(cube, output, None, SceneOptions(scale=2, roi="0:9,:", resume=True, preview=preview))
     assert "nothing to resume" in report.notes[0] and "p.png was not drawn" in report.notes[0]
+    assert "nothing to resume" in upscale_scene(cube, output, None, SceneOptions(roi="0:9,:", resume=True)).notes[0]
+    other = SceneOptions(scale=2, roi="1:10,:", resume=True)
     with pytest.raises(InputError, match=r"it begins at 5000, 4000, asked for is 5000, 3970"):
-        upscale_scene(cube, output, None, SceneOptions(scale=2, roi="1:10,:", resume=True))
+        upscale_scene(cube, output, None, other)
+    assert upscale_scene(cube, output, None, replace(other, overwrite=True)).computed > 0
+    preview.write_text("mine")
+    with pytest.raises(InputError, match="exists already"):
+        upscale_scene(cube, tmp_path / "n.tif", None, SceneOptions(scale=2, preview=preview))
+    assert preview.read_text() == "mine" and not (tmp_path / "n.tif").exists()
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".img", ".npz", ".mat"])

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from lkca.data import Cube, CubeMeta, CubeWriter
+from lkca.data import Cube, CubeMeta, CubeWriter, Window
+from lkca.data.writers.layout import Layout
 from lkca.errors import InputError, OutputError
 from lkca.inference import SceneOptions, samples, upscale_scene
 from lkca.inference.array import Upscaler
 from lkca.inference.bands import stores
 from lkca.inference.plan import Budget
+from lkca.inference.samples import Samples
 from lkca.inference.strips import Piece
 from lkca.inference.task import Task
 from lkca.models.directory import LoadedModel
@@ -176,6 +178,31 @@ def test_tiles_narrower_than_the_scene_stay_in_the_cache(
     flushes.clear()
     _upscaled(tmp_path, scene, model_of(), tile=16, roi="0:30,4:21")
     assert not flushes
+
+
+def test_every_flush_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one, or the end, tells that one failed; what was written since the last one is counted together."""
+    monkeypatch.setattr("lkca.inference.samples._FLUSHED_BYTES", 100)
+    synced: list[int] = []
+
+    def failing(file: int) -> None:
+        synced.append(file)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fdatasync", failing)
+    row = np.zeros((1, 1, 32), dtype=np.int16)
+    for rows in (4, 2):
+        kept = Samples(tmp_path / f"{rows}", Layout.of((1, 8, 32), np.dtype(np.int16), {}), flush=True)
+        kept.make()
+        with pytest.raises(OSError, match="Input/output"):
+            for number in range(rows):
+                kept.write(Window(number, 0, 1, 32), 0, row)
+            kept.close()
+        kept.close()
+        assert not kept.replaced()
+        kept.path.unlink()
+        assert kept.replaced()
+    assert len(synced) == 2
 
 
 def test_who_helps_holds_no_result(meta: CubeMeta) -> None:

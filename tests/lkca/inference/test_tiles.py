@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +30,8 @@ from lkca.inference.plan import (
     resident_memory,
     tile_bytes,
 )
+from lkca.inference.ranks import Ranks
+from lkca.inference.stream import stream
 from lkca.inference.task import Task
 from lkca.inference.windows import parse_roi
 from lkca.models.directory import LoadedModel
@@ -123,6 +126,8 @@ def test_regions_in_map_coordinates() -> None:
     turned = Cube.from_array(np.zeros((2, 40, 50)), CubeMeta(transform=north_up @ Affine.rotation(90)))
     (x0, y0), (x1, y1) = (turned.meta.transform @ corner for corner in ((5, 2), (15, 8)))
     assert parse_roi(f"{min(x0, x1)},{min(y0, y1)},{max(x0, x1)},{max(y0, y1)}", turned) == Window(2, 5, 6, 10)
+    askew = Cube.from_array(np.zeros((2, 20, 20)), CubeMeta(transform=Affine.scale(2**0.5) @ Affine.rotation(45)))
+    assert parse_roi("-2,18,2,22", askew) == Window(8, 8, 4, 4)  # corners at (8, 10), (10, 8), (12, 10), (10, 12)
     for text, says in (
         ("0,0,10,10", "outside the scene"),
         ("501500,4999700,502000,4999940", "outside the scene"),  # beside its last column
@@ -130,6 +135,7 @@ def test_regions_in_map_coordinates() -> None:
         ("500150,0,500060,1e7", "exchanged"),
         ("500060,1e7,500150,0", "exchanged"),
         ("1,2,3", "not understood"),
+        ("nan,0,1,1", "not understood"),
         ("0:9,0:99", "outside"),
     ):
         with pytest.raises(InputError, match=says):
@@ -266,6 +272,28 @@ def test_a_plan_leaves_nothing_behind(
     assert plan.tiles.halo == model_of().net.halo and plan.tiles.margin == tile_margin(model_of())
     assert plan.nbytes > 4 * 5 * 122 * 106
     assert plan.seconds > 0 and not list(tmp_path.iterdir())
+
+
+def test_a_plan_and_a_run_share_time_and_memory_with_the_other_processes(
+    tmp_path: Path, meta: CubeMeta, holed_scene: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cube, neighbours, of = Cube.from_array(holed_scene), [], Budget.of
+    monkeypatch.setattr(Budget, "of", lambda text, local=1: neighbours.append(local) or of(text, local))
+    options = SceneOptions(scale=2, tile=13, dtype="int16", memory="2G")
+    with monkeypatch.context() as patch:
+        patch.setattr("lkca.inference.scene.time", SimpleNamespace(perf_counter=iter((0.0, 8.0)).__next__))
+        plan = plan_scene(cube, tmp_path / "o.npz", None, options, ranks=Ranks(0, 4, 2))
+    assert plan.seconds == pytest.approx(8 * 61 * 53 / 13**2 / 4)
+    assert plan.copied and "scale factor" in plan.notes[0] and not list(tmp_path.iterdir())
+    upscale_scene(cube, tmp_path / "o.img", None, options, ranks=Ranks(0, 1, 3))
+    assert neighbours == [2, 3]
+
+
+def test_a_run_that_goes_on_may_begin_with_a_smaller_tile(holed_scene: np.ndarray) -> None:
+    shapes: list[tuple[int, ...]] = []
+    one, tiles = Upscaler(None, 2, np.ones(5, dtype=bool)), [Window(52, 39, 9, 13), Window(0, 0, 26, 53)]
+    stream(Cube.from_array(holed_scene), one, tiles, lambda _, piece: shapes.append(piece.samples.shape))
+    assert shapes == [(5, 18, 26), (5, 52, 106)]
 
 
 def test_what_a_format_holds_in_memory_counts(tmp_path: Path) -> None:
