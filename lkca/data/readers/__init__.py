@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from rasterio.errors import RasterioError
+
 from lkca.data.cube import Cube
 from lkca.data.readers.envi import find_data, find_header, find_tiff, is_header, open_envi
 from lkca.data.readers.hdf5 import open_hdf5
@@ -100,8 +102,13 @@ def _open(file: Path, source: str, variable: str | None, shape: tuple[int, int] 
     try:
         return open_raster(file, source)
     except InputError as error:
-        if suffix in (".tif", ".tiff"):
+        if suffix in (".tif", ".tiff") or not isinstance(error.__cause__, RasterioError):  # GDAL did open it
             raise
+        if magic.startswith(b"\x0e\x03\x13\x01"):
+            raise InputError(
+                f"{source}: is HDF4, which the GDAL here does not read; convert it (h4toh5convert, or gdal_translate "
+                "where GDAL has HDF4)"
+            ) from error
         raise InputError(
             f"{source}: has no ENVI header beside it ({file.stem}.hdr or {file.name}.hdr) and is no known raster; "
             f"supported: {_SUPPORTED}"

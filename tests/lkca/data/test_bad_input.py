@@ -103,6 +103,19 @@ def test_unknown_suffix_lists_what_is_supported(tmp_path: Path) -> None:
     refused(tmp_path / "x.xyz", r"no ENVI header beside it.*supported: ENVI .*GeoTIFF .*MATLAB .*HDF5.*\.npz")
 
 
+def test_hdf4(tmp_path: Path) -> None:
+    (tmp_path / "EO1H.L1R").write_bytes(b"\x0e\x03\x13\x01" + bytes(100))
+    refused(tmp_path / "EO1H.L1R", "is HDF4, which the GDAL here does not read; convert it")
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_why_a_raster_of_another_format_is_refused(tmp_path: Path) -> None:
+    """It was said to be no known raster."""
+    with rasterio.open(tmp_path / "x.img", "w", driver="HFA", width=4, height=3, count=1, dtype="complex64") as file:
+        file.write(np.ones((1, 3, 4), dtype=np.complex64))
+    refused(tmp_path / "x.img", "holds complex64 samples; expected real numbers")
+
+
 def test_permission_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = envi(tmp_path)
     if os.geteuid() == 0:  # root may read everything: refuse in its place
