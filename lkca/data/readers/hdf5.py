@@ -154,6 +154,8 @@ def _cube(
     else:
         scale, offset, nodata = prisma.scale, prisma.offset, prisma.nodata
         transform, crs, remarks = prisma.place(*windows.shape[:2], named)
+    if transform is None and not remarks:
+        remarks = _placed_one_by_one(datasets, windows.shape[:2], named)
     meta = CubeMeta(
         wavelengths=wavelengths,
         fwhm=fwhm,
@@ -320,6 +322,17 @@ def _georeference(
     if transform and crs is None and mapping and not remarks:
         remarks = [f"{source}: its grid mapping, {mapping}, is none that can be read; the cube has no CRS"]
     return transform, crs, remarks
+
+
+def _placed_one_by_one(datasets: dict[str, h5py.Dataset], pixels: tuple[int, int], source: str) -> list[str]:
+    """A warning where the file holds the latitude of each pixel, which is no place that a cube can keep."""
+    names = ("lat", "latitude", "latitudes")
+    found = [path for path in datasets if path.rpartition("/")[2].lower().partition("_")[0] in names]
+    return [
+        f"{source}: its place, the latitude and longitude of each pixel ({path}), is not carried over"
+        for path in found
+        if datasets[path].shape in (pixels, pixels[::-1])
+    ][:1]
 
 
 def _grid_mapping(cube: h5py.Dataset, name: str) -> Any:

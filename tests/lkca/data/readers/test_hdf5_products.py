@@ -23,11 +23,15 @@ def test_emit_layout(tmp_path: Path) -> None:
         h5["sensor_band_parameters/fwhm"] = np.full(5, 8.5)
         h5["reflectance"].attrs["fwhm"] = 9.0  # no list
         h5["sensor_band_parameters/good_wavelengths"] = np.array([1, 1, 1, 0, 1.0])
-        h5["location/glt_x"] = np.zeros((12, 9))
+        h5["location/glt_x"], h5["location/lat"] = np.zeros((20, 19)), np.zeros((12, 9))
     with open_cube(tmp_path / "x.nc") as cube:
         assert np.array_equal(cube.meta.wavelengths, NM) and cube.meta.fwhm[0] == 8.5
         assert np.flatnonzero(~cube.good_bands).tolist() == [3]
-        assert np.array_equal(cube.read(), CUBE)
+        assert np.array_equal(cube.read(), CUBE) and cube.meta.transform is None
+        assert (
+            len(cube.warnings) == 1
+            and "the latitude and longitude of each pixel (/location/lat), is not carried over" in cube.warnings[0]
+        )
 
 
 def test_tanager_layout(tmp_path: Path) -> None:
@@ -39,7 +43,8 @@ def test_tanager_layout(tmp_path: Path) -> None:
         cube.attrs["applied_radiometric_coefficients"] = np.ones(65)
         h5["HDFEOS/SWATHS/HYP/Geolocation Fields/Latitude"] = np.zeros((12, 9))
     with open_cube(tmp_path / "x.h5") as opened:
-        assert opened.shape == (12, 9, 5) and not opened.warnings
+        assert opened.shape == (12, 9, 5) and len(opened.warnings) == 1
+        assert "(/HDFEOS/SWATHS/HYP/Geolocation Fields/Latitude), is not carried over" in opened.warnings[0]
         assert np.array_equal(opened.meta.wavelengths, NM) and opened.meta.fwhm[0] == 5.5
         assert np.flatnonzero(~opened.good_bands).tolist() == [3]
         assert "applied_radiometric_coefficients" not in opened.meta.tags  # no part of a long list
