@@ -60,13 +60,13 @@ def to_nanometers(
     """
     wavelengths = np.asarray(wavelengths, dtype=np.float64)
     fwhm = None if fwhm is None else np.asarray(fwhm, dtype=np.float64)
-    own = _NM_PER_UNIT.get((fwhm_units or "").strip().lower())
-    if fwhm is not None and own is not None and own != _NM_PER_UNIT.get((units or "").strip().lower()):
+    own = _NM_PER_UNIT.get(_unit(fwhm_units))
+    if fwhm is not None and own is not None and own != _NM_PER_UNIT.get(_unit(units)):
         nm, _ = to_nanometers(wavelengths, None, units)
         return nm, None if nm is None else fwhm * own
     if wavelengths.size == 0 or not np.all(np.isfinite(wavelengths)) or wavelengths.max() <= 0:
         return None, None
-    name = (units or "unknown").strip().lower()
+    name = _unit(units)
     if name in _NM_TIMES_UNIT:
         if wavelengths.min() <= 0:
             return None, None
@@ -80,6 +80,11 @@ def to_nanometers(
     elif factor == 1e3 and wavelengths.min() >= 100:
         factor = 1.0
     return wavelengths * factor, None if fwhm is None else fwhm * factor
+
+
+def _unit(text: str | None) -> str:
+    """The unit alone: ``nanometers`` of "Nanometers (nm)"."""
+    return re.split(r"[(\[,;]", text or "", maxsplit=1)[0].strip().lower()
 
 
 def described_wavelengths(descriptions: Sequence[str | None]) -> tuple[np.ndarray | None, str | None]:
