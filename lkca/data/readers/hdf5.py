@@ -154,8 +154,10 @@ def _cube(
     else:
         scale, offset, nodata = prisma.scale, prisma.offset, prisma.nodata
         transform, crs, remarks = prisma.place(*windows.shape[:2], named)
-    if transform is None and not remarks:
-        remarks = _placed_one_by_one(datasets, windows.shape[:2], named)
+    if wavelengths is None and windows.shape[2] in counts:
+        remarks = [*remarks, f"{named}: its wavelengths (units: {units}) are none that can be in nm; they are left out"]
+    if transform is None:
+        remarks = [*remarks, *_placed_one_by_one(datasets, windows.shape[:2], named)]
     meta = CubeMeta(
         wavelengths=wavelengths,
         fwhm=fwhm,

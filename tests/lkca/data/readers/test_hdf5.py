@@ -298,3 +298,12 @@ def test_axes_that_are_described_in_other_types(tmp_path: Path, name: str, value
             data.attrs[name] = value
     with open_cube(tmp_path / "x.nc", axes="brc") as cube:
         assert np.array_equal(cube.read(), CUBE) and cube.meta.transform is None
+
+
+def test_wavelengths_in_no_unit_of_theirs_are_told(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as h5:
+        h5["cube"], h5["wavelength"] = RCB, NM
+        h5["wavelength"].attrs["units"] = "furlongs"
+    with open_cube(tmp_path / "x.h5") as cube:
+        assert cube.meta.wavelengths is None
+        assert "its wavelengths (units: furlongs) are none that can be in nm" in cube.warnings[0]
