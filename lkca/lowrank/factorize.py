@@ -278,12 +278,14 @@ def load_lowrank(model: Model, state: Mapping[str, Tensor], *, example: Any = No
     shaped_model(model)
     # What does not fit shows once layers have changed and values are overwritten.
     before = [(module, dict(vars(module)), dict(module._modules)) for module in model.modules()]
-    values = {key: value.clone() for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+    values = model.state_dict()
+    for key, value in values.items():
+        values[key] = value.clone() if isinstance(value, Tensor) else value
     try:
         _fill(model, state, ranks)
         factorize(model, rank=ranks, example=example, inplace=True)
         try:
-            model.load_state_dict(dict(state))
+            model.load_state_dict(state)  # itself: as a plain dict it would lose its layers' versions
         except RuntimeError as error:
             reasons = [line.strip() for line in str(error).splitlines()]
             raise LowRankError(f"state: does not fit the model: {' '.join(reasons[1:] or reasons)}") from error

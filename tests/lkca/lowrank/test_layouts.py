@@ -156,6 +156,40 @@ def test_a_state_that_does_not_fit_changes_nothing(change: dict[str, Tensor | No
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+class Packed(nn.Module):
+    """Keeps what is no tensor in its state, and by its version tells how, as PyTorch's quantised layers do."""
+
+    _version = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.packed = (1.5, "per tensor")
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        destination[f"{prefix}packed"] = self.packed
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, *_: Any) -> None:
+        self.packed = state[f"{prefix}packed" if metadata.get("version") == 3 else f"{prefix}scale"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.packed[0]
+
+
+def test_a_state_s_versions_and_what_is_no_tensor_in_it_count() -> None:
+    def network() -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), Packed(), nn.Conv2d(8, 12, 3), nn.PixelShuffle(2))
+
+    low, model, x = factorize(network(), rank=3), network(), torch.rand(1, 3, 9, 11)
+    low[1].packed = (2.5, "per tensor")
+    assert torch.equal(load_lowrank(model, low.state_dict())(x), low(x))
+    state = low.state_dict()
+    state["0.bias"] = torch.ones(5)
+    model = network()
+    with pytest.raises(LowRankError, match=r"size mismatch for 0\.bias"):
+        load_lowrank(model, state)
+    assert model[1].packed == (1.5, "per tensor")
+
+
 @pytest.mark.parametrize("kind", LAYOUTS, ids=lambda kind: kind.__name__)
 def test_analysis_tells_shares(kind: Callable[[], nn.Module]) -> None:
     model = make(kind)
