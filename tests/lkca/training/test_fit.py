@@ -15,9 +15,9 @@ from lkca.metrics import evaluate
 from lkca.models.prior import shipped_prior
 from lkca.training import Progress, fit
 from lkca.training.distillation import Distiller
-from lkca.training.fit import Recipe
+from lkca.training.fit import Recipe, _hold_out
 from lkca.training.optimise import adamw
-from lkca.training.patches import PatchSampler, fill_invalid
+from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca_kernels import bicubic_upsample
 
 SMALL = Recipe(
@@ -162,6 +162,17 @@ def test_a_scene_whose_only_valid_pixels_are_its_last_rows_is_learned_from() -> 
     cube[2, :40] = float("nan")
     result = fit([cube], 2, minutes=None, max_steps=6, recipe=SMALL)
     assert result.description["training_pixels"] == 8 * 40 and result.split.startswith("training pixels")
+
+
+def test_the_last_rows_are_held_out_where_ten_coarse_ones_are_left() -> None:
+    def parts(rows: int, share: float, missing: slice = slice(0, 0)) -> list[list[int]]:
+        valid = torch.ones(rows, 6, dtype=torch.bool)
+        valid[missing] = False
+        kept, held, _ = _hold_out([Scene(torch.zeros(1, rows, 6), valid)], 2, share)
+        return [[part.image.shape[1] for part in those] for those in (kept, held)]
+
+    assert parts(28, 0.01) == [[20], [8]] and parts(26, 0.01) == [[26], []]
+    assert parts(60, 0.25) == [[46], [14]] and parts(60, 0.25, slice(46, 60)) == [[46], []]
 
 
 @pytest.mark.parametrize("at", [3, 45])

@@ -37,6 +37,20 @@ def test_files_of_one_sensor_hold_out_their_last_rows(tmp_path: Path, dataset: P
         run(tmp_path / "other", values | {"patch": 30})
 
 
+def test_sixteen_coarse_rows_are_enough_to_hold_eight_out(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", cube=scene(32, 40, 4).read().transpose(1, 2, 0))
+    opened = open_training_set(DataConfig(scenes=[str(tmp_path / "s.npz")], holdout=0.1), 2)
+    assert [part.shape[1] for part in (*opened.train, *opened.validation)] == [16, 16]
+
+
+def test_a_data_set_that_lacks_its_training_scenes_is_told(tmp_path: Path) -> None:
+    with write_dataset(tmp_path / "own.h5") as writer:
+        writer.add("validation", "one", scene(40, 40, 3))
+        writer.finish("own", "none", None, None)
+    with pytest.raises(InputError, match=r"own\.h5: holds no training scene; prepare it again"):
+        open_training_set(DataConfig(dataset=str(tmp_path / "own.h5")), 2)
+
+
 @pytest.mark.parametrize(("least", "cut"), [(0.0, list(range(BANDS))), (-0.1, [])])
 def test_results_of_a_data_set_without_negative_samples_are_cut_at_0(
     tmp_path: Path, least: float, cut: list[int]
