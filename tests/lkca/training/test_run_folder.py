@@ -126,13 +126,14 @@ def test_overwriting_begins_anew(stopped: Path, dataset: Path, tmp_path: Path) -
 
 
 def test_one_signal_is_heeded_and_the_next_acts_at_once() -> None:
-    wish, before = threading.Event(), signal.getsignal(signal.SIGINT)
+    wish, both = threading.Event(), (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in both]
     with _signals(wish):
         signal.raise_signal(signal.SIGINT)
         assert wish.is_set()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert [signal.getsignal(number) for number in both] == before
     with concurrent.futures.ThreadPoolExecutor() as pool:  # which may not set handlers
         pool.submit(_signals(wish).__enter__).result()
 
