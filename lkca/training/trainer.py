@@ -1,4 +1,4 @@
-"""``lkca train``: a network trained on a data set, on one device or many, exactly resumable. docs/training.md.
+"""``lkca train``: a network trained on a data set, kept in a run folder, exactly resumable. docs/training.md.
 
 A run folder holds config.yaml, best/ and last/ (model directories: the averaged weights of the best validation, and of
 the end), checkpoints/ (the state to resume from) and tensorboard/.
@@ -11,7 +11,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,19 +22,17 @@ from torch import Tensor
 
 from lkca.config import read_yaml
 from lkca.errors import InputError, LkcaError
-from lkca.losses import WeightedLoss
 from lkca.models.config import ModelConfig, TrainingRecord, utc_now
 from lkca.models.directory import describe_architecture, load_model, package_versions, recover_model, save_model
-from lkca.nn.layout import channels_last
 from lkca.output import alone_in, check_folder, check_utf8, written_aside
 from lkca.training.checkpoint import Progressed, latest_checkpoint, load_checkpoint, save_checkpoint
 from lkca.training.config import FREE, TrainConfig
-from lkca.training.data import PatchDataset, TrainingSet, micro_batches, open_training_set
+from lkca.training.data import TrainingSet
+from lkca.training.learner import Learner
 from lkca.training.monitor import Monitor
-from lkca.training.optimise import Average, DivergedError, adamw, check_loss, cpu_by_default, rate_factor, set_rate
+from lkca.training.optimise import DivergedError, check_loss, cpu_by_default
 from lkca.training.progress import Progress, ProgressCallback
-from lkca.training.start import Lost, first, new_network
-from lkca.training.validation import Restored, measure, psnr_gain, restore, validation_record
+from lkca.training.validation import measure, validation_record
 
 __all__ = ["TrainResult", "check_run", "train"]
 
@@ -113,7 +111,7 @@ def train(
     """
     check_run(run, config, resume=resume, overwrite=overwrite)
     with cpu_by_default():
-        learner = _Learner(config)
+        learner = Learner(config)
         if learner.first:
             run.mkdir(exist_ok=True)
         with alone_in(run) if learner.first else contextlib.nullcontext():
@@ -142,105 +140,13 @@ def _signals(wish: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _accelerator(config: TrainConfig) -> Any:
-    try:
-        from accelerate import Accelerator  # type: ignore[import-untyped]
-        from accelerate.state import AcceleratorState  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise InputError("accelerate is not installed; pip install 'lkca[train]'") from error
-    AcceleratorState._reset_state(True)  # else a second run in one process could not choose another precision
-    cpu = config.device == "cpu" or not torch.cuda.is_available()
-    if cpu and config.amp == "fp16":
-        raise InputError("amp: fp16 needs a GPU; use bf16 or no")
-    return Accelerator(cpu=cpu, mixed_precision=config.amp)
-
-
 def _described(data: TrainingSet) -> list[str]:
     """What a run learns from, as far as a resumption can tell it from another."""
     scenes = [f"{scene.name}: {scene.region} of {scene.rows} x {scene.cols} pixels" for scene in data.data]
     return [*scenes, f"peak {data.normalisation.peak:.6g}"]
 
 
-class _Learner:
-    """What learns, in one process: the data, the network, its average, and what a step takes. Not where it is kept."""
-
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
-        self.accelerator = _accelerator(config)
-        self.device: torch.device = self.accelerator.device
-        self.data: TrainingSet = open_training_set(config.data, config.scale)
-        self.degradation = config.degrader
-        self.patches = PatchDataset(self.data.train, config.patch * config.scale, config.seed)
-        lost = Lost.of(first(self.patches), self.degradation)
-        if lost.pixels == 0:
-            raise InputError(
-                "data: the first patches hold no pixel that is valid in every band; leave out the bands or the scenes "
-                "that lack most samples, or lower 'patch'"
-            )
-        self.loss = WeightedLoss(config.loss, lost.unit).to(self.device)
-        torch.manual_seed(config.seed)
-        sizes = config.model.build(len(self.data.bands.used), config.scale)
-        self.net = channels_last(new_network(sizes, lost, self.patches, self.degradation))
-        optimiser = adamw(self.net, config.lr, config.weight_decay)
-        module = torch.compile(self.net) if config.compile else self.net
-        self.model, self.optimiser = self.accelerator.prepare(module, optimiser)
-        self.average = Average(self.net, config.ema)
-
-    @property
-    def first(self) -> bool:
-        """Whether this process writes and reports."""
-        return bool(self.accelerator.is_main_process)
-
-    def batches(self, done: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The patches of this process for the steps after the first ``done``."""
-        config = self.config
-        return micro_batches(
-            self.patches,
-            batch=config.batch,
-            accumulate=config.accumulate,
-            steps=range(done, config.steps),
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-            workers=config.data.workers,
-        )
-
-    def step(self, done: int, batches: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
-        """One optimiser step after ``done`` others; its loss, the mean over this process's patches."""
-        config = self.config
-        set_rate(self.optimiser, config.lr * rate_factor(done / config.steps, done, config.warmup))
-        total = torch.zeros((), device=self.device)
-        for part in range(config.accumulate):
-            sharp, valid = (x.to(self.device, non_blocking=True) for x in next(batches))
-            waits = part + 1 < config.accumulate
-            with self.accelerator.no_sync(self.model) if waits else contextlib.nullcontext():
-                coarse = self.degradation.apply(sharp).contiguous(memory_format=torch.channels_last)
-                restored = self.model(coarse).float()
-                loss = self.loss(torch.where(valid, restored, sharp), sharp) / config.accumulate
-                self.accelerator.backward(loss)
-            total += loss.detach()
-        self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        self.average.update(self.net, done + 1)
-        return total
-
-    def gain(self, show: Callable[[Restored], None]) -> float:
-        """What the averaged weights gain over bicubic, dB: the mean over the validation scenes.
-
-        Each process restores its share of them. show: is given the first scene, by the process that restores it.
-        """
-        scenes = self.data.validation
-        total = torch.zeros((), device=self.device, dtype=torch.float64)
-        with self.average.inside(self.net):
-            for number in range(self.accelerator.process_index, len(scenes), self.accelerator.num_processes):
-                done = restore(self.net, scenes[number], self.degradation, self.device)
-                total += psnr_gain(done)
-                if number == 0:
-                    show(done)
-        return float(self.accelerator.reduce(total, "sum")) / len(scenes)
-
-
-def _begin(learner: _Learner, run: Path, *, resume: bool) -> Progressed:
+def _begin(learner: Learner, run: Path, *, resume: bool) -> Progressed:
     """Where the run stands: at its last checkpoint, which the learner then has; else at step 0, in a cleared folder."""
     if learner.first:
         for name in (_BEST, _LAST):  # what a kill left half written
@@ -274,7 +180,7 @@ class _Run:
 
     def __init__(
         self,
-        learner: _Learner,
+        learner: Learner,
         folder: Path,
         progressed: Progressed,
         callback: ProgressCallback | None,

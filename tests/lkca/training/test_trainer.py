@@ -284,13 +284,13 @@ def test_a_gain_that_is_no_number_is_not_the_best(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gains = iter((1.0, math.nan, 0.5))
-    monkeypatch.setattr("lkca.training.trainer.psnr_gain", lambda done: next(gains))
+    monkeypatch.setattr("lkca.training.learner.psnr_gain", lambda done: next(gains))
     assert run(tmp_path / "run", settings(dataset)).best_step == 4
 
 
 def test_patience_counts_from_the_last_best(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gains = iter((1.0, 0.5, 2.0, 1.5, 1.2))
-    monkeypatch.setattr("lkca.training.trainer.psnr_gain", lambda done: next(gains))
+    monkeypatch.setattr("lkca.training.learner.psnr_gain", lambda done: next(gains))
     result = run(tmp_path / "run", settings(dataset, validate_every=1, patience=2))
     assert (result.end, result.steps, result.best_step) == ("early", 5, 3)
 
@@ -360,7 +360,7 @@ def test_a_loss_that_becomes_nan_beside_a_best_model(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = iter([1.0, 1.0, math.nan, 1.0])
-    monkeypatch.setattr("lkca.training.trainer.rate_factor", lambda *_: next(rates))
+    monkeypatch.setattr("lkca.training.learner.rate_factor", lambda *_: next(rates))
     with pytest.raises(LkcaError, match=r"step 4: the loss is nan; .*run/best holds the best model until then") as told:
         run(tmp_path / "run", settings(dataset, validate_every=1))
     assert told.value.exit_code == 1
