@@ -410,7 +410,8 @@ def test_nothing_to_resume(stopped: Any) -> None:
     cube, output, model = stopped
     upscale_scene(cube, output, model, SceneOptions(resume=True))
     written = os.stat(output).st_mtime_ns
-    report = upscale_scene(cube, output, model, SceneOptions(resume=True))
+    moved = replace(model, path=output.parent / "elsewhere" / model.path.name)
+    report = upscale_scene(cube, output, moved, SceneOptions(resume=True))
     assert "nothing to resume" in report.notes[0] and os.stat(output).st_mtime_ns == written
     assert (report.rows, report.cols, report.bands) == (122, 106, 5)  # of the output, not of the cube
     for other, options, says in (
