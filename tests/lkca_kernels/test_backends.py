@@ -48,6 +48,8 @@ def test_automatic_choice() -> None:
     assert lkca_kernels.explain("pixel_shuffle_epilogue", Z.to("meta"), upscale_factor=2).chosen == "reference"
     large = lkca_kernels.explain("lowrank_pixel_shuffle", Z, WEIGHT, upscale_factor=1025)
     assert large.chosen == "reference" and (not CPU_BUILT or "not 1025" in large.refusals["cpu"])
+    huge = lkca_kernels.lowrank_pixel_shuffle(torch.ones(1, 1, 1, 1), torch.ones(1025**2, 1), upscale_factor=1025)
+    assert huge.shape == (1, 1, 1025, 1025)  # the call does as told
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = lkca_kernels.explain("lowrank_pixel_shuffle", Z, WEIGHT, upscale_factor=2)
     assert "serves torch.bfloat16 on cpu" in cast.reason
