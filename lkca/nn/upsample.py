@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lkca.nn.parts import sizes
 from lkca_kernels import lowrank_pixel_shuffle, pixel_shuffle_epilogue
 from lkca_kernels.arguments import integer
+from lkca_kernels.memory_format import memory_format_of
 
 __all__ = ["FusedShuffle", "LowRankConv2d", "LowRankUpsample", "PixelShuffleUpsample"]
 
@@ -78,7 +79,8 @@ class PixelShuffleUpsample(nn.Module):
 
     (B, in_channels, h, w) -> (B, out_channels, s*h, s*w). ``gate`` (B, out_channels) scales the result per channel;
     ``skip`` is added to it: an HR tensor, or the LR cube (B, out_channels, h, w), whose bicubic upsampling is added.
-    ``out``: contiguous tensor for the result, while no gradient is needed.
+    ``out``: contiguous tensor for the result, while no gradient is needed. The result is contiguous; without the three,
+    that of a channels_last network is channels_last, and PyTorch's own shuffle makes it.
     stride, padding, dilation, bias, padding_mode, device and dtype are those of ``nn.Conv2d``; by default the padding
     keeps the image's size under an odd kernel. With ``shared_groups`` > 1 one convolution serves so many equal blocks
     of the channels in turn. Loads the weights of a plain ``nn.Conv2d`` (keys ``weight``, ``bias``) too. Raises
@@ -132,6 +134,8 @@ class PixelShuffleUpsample(nn.Module):
         self, x: Tensor, *, gate: Tensor | None = None, skip: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
         y = in_turn(self.conv, x, self.shared_groups)
+        if gate is skip is out is None and memory_format_of(y) is torch.channels_last:
+            return F.pixel_shuffle(y, self.upscale_factor)  # keeps the layout, which the operator turns
         return pixel_shuffle_epilogue(y, gate, skip, upscale_factor=self.upscale_factor, out=out)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -80,6 +80,18 @@ def test_channels_last(make: Callable[..., nn.Module]) -> None:
     assert all(g.stride() == p.stride() for g, p in zip(gradients, contiguous.parameters(), strict=True))
 
 
+def test_a_shuffle_alone_keeps_channels_last() -> None:
+    """A swap must not turn a network's layout: its next convolution would turn it back."""
+    layer = PixelShuffleUpsample(6, 4, 2).to(memory_format=torch.channels_last)
+    theirs = nn.Sequential(layer.conv, nn.PixelShuffle(2))
+    x = image().to(memory_format=torch.channels_last)
+    found, expected = layer(x), theirs(x)
+    assert torch.equal(found, expected)
+    assert found.stride() == expected.stride()
+    assert layer(image()[:, :, :1, :1]).is_contiguous()
+    assert layer(x, gate=torch.ones(2, 4)).is_contiguous()
+
+
 def test_autocast(make: Callable[..., nn.Module]) -> None:
     module = make()
     x = image().requires_grad_()
