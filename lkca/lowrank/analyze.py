@@ -160,7 +160,8 @@ def analyze(
     """Spectrum, ranks and costs of each convolution in ``model`` that feeds a pixel shuffle, or of one convolution.
 
     The layers are found by following the data while the model runs on ``example`` (a tensor, a tuple of arguments; by
-    default the first calibration image, or random images of likely shapes), in eval mode; the model stays as it is.
+    default the first calibration image, or random images of likely shapes), in eval mode; the model stays as it is, but
+    for what its own forward writes there in that mode too (observers of quantisation-aware training).
     calibration: images as for :func:`lkca.lowrank.factorize`, for the spectrum of the outputs on real data. ranks:
     candidates, by default those that keep 50, 90, 95, 99 and 99.9 % of the energy, and the break-even rank.
 

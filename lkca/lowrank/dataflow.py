@@ -84,7 +84,7 @@ class _Tag:
 
 
 def observe(model: nn.Module, *inputs: Any) -> Dataflow:
-    """Run ``model(*inputs)`` once, in eval mode and without gradients; the model is left as it was."""
+    """Run ``model(*inputs)`` once, in eval mode and without gradients; its modes and hooks are as before."""
     recorder = _Recorder()
     with evaluating(model), torch.no_grad(), recorder.watch(model), recorder:
         model(*copied(inputs))
