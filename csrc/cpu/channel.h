@@ -27,13 +27,22 @@ void channel_sum_chunks(const ChannelArgs& a, int64_t begin, int64_t end) {
         }
       to[0] = ((sum[0] + sum[1]) + (sum[2] + sum[3])).sum();
     } else {
-      for (int64_t k = 0; k < a.inner; ++k) to[k] = 0.f;
-      for (int64_t p = 0; p < pixels; ++p, x += a.inner, y = y ? y + a.inner : y)
-        for (int64_t k = 0; k < a.inner; k += N) {
-          const int64_t count = a.inner - k;
-          const Vec v = load_part(x + k, count), sum = load_part(to + k, count);
-          store_part(y ? fma(v, load_part(y + k, count), sum) : sum + v, to + k, count);
+      // Kept in registers: a part of a vector that was stored cannot be forwarded to the next pixel's load.
+      for (int64_t k = 0; k < a.inner; k += 4 * N) {
+        Vec sum[4];
+        for (Vec& s : sum) s = Vec::set1(0.f);
+        for (int64_t p = 0; p < pixels; ++p)
+          for (int u = 0; u < 4; ++u) {
+            const int64_t at = p * a.inner + k + u * N, count = a.inner - k - u * N;
+            if (count <= 0) break;
+            const Vec v = load_part(x + at, count);
+            sum[u] = y ? fma(v, load_part(y + at, count), sum[u]) : sum[u] + v;
+          }
+        for (int u = 0; u < 4; ++u) {
+          const int64_t count = a.inner - k - u * N;
+          if (count > 0) store_part(sum[u], to + k + u * N, count);
         }
+      }
     }
   }
 }
