@@ -1,6 +1,7 @@
 // Drivers of channel_gate and channel_attention: sums over pixels in fixed chunks, then a two-layer network on (B, C).
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "cpu/operators.h"
 
@@ -120,13 +121,35 @@ Floats sum_pixels(const Tensor& x, const Tensor* y, bool channels_last) {
   return sums;
 }
 
+// What is given for each channel of each image, repeated for `pixels` of them.
+Floats repeated(const Floats& values, int64_t inner, int64_t pixels) {
+  Floats out;
+  out.reserve(values.size() * pixels);
+  for (size_t first = 0; first < values.size(); first += inner)
+    for (int64_t p = 0; p < pixels; ++p) out.insert(out.end(), values.begin() + first, values.begin() + first + inner);
+  return out;
+}
+
+// How many pixels of channels_last tensors are worked on as one: parts of vectors are stored float by float.
+int64_t pixels_at_once(const ChannelArgs& a) {
+  constexpr int64_t kMostChannels = 512, kFloats = 128;
+  if (a.inner <= 1 || a.inner > kMostChannels) return 1;
+  int64_t pixels = kernels().lanes / std::gcd(kernels().lanes, a.inner);
+  while (pixels * a.inner < kFloats) pixels *= 2;
+  return std::min(pixels, a.chunk_pixels);
+}
+
 // out = x * scale + shift + addend, each optional, per image and channel.
 void apply(const Tensor* x, const Floats* scale, const Floats* shift, const Tensor* addend, const Tensor& out,
            bool channels_last) {
   ChannelArgs a = layout_of(out, channels_last);
   a.x = x ? x->const_data_ptr() : nullptr;
-  a.scale = scale ? scale->data() : nullptr;
-  a.shift = shift ? shift->data() : nullptr;
+  const int64_t pixels = pixels_at_once(a);
+  a.period = a.inner * pixels;
+  const Floats scales = scale ? repeated(*scale, a.inner, pixels) : Floats();
+  const Floats shifts = shift ? repeated(*shift, a.inner, pixels) : Floats();
+  a.scale = scale ? scales.data() : nullptr;
+  a.shift = shift ? shifts.data() : nullptr;
   a.addend = addend ? addend->const_data_ptr() : nullptr;
   a.out = out.mutable_data_ptr();
   const Kernels& k = kernels();

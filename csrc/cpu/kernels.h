@@ -113,8 +113,9 @@ struct ChannelArgs {
   const void* x;
   const void* y;       // second factor of the sum (grad_out), or null
   float* partial;      // [outer][chunks][inner]
-  const float* scale;  // [outer][inner], or null
-  const float* shift;  // [outer][inner], or null
+  int64_t period;      // inner, or that of a few pixels, as many floats as whole vectors
+  const float* scale;  // [outer][period], or null
+  const float* shift;  // [outer][period], or null
   const void* addend;  // like x, or null
   void* out;           // out = x * scale + shift + addend; x null: out = shift
 };
