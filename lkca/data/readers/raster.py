@@ -119,8 +119,8 @@ def _sources(dataset: Any, file: Path, seen: set[Path]) -> list[Path]:
 def _stack(first: Any, file: Path, pages: int, source: str) -> Any:
     """The pages of a TIFF, of one band each, as the bands of a VRT in memory; ``first``: the first of them.
 
-    InputError unless they are alike, and fewer than the rows and the columns: pages may as well be the rows of a cube,
-    as tifffile writes an array of rows x columns x bands.
+    InputError unless they are alike, without masks, and fewer than the rows and the columns: pages may as well be the
+    rows of a cube, as tifffile writes an array of rows x columns x bands.
     """
     root = ElementTree.Element("VRTDataset", rasterXSize=str(first.width), rasterYSize=str(first.height))
     if first.crs:
@@ -128,25 +128,39 @@ def _stack(first: Any, file: Path, pages: int, source: str) -> Any:
     if first.transform != Affine.identity():
         ElementTree.SubElement(root, "GeoTransform").text = ", ".join(f"{x:.17g}" for x in first.transform.to_gdal())
     sample_type = typename_fwd[dtype_rev[first.dtypes[0]]]
-    alike = pages < min(first.shape)
-    for number in range(1, pages + 1 if alike else 1):
-        name = f"GTIFF_DIR:{number}:{file.resolve()}"
-        with without_place(), rasterio.open(name) as page:
-            alike &= (page.shape, page.dtypes, page.nodatavals) == (first.shape, first.dtypes, first.nodatavals)
+    # GDAL tells of a page's mask where it opens the first page of a file, not where it opens a page by its number.
+    alike = pages < min(first.shape) and MaskFlags.per_dataset not in first.mask_flag_enums[0]
+    for number, listed in enumerate(first.subdatasets if alike else (), start=1):
         band = ElementTree.SubElement(root, "VRTRasterBand", dataType=sample_type, band=str(number))
-        if first.nodata is not None:
-            ElementTree.SubElement(band, "NoDataValue").text = f"{first.nodata:.17g}"
+        directory = listed.split(":")[1]  # masks and overviews are counted too, but not listed
+        name = f"GTIFF_DIR:{directory}:{file.resolve()}"
+        with without_place(), rasterio.open(name) as page:
+            alike &= (page.shape, page.dtypes, str(page.nodata)) == (first.shape, first.dtypes, str(first.nodata))
+            _describe(band, page)
         part = ElementTree.SubElement(band, "SimpleSource")
         ElementTree.SubElement(part, "SourceFilename", relativeToVRT="0").text = name
         ElementTree.SubElement(part, "SourceBand").text = "1"
     if not alike:
         raise InputError(
-            f"{source}: holds {pages} pages of one band, which are not alike or may be the rows of a cube; save it "
-            "with all bands on one page (in Python with rasterio, or with tifffile.imwrite of bands, rows and columns, "
-            "photometric='minisblack', planarconfig='separate')"
+            f"{source}: holds {pages} pages of one band, which are not alike, have masks, or may be the rows of a "
+            "cube; save it with all bands on one page (in Python with rasterio, or with tifffile.imwrite of bands, "
+            "rows and columns, photometric='minisblack', planarconfig='separate')"
         )
     with without_place():
         return rasterio.open(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _describe(band: ElementTree.Element, page: Any) -> None:
+    """Write into the band of a VRT what a page says of its own band: nodata, scale, offset, name and tags."""
+    told = {"Scale": f"{page.scales[0]:.17g}", "Offset": f"{page.offsets[0]:.17g}", "Description": page.descriptions[0]}
+    if page.nodata is not None:
+        told["NoDataValue"] = f"{page.nodata:.17g}"
+    for key, text in told.items():
+        ElementTree.SubElement(band, key).text = text
+    for domain in ("", "IMAGERY"):
+        listed = ElementTree.SubElement(band, "Metadata", domain=domain)
+        for key, text in page.tags(1, ns=domain or None).items():
+            ElementTree.SubElement(listed, "MDI", key=key).text = text
 
 
 def _check_samples(dataset: Any, file: Path, source: str, count: int) -> None:

@@ -44,11 +44,51 @@ def test_tiff_pages_of_one_band_are_the_bands(tmp_path: Path) -> None:
         assert np.array_equal(cube.read(Window(3, 2, 4, 5), bands=[4, 1]), CUBE[[4, 1], 3:7, 2:7])
 
 
+def test_tiff_pages_tell_of_their_bands(tmp_path: Path) -> None:
+    """Counts were read without their scale, and pages of a nodata value of NaN were not alike."""
+    file = tmp_path / "x.tif"
+    for number, band in enumerate(CUBE.astype(np.float32)):
+        with write_tiff(file, band[None], APPEND_SUBDATASET="YES" if number else "NO", nodata=np.nan) as dataset:
+            dataset.write(band, 1)
+            dataset.scales, dataset.offsets = [0.1], [number]
+            dataset.set_band_description(1, f"band <{number}>")
+            dataset.update_tags(1, wavelength=str(NM[number]), wavelength_units="nm")
+            dataset.update_tags(1, ns="IMAGERY", CENTRAL_WAVELENGTH_UM="0.5")
+    with open_cube(file) as cube:
+        assert np.allclose(cube.read(), CUBE * 0.1 + np.arange(5)[:, None, None], rtol=1e-6)
+        assert cube.meta.band_names == tuple(f"band <{number}>" for number in range(5))
+        assert np.array_equal(cube.meta.wavelengths, NM) and np.isnan(cube.meta.nodata)
+
+
+def test_overviews_of_tiff_pages_are_no_bands(tmp_path: Path) -> None:
+    file = tmp_path / "x.tif"
+    for number, band in enumerate(CUBE):
+        with write_tiff(file, band[None], APPEND_SUBDATASET="YES" if number else "NO") as dataset:
+            dataset.write(band, 1)
+            dataset.build_overviews([2])
+    with open_cube(file) as cube:
+        assert np.array_equal(cube.read(), CUBE)
+
+
+def test_masks_of_tiff_pages_are_no_bands(tmp_path: Path) -> None:
+    """The mask of bytes, 0 and 1 of them, was read as the page that follows."""
+    bands = CUBE.astype(np.uint8)
+    for number, band in enumerate(bands):
+        with (
+            rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+            write_tiff(tmp_path / "x.tif", band[None], APPEND_SUBDATASET="YES" if number else "NO") as dataset,
+        ):
+            dataset.write(band, 1)
+            dataset.write_mask(band > 9)
+    with pytest.raises(InputError, match="have masks"):
+        open_cube(tmp_path / "x.tif")
+
+
 @pytest.mark.parametrize("pages", [list(RCB[:, None].astype(np.float32)), [CUBE[:1], CUBE[1:2, :8]]])
 def test_tiff_pages_that_may_be_no_bands_are_refused(tmp_path: Path, pages: list[np.ndarray]) -> None:
     """Of an array of rows x columns x bands tifffile makes a page of each row; a page of another size is a preview."""
     write_pages(tmp_path / "x.tif", pages)
-    with pytest.raises(InputError, match="pages of one band, which are not alike or may be the rows of a cube; save"):
+    with pytest.raises(InputError, match="pages of one band, which are not alike, have masks, or may be the rows of a"):
         open_cube(tmp_path / "x.tif")
 
 
