@@ -260,7 +260,9 @@ def _kept_axes(dataset: h5py.Dataset) -> list[int]:
 
 
 def _radiometry(dataset: h5py.Dataset, bands: int, source: str) -> tuple[float | np.ndarray, float | np.ndarray]:
-    names = ("slope", "intercept") if {"slope", "intercept"} <= dataset.attrs.keys() else ("scale_factor", "add_offset")
+    names, told = ("scale_factor", "add_offset"), dataset.attrs.keys()
+    if told.isdisjoint({*names, "Scale_Factor", "Scale Factor"}) and {"slope", "intercept"} <= told:
+        names = ("slope", "intercept")
     scale, offset = (_by_band(dataset, bands, source, name) for name in names)
     divisor = _by_band(dataset, bands, source, "Scale_Factor", "Scale Factor")
     if scale is None and divisor is not None:

@@ -225,3 +225,13 @@ def test_hico_layout(tmp_path: Path) -> None:
     with open_cube(tmp_path / "x.L1B_ISS") as opened:
         assert np.allclose(opened.read(), CUBE * 0.02 + 0.5) and np.array_equal(opened.meta.wavelengths, NM)
         assert not opened.meta.tags.keys() & {"slope", "intercept"}
+
+
+@pytest.mark.parametrize("packing", [{"scale_factor": 1e-4}, {"Scale_Factor": 1e4}])
+def test_a_scale_factor_goes_before_a_slope(tmp_path: Path, packing: dict[str, float]) -> None:
+    """A slope beside it may be that of a calibration that is done."""
+    with h5py.File(tmp_path / "x.h5", "w") as h5:
+        h5["cube"] = RCB
+        h5["cube"].attrs.update(slope=0.02, intercept=0.5, **packing)
+    with open_cube(tmp_path / "x.h5") as opened:
+        assert np.allclose(opened.read(), CUBE * 1e-4)
