@@ -83,8 +83,9 @@ def to_nanometers(
 
 
 def _unit(text: str | None) -> str:
-    """The unit alone: ``nanometers`` of "Nanometers (nm)"."""
-    return re.split(r"[(\[,;]", text or "", maxsplit=1)[0].strip().lower()
+    """The unit alone: ``nanometers`` of "Nanometers (nm)", ``cm-1`` of "[cm-1]"."""
+    parts = (part.strip() for part in re.split(r"[()\[\],;]", text or ""))
+    return next((part for part in parts if part), "").lower()
 
 
 def described_wavelengths(descriptions: Sequence[str | None]) -> tuple[np.ndarray | None, str | None]:
