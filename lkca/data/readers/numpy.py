@@ -54,10 +54,10 @@ def open_npz(file: Path, source: str, variable: str | None, shape: tuple[int, in
     arrays = {n: dims for n, dims in arrays.items() if len(dims) >= 2}
     if variable is not None or all(len(dims) != 3 for dims in arrays.values()):
         arrays = {n: tuple(dims[axis] for axis in kept_axes(dims)) for n, dims in arrays.items()}
+    counts = {math.prod(dims) for n, (dims, _, _) in heads.items() if n.lower() in WAVELENGTH_NAMES}
     name = choose_cube(
         arrays, variable, source,
-        others=kinds, preferred=OWN_CUBE, pixels=shape,
-        band_counts={math.prod(dims) for n, (dims, _, _) in heads.items() if n.lower() in WAVELENGTH_NAMES},
+        others=kinds, preferred=OWN_CUBE, pixels=shape, band_counts=counts - {1},
     )  # fmt: skip
     check_memory(heads[name][2], f"{source}: array {name} (loaded whole)", "save it as .npy to read it by windows")
     with np.load(file, allow_pickle=False) as archive:

@@ -90,6 +90,22 @@ def test_two_cubes_are_not_guessed(tmp_path: Path) -> None:
     assert open_cube(tmp_path / "x.npz", variable="a").shape == (12, 9, 5)
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".mat", ".h5"])
+def test_a_single_wavelength_tells_no_cube_among_several(tmp_path: Path, suffix: str) -> None:
+    """It may be a laser's: a mask with an axis of length 1 was taken for the cube."""
+    file, arrays = tmp_path / f"x{suffix}", {"hsi": RCB, "mask": np.ones((1, 12, 9)), "wavelength": np.array([550.0])}
+    if suffix == ".npz":
+        np.savez(file, **arrays)
+    elif suffix == ".mat":
+        scipy.io.savemat(file, arrays)
+    else:
+        with h5py.File(file, "w") as h5:
+            for name, array in arrays.items():
+                h5[name] = array
+    with pytest.raises(InputError, match="several arrays that may be the cube"):
+        open_cube(file)
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".mat", ".h5"])
 def test_a_shape_tells_the_axes_of_three_too(tmp_path: Path, suffix: str) -> None:
     """It was passed over, and 33 x 12 x 15 read as 33 rows and 15 bands, whatever was said."""
