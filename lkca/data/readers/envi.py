@@ -16,7 +16,7 @@ from lkca.data.readers.arrays import ArrayWindows
 from lkca.data.readers.envi_header import AXES, EnviLayout, parse_layout, parse_meta, read_header
 from lkca.errors import InputError
 
-__all__ = ["DATA_SUFFIXES", "described", "find_data", "find_header", "find_tiff", "is_header", "open_envi"]
+__all__ = ["DATA_SUFFIXES", "described", "find_data", "find_header", "find_tiff", "is_header", "of_tiff", "open_envi"]
 
 DATA_SUFFIXES = (".img", ".dat", ".raw", ".bsq", ".bil", ".bip", ".bin", ".hyspex")
 _TIFF_SUFFIXES = (".tif", ".tiff", ".TIF", ".TIFF")
@@ -58,10 +58,15 @@ def find_tiff(header: Path) -> Path | None:
     stem = header.with_suffix("")
     names = [stem, *(stem.with_name(stem.name + suffix) for suffix in _TIFF_SUFFIXES)]
     tiff = next((name for name in names if name.suffix in _TIFF_SUFFIXES and name.is_file()), None)
+    return tiff if tiff and of_tiff(header) else None
+
+
+def of_tiff(header: Path) -> bool:
+    """Whether a header is of the file type TIFF, be there one or not."""
     try:
-        return tiff if tiff and "tiff" in read_header(header).get("file type", "").lower() else None
+        return "tiff" in read_header(header).get("file type", "").lower()
     except InputError:
-        return None
+        return False
 
 
 def described(header: Path) -> list[Path]:

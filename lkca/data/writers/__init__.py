@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 
 from lkca.data.codec import nodata_code
 from lkca.data.meta import CubeMeta
+from lkca.data.readers.envi import find_header, of_tiff
 from lkca.data.readers.envi_header import AXES
 from lkca.data.window import Window
 from lkca.data.writers.base import Backend, CubeWriter, WriteReport, write_error
@@ -58,6 +59,11 @@ def create_writer(
         raise InputError(f"{path}: interleave {interleave!r} is unknown; choose bsq, bil or bip")
     for final in envi_paths(path) if name == "ENVI" else (path,):
         check_output(final, overwrite=overwrite, inputs=inputs)
+    if name in ("GTiff", "COG") and (header := find_header(path)) and of_tiff(header):
+        raise InputError(
+            f"{path}: {header.name} describes a TIFF of this name, and would be read with the new one; choose another "
+            f"name for the output or remove {header.name} first"
+        )
     if min(shape) < 1:
         raise InputError(f"{path}: a cube of {shape[0]} rows x {shape[1]} columns x {shape[2]} bands cannot be written")
     meta.check(shape[2], str(path))

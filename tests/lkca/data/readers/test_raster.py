@@ -12,7 +12,7 @@ from affine import Affine
 from rasterio.enums import ColorInterp
 
 import lkca
-from lkca.data import Window, open_cube, write_cube
+from lkca.data import CubeMeta, Window, open_cube, write_cube
 from lkca.errors import InputError
 
 from .samples import CUBE, NM, RCB, write_tiff
@@ -192,6 +192,21 @@ def test_the_envi_header_of_a_tiff(tmp_path: Path, name: str, opened: str) -> No
         assert meta.transform == Affine(2, 0, 100, 0, -2, 200)  # the TIFF's own
     with pytest.raises(InputError, match=r"is that of x\.tif"):
         write_cube((tmp_path / name).with_suffix(".img"), CUBE.astype(np.float32), meta, overwrite=True)
+
+
+@pytest.mark.parametrize("header", ["x.hdr", "x.tif.hdr"])
+@pytest.mark.parametrize("driver", ["COG", "GTiff"])
+def test_a_new_tiff_is_not_read_by_the_header_of_an_old_one(tmp_path: Path, header: str, driver: str) -> None:
+    """Of the same size, the old one's scale and nodata value would count for the new samples."""
+    fields = "samples = 9\nlines = 12\nbands = 5\nfile type = TIFF\nreflectance scale factor = 10000\n"
+    (tmp_path / header).write_text(f"ENVI\n{fields}")
+    with pytest.raises(InputError, match=rf"{header} describes a TIFF of this name.*remove {header} first"):
+        write_cube(tmp_path / "x.tif", CUBE, CubeMeta(), driver=driver)
+    assert [file.name for file in tmp_path.iterdir()] == [header]
+    (tmp_path / header).write_text("ENVI\nfile type = ENVI Standard\n")
+    write_cube(tmp_path / "x.tif", CUBE, CubeMeta(), driver=driver)
+    with open_cube(tmp_path / "x.tif") as cube:
+        assert np.array_equal(cube.read(), CUBE)
 
 
 def test_the_own_words_of_a_tiff_go_before_its_envi_header(tmp_path: Path) -> None:
