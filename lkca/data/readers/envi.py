@@ -82,8 +82,9 @@ def described(header: Path) -> list[Path]:
         return names
     names = [name for name in names if layout.nbytes <= name.stat().st_size < layout.nbytes + layout.row_nbytes]
     if not usual:
-        alike = [name for name in sorted(header.parent.glob(f"{escape(header.stem)}.*")) if name.stem == header.stem]
-        names = [name for name in alike if name.is_file() and name.stat().st_size == layout.nbytes and name != header]
+        alike = sorted(header.parent.glob(f"{escape(header.stem)}.*"))
+        names = [name for name in alike if name.stem == header.stem and name != header and name.is_file()]
+        names = [name for name in names if name.stat().st_size == layout.nbytes and find_header(name) == header]
     return sorted(names, key=lambda name: name.suffix.lower() != f".{layout.interleave}")
 
 

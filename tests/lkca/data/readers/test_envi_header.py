@@ -361,6 +361,9 @@ def test_a_data_file_of_another_suffix(tmp_path: Path) -> None:
     (tmp_path / "[x]*.rfl").write_bytes(bytes(range(48)))
     with open_cube(tmp_path / "[x]*.hdr") as cube, open_cube(tmp_path / "[x]*.rfl") as named:
         assert np.array_equal(cube.read(), named.read()) and cube.read().any() and not cube.warnings
+    (tmp_path / "[x]*.rfl.hdr").write_text(MINIMAL)  # now it is that one's, by which it may be read otherwise
+    with pytest.raises(InputError, match="its data file is missing"):
+        open_cube(tmp_path / "[x]*.hdr")
     (tmp_path / "[x]*.img").write_bytes(bytes(47))  # a usual name counts more, damaged or not
     with pytest.raises(InputError, match="is truncated"):
         open_cube(tmp_path / "[x]*.hdr")
