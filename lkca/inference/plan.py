@@ -64,9 +64,10 @@ class Budget:
             remedy = "close other programs" + ("" if text is None else ", or say with --memory what may be used")
             return cls(held + int(_SHARE * available_memory() / neighbours), held, remedy)
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
-        if match is None or not 0 < float(match[1]) < math.inf:
+        total = 0.0 if match is None else float(match[1]) * _UNITS[match[2]]
+        if not 0 < total < math.inf:
             raise InputError(f"the memory '{text}' is not understood; give for example 2G, 800M or half")
-        return cls(int(float(match[1]) * _UNITS[match[2]]), held, "give more with --memory")
+        return cls(int(total), held, "give more with --memory")
 
     @property
     def cache(self) -> int:

@@ -248,7 +248,7 @@ def test_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
     own, shared = Budget.of(None), Budget.of("half", 4)
     assert own.held > 0 and (own.total - own.held, shared.total - shared.held) == (4 << 30, 1 << 30)
     assert "--memory" not in own.remedy and "--memory" in shared.remedy
-    for text in ("", "much", "0", "-1G", "2X", "1e9", 400 * "9"):
+    for text in ("", "much", "0", "-1G", "2X", "1e9", 400 * "9", 308 * "9" + "T"):
         with pytest.raises(InputError, match="not understood"):
             Budget.of(text)
     held = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
