@@ -81,7 +81,8 @@ def open_raster(file: Path, source: str) -> Cube:
         header = find_header(file)
         if header is not None and (tiff := find_tiff(header)) is not None and tiff.samefile(file):
             try:
-                meta = _described(meta, header, (dataset.height, dataset.width, len(reader.indexes)))
+                meta, faults = _described(meta, header, (dataset.height, dataset.width, len(reader.indexes)))
+                warnings += faults
                 files.append(header)
             except InputError as error:
                 warnings.append(f"{error}; nothing is taken from it")
@@ -285,26 +286,30 @@ def _completed(meta: CubeMeta, product: Product) -> CubeMeta:
     return meta if meta.nodata is not None else meta.replace(nodata=product.nodata)
 
 
-def _described(meta: CubeMeta, header: Path, shape: tuple[int, int, int]) -> CubeMeta:
-    """What the raster does not say itself the ENVI header of its TIFF does. InputError where it does not fit.
+def _described(meta: CubeMeta, header: Path, shape: tuple[int, int, int]) -> tuple[CubeMeta, list[str]]:
+    """What the raster does not say itself the ENVI header of its TIFF does; then warnings of that header's faults.
 
-    shape: (rows, cols, bands) of the raster.
+    shape: (rows, cols, bands) of the raster. InputError where the header does not fit.
     """
     fields = read_header(header)
     if any(fields.get(key) != str(size) for key, size in zip(("lines", "samples", "bands"), shape, strict=True)):
         raise InputError(f"{header}: claims another size than the {' x '.join(map(str, shape))} samples of its TIFF")
-    told, _ = parse_meta(fields, EnviLayout(*shape, "bsq", np.dtype(np.uint8), 0), str(header))
+    spectral, placed = meta.wavelengths is not None, meta.transform is not None or bool(meta.gcps)
+    known = {"wavelength", "fwhm"} if spectral else set[str]()
+    known |= {"map info", "projection info", "coordinate system string"} if placed else set()
+    fields = {key: text for key, text in fields.items() if key not in known}
+    told, warnings = parse_meta(fields, EnviLayout(*shape, "bsq", np.dtype(np.uint8), 0), str(header))
     lacking = {
         name: getattr(told, name) for name in ("good_bands", "nodata", "band_names") if getattr(meta, name) is None
     }
     meta = meta.replace(**lacking)
-    if meta.wavelengths is None:
+    if not spectral:
         meta = meta.replace(wavelengths=told.wavelengths, fwhm=told.fwhm)
-    if meta.transform is None and not meta.gcps:
+    if not placed:
         meta = meta.replace(transform=told.transform, crs=meta.crs or told.crs)
     if np.all(meta.scale_factor == 1.0) and np.all(meta.offset == 0.0):
         meta = meta.replace(scale_factor=told.scale_factor, offset=told.offset)
-    return meta
+    return meta, warnings
 
 
 def _wavelengths(

@@ -238,6 +238,23 @@ def test_an_envi_header_that_does_not_fit_its_tiff(tmp_path: Path, old: str, new
         assert re.search(message, cube.warnings[0]) if message else not cube.warnings
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_what_the_envi_header_of_a_tiff_cannot_tell_is_said(tmp_path: Path, own: bool) -> None:
+    """Of the wavelengths and the place that the TIFF has itself there is nothing to say."""
+    place = {"transform": Affine(2, 0, 100, 0, -2, 200)} if own else {}
+    size = {"count": 5, "height": 12, "width": 9, "dtype": "uint16"}
+    with rasterio.open(tmp_path / "x.tif", "w", driver="GTiff", **size, **place) as dataset:
+        dataset.write(CUBE)
+        for band in range(5 if own else 0):
+            dataset.update_tags(band + 1, wavelength=str(NM[band]))
+    text = TIFF_HEADER.replace("Micrometers", "Furlongs").replace("UTM, 1", "No Such Projection, 1")
+    (tmp_path / "x.hdr").write_text(text)
+    with open_cube(tmp_path / "x.tif") as cube:
+        told = " ".join(cube.warnings)
+        assert cube.meta.nodata == 7 and len(cube.warnings) == (0 if own else 2)
+        assert own or ("units: Furlongs" in told and "No Such Projection" in told)
+
+
 @pytest.mark.parametrize("dtype", ["int16", "int32", "uint16", "float32"])
 def test_an_alpha_band_is_a_mask(tmp_path: Path, dtype: str) -> None:
     """As gdalwarp -dstalpha leaves it, whose fill value is 0; of four bands the last may be a spectral one."""
