@@ -118,7 +118,7 @@ def _sources(dataset: Any, file: Path, seen: set[Path]) -> list[Path]:
 
 
 def _stack(first: Any, file: Path, pages: int, source: str) -> Any:
-    """The pages of a TIFF, of one band each, as the bands of a VRT in memory; ``first``: the first of them.
+    """The pages of a TIFF, of one band each, as the bands of a VRT in memory, with the place and the tags of ``first``.
 
     InputError unless they are alike, without masks, and fewer than the rows and the columns: pages may as well be the
     rows of a cube, as tifffile writes an array of rows x columns x bands.
@@ -128,6 +128,14 @@ def _stack(first: Any, file: Path, pages: int, source: str) -> Any:
         ElementTree.SubElement(root, "SRS").text = first.crs.to_wkt()
     if first.transform != Affine.identity():
         ElementTree.SubElement(root, "GeoTransform").text = ", ".join(f"{x:.17g}" for x in first.transform.to_gdal())
+    points, points_crs = first.gcps
+    if points:
+        listed = ElementTree.SubElement(root, "GCPList", Projection=points_crs.to_wkt() if points_crs else "")
+        for point in points:
+            at = {"Pixel": point.col, "Line": point.row, "X": point.x, "Y": point.y, "Z": point.z or 0.0}
+            ElementTree.SubElement(listed, "GCP", {key: f"{value:.17g}" for key, value in at.items()})
+    for domain in ("", "RPC"):
+        _tag(root, domain, first.tags(ns=domain or None))
     sample_type = typename_fwd[dtype_rev[first.dtypes[0]]]
     # GDAL tells of a page's mask where it opens the first page of a file, not where it opens a page by its number.
     alike = pages < min(first.shape) and MaskFlags.per_dataset not in first.mask_flag_enums[0]
@@ -159,9 +167,13 @@ def _describe(band: ElementTree.Element, page: Any) -> None:
     for key, text in told.items():
         ElementTree.SubElement(band, key).text = text
     for domain in ("", "IMAGERY"):
-        listed = ElementTree.SubElement(band, "Metadata", domain=domain)
-        for key, text in page.tags(1, ns=domain or None).items():
-            ElementTree.SubElement(listed, "MDI", key=key).text = text
+        _tag(band, domain, page.tags(1, ns=domain or None))
+
+
+def _tag(element: ElementTree.Element, domain: str, tags: dict[str, str]) -> None:
+    listed = ElementTree.SubElement(element, "Metadata", domain=domain)
+    for key, text in tags.items():
+        ElementTree.SubElement(listed, "MDI", key=key).text = text
 
 
 def _check_samples(dataset: Any, file: Path, source: str, count: int) -> None:

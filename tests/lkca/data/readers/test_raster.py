@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
 import lkca
@@ -58,6 +60,21 @@ def test_tiff_pages_tell_of_their_bands(tmp_path: Path) -> None:
         assert np.allclose(cube.read(), CUBE * 0.1 + np.arange(5)[:, None, None], rtol=1e-6)
         assert cube.meta.band_names == tuple(f"band <{number}>" for number in range(5))
         assert np.array_equal(cube.meta.wavelengths, NM) and np.isnan(cube.meta.nodata)
+
+
+def test_tiff_pages_keep_control_points_and_tags(tmp_path: Path) -> None:
+    """Of the first page, whose place the others have too."""
+    points = [GroundControlPoint(row, col, 10 + col / 9, 20 - row / 12, 5) for row, col in ((0, 0), (0, 9), (12, 0))]
+    for number, band in enumerate(CUBE):
+        more = {"APPEND_SUBDATASET": "YES"} if number else {"gcps": points, "crs": "EPSG:4326"}
+        size = {"count": 1, "height": 12, "width": 9, "dtype": "uint16"}
+        with rasterio.open(tmp_path / "x.tif", "w", driver="GTiff", **size, **more) as dataset:
+            dataset.write(band, 1)
+            dataset.update_tags(camera="X")
+    with open_cube(tmp_path / "x.tif") as cube:
+        found = [(point.row, point.col, point.x, point.y, point.z) for point in cube.meta.gcps]
+        assert np.allclose(found, [(point.row, point.col, point.x, point.y, point.z) for point in points])
+        assert CRS.from_wkt(cube.meta.gcps_crs) == CRS.from_epsg(4326) and cube.meta.tags == {"camera": "X"}
 
 
 def test_overviews_of_tiff_pages_are_no_bands(tmp_path: Path) -> None:
