@@ -46,6 +46,7 @@ def test_automatic_choice() -> None:
     assert double.chosen == "reference"
     assert {"cpu", "triton", "cuda"} <= set(double.refusals)
     assert lkca_kernels.explain("pixel_shuffle_epilogue", Z.to("meta"), upscale_factor=2).chosen == "reference"
+    assert lkca_kernels.explain("lowrank_pixel_shuffle", Z, WEIGHT, upscale_factor=1024).chosen == _chosen()
     large = lkca_kernels.explain("lowrank_pixel_shuffle", Z, WEIGHT, upscale_factor=1025)
     assert large.chosen == "reference" and (not CPU_BUILT or "not 1025" in large.refusals["cpu"])
     huge = lkca_kernels.lowrank_pixel_shuffle(torch.ones(1, 1, 1, 1), torch.ones(1025**2, 1), upscale_factor=1025)
@@ -100,6 +101,8 @@ def test_contexts_end_with_an_error_too() -> None:
 def test_a_named_backend_never_falls_back() -> None:
     with pytest.raises(BackendError, match=r"cuda.*cannot serve"):
         lkca_kernels.lowrank_pixel_shuffle(Z, WEIGHT, upscale_factor=2, backend="cuda")
+    with pytest.raises(BackendError, match=r"serves CPU tensors, not meta|not built"):
+        lkca_kernels.lowrank_pixel_shuffle(Z.to("meta"), WEIGHT.to("meta"), upscale_factor=2, backend="cpu")
     with pytest.raises(BackendError, match=r"float64|not built"):
         lkca_kernels.lowrank_pixel_shuffle(Z.double(), WEIGHT.double(), upscale_factor=2, backend="cpu")
 

@@ -237,10 +237,10 @@ def test_autocast(typical: Any, backend: Any, tools: Any) -> None:
     torch.testing.assert_close(compiled, result)
 
 
-def test_autocast_leaves_float64_alone(typical: Any) -> None:
-    tensors = typical.make(torch.float64)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert typical.call(tensors).dtype == torch.float64
+def test_autocast_takes_the_dtype_that_is_set_and_leaves_float64_alone(typical: Any) -> None:
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert typical.call(typical.make(torch.float32)).dtype == torch.float16
+        assert typical.call(typical.make(torch.float64)).dtype == torch.float64
 
 
 def test_many_gradients_at_once(typical: Any, backend: Any, tools: Any) -> None:
