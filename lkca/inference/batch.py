@@ -105,7 +105,7 @@ def deal(scenes: Sequence[str], ranks: Ranks) -> list[int]:
     mine = []
     for number in sorted(range(len(scenes)), key=lambda n: (-sizes[n], n)):
         to = min(range(ranks.world), key=lambda rank: (loads[rank], rank))
-        loads[to] += max(1, sizes[number])
+        loads[to] += sizes[number]
         if to == ranks.rank:
             mine.append(number)
     return mine

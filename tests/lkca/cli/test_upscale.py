@@ -103,7 +103,7 @@ def test_refused(
 
 def test_a_folder_of_scenes(cli: Cli, scene_file: Path, tmp_path: Path) -> None:
     """One that fails does not stop the others; a second run does the rest alone."""
-    scenes, results = tmp_path / "scenes", tmp_path / "results"
+    scenes, results = tmp_path / "scenes", tmp_path / "new" / "results"
     scenes.mkdir()
     with open_cube(scene_file) as cube:
         values, meta = cube.read(), cube.meta
@@ -123,6 +123,7 @@ def test_a_folder_of_scenes(cli: Cli, scene_file: Path, tmp_path: Path) -> None:
     assert result.stderr.count("error: ") == 1 and "Traceback" not in result.stderr
     assert {entry.name for entry in results.iterdir()} == {"a-SPECTRAL_IMAGE.tif", "b.img", "b.hdr", "scene.tif"}
     assert f"note: {scenes}: left out" in result.stderr and "a-QL_VNIR.tif" in result.stderr
+    assert cli(*command, "--dry-run").stderr.count("exists already; ") == 3
     write_cube(scenes / "c.tif", values[:, :10], meta, overwrite=True)
     result = cli(*command, "--resume")
     assert result.exit_code == 0 and "4 of 4 scenes done" in result.stdout

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from lkca.data import Cube, open_cube
 from lkca.errors import InputError
-from lkca.inference.batch import deal, find_scenes, name_outputs
+from lkca.inference import SceneOptions, UpscaleReport, batch
+from lkca.inference.batch import deal, find_scenes, name_outputs, upscale_scenes
 from lkca.inference.ranks import Ranks
 
 
@@ -119,12 +122,39 @@ def test_geometry_and_quality_of_jpls_spectrometers_are_no_scenes(tmp_path: Path
 
 def test_scenes_are_balanced(tmp_path: Path) -> None:
     sizes = [5, 900, 300, 400, 10, 200]
-    scenes = []
-    for number, size in enumerate(sizes):
-        scenes.append(str(tmp_path / f"{number}.tif"))
-        Path(scenes[-1]).write_bytes(b"x" * size)
+    scenes = [str(tmp_path / f"{number}.tif") for number in range(6)]
+    for scene, size in zip(scenes, sizes, strict=True):
+        Path(scene).write_bytes(b"x" * size)
+    Path(scenes[1]).rename(tmp_path / "1.img")
+    scenes[1] = str(tmp_path / "1.hdr")  # of a few bytes
+    Path(scenes[1]).write_text("ENVI")
+    scenes[2] += "::cube"
     shares = [deal(scenes, Ranks(rank, 2)) for rank in range(2)]
     assert sorted(shares[0] + shares[1]) == list(range(6))
     assert shares[0][0] == 1 and shares[1][:2] == [3, 2]
     assert abs(sum(sizes[n] for n in shares[0]) - sum(sizes[n] for n in shares[1])) < 20
     assert deal(scenes, Ranks()) == [1, 3, 2, 5, 4, 0]
+
+
+def test_a_scene_that_fails_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it raises; and processes of one machine share its memory, though each has scenes of its own."""
+    raised = [InputError("no cube"), ValueError(), KeyError("bands")]
+    found: list[UpscaleReport | Exception] = []
+    asked: list[Ranks] = []
+
+    def upscale_scene(cube: Cube, *_: object, ranks: Ranks) -> UpscaleReport:
+        asked.append(ranks)
+        raise raised[len(asked) - 1]
+
+    monkeypatch.setattr(batch, "upscale_scene", upscale_scene)
+    np.save(tmp_path / "cube.npy", np.ones((4, 4, 2), dtype=np.float32))
+    upscale_scenes(
+        ["a", "b", "c"], tmp_path / "o", None, SceneOptions(scale=2), ranks=Ranks(local=3),
+        open_scene=lambda _: open_cube(tmp_path / "cube.npy"), done=lambda _, result: found.append(result),
+    )  # fmt: skip
+    assert asked == [Ranks(0, 1, local=3)] * 3
+    assert [str(error) for error in found] == [
+        "no cube",
+        "b: unexpected failure (ValueError: no message)",
+        "c: unexpected failure (KeyError: 'bands')",
+    ]

@@ -392,15 +392,18 @@ def test_all_leave_whoever_comes_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: int, seconds: float
 ) -> None:
     monkeypatch.setattr(Heartbeat, "POLL", 0.1)
-    meeting, left = tmp_path / "meeting", []
+    meeting = tmp_path / "meeting"
+    ended: list[int] = []
+    left: list[tuple[int, int]] = []
     meeting.mkdir()
 
     def leave(rank: int) -> None:
         with Heartbeat(meeting, Ranks(rank, 2)) as heartbeat:
             both.wait()
             time.sleep(seconds if rank == late else 0)
+            ended.append(rank)
             batch._leave_together(heartbeat, meeting)
-            left.append(rank)
+            left.append((rank, len(ended)))
 
     both = threading.Barrier(2)
     threads = [threading.Thread(target=leave, args=(rank,), daemon=True) for rank in (0, 1)]
@@ -408,7 +411,7 @@ def test_all_leave_whoever_comes_last(
         thread.start()
     for thread in threads:
         thread.join(20)
-    assert sorted(left) == [0, 1] and not meeting.exists()
+    assert sorted(left) == [(0, 2), (1, 2)] and not meeting.exists()
 
 
 def test_a_process_of_this_machine_that_has_ended_is_dead_at_once(
