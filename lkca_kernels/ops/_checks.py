@@ -120,7 +120,7 @@ def check_epilogue(
 
 
 def _end(tensor: Tensor) -> int:
-    """Address just past the last byte of a non-empty tensor."""
+    """Address just past the last byte of a tensor; of an empty one, which is contiguous, its own."""
     if tensor.is_contiguous():
         return tensor.data_ptr() + tensor.nbytes
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
@@ -162,7 +162,7 @@ def check_out(
             continue
         if grad and tensor.requires_grad:
             raise ValueError(f"out: given while {name} requires a gradient; omit it, or call under torch.no_grad()")
-        if located and has_memory(tensor) and tensor.data_ptr() < end and tensor.numel() and begin < _end(tensor):
+        if located and has_memory(tensor) and tensor.data_ptr() < end and begin < _end(tensor):
             raise ValueError(f"out: overlaps {name} in memory, expected a buffer of its own")
 
 

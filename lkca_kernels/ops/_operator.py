@@ -199,7 +199,7 @@ class Operator:
         mean = arguments[self.count : self.count + self.with_mean]
         _, options, (needs, backend) = self._split(tensors + arguments[self.count + self.with_mean :])
         backend = self._resolve(backend, tensors[0], options)
-        if grad.numel() == 0 or is_empty(tensors) or backend == "reference":
+        if is_empty(tensors) or backend == "reference":
             grads = self._reference_gradients(grad, tensors, options, needs)
         else:
             inputs = (tensors[0], *mean, *tensors[1 : self._seen])

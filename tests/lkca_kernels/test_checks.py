@@ -57,6 +57,7 @@ WRONG: list[tuple[type[Exception], str, Callable[[], Any]]] = [
      lambda: k.local_channel_attention(X, W1, W2, window=-1)),
     (ValueError, "window: expected an odd number from 1 to 1048575, got 1048577",
      lambda: k.local_channel_attention(X, W1, W2, window=2**20 + 1)),
+    (TypeError, "window: expected an integer, got bool", lambda: k.local_channel_attention(X, W1, W2, window=True)),
     (TypeError, "window: expected an integer, got float", lambda: k.local_channel_attention(X, W1, W2, window=3.0)),
     (ValueError, "depthwise: expected (C, 1, kh, kw) with C = 3, the channels of x, and odd sides, got (3, 1, 3, 2)",
      lambda: k.large_kernel_branch(X, D[..., :2], W1, W2)),
@@ -89,6 +90,11 @@ def test_message(kind: type[Exception], message: str, call: Callable[[], Any]) -
     assert type(caught.value) is kind and str(caught.value).startswith(message)
 
 
+def test_what_is_no_tensor_is_named_under_autocast_too() -> None:
+    with torch.autocast("cpu"), pytest.raises(TypeError, match="x: expected a tensor"):
+        k.channel_gate([1.0], W1, B1, W2, B2)  # type: ignore[arg-type]
+
+
 def test_out() -> None:
     good = torch.empty(2, 2, 8, 10)
     assert _lowrank(Z, W, out=good) is good
@@ -102,7 +108,7 @@ def test_out() -> None:
         (ValueError, "out: expected a tensor that is dense", torch.empty(2, 2, 10, 8).mT, Z),
         (ValueError, "out: overlaps z in memory", shared, inside),
         (ValueError, "out: overlaps z in memory", shared, room[318:].as_strided((2, 3, 4, 5), (0, 0, 0, 1))),
-        (ValueError, "out: overlaps z in memory", room[130:450].view(2, 2, 8, 10), room[:240:2].view(2, 3, 4, 5)),
+        (ValueError, "out: overlaps z in memory", room[238:558].view(2, 2, 8, 10), room[:240:2].view(2, 3, 4, 5)),
         (ValueError, "out: given while z requires a gradient", good, Z.clone().requires_grad_()),
         (ValueError, "out: requires a gradient", good.clone().requires_grad_(), Z),
     ]
@@ -122,9 +128,13 @@ def test_out() -> None:
                 k.channel_attention(own, torch.ones(1, 2), torch.ones(1), torch.ones(2, 1), torch.ones(2), out=own)
     with torch.inference_mode():
         made = torch.empty(2, 2, 8, 10)
+        _lowrank(Z, W, out=made)
     with pytest.raises(ValueError, match="out: was made in inference mode"):
         _lowrank(Z, W, out=made)
     _lowrank(room[320:440].view(2, 3, 4, 5), W, out=shared)  # neighbours are no overlap
+    _lowrank(room[:239:2].view(2, 3, 4, 5), W, out=room[239:559].view(2, 2, 8, 10))
+    with pytest.raises(ValueError, match=r"out: expected a tensor that is dense in torch\.channels_last"):
+        k.channel_attention(X.to(memory_format=torch.channels_last), W1, B1, W2, B2, out=torch.empty_like(X))
 
 
 def test_negated_views(typical: Any, backend: Any) -> None:

@@ -241,6 +241,11 @@ def test_autocast_takes_the_dtype_that_is_set_and_leaves_float64_alone(typical: 
     with torch.autocast("cpu", dtype=torch.float16):
         assert typical.call(typical.make(torch.float32)).dtype == torch.float16
         assert typical.call(typical.make(torch.float64)).dtype == torch.float64
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        assert typical.call(typical.make(torch.float32)).dtype == torch.float32  # these are on the CPU
+    finally:
+        torch.set_autocast_enabled("cuda", False)
 
 
 def test_many_gradients_at_once(typical: Any, backend: Any, tools: Any) -> None:

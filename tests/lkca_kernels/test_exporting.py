@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import lkca_kernels
+from lkca_kernels import exporting
 from lkca_kernels.exporting import call_cpp_operators
 
 
@@ -150,6 +151,13 @@ def test_what_the_cpp_library_has_not(module: torch.nn.Module, y: Tensor, words:
     with pytest.raises(lkca_kernels.BackendError, match=words):
         call_cpp_operators(program)
     assert targets(program) == {"lkca_kernels"}
+    torch.testing.assert_close(program.module()(y), module(y))
+
+
+def test_without_the_cpp_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "unavailable", lambda: "was not built")
+    with pytest.raises(lkca_kernels.BackendError, match=r"the C\+\+ CPU library, .*, was not built"):
+        exporting._cpp_operators.__wrapped__()
 
 
 def test_calls_of_the_cpp_library() -> None:
@@ -159,6 +167,7 @@ def test_calls_of_the_cpp_library() -> None:
     tensors = inputs(3, 4, 9)
     expected = program.module()(*tensors)
     assert call_cpp_operators(program) == 10 and targets(program) == {"lkca_cpu"}
+    assert "lkca_kernels" not in program.graph_module.code
     torch.testing.assert_close(program.module()(*tensors), expected)
     # what a compiler asks: shapes by the fake, in step with the real kernel
     again = torch.export.export(program.module(), tensors, strict=False)
