@@ -153,7 +153,7 @@ def crop_to_multiple(hr: Tensor, scale: int) -> Tensor:
 
 
 def _check(hr: Tensor, scale: int) -> None:
-    if isinstance(scale, bool) or not isinstance(scale, int) or scale < 2:
+    if not isinstance(scale, int) or scale < 2:  # True is 1
         raise ValueError(f"scale must be an integer of at least 2, found {scale!r}")
     if hr.ndim < 2 or not hr.is_floating_point() or min(hr.shape[-2:]) < 1:
         raise ValueError(

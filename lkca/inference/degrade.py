@@ -104,4 +104,4 @@ def _blocks(part: Window, bands: int, scale: int, margin: int) -> Iterator[tuple
         height = width = max(1, math.isqrt(pixels) - 2 * margin)
     for first in range(0, bands, count):
         for window in pieces(part, height, width):
-            yield slice(first, min(bands, first + count)), window
+            yield slice(first, first + count), window

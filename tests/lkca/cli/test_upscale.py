@@ -55,6 +55,8 @@ def test_region_and_preview(cli: Cli, scene_file: Path, model_dir: Path, tmp_pat
     import matplotlib.image
 
     np.testing.assert_allclose(matplotlib.image.imread(picture)[..., :3], shown, atol=1.01 / 255)
+    result = cli("upscale", "-i", scene_file, "-o", tmp_path / "other.tif", "-m", model_dir, *arguments)
+    assert result.exit_code != 0 and f"{picture}: exists already" in result.stderr
 
 
 def test_a_nodata_value_that_the_file_does_not_name(cli: Cli, refuses: Refuses, tmp_path: Path) -> None:

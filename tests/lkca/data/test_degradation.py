@@ -88,6 +88,13 @@ def test_gaussian_is_the_filter_at_the_block_centres(scale: int) -> None:
         np.testing.assert_allclose(got[0].numpy(), weights @ extended, atol=2e-4)
 
 
+def test_a_gaussian_far_narrower_than_a_pixel_takes_the_middle() -> None:
+    x = torch.rand(18, 27, generator=torch.Generator().manual_seed(2))
+    degradation = Degradation(method="gaussian", scale=9, sigma=0.1)
+    assert degradation.halo == 0
+    torch.testing.assert_close(degradation.apply(x), x[4::9, 4::9])
+
+
 @pytest.mark.parametrize("scale", [2, 4, 8])
 def test_default_gaussian_has_the_stated_gain_at_the_coarse_nyquist_frequency(scale: int) -> None:
     kernel = np.array(Degradation(method="gaussian", scale=scale).kernel)
@@ -162,6 +169,9 @@ def test_the_description_survives_json(method: str) -> None:
         (lambda x: degrade(x, True), "scale must be an integer"),
         (lambda x: degrade(x, 2, "lanczos"), "bicubic, gaussian, area"),  # type: ignore[arg-type]
         (lambda x: degrade(x, 4), "multiples of scale=4, found 6 x 8"),
+        (lambda x: degrade(x, 3), "multiples of scale=3, found 6 x 8"),
+        (lambda x: degrade(x[:, :0], 2), "with pixels"),
+        (lambda x: Degradation(scale="2").apply(x), "valid integer"),  # type: ignore[arg-type]
         (lambda x: degrade(x, 2, sigma=1.0), "sigma belongs to method 'gaussian'"),
         (lambda x: degrade(x, 2, "gaussian", sigma=-1.0), "greater than 0"),
         (lambda x: degrade(x, 2, "gaussian", sigma=math.inf), "finite"),

@@ -34,6 +34,7 @@ def test_blocks_leave_no_trace(
     expected = whole(holed_scene, degradation)
     assert np.isnan(expected).any() and np.isfinite(expected).any()
     monkeypatch.setattr(degrade, "_BLOCK_SAMPLES", samples)
+    monkeypatch.setattr(degrade, "_CHUNK_SAMPLES", samples // 2)
     rows, cols = (size * scale for size in expected.shape[1:])
     low = degraded(Cube.from_array(holed_scene).region(Window(0, 0, rows, cols)), degradation)
     np.testing.assert_array_equal(low.read(), expected)
@@ -99,3 +100,14 @@ def test_a_part_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(InputError, match="bad sector"):
         degrade_scene(cube, tmp_path / "out.tif", Degradation(scale=2))
     assert not list(tmp_path.iterdir())
+
+
+def test_closing_a_coarser_cube_closes_its_source() -> None:
+    closed: list[bool] = []
+    values = np.ones((2, 4, 4), dtype=np.float32)
+    cube = Cube(
+        "scene", (4, 4, 2), CubeMeta(), lambda window, bands: values[(bands, *window.slices)], format="test",
+        close=lambda: closed.append(True),
+    )  # fmt: skip
+    degraded(cube, Degradation(scale=2)).close()
+    assert closed

@@ -18,6 +18,7 @@ from rasterio.crs import CRS
 import lkca
 from lkca.data import Cube, CubeMeta
 from lkca.errors import InputError
+from lkca.inference import SceneOptions
 from lkca.models.directory import LoadedModel
 
 xarray = pytest.importorskip("xarray")
@@ -305,6 +306,7 @@ def test_other_kinds() -> None:
         ({"scale": True}, "the scale factor is True; expected"),
         ({"scale": 2, "tile": 0}, "the tile is 0; expected a whole number from 1"),
         ({"scale": 2, "tile": -3}, "the tile is -3; expected"),
+        ({"scale": 2, "tile": True}, "the tile is True; expected"),
         ({"scale": 2, "roi": (0, 10, 0, 10)}, "the roi is (0, 10, 0, 10); expected text such as '0:200,100:400'"),
         ({"scale": 2, "memory": 2e9}, "the memory is 2000000000.0; expected text such as '2G'"),
         ({"scale": 2, "dtype": "int16", "resume": True}, "resume, dtype: of no use without an output file"),
@@ -314,6 +316,11 @@ def test_other_kinds() -> None:
 def test_options_that_cannot_be(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=re.escape(words)):
         lkca.upscale(np.ones((2, 5, 4), dtype=np.float32), "bicubic", **options)
+
+
+def test_numbers_of_numpy_are_plain_ones_in_a_journal() -> None:
+    options = SceneOptions(scale=np.int64(2), tile=np.int32(8))  # type: ignore[arg-type]
+    assert json.dumps([options.scale, options.tile]) == "[2, 8]"
 
 
 def test_paths_may_be_strings(tmp_path: Path) -> None:
@@ -345,6 +352,7 @@ def test_the_general_model_where_none_is_named() -> None:
     [
         ("int16", 1, 1e-4),
         ("uint8", 1, 0.01),
+        ("int16", 2, 1e-3),  # 1e-4 would take most of the range
         ("int16", 20000, 1),
         ("uint8", 1500, 10),
         ("int16", 2e5, 10),
@@ -365,6 +373,17 @@ def test_floats_that_become_integers_keep_their_digits(tmp_path: Path, dtype: st
         if dtype == "uint8":
             expected = expected.clip(0, 254 * factor)
         np.testing.assert_allclose(cube.read(), expected, atol=0.51 * factor)
+
+
+def test_the_scale_of_stored_floats_is_that_of_good_bands_of_either_sign(tmp_path: Path) -> None:
+    """Where there is one it stays."""
+    values = np.stack([np.full((8, 8), -0.9), np.full((8, 8), 1e6)])
+    floats = {"stored_dtype": np.dtype(np.float32), "good_bands": np.array([True, False])}
+    for changes, factor in (({}, 1e-4), ({"scale_factor": 0.5}, 0.5), ({"offset": 0.5}, 1.0)):
+        cube = Cube.from_array(values, CubeMeta(**floats, **changes))
+        lkca.upscale(cube, "bicubic", scale=2, dtype="int16", output=tmp_path / "x.tif", overwrite=True)
+        with lkca.open_cube(tmp_path / "x.tif") as written:
+            assert written.meta.scale_factor == factor
 
 
 def test_memory_that_does_not_suffice_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -273,13 +273,21 @@ def test_whatever_decides_the_pixels_tells_tasks_apart(
     file, network = tmp_path / "x.npz", model_of()
     cube = np.random.default_rng(0).random((9, 9, 5), dtype=np.float32)
     np.savez(file, a=cube, b=cube)
-    other_peak = network.config.model_copy(update={"normalisation": Normalisation(peak=1.0)})
+    config = network.config
+    changed = {
+        "normalisation": Normalisation(peak=1.0),
+        "bands": config.bands.model_copy(update={"nonnegative": config.bands.used}),
+        "architecture": config.architecture.model_copy(update={"config": {**config.architecture.config, "window": 7}}),
+    }
 
     def task(variable: str = "a", model: Any = None, scale: int = 2, **how: Any) -> dict[str, Any]:
         with open_cube(file, variable=variable, **how) as opened:
             return fingerprint(opened, model, SceneOptions(scale=scale))
 
-    assert differences(task(model=network), task(model=replace(network, config=other_peak)))
+    for field, value in changed.items():  # around the same weights
+        assert value != getattr(config, field)
+        other = replace(network, config=config.model_copy(update={field: value}))
+        assert differences(task(model=network), task(model=other)), field
     first, others = task(), [task("b"), task(nodata=-1.0), task(axes="crb"), task(scale=4)]
     with monkeypatch.context() as patch:
         patch.setattr("lkca.__version__", "0")

@@ -20,6 +20,7 @@ from lkca.inference.array import Upscaler, bicubic_array, resolve_device
 from lkca.inference.checks import wavelength_gap
 from lkca.inference.degrade import degrade_array
 from lkca.inference.fill import fill_missing
+from lkca.inference.task import Task
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.config import BandSet, ModelConfig, Normalisation, TrainingRecord
 from lkca.models.directory import LoadedModel, describe_architecture
@@ -131,6 +132,14 @@ def test_files_keep_their_metadata(tmp_path: Path, suffix: str) -> None:
         np.testing.assert_allclose(result.read(), np.clip(expected, -3.2768, 3.2767), atol=0.51e-4)
 
 
+def test_precision_and_tags_of_a_task() -> None:
+    cube = Cube.from_array(samples(), meta(tags={"SENSOR": "mine"}))
+    task = Task.of(cube, model(), SceneOptions(command="lkca upscale"))
+    assert task.meta.tags.items() >= {"SENSOR": "mine", "LKCA_COMMAND": "lkca upscale", "LKCA_MODEL": "model"}.items()
+    fine, coarse = (lkca.upscale(cube, model(), precision=precision) for precision in ("fp32", "bf16"))
+    assert 0 < np.abs(fine - coarse).max() < 0.1 * np.abs(fine).max()
+
+
 def test_lone_pixels_and_thin_scenes() -> None:
     m = model()
     for rows, cols in ((1, 1), (1, 9), (5, 1), (2, 3)):
@@ -224,6 +233,8 @@ def test_degraded_scene_is_missing_where_half_is() -> None:
     x[0, 0, 0] = np.nan
     low = degrade_array(x, Degradation(scale=4, method="area"))
     assert np.isnan(low).sum() == 1 and np.isnan(low[0, 0, 0])
+    x[np.isfinite(x)] = 7.0  # gaps darken nothing beside them
+    np.testing.assert_allclose(degrade_array(x, Degradation(scale=4)).flat[1:], 7.0, rtol=1e-6)
 
 
 def test_bicubic_is_the_one_definition() -> None:
