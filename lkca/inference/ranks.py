@@ -126,7 +126,7 @@ class Heartbeat:
         if touched is None or touched < self._born:
             late = time.monotonic() - self._began > self.LATE
             return ("dead", "it did not start") if late else ("running", "")
-        if fresh and said["token"] == self.token and _ended(*said["process"]):
+        if said["token"] == self.token and _ended(*said["process"]):
             return "dead", "its process has ended"
         silent = own is not None and own - touched > self.SILENT
         return ("dead", f"it has said nothing for {self.SILENT:.0f} s") if silent else ("running", "")

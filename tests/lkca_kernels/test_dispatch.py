@@ -351,19 +351,21 @@ def test_dual_tensors_in_a_function_compiled_before_are_refused(backend: Any, wi
     if backend.backend == "reference":
         pytest.skip("the reference is plain PyTorch, which takes them along")
     torch._dynamo.reset()
-    z, weight = (torch.rand(shape, device=backend.device) for shape in ((1, 3, 4, 5), (8, 3)))
+    given = [torch.rand(shape, device=backend.device) for shape in ((1, 3, 4, 5), (8, 3))]
     out = torch.empty(1, 2, 8, 10, device=backend.device) if with_out else None
 
-    def function(z: Tensor) -> Tensor:
+    def function(z: Tensor, weight: Tensor) -> Tensor:
         return lkca_kernels.lowrank_pixel_shuffle(z, weight, upscale_factor=2, out=out, backend=backend.backend)
 
     compiled = torch.compile(function, backend="aot_eager")
     with torch.no_grad():
-        torch.testing.assert_close(compiled(z), function(z))
+        torch.testing.assert_close(compiled(*given), function(*given))
         with torch.autograd.forward_ad.dual_level():
-            compiled(z)  # without a tangent it goes on
-            with pytest.raises(NotImplementedError, match=r"lowrank_pixel_shuffle: .*tangent.*'reference'"):
-                compiled(torch.autograd.forward_ad.make_dual(z, torch.ones_like(z)))
+            compiled(*given)  # without a tangent it goes on
+            z, weight = (torch.autograd.forward_ad.make_dual(t, torch.ones_like(t)) for t in given)
+            for dual in ((z, given[1]), (given[0], weight)):
+                with pytest.raises(NotImplementedError, match=r"lowrank_pixel_shuffle: .*tangent.*'reference'"):
+                    compiled(*dual)
 
 
 def test_dual_gradients(typical: Any, backend: Any) -> None:

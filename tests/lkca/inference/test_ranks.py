@@ -183,6 +183,27 @@ def test_a_refusal_waits_for_no_rank_forever(tmp_path: Path, monkeypatch: pytest
         assert least <= time.monotonic() - began < most and not list(tmp_path.iterdir())
 
 
+def test_who_is_interrupted_waits_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[str] = []
+    monkeypatch.setattr(Heartbeat, "fail", lambda _, why: refused.append(why))
+    for error in (KeyboardInterrupt("stop"), InputError("no cube")):
+        with pytest.raises(type(error)), Beginning(tmp_path / "o", Ranks(0, 2)):
+            raise error
+    assert refused == ["no cube"] and not list(tmp_path.iterdir())
+
+
+def test_who_hears_a_refusal_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the first process would stay a minute for them."""
+    monkeypatch.setattr(Heartbeat, "BEAT", 0.02)
+    waiting, until = Waiting(tmp_path / "o", Ranks(1, 2)), time.monotonic() + 10
+    with Beginning(tmp_path / "o", Ranks(0, 2)) as first:
+        first._heartbeat.say("failed", "no luck")
+        with pytest.raises(OutputError, match="rank 0 has refused: no luck"):
+            while time.monotonic() < until:
+                waiting.look()
+        assert first._heartbeat.state(1)[0] == "heard"
+
+
 def test_what_is_left_of_a_beginning_goes_with_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And does not look alive; that of another run which does stays."""
     monkeypatch.setattr(Heartbeat, "SILENT", 30.0)
@@ -330,6 +351,17 @@ def test_ranks_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in (("RANK", "3"), ("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4")):
         monkeypatch.setenv(name, text)
     assert Ranks.from_environment() == Ranks(3, 8, 4)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert Ranks.from_environment() == Ranks(3, 8, 1)
+
+
+def test_who_lives_says_so_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Heartbeat, "BEAT", 0.02)
+    with Heartbeat(tmp_path, Ranks()) as heartbeat:
+        began, until = heartbeat.touched(0), time.monotonic() + 10
+        while heartbeat.touched(0) == began and time.monotonic() < until:
+            time.sleep(0.02)
+        assert heartbeat.touched(0) != began
 
 
 def test_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,6 +457,9 @@ def test_a_process_of_this_machine_that_has_ended_is_dead_at_once(
             monkeypatch.setattr(os, "getpid", lambda number=number: number)
             Heartbeat(tmp_path, Ranks(rank, 3), "run").say("running")
         assert heartbeat.others() == {1: ("dead", "its process has ended"), 2: ("running", "")}
+        monkeypatch.setattr(os, "getpid", lambda: process.pid)
+        Heartbeat(tmp_path, Ranks(2, 3), "another run").say("running")
+        assert heartbeat.state(2) == ("running", "")  # this run's has yet to start
         said = json.loads((tmp_path / "rank-1").read_text())
         (tmp_path / "rank-1").write_text(json.dumps({**said, "process": ["elsewhere", process.pid]}))
         assert heartbeat.state(1) == ("running", "")
