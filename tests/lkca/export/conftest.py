@@ -28,7 +28,11 @@ def make(folder: Any, kind: str) -> LoadedModel:
         architecture=describe_architecture(net),
         scale=net.config.scale,
         bands=BandSet(
-            count=6, used=[0, 1, 2, 3, 5], nonnegative=[1, 5], wavelengths_nm=[400.0, 500, 600, 700, 800, 900]
+            count=6,
+            used=[0, 1, 2, 3, 5],
+            nonnegative=[1, 5],
+            wavelengths_nm=[400.0, 500, 600, 700, 800, 900],
+            fwhm_nm=[10.0, 11, 12, 13, 14, 15],
         ),
         degradation=Degradation(scale=net.config.scale),
         normalisation=Normalisation(offset=20.0, peak=4095.0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lkca.cli.app import app
 from lkca.errors import InputError, OutputError
 from lkca.export import export_model, formats
 from lkca.export.check import check_sizes
+from lkca.export.model import describe
 from lkca.inference.array import upscale_array
 from lkca.models.directory import LoadedModel
 
@@ -52,7 +54,7 @@ def test_onnx(models: dict[str, LoadedModel], kind: str, tmp_path: Path) -> None
 
     model = models[kind]
     done = export_model(model, tmp_path / "model.onnx", "onnx")
-    assert done.error <= 1e-5 and done.bytes == (tmp_path / "model.onnx").stat().st_size
+    assert done.plain and done.error <= 1e-5 and done.bytes == (tmp_path / "model.onnx").stat().st_size
     session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == ["batch", 5, "rows", "cols"]
     for rows, cols in ((1, 1), (2, 31), (18, 7)):
@@ -82,6 +84,29 @@ def test_pt2(models: dict[str, LoadedModel], plain: bool, tmp_path: Path) -> Non
         cube, expected = physical(model, rows, cols)
         found = program.module()(torch.from_numpy(cube)[None])
         np.testing.assert_allclose(found[0].numpy(), expected, atol=4095e-5)
+
+
+def test_what_a_file_says_of_itself(models: dict[str, LoadedModel]) -> None:
+    model = models["shared"]
+    model = replace(model, config=model.config.model_copy(update={"versions": {"torch": "2.13"}}))
+    told = {name.removeprefix("lkca."): text for name, text in describe(model).items()}
+    assert told.pop("input").startswith("float32 (batch, bands") and told.pop("output").startswith(
+        "float32 (batch, bands"
+    )
+    assert told.pop("format") == "lkca-export"
+    assert {name: json.loads(text) for name, text in told.items()} == {
+        "format_version": 1,
+        "scale": 4,
+        "halo": model.net.halo,
+        "band_count": 6,
+        "bands": [0, 1, 2, 3, 5],
+        "wavelengths_nm": [400, 500, 600, 700, 800, 900],
+        "fwhm_nm": [10, 11, 12, 13, 14, 15],
+        "offset": 20,
+        "peak": 4095,
+        "degradation": {"method": "bicubic", "scale": 4, "sigma": None},
+        "versions": {"torch": "2.13"},
+    }
 
 
 def test_sizes_that_are_compared(models: dict[str, LoadedModel]) -> None:
@@ -156,3 +181,5 @@ def test_the_command(models: dict[str, LoadedModel], tmp_path: Path) -> None:
     assert out.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["model.pt2"]
     told = json.loads(run(model, "--to", "pt2", "-o", out, "--overwrite", "--plain", "--json").stdout)
     assert told["plain"] and told["error"] <= 1e-4 and len(told["checks"]) == 3
+    with pytest.raises(InputError, match="the format 'torchscript' is unknown; choose onnx, pt2, aoti"):
+        export_model(models["full"], tmp_path / "a.pt", "torchscript")  # type: ignore[arg-type]
