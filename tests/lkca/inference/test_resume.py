@@ -19,10 +19,7 @@ from lkca.data import Cube, CubeMeta, Window, open_cube, write_cube
 from lkca.data.writers.layout import Layout
 from lkca.errors import InputError, LkcaError, OutputError
 from lkca.inference import SceneOptions, plan_scene, upscale_scene
-from lkca.inference.journal import Journal, differences, part_folder
-from lkca.inference.samples import Samples
-from lkca.inference.task import fingerprint
-from lkca.models.config import Normalisation
+from lkca.inference.journal import Journal, part_folder
 from lkca.models.directory import LoadedModel, load_model
 
 TILES = 25  # 61 × 53 pixels in tiles of 13
@@ -267,67 +264,6 @@ def test_tiles_as_wide_as_the_scene_are_found_again(
     assert upscale_scene(cube, output, None, SceneOptions(scale=2, resume=True)).computed == 0
 
 
-def test_whatever_decides_the_pixels_tells_tasks_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_of: Callable[..., LoadedModel]
-) -> None:
-    file, network = tmp_path / "x.npz", model_of()
-    cube = np.random.default_rng(0).random((9, 9, 5), dtype=np.float32)
-    np.savez(file, a=cube, b=cube)
-    config = network.config
-    changed = {
-        "normalisation": Normalisation(peak=1.0),
-        "bands": config.bands.model_copy(update={"nonnegative": config.bands.used}),
-        "architecture": config.architecture.model_copy(update={"config": {**config.architecture.config, "window": 7}}),
-    }
-
-    def task(variable: str = "a", model: Any = None, scale: int = 2, **how: Any) -> dict[str, Any]:
-        with open_cube(file, variable=variable, **how) as opened:
-            return fingerprint(opened, model, SceneOptions(scale=scale))
-
-    for field, value in changed.items():  # around the same weights
-        assert value != getattr(config, field)
-        other = replace(network, config=config.model_copy(update={field: value}))
-        assert differences(task(model=network), task(model=other)), field
-    first, others = task(), [task("b"), task(nodata=-1.0), task(axes="crb"), task(scale=4)]
-    with monkeypatch.context() as patch:
-        patch.setattr("lkca.__version__", "0")
-        others.append(task())
-    os.utime(file, (1, 1))
-    others.append(task())
-    assert [len(differences(first, other)) for other in others] == [1] * 6
-
-
-def test_what_an_earlier_build_did_not_record_differs() -> None:
-    old, new = {"input": {"shape": [1]}}, {"input": {"shape": [1], "sample": 7}}
-    assert differences(old, new) == ["the input's sample was not given, now it is 7"]
-    assert differences(new, old) == ["the input's sample was 7, now it is not given"] and not differences(old, old)
-
-
-def test_of_many_files_those_that_differ_are_named() -> None:
-    """As of a mosaic; all were printed, twice, with their times in nanoseconds."""
-    old, new = ({"input": {"files": [[f"{n}.tif", 362, n in touched] for n in range(99)]}} for touched in ((), (7, 8)))
-    assert differences(old, new) == ["the input's files differ in name, size or time: 7.tif, 8.tif"]
-    renamed = {"input": {"files": [[f"{name[0]}.vrt", *rest] for name, *rest in old["input"]["files"]]}}
-    assert differences(old, renamed) == [
-        "the input's files differ in name, size or time: 0.tif, 1.tif, 2.tif, 3.tif and more"
-    ]
-    assert "was not given" in differences({}, {"input": {"files": []}})[0]
-
-
-@pytest.mark.parametrize("place", [{}, {"room": 99, "block": [16, 16]}], ids=["planes", "blocks"])
-def test_equal_pieces_do_not_cancel_each_other(tmp_path: Path, place: dict[str, Any]) -> None:
-    """As of a part without data, which all bands store alike; a tile's checksums are combined by ^."""
-    samples = Samples(tmp_path / "samples", Layout.of((2, 8, 24), np.dtype(np.int16), place))
-    samples.make()
-    tile, plane = Window(0, 8, 8, 16), np.full((1, 4, 16), -9999, dtype=np.int16)
-    written = [samples.write(Window(row, 8, 4, 16), band, plane) for band in (0, 1) for row in (0, 4)]
-    assert len({0, *written}) == 5
-    assert samples.checksum(tile, 4) == written[0] ^ written[1] ^ written[2] ^ written[3]
-    samples.write(Window(5, 23, 1, 1), 1, np.zeros((1, 1, 1), dtype=np.int16))
-    assert samples.checksum(tile, 4) != written[0] ^ written[1] ^ written[2] ^ written[3]
-    samples.close()
-
-
 @pytest.mark.parametrize("suffix", [".tif", ".img"])
 def test_killed_when_the_output_has_its_name(
     tmp_path: Path,
@@ -368,31 +304,6 @@ def test_what_is_no_folder_lies_where_tiles_are_kept(tmp_path: Path, holed_scene
         with pytest.raises(LkcaError, match=r"o\.tif\.lkca-part: (is no folder.*move it away|cannot be made)"):
             upscale_scene(Cube.from_array(holed_scene), output, None, SceneOptions(scale=2, **options))
     assert list(tmp_path.iterdir()) == [place]
-
-
-def test_what_killed_runs_left_of_folders_goes_with_the_next(tmp_path: Path) -> None:
-    """Of the same output only; a name may hold what a pattern means otherwise."""
-    journal, other = Journal(tmp_path / "o[1].tif"), tmp_path / ".o1.tif.lkca-part.ab.old"
-    left = tmp_path / f".{journal.folder.name}.ab.old"
-    for folder in (left, other):
-        folder.mkdir()
-        (folder / "samples").touch()
-    journal.make()
-    assert sorted(tmp_path.iterdir()) == sorted([journal.folder, other])
-    assert journal.check({}, resume=False, overwrite=False) is None  # nor does one that was killed here bar the way
-    (journal.folder / "model").mkdir()  # of another cube: a later --resume must not find it
-    journal.empty()
-    assert not list(journal.folder.iterdir())
-
-
-def test_a_tile_is_said_to_be_there_in_full_or_not_at_all(
-    tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
-) -> None:
-    journal = Journal(tmp_path / "o.tif")
-    journal.make()
-    with full_disk(8), pytest.raises(OSError):
-        journal.save(0, 1, 2, {})
-    assert not list(journal.folder.iterdir())
 
 
 def test_a_plan_refuses_and_goes_on_as_the_run_does(stopped: Any) -> None:
