@@ -70,6 +70,7 @@ void channel_apply_chunks(const ChannelArgs& a, int64_t begin, int64_t end) {
     T* out = static_cast<T*>(a.out);
     const float* scale = a.scale ? a.scale + outer * a.period : nullptr;
     const float* shift = a.shift ? a.shift + outer * a.period : nullptr;
+    // A line has the pixels of one channel, or the channels of a few pixels.
     const int64_t floats = pixels * a.inner, line = a.inner == 1 ? floats : a.period;
     for (int64_t start = 0; start < floats; start += line) {
       const int64_t length = min_of(line, floats - start);

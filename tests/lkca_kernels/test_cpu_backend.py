@@ -148,14 +148,8 @@ def test_gradients_of_many_pieces(
     case = case_type(op, sizes, tuple(given.split()), options)
     made = case.make(torch.float32)
     made[0] = made[0].contiguous(memory_format=order)
-    tensors = tools.leaves(made)
-    result = case.call(tensors, backend="cpu")
-    grad = torch.randn(result.shape, generator=torch.Generator().manual_seed(7))
-    found = tools.gradients(result, tensors, grad)
-    exact = tools.leaves([None if t is None else t.detach().double() for t in tensors])
-    truth = tools.gradients(case.define(exact), exact, grad.double())
-    for position, gradient in found.items():
-        assert tools.rms_ratio(gradient, truth[position]) < 1e-5, case.names[position]
+    for name, (gradient, truth) in _gradients(case, made, tools)[2].items():
+        assert tools.rms_ratio(gradient, truth) < 1e-5, name
 
 
 @pytest.mark.parametrize("channels", [2, 5, 16, 24, 31, 63, 65, 102, 131, 513])
@@ -166,16 +160,23 @@ def test_channels_beside_whole_vectors(isa: str, channels: int, case_type: Any, 
         case = case_type("channel_attention", sizes, ("residual",), {})
         made = case.make(torch.float32)
         made[0] = made[0].contiguous(memory_format=torch.channels_last)
-        tensors, exact = tools.leaves(made), tools.leaves([t.double() for t in made])
-        result, truth = case.call(tensors, backend="cpu"), case.define(exact)
-        assert tools.rms_ratio(result, truth) < 1e-6
-        grad = torch.randn(result.shape, generator=torch.Generator().manual_seed(7))
-        found, true = tools.gradients(result, tensors, grad), tools.gradients(truth, exact, grad.double())
-        for (
-            position,
-            gradient,
-        ) in found.items():  # sums of 513 numbers that nearly cancel; one left out is 20 times that
-            assert tools.rms_ratio(gradient, true[position]) < 1e-4, (case.names[position], height, width)
+        result, exact, gradients = _gradients(case, made, tools)
+        assert tools.rms_ratio(result, exact) < 1e-6
+        for name, (gradient, truth) in gradients.items():
+            # Sums of 513 numbers that nearly cancel; one left out is 20 times that.
+            assert tools.rms_ratio(gradient, truth) < 1e-4, (name, height, width)
+
+
+def _gradients(
+    case: Any, made: list[Tensor | None], tools: Any
+) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
+    """The result and its definition in float64; of each input that has one, the gradient and its truth."""
+    tensors = tools.leaves(made)
+    exact = tools.leaves([None if t is None else t.detach().double() for t in tensors])
+    result, truth = case.call(tensors, backend="cpu"), case.define(exact)
+    grad = torch.randn(result.shape, generator=torch.Generator().manual_seed(7))
+    found, true = tools.gradients(result, tensors, grad), tools.gradients(truth, exact, grad.double())
+    return result, truth, {case.names[position]: (found[position], true[position]) for position in found}
 
 
 def test_sigmoid_of_the_window_attention(isa: str) -> None:
