@@ -73,9 +73,15 @@ def test_pixel_shuffle_epilogue(measure: Callable[..., None], threads: int, cont
 
 
 @pytest.mark.parametrize("contender", CONTENDERS)
-@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
-def test_channel_attention(measure: Callable[..., None], threads: int, contender: str, layout: str) -> None:
-    c, hidden, n = 64, 16, 256
+@pytest.mark.parametrize(
+    ("layout", "c", "n"),
+    [("contiguous", 64, 256), ("channels_last", 64, 256), *(("channels_last", c, 128) for c in (8, 16, 24, 31, 32))],
+)
+def test_channel_attention(
+    measure: Callable[..., None], threads: int, contender: str, layout: str, c: int, n: int
+) -> None:
+    """Of as many channels as vectors have, and of others."""
+    hidden = max(1, c // 4)
     x, residual = torch.randn(1, c, n, n), torch.randn(1, c, n, n)
     if layout == "channels_last":
         if contender == "onnxruntime":
