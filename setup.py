@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -106,8 +107,12 @@ class BuildPyWithRecord(build_py):
     record: dict[str, str]
 
     def run(self) -> None:
+        root = ROOT if getattr(self, "editable_mode", False) else Path(self.build_lib).resolve()
+        if root != ROOT:
+            # What an earlier version left in build/ would go into the wheel too. build_ext comes later and links anew.
+            for package in ("lkca", "lkca_kernels"):
+                shutil.rmtree(root / package, ignore_errors=True)
         super().run()
-        root = ROOT if getattr(self, "editable_mode", False) else Path(self.build_lib)
         target = root / "lkca_kernels" / "_build.json"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(self.record, indent=1) + "\n")
