@@ -11,9 +11,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from lkca_build_plan import expose_torch, torch_requirement
-from setuptools import build_meta
-from setuptools.build_meta import (  # noqa: F401  (the hooks that pass through unchanged)
+from lkca_build_plan import demand_setuptools, expose_torch, torch_requirement
+
+demand_setuptools()  # before any of it is imported
+
+from setuptools import build_meta  # noqa: E402
+from setuptools.build_meta import (  # noqa: E402, F401  (the hooks that pass through unchanged)
     build_editable,
     build_sdist,
     build_wheel,

@@ -17,6 +17,7 @@ import tempfile
 import tomllib
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "cuda_home",
     "decide_cpu",
     "decide_cuda",
+    "demand_setuptools",
     "expose_torch",
     "find_compiler",
     "find_nvcc",
@@ -73,11 +75,33 @@ def switch(name: str) -> str:
     return value
 
 
+def _required(table: str, key: str, package: str) -> str:
+    """What pyproject.toml asks for of a package: ``torch>=…,<…``."""
+    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    requirements: list[str] = project[table][key]
+    return next(text for text in requirements if re.match(rf"{package}\b", text))
+
+
 def torch_requirement() -> str:
     """The torch that pyproject.toml asks for: ``torch>=…,<…``."""
-    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
-    dependencies: list[str] = project["project"]["dependencies"]
-    return next(text for text in dependencies if re.match(r"torch\b", text))
+    return _required("project", "dependencies", "torch")
+
+
+def demand_setuptools() -> None:
+    """Ends the build with a sentence where setuptools is absent or too old to read pyproject.toml.
+
+    Only a build without isolation gets here so: Python 3.11 puts setuptools 65 into each venv, Python 3.12 none.
+    """
+    wanted = _required("build-system", "requires", "setuptools")
+    try:
+        found = version("setuptools")
+    except PackageNotFoundError:
+        found = "none"
+    if found == "none" or int(found.split(".")[0]) < int(wanted.split(">=")[1]):
+        raise SystemExit(
+            f"lkca: the build needs {wanted}, here is {found}: pip install --upgrade '{wanted}' wheel ninja "
+            "pybind11, or leave out --no-build-isolation"
+        )
 
 
 def expose_torch() -> bool:

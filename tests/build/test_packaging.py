@@ -100,6 +100,25 @@ def test_the_wheel_holds_the_packages_and_nothing_else(sdist, tmp_path):
     assert zipfile.ZipFile(wheel).read(licence) == (ROOT / "LICENSE").read_bytes()
 
 
+@pytest.mark.parametrize("found", ["none", "65.5.0"])
+def test_a_build_by_an_old_setuptools_ends_with_a_sentence(found, tmp_path):
+    """Python 3.11 puts setuptools 65 into each venv, which knows no licence expressions; Python 3.12 puts none."""
+    if found != "none":
+        metadata = tmp_path / f"setuptools-{found}.dist-info" / "METADATA"
+        metadata.parent.mkdir()
+        metadata.write_text(f"Metadata-Version: 2.1\nName: setuptools\nVersion: {found}\n")
+    code = f"import sys; sys.path[:] = [p for p in sys.path if 'site-packages' not in p] + [{str(tmp_path)!r}]"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; import lkca_build_backend"],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "build_tools")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"lkca: the build needs setuptools>=77, here is {found}: pip install")
+    assert "Traceback" not in done.stderr
+
+
 def audit_native(wheel: Path, folder: Path) -> None:
     """The tag is that of the contents; libraries ask for torch and the C++ runtime only, from nowhere in particular."""
     _, _, python_tag, abi_tag, platform_tag = wheel.stem.split("-")
