@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lkca_kernels.backends import BackendError
 from lkca_kernels.native import CONVENTIONS, load
 
 __all__ = [
@@ -68,7 +71,17 @@ def can_run(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: i
         return f"serves float32, bfloat16 and float16, not {dtype}"
     if upscale_factor > _MAX_SCALE:
         return f"serves upscale_factor up to {_MAX_SCALE}, not {upscale_factor}"
+    _check_environment()
     return None
+
+
+@cache
+def _check_environment() -> None:
+    """BackendError where a variable that C++ reads in the middle of a call holds what it would not take."""
+    for variable, known in (("LKCA_CPU_ISA", available_isas()), ("LKCA_HUGE_PAGES", ("0", "1"))):
+        value = os.environ.get(variable)
+        if value and value not in ("auto", *known):
+            raise BackendError(f"{variable}={value}: expected auto or, here, one of {', '.join(known)}")
 
 
 def isa() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -245,6 +246,16 @@ def _in_fresh_process(program: str, **environment: str) -> subprocess.CompletedP
 def test_environment_chooses_the_variant() -> None:
     asked = _in_fresh_process("from lkca_kernels import cpu; print(cpu.isa())", LKCA_CPU_ISA="generic")
     assert asked.stdout.strip() == "generic"
+
+
+@pytest.mark.parametrize(("variable", "known"), [("LKCA_CPU_ISA", "generic"), ("LKCA_HUGE_PAGES", "0, 1")])
+def test_a_wrong_variable_is_told_before_a_kernel_runs_and_by_doctor(variable: str, known: str) -> None:
+    call = "import torch, lkca_kernels as k; k.pixel_shuffle_epilogue(torch.ones(1, 4, 3, 3), upscale_factor=2)"
+    told = _in_fresh_process(call, **{variable: "sse9"}).stderr.splitlines()[-1]
+    assert f"BackendError: {variable}=sse9: expected auto or, here, one of " in told and known in told
+    doctor = _in_fresh_process("from lkca.cli import main; main(['doctor', '--json'])", **{variable: "sse9"})
+    served = json.loads(doctor.stdout)["operators"]["pixel_shuffle_epilogue on cpu"]
+    assert served["chosen"] is None and served["reason"].startswith(f"{variable}=sse9")
 
 
 def test_unknown_settings() -> None:
