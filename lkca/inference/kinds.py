@@ -116,7 +116,14 @@ def _find(model: _Named, scale: int | None) -> Model:
         )
     if model == _BICUBIC:
         return None
-    return find_model(model, scale) if isinstance(model, (str, os.PathLike)) else model
+    if isinstance(model, (str, os.PathLike)):
+        return find_model(model, scale)
+    if not isinstance(model, (LoadedModel, Prior)):
+        raise InputError(
+            f"{type(model).__name__} is no model; give a model directory, a name or what load_model returns (the scale "
+            "factor is a keyword, scale=4)"
+        )
+    return model
 
 
 def _upscale_cube(

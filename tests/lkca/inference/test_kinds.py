@@ -345,6 +345,8 @@ def test_the_general_model_where_none_is_named() -> None:
         lkca.upscale(x)
     with pytest.raises(InputError, match=r"the model is None; leave it out for the general model, or give 'bicubic'"):
         lkca.upscale(x, None, scale=2)  # type: ignore[call-overload]
+    with pytest.raises(InputError, match=r"^int is no model; .*the scale factor is a keyword, scale=4"):
+        lkca.upscale(x, 2)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize(
