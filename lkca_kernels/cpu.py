@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lkca_kernels.backends import BackendError
-from lkca_kernels.native import CONVENTIONS, load
+from lkca_kernels.native import CONVENTIONS, library_path, load
 
 __all__ = [
     "DTYPES",
@@ -48,7 +48,12 @@ class _Operators:
         reason = load("cpu")
         if reason is not None:
             raise RuntimeError(f"the C++ CPU backend {reason}")
-        operator = getattr(torch.ops.lkca_cpu, name).default
+        try:
+            operator = getattr(torch.ops.lkca_cpu, name).default
+        except AttributeError as error:
+            raise AttributeError(
+                f"{library_path('cpu')} has no {name}: it was built from older sources; build it again"
+            ) from error
         setattr(self, name, operator)
         return operator
 

@@ -39,7 +39,9 @@ def _load(library: Library) -> str | None:
     path = library_path(library)
     if path is None:
         reason = build_record().get(library)
-        return "was not built" + (f": {reason}" if reason not in (None, "built") else " (see docs/install.md)")
+        if reason not in (None, "built"):
+            return f"was not built: {reason}"
+        return f"is not in {_FOLDER} (see docs/install.md)"
     if library == "cuda" and torch.version.cuda is None:
         return f"{path.name} needs a CUDA build of torch, this is {torch.__version__}"
     try:

@@ -258,6 +258,11 @@ def test_a_wrong_variable_is_told_before_a_kernel_runs_and_by_doctor(variable: s
     assert served["chosen"] is None and served["reason"].startswith(f"{variable}=sse9")
 
 
+def test_a_library_of_older_sources_is_told() -> None:
+    with pytest.raises(AttributeError, match=r"_C_cpu.* has no of_tomorrow: it was built from older sources"):
+        cpu._ops.of_tomorrow()
+
+
 def test_unknown_settings() -> None:
     with pytest.raises(RuntimeError, match=r"no variant 'sse9', expected auto or one of .*generic"):
         cpu.use_isa("sse9")
