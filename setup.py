@@ -51,6 +51,10 @@ def plan_extensions() -> tuple[list[Any], dict[str, Any], dict[str, str]]:
     import torch
     from torch.utils import cpp_extension
 
+    cxx_flags: list[str] = []
+    if compiler := plan.find_compiler():
+        # torch compiles with CXX or c++, and takes no flags there; setuptools links with CXX or with Python's compiler.
+        os.environ["CXX"], *cxx_flags = compiler
     nvcc = plan.find_nvcc()
     cuda = plan.decide_cuda(
         torch_cuda=torch.version.cuda,
@@ -59,9 +63,16 @@ def plan_extensions() -> tuple[list[Any], dict[str, Any], dict[str, str]]:
         release=plan.nvcc_release(nvcc) if nvcc else None,
     )
     record = {"cpu": cpu.reason, "cuda": cuda.reason, "torch": torch.__version__}
-    common = {"include_dirs": [str(ROOT / "csrc")], "py_limited_api": True}
+    common = {"include_dirs": [str(ROOT / "csrc")], "py_limited_api": True, "extra_link_args": [*cxx_flags]}
     # -g0: Python's own flags hold -g, which would make the library four times larger.
-    flags = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", f"-DTORCH_TARGET_VERSION={plan.TORCH_TARGET}"]
+    flags = [
+        *cxx_flags,
+        "-O3",
+        "-g0",
+        "-std=c++20",
+        "-fvisibility=hidden",
+        f"-DTORCH_TARGET_VERSION={plan.TORCH_TARGET}",
+    ]
     extensions = []
     if cpu.build:
         from pybind11.setup_helpers import Pybind11Extension
@@ -80,6 +91,8 @@ def plan_extensions() -> tuple[list[Any], dict[str, Any], dict[str, str]]:
                 ["csrc/build_info.cpp"],
                 define_macros=[("LKCA_BUILD_TORCH", f'"{torch.__version__}"')],
                 cxx_std=17,
+                extra_compile_args=[*cxx_flags],
+                extra_link_args=[*cxx_flags],
             )
         )
     if cuda.build:

@@ -122,8 +122,11 @@ def expose_torch() -> bool:
 
 
 def find_compiler() -> list[str] | None:
-    """The C++ compiler that torch's build will call, with its flags (``CXX``, else c++/g++/clang++), or None."""
-    named = shlex.split(os.environ.get("CXX", ""))
+    """The C++ compiler, with its flags (``CXX``, else c++/g++/clang++), or None.
+
+    Without ccache and sccache, which torch's build puts before it by itself.
+    """
+    named = [word for word in shlex.split(os.environ.get("CXX", "")) if word not in ("ccache", "sccache")]
     candidates = [named] if named else [["c++"], ["g++"], ["clang++"]]
     return next((command for command in candidates if shutil.which(command[0])), None)
 

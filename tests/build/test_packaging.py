@@ -100,6 +100,33 @@ def test_the_wheel_holds_the_packages_and_nothing_else(sdist, tmp_path):
     assert zipfile.ZipFile(wheel).read(licence) == (ROOT / "LICENSE").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("cxx", "program", "flags"),
+    [("", "g++", []), ("", "clang++", []), ("ccache g++", "g++", []), ("g++ -m64", "g++", ["-m64"])],
+)
+def test_the_compiler_that_was_probed_is_the_one_that_compiles_and_links(cxx, program, flags, tmp_path):
+    """torch's build knows c++ only, where CXX is unset, and takes a CXX of several words for one program's name."""
+    compiler = tmp_path / program
+    compiler.write_text("#!/bin/sh\nexit 0\n")
+    compiler.chmod(0o755)
+    code = (
+        "import json, os, runpy, setuptools;"
+        "told = lambda **k: [[e.name, e.extra_compile_args, e.extra_link_args] for e in k['ext_modules']];"
+        "setuptools.setup = lambda **k: print(json.dumps([os.environ['CXX'], told(**k)]));"
+        "runpy.run_path('setup.py')"
+    )
+    asked = {"PATH": str(tmp_path), "CXX": cxx, "LKCA_BUILD_CUDA": "0"}
+    name, extensions = json.loads(run(sys.executable, "-c", code, env=asked, cwd=ROOT).splitlines()[0])
+    assert name == program and {extension[0] for extension in extensions} == {
+        "lkca_kernels._C_cpu",
+        "lkca_kernels._build_info",
+    }
+    for _, compiling, linking in extensions:
+        words = compiling["cxx"] if isinstance(compiling, dict) else compiling
+        assert [word for word in words if word == "-m64"] == flags
+        assert [word for word in linking if word == "-m64"] == flags
+
+
 @pytest.mark.parametrize("found", ["none", "65.5.0"])
 def test_a_build_by_an_old_setuptools_ends_with_a_sentence(found, tmp_path):
     """Python 3.11 puts setuptools 65 into each venv, which knows no licence expressions; Python 3.12 puts none."""
