@@ -6,7 +6,7 @@ import json
 import threading
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -62,12 +62,10 @@ def load(library: Library) -> str | None:
 
 
 @lru_cache(maxsize=1)
-def build_info() -> dict[str, Any]:
-    """How the extensions were compiled and what this processor offers; empty where nothing was compiled."""
+def build_info() -> dict[str, str]:
+    """How the extensions were compiled; empty where nothing was."""
     try:
         from lkca_kernels import _build_info  # type: ignore[attr-defined]
     except ImportError:
         return {}
-    names = [name for name in dir(_build_info) if not name.startswith("_")]
-    values = {name: getattr(_build_info, name) for name in names}
-    return {name: value() if callable(value) else value for name, value in values.items()}
+    return {name: getattr(_build_info, name) for name in ("compiler", "torch_version")}

@@ -88,11 +88,15 @@ def machine() -> dict[str, Any]:
 
 
 def _extensions() -> dict[str, str]:
-    """Per library: loaded, or why not; and how it was compiled."""
-    from lkca_kernels import native
+    """Per library: loaded, or why not; what the C++ one has for this processor; how they were compiled."""
+    from lkca_kernels import cpu, native
 
     libraries: tuple[native.Library, ...] = ("cpu", "cuda")
-    state = {library: native.load(library) or f"loaded from {native.library_path(library)}" for library in libraries}
+    state: dict[str, str] = {
+        library: native.load(library) or f"loaded from {native.library_path(library)}" for library in libraries
+    }
+    if native.load("cpu") is None:
+        state["cpu kernels"] = f"{', '.join(cpu.available_isas())} (best first, of those this processor runs)"
     return state | {name: str(value) for name, value in native.build_info().items()}
 
 

@@ -21,6 +21,7 @@ from typer.testing import Result
 import lkca
 from lkca.data import open_cube, write_cube
 from lkca.models.directory import load_model
+from lkca_kernels import cpu
 
 COMMANDS = ["demo", "fit", "upscale", "evaluate", "degrade", "inspect", "doctor", "schema"]
 Cli = Callable[..., Result]
@@ -362,6 +363,9 @@ def test_doctor(cli: Cli) -> None:
     entry = facts["operators"]["lowrank_pixel_shuffle on cpu"]
     assert entry["chosen"] in ("cpu", "reference") and entry["reason"]
     assert {"cpu", "cuda"} <= facts["extensions"].keys() and all(facts["extensions"].values())
+    if facts["extensions"]["cpu"].startswith("loaded"):  # what serves here, not what some of it was compiled with
+        assert facts["extensions"]["cpu kernels"].startswith(", ".join(cpu.available_isas()))
+        assert not {"cpu_features", "cxx_standard"} & facts["extensions"].keys()
     table = cli("doctor").stdout
     assert "backends" in table and "lowrank_pixel_shuffle" in table
 
