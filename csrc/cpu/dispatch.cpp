@@ -34,6 +34,12 @@ constexpr Variant kVariants[] = {
 };
 
 #ifdef LKCA_CPU_X86
+// clang 14 knows no __builtin_cpu_supports("f16c").
+bool f16c() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
 // Whether this process may use AMX tiles for bf16: Linux grants them to those that ask.
 bool amx() {
 #if defined(__linux__) && defined(SYS_arch_prctl)
@@ -54,7 +60,7 @@ std::vector<const Variant*> available() {
   const Variant* next = kVariants;
 #ifdef LKCA_CPU_X86
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c();
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,6 +126,20 @@ def test_the_compiler_that_was_probed_is_the_one_that_compiles_and_links(cxx, pr
         words = compiling["cxx"] if isinstance(compiling, dict) else compiling
         assert [word for word in words if word == "-m64"] == flags
         assert [word for word in linking if word == "-m64"] == flags
+
+
+CLANG = next((name for name in ("clang++", "clang++-14") if shutil.which(name)), None)
+
+
+@pytest.mark.skipif(CLANG is None, reason="no clang++ on this machine")
+@pytest.mark.parametrize("source", sorted((ROOT / "csrc" / "cpu").glob("*.cpp")), ids=lambda path: path.stem)
+def test_clang_takes_the_sources_too(source):
+    """The probe of setup.py lets it through: what it refuses would fail the whole installation."""
+    include = Path(torch.__file__).parent / "include"
+    run(
+        *(CLANG, "-std=c++20", "-fsyntax-only"),
+        *(f"-I{ROOT / 'csrc'}", f"-I{include}", f"-I{include}/torch/csrc/api/include", source),
+    )
 
 
 @pytest.mark.parametrize("found", ["none", "65.5.0"])
