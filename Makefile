@@ -14,12 +14,16 @@ PY  := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 NATIVE := $(shell find csrc -type f 2>/dev/null) setup.py $(wildcard build_tools/*.py)
 
+# Of other Pythons: it would go before what the venv holds.
+unexport PYTHONPATH PYTHONHOME
+
+.DEFAULT_GOAL := demo
 .DELETE_ON_ERROR:
 .PHONY: demo test test-slow test-thirdparty lint format docs fuzz sanitize bench gpu-check clean
 
 $(VENV)/.torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "lkca needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	  { echo "lkca needs Python 3.11 or newer, and $(PYTHON) is not. Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet "$(TORCH)"
 	$(PIP) install --quiet "setuptools>=77" wheel ninja "pybind11>=2.13"
