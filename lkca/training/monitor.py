@@ -12,7 +12,16 @@ from lkca.errors import InputError
 from lkca.training.validation import Restored
 from lkca.visual import Composite
 
-__all__ = ["Monitor"]
+__all__ = ["Monitor", "summary_writer"]
+
+
+def summary_writer() -> Any:
+    """TensorBoard's writer; InputError where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError("TensorBoard is not installed; pip install 'lkca[train]', or set tensorboard=false") from error
+    return SummaryWriter
 
 
 class Monitor:
@@ -27,13 +36,7 @@ class Monitor:
         self._wavelengths = None if wavelengths is None else np.asarray(wavelengths)
         if folder is None:
             return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise InputError(
-                "TensorBoard is not installed; pip install 'lkca[train]', or set tensorboard=false"
-            ) from error
-        self._writer = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+        self._writer = summary_writer()(str(folder), purge_step=start + 1 if start else None)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers at a step, by name."""

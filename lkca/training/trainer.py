@@ -29,7 +29,7 @@ from lkca.training.checkpoint import Progressed, latest_checkpoint, load_checkpo
 from lkca.training.config import FREE, TrainConfig
 from lkca.training.data import TrainingSet
 from lkca.training.learner import Learner
-from lkca.training.monitor import Monitor
+from lkca.training.monitor import Monitor, summary_writer
 from lkca.training.optimise import DivergedError, check_loss, cpu_by_default
 from lkca.training.progress import Progress, ProgressCallback
 from lkca.training.validation import measure, validation_record
@@ -110,6 +110,8 @@ def train(
     OutputError where the run cannot be written.
     """
     check_run(run, config, resume=resume, overwrite=overwrite)
+    if config.tensorboard:
+        summary_writer()  # before the folder is begun, or an old run in it is deleted
     with cpu_by_default():
         learner = Learner(config)
         if learner.first:

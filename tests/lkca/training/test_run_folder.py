@@ -125,6 +125,19 @@ def test_overwriting_begins_anew(stopped: Path, dataset: Path, tmp_path: Path) -
     assert {path.name for path in folder.iterdir()} == {".lock", "config.yaml", "checkpoints"}
 
 
+def test_an_absent_tensorboard_costs_no_run(
+    stopped: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the one that is to be overwritten, nor an --overwrite for the next attempt."""
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    before = {path.name for path in folder.iterdir()}
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    for path in (folder, tmp_path / "new"):
+        with pytest.raises(InputError, match=r"TensorBoard is not installed; pip install 'lkca\[train\]'"):
+            run(path, settings(dataset, tensorboard=True), overwrite=True)
+    assert {path.name for path in folder.iterdir()} == before and not (tmp_path / "new").exists()
+
+
 def test_one_signal_is_heeded_and_the_next_acts_at_once() -> None:
     wish, both = threading.Event(), (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in both]
