@@ -65,6 +65,7 @@ class Layer:
 
     name: of ``module`` in the model: an ``nn.Conv2d``, or one of lkca.nn's layers. macs: of one pass over the example
     (None: not run). shuffle: what takes the convolution's output as it comes, and could be done in the same pass.
+    followed: whether the pass called another convolution after it.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Layer:
     upscale_factor: int
     macs: int | None = None
     shuffle: Shuffle | None = None
+    followed: bool = False
 
     @property
     def conv(self) -> nn.Conv2d:
@@ -248,6 +250,9 @@ def survey(model: nn.Module, example: Any = None, *, run: bool = True) -> Survey
         if id(module) not in own:
             layer = Layer(names[id(module)][0], module, factor, macs.get(id(module)), shuffle)
             _keep(layer, names, ties, calls, result)
+    convolutions = [] if flow is None else flow.convolutions
+    for layer in result.layers:
+        layer.followed = bool(convolutions) and convolutions[-1].module is not layer.conv
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
     result.layers.sort(key=lambda layer: order.get(layer.name, 0))
     return result

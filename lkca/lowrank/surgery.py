@@ -95,6 +95,8 @@ def _low_rank(layer: Layer, parts: Parts, fused: bool) -> LowRankConv2d | LowRan
         new.shuffle_apart = True
     else:
         new = LowRankConv2d(conv.in_channels, layer.out, rank=rank, **arguments)
+    if isinstance(new, LowRankUpsample):
+        new.keeps_layout = layer.followed
     new.to_empty(device=conv.weight.device)
     new.reduce.weight.copy_(right.reshape(new.reduce.weight.shape))
     new.weight.copy_(layer.last_factor(left))

@@ -160,6 +160,10 @@ class _LowRank(nn.Module):
         self.bias = nn.Parameter(self.weight.new_empty(out)) if bias else None
         self._reset_last_factor()
 
+    def _expand(self, z: Tensor) -> Tensor:
+        """The second factor as a 1×1 convolution."""
+        return F.conv2d(z, self.weight[:, :, None, None], self.bias)
+
     def _reset_last_factor(self) -> None:
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
@@ -214,7 +218,7 @@ class LowRankConv2d(_LowRank):
         self.out_channels = out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(self.reduce(x), self.weight[:, :, None, None], self.bias)
+        return self._expand(self.reduce(x))
 
     def merged_weight(self) -> Tensor:
         """Kernel (out_channels, in_channels, k, k) of the one convolution that this layer equals."""
@@ -231,6 +235,10 @@ class LowRankUpsample(_LowRank):
     matrix, has rank ``rank`` at most. weight[c*s² + i*s + j, r] maps rank channel r to sub-pixel (i, j) of output
     channel c. With ``shared_groups`` one convolution serves the blocks of the input channels in turn, each giving its
     share of the rank channels.
+
+    The result is contiguous in a channels_last network too: as its last layer that is fastest. Before another
+    convolution, which would turn it, set the attribute ``keeps_layout`` to True (:func:`lkca.lowrank.factorize` does):
+    without gate, skip and ``out`` the result is channels_last then, by PyTorch's own shuffle.
     """
 
     def __init__(
@@ -271,11 +279,14 @@ class LowRankUpsample(_LowRank):
         self.upscale_factor = upscale_factor
         self.shared_groups = shared_groups
         self.shuffle_apart = False  # as in PixelShuffleUpsample
+        self.keeps_layout = False
 
     def forward(
         self, x: Tensor, *, gate: Tensor | None = None, skip: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
         z = in_turn(self.reduce, x, self.shared_groups)
+        if self.keeps_layout and gate is skip is out is None and memory_format_of(z) is torch.channels_last:
+            return F.pixel_shuffle(self._expand(z), self.upscale_factor)
         return lowrank_pixel_shuffle(z, self.weight, self.bias, gate, skip, upscale_factor=self.upscale_factor, out=out)
 
     def merged_weight(self) -> Tensor:

@@ -23,6 +23,7 @@ from lkca.lowrank import (
     effective_rank,
     factorize,
     factorize_reported,
+    load_lowrank,
     merge,
     ranks_of,
     singular_values,
@@ -76,6 +77,26 @@ def test_keeps_mode_dtype_gradients_and_hooks() -> None:
     assert merged[2][0].bias.requires_grad and not merged[2][0].weight.requires_grad
     assert factorize(model, rank=2) is not model and ranks_of(model) == {}
     assert factorize(model, rank=2, inplace=True) is model and ranks_of(model) == {"2.0": 2, "3.0": 2}
+
+
+@pytest.mark.parametrize("way", ["convolutions", "fused modules", "loaded"])
+def test_within_a_channels_last_network_the_layout_stays(way: str) -> None:
+    """The next convolution would turn it back. What the last layer gives is contiguous, at the operator's speed."""
+    model = small()
+    expected = factorize(model, rank=3)
+    if way == "fused modules":
+        lkca.replace_modules(model)
+    low = load_lowrank(model, expected.state_dict()) if way == "loaded" else factorize(model, rank=3)
+    low.to(memory_format=torch.channels_last)
+    inner: list[Tensor] = []
+    low[2].register_forward_hook(lambda m, i, o: inner.append(o))
+    x = images(2).to(memory_format=torch.channels_last)
+    found = low(x)
+    torch.testing.assert_close(found, expected(x.contiguous()))
+    assert inner[0].is_contiguous(memory_format=torch.channels_last)
+    assert found.is_contiguous()
+    low(x.contiguous()[:, :, :1, :1])  # both at once: contiguous counts
+    assert inner[1].is_contiguous()
 
 
 def test_bfloat16_keeps_its_dtype() -> None:
