@@ -31,6 +31,19 @@ inline void gather_row(const T* y, int64_t phase_stride, int64_t pixel_stride, i
     for (int j = 0; j < phases; ++j) row[x * phases + j] = to_float(y[x * pixel_stride + j * phase_stride]);
 }
 
+// The plane and row that a task makes. Where y is channels_last, the channels of a row come one after the other: they
+// share its cache lines.
+struct ShuffleTask {
+  int64_t b, c, image, y;
+};
+
+inline ShuffleTask shuffle_task(const ShuffleArgs& a, int64_t task) {
+  const bool pixels = a.y_stride[1] < a.y_stride[3];
+  const int64_t b = task / (a.channels * a.height), rest = task % (a.channels * a.height);
+  const int64_t c = pixels ? rest % a.channels : rest / a.height;
+  return {b, c, b * a.channels + c, pixels ? rest / a.channels : rest % a.height};
+}
+
 template <typename T, int S>
 void shuffle_fwd_rows(const ShuffleArgs& a, int64_t begin, int64_t end, float* scratch) {
   const int64_t s = a.scale, w = a.width, wide = w * s;
@@ -38,7 +51,7 @@ void shuffle_fwd_rows(const ShuffleArgs& a, int64_t begin, int64_t end, float* s
   float* row = line + line_floats(w);
   float* low = row + ceil_div(w, N) * N * s;
   for (int64_t task = begin; task < end; ++task) {
-    const int64_t image = task / a.height, y = task % a.height, b = image / a.channels, c = image % a.channels;
+    const auto [b, c, image, y] = shuffle_task(a, task);
     const float gate = a.gate ? a.gate[image] : 1.f;
     for (int64_t i = 0; i < s; ++i) {
       const T* from =
@@ -62,7 +75,7 @@ template <typename T, int S>
 void shuffle_bwd_rows(const ShuffleArgs& a, int64_t begin, int64_t end, float* row) {
   const int64_t s = a.scale, w = a.width, wide = w * s;
   for (int64_t task = begin; task < end; ++task) {
-    const int64_t image = task / a.height, y = task % a.height, b = image / a.channels, c = image % a.channels;
+    const auto [b, c, image, y] = shuffle_task(a, task);
     const float gate = a.gate ? a.gate[image] : 1.f;
     float gate_sum = 0;
     for (int64_t i = 0; i < s; ++i) {
@@ -87,7 +100,7 @@ void shuffle_bwd_rows(const ShuffleArgs& a, int64_t begin, int64_t end, float* r
             for (int64_t j = 0; j < s; ++j) to[j * sp + x * sx] = from_float<T>(gate * to_float(grad[x * s + j]));
       }
     }
-    if (a.partial_gate) a.partial_gate[task] = gate_sum;
+    if (a.partial_gate) a.partial_gate[image * a.height + y] = gate_sum;
   }
 }
 
