@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lkca.data.window import Window
+from lkca.inference.fill import fill_missing
 
 __all__ = ["PatchSampler", "Scene", "SourceScene", "dihedral", "fill_invalid", "undo_dihedral"]
 
@@ -42,14 +43,13 @@ class Scene:
 
 
 def fill_invalid(cube: Tensor) -> tuple[Tensor, Tensor]:
-    """Replace what is not finite in (bands, H, W) by the band's mean; also (H, W) bool: every band was finite there.
+    """(bands, H, W) on the CPU, filled as a scene that is upscaled is: what is not finite becomes the nearest finite
+    sample of its band. Also (H, W) bool: every band was finite there.
 
     A band without any finite sample becomes 0, and no pixel is valid: of a cut it may lack what the scene has.
     """
-    finite = cube.isfinite()
-    count = finite.flatten(1).sum(1).clamp_min(1)
-    mean = torch.where(finite, cube, 0).flatten(1).double().sum(1).div(count).to(cube.dtype)
-    return torch.where(finite, cube, mean[:, None, None]), finite.all(0)
+    filled, _ = fill_missing(cube.numpy())
+    return torch.from_numpy(filled), cube.isfinite().all(0)
 
 
 def dihedral(image: Tensor, element: int) -> Tensor:

@@ -13,10 +13,9 @@ from lkca.data import Cube
 from lkca.data.protocols.dataset import write_dataset
 from lkca.errors import InputError
 from lkca.losses import WeightedLoss
-from lkca.models.directory import load_model
 from lkca.training.config import DataConfig, TrainConfig
 from lkca.training.data import PatchDataset, open_training_set
-from lkca.training.patches import SourceScene
+from lkca.training.patches import SourceScene, fill_invalid
 
 from .runs import BANDS, run, scene, settings
 
@@ -78,13 +77,16 @@ def test_missing_pixels_teach_nothing(tmp_path: Path, dataset: Path, monkeypatch
         seen.append((restored.detach().movedim(1, -1), sharp.movedim(1, -1)))
         return forward(self, restored, sharp)
 
+    def marked(cube: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        filled, valid = fill_invalid(cube)
+        return torch.where(valid, filled, 99), valid
+
     monkeypatch.setattr(WeightedLoss, "forward", spy)
+    monkeypatch.setattr("lkca.training.data.fill_invalid", marked)
     data = {"scenes": [str(tmp_path / "s.npz")], "holdout": 0}
-    result = run(tmp_path / "run", settings(dataset, data=data, steps=2))
-    assert result.model is not None
-    truth = torch.from_numpy(cube[np.isfinite(cube)] / np.float32(load_model(result.model).config.normalisation.peak))
+    run(tmp_path / "run", settings(dataset, data=data, steps=2))
     for restored, sharp in seen:
-        filled = ~torch.isin(sharp, truth).all(-1)
+        filled = (sharp == 99).all(-1)
         assert filled.any() and torch.equal(restored[filled], sharp[filled])
         assert not torch.equal(restored[~filled], sharp[~filled])
 
