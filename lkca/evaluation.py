@@ -43,11 +43,11 @@ _Watch = Callable[[Window, np.ndarray, np.ndarray], None]  # a tile of the truth
 class Evaluation:
     """Scores of one scene, and what is shown of it.
 
-    window: the part of the scene, a multiple of ``scale`` in size. peak: physical value that the metrics take as 1,
-    the largest valid sample of the reference's scored bands; the same for all predictions. bands: indices of the
-    scored bands. wavelengths: of all bands of the file, nm. scores: {"bicubic": Metrics, "model": Metrics}, or
-    {"prediction": Metrics}. middle, overview: what is shown of it, with results by the names of ``scores``, where that
-    was asked for. model: the name of what made "model".
+    window: the part of the scene, a multiple of ``scale`` in size. peak: physical value that the metrics take as 1, the
+    same for all predictions: what was asked for (``peak_given``), or the largest valid sample of the reference's scored
+    bands. bands: indices of the scored bands. wavelengths: of all bands of the file, nm. scores: {"bicubic": Metrics,
+    "model": Metrics}, or {"prediction": Metrics}. middle, overview: what is shown of it, with results by the names of
+    ``scores``, where that was asked for. model: the name of what made "model".
     """
 
     source: str
@@ -63,6 +63,7 @@ class Evaluation:
     overview: Overview | None = None
     protocol: str = PROTOCOL
     model: str | None = None
+    peak_given: bool = False
 
     def summary(self) -> dict[str, Any]:
         """JSON-able: everything but the pictures and the model's name, which the caller gave."""
@@ -85,6 +86,7 @@ def evaluate_model(
     scale: int,
     *,
     region: str | None = None,
+    peak: float | None = None,
     degradation: Degradation | None = None,
     device: torch.device | None = None,
     force: bool | None = None,
@@ -96,7 +98,8 @@ def evaluate_model(
 
     model: a prior, the general model, is adapted to the degraded cube; it never sees the truth. Bands in which the
     model's results are cut at 0 are cut for bicubic too: the comparison is of what was restored. region: 'ROWS,COLS' as
-    Python slices; cut to a multiple of ``scale``, said in ``notes``. degradation: the model's own by default. Bad and
+    Python slices; cut to a multiple of ``scale``, said in ``notes``. peak: physical value that the metrics take as 1;
+    None: the largest valid sample of the reference's scored bands. degradation: the model's own by default. Bad and
     empty bands are neither scored nor shown to the network. middle, overview: whether what a report and what the panel
     shows is gathered on the way. The scene is done tile by tile.
 
@@ -104,7 +107,7 @@ def evaluate_model(
     the process may take, such as "2G", or "half" of what is free; None: half, and the error does not offer --memory.
 
     Raises InputError where the model was made for other bands or another scale, the region is smaller than ``scale`` or
-    without valid samples, or the memory does not suffice.
+    without valid samples, the peak is not positive, or the memory does not suffice.
     """
     notes: list[str] = list(cube.warnings)
     if isinstance(model, LoadedModel):
@@ -118,7 +121,8 @@ def evaluate_model(
         notes += seen(cube, window, model)
     with cube.caching(Budget.of(memory).cache):  # before the first read; the tiles' budget knows all held
         truth = cube.region(window)
-        peak, bands = _peak((truth.read(strip) for strip in row_strips(*truth.shape)), cube.good_bands, cube.source)
+        strips = (truth.read(strip) for strip in row_strips(*truth.shape))
+        value, bands = _peak(strips, cube.good_bands, cube.source, peak)
         scored = np.zeros(cube.bands, dtype=bool)
         scored[bands] = True
         low = degraded(truth, degradation)
@@ -135,20 +139,23 @@ def evaluate_model(
         scores = {}
         for name, upscaler in upscalers.items():
             watched = [partial(view.add, name) for view in shown]
-            scores[name] = _restored(truth, low, upscaler, tiles[name], peak, scored, floored, watched)
+            scores[name] = _restored(truth, low, upscaler, tiles[name], value, scored, floored, watched)
     return Evaluation(
-        cube.source, window, scale, peak, bands, cube.meta.wavelengths, degradation, scores, tuple(notes), inner,
-        overall, model=None if chosen is None else chosen.name,
+        cube.source, window, scale, value, bands, cube.meta.wavelengths, degradation, scores, tuple(notes), inner,
+        overall, model=None if chosen is None else chosen.name, peak_given=peak is not None,
     )  # fmt: skip
 
 
-def evaluate_prediction(reference: Cube, prediction: Cube, scale: int, *, region: str | None = None) -> Evaluation:
+def evaluate_prediction(
+    reference: Cube, prediction: Cube, scale: int, *, region: str | None = None, peak: float | None = None
+) -> Evaluation:
     """Scores a finished prediction against its reference, strip by strip: neither is held in memory.
 
     region: the part of the reference to score. The prediction covers the whole reference, or exactly that part, or
-    (without a region) the reference cut to a multiple of ``scale``, as ``lkca degrade`` cuts it. ``notes`` name what
-    contradicts: place, wavelengths, range of values, a prediction that is the reference; and what is not scored because
-    the prediction lacks it. Raises InputError where the sizes do not fit or nothing can be scored.
+    (without a region) the reference cut to a multiple of ``scale``, as ``lkca degrade`` cuts it. peak: as in
+    :func:`evaluate_model`. ``notes`` name what contradicts: place, wavelengths, range of values, a prediction that is
+    the reference; and what is not scored because the prediction lacks it. Raises InputError where the sizes do not fit,
+    nothing can be scored, or the peak is not positive.
     """
     prediction.check_usable()
     notes = [*reference.warnings, *prediction.warnings]
@@ -170,10 +177,10 @@ def evaluate_prediction(reference: Cube, prediction: Cube, scale: int, *, region
     notes += contradictions(truth, guess)
     strips = list(row_strips(window.height, window.width, 2 * reference.bands))
     good = reference.good_bands & prediction.good_bands
-    peak, bands = _peak((truth.read(strip) for strip in strips), good, reference.source)
+    value, bands = _peak((truth.read(strip) for strip in strips), good, reference.source, peak)
     scored = np.zeros(reference.bands, dtype=bool)
     scored[bands] = True
-    accumulator = MetricAccumulator(reference.bands, scale, peak, good_bands=scored)
+    accumulator = MetricAccumulator(reference.bands, scale, value, good_bands=scored)
     for strip in strips:
         accumulator.update(truth.read(strip), guess.read(strip))
     metrics = _scores(accumulator, prediction.source)
@@ -188,13 +195,16 @@ def evaluate_prediction(reference: Cube, prediction: Cube, scale: int, *, region
             f"{prediction.source}: good in the reference, bad or empty here, not scored: band {named} (from 0)"
         )
     return Evaluation(
-        prediction.source, window, scale, peak, bands, reference.meta.wavelengths, None, {"prediction": metrics},
-        tuple(notes),
+        prediction.source, window, scale, value, bands, reference.meta.wavelengths, None, {"prediction": metrics},
+        tuple(notes), peak_given=peak is not None,
     )  # fmt: skip
 
 
-def _peak(blocks: Iterable[np.ndarray], good: np.ndarray, source: str) -> tuple[float, np.ndarray]:
-    """Largest valid sample of the good bands that hold data, and those bands' indices; blocks (bands, rows, cols)."""
+def _peak(blocks: Iterable[np.ndarray], good: np.ndarray, source: str, given: float | None) -> tuple[float, np.ndarray]:
+    """The given peak, else the largest valid sample of the good bands that hold data, and those bands' indices; blocks
+    (bands, rows, cols)."""
+    if given is not None and not 0 < given < math.inf:
+        raise InputError(f"the peak is {given:g}; give the positive value that stands for 1, in the file's units")
     top = np.full(good.size, -np.inf)
     for block in blocks:
         top = np.maximum(top, np.max(block, axis=(1, 2), where=np.isfinite(block), initial=-np.inf))
@@ -203,7 +213,7 @@ def _peak(blocks: Iterable[np.ndarray], good: np.ndarray, source: str) -> tuple[
         raise InputError(
             f"{source}: the region has no valid sample in any good band; check the nodata value or give another region"
         )
-    peak = float(top[bands].max())
+    peak = float(top[bands].max()) if given is None else given
     if peak <= 0:
         raise InputError(f"{source}: the largest valid sample is {peak:g}; metrics need positive values")
     return peak, bands

@@ -22,6 +22,7 @@ from lkca.cli.options import (
     Memory,
     Nodata,
     Overwrite,
+    Peak,
     Region,
     SharpFiles,
     Threads,
@@ -68,6 +69,7 @@ def evaluate_command(
     ] = None,
     prediction: Annotated[str | None, typer.Option("--prediction", help="Finished cube.", show_default=False)] = None,
     region: Region = None,
+    peak: Peak = None,
     degradation: DegradationOption = None,
     json: Json = False,
     panel: Annotated[
@@ -88,8 +90,8 @@ def evaluate_command(
     """Degrades cubes, restores them by the model and by bicubic, and compares both with the truth.
 
     Or scores a finished prediction against its reference. Metrics follow the SSPSR family's protocol, with the
-    largest valid sample of the reference as peak; bad bands are not scored. Scenes of any size are done in bounded
-    memory.
+    largest valid sample of the reference as peak, if none is given; bad bands are not scored. Scenes of any size are
+    done in bounded memory.
     """
     from lkca.evaluation import evaluate_prediction
     from lkca.inference.array import resolve_device
@@ -126,17 +128,18 @@ def evaluate_command(
         if scale is None:
             raise InputError("--reference and --prediction need the scale factor for ERGAS; give -s, for example -s 4")
         with open_together((reference, prediction), how) as (truth, guess):
-            told(evaluate_prediction(truth, guess, scale, region=region))
+            told(evaluate_prediction(truth, guess, scale, region=region, peak=peak))
             if report is not None:
-                page = report_of_files(guess, scale, reference=truth, region=region, command=command_line())
+                page = report_of_files(guess, scale, reference=truth, region=region, peak=peak, command=command_line())
     else:
         if not files:
             raise InputError("give cubes to degrade and restore, or --reference and --prediction")
         loaded = None if model is None else find_model(model, scale)
         where = resolve_device(device)
         evaluated = evaluate_files(
-            files, loaded, scale, how=how, region=region, degradation=degradation, device=where, force=force,
-            memory=memory, failed=failed, pictured=0 if report is None else MOST_PICTURED, overview=panel is not None,
+            files, loaded, scale, how=how, region=region, peak=peak, degradation=degradation, device=where,
+            force=force, memory=memory, failed=failed, pictured=0 if report is None else MOST_PICTURED,
+            overview=panel is not None,
         )  # fmt: skip
         if report is None:
             for result in evaluated:
@@ -163,6 +166,7 @@ def evaluate_files(
     *,
     how: dict[str, Any],
     region: str | None,
+    peak: float | None,
     degradation: DegradationMethod | None,
     device: torch.device,
     force: bool,
@@ -190,8 +194,8 @@ def evaluate_files(
         try:
             with open_cube(file, **how) as cube:
                 result = evaluate_model(
-                    cube, loaded, factor, region=region, degradation=blur, device=device, force=force, memory=memory,
-                    middle=scored < pictured, overview=overview and scored == 0,
+                    cube, loaded, factor, region=region, peak=peak, degradation=blur, device=device, force=force,
+                    memory=memory, middle=scored < pictured, overview=overview and scored == 0,
                 )  # fmt: skip
         except LkcaError as error:
             if len(files) == 1:

@@ -32,6 +32,7 @@ __all__ = [
     "ModelScale",
     "Nodata",
     "Overwrite",
+    "Peak",
     "Region",
     "Scale",
     "SharpFiles",
@@ -100,6 +101,14 @@ Region = Annotated[
         "--region",
         help="Rows and columns of the scene to use, as Python slices: '0:68,:' is the first 68 rows.",
         show_default="the whole scene",
+    ),
+]
+Peak = Annotated[
+    float | None,
+    typer.Option(
+        "--peak",
+        help="Value that the metrics take as 1, in the file's units; give a data set's for each of its scenes.",
+        show_default="the largest valid sample of the scored part",
     ),
 ]
 DegradationOption = Annotated[

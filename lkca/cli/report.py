@@ -19,6 +19,7 @@ from lkca.cli.options import (
     Memory,
     Nodata,
     Overwrite,
+    Peak,
     Region,
     SharpFiles,
     Threads,
@@ -72,6 +73,7 @@ def report_command(
         str | None, typer.Option("--reference", help="True cube, to score the --prediction.", show_default=False)
     ] = None,
     region: Region = None,
+    peak: Peak = None,
     degradation: DegradationOption = None,
     overwrite: Overwrite = False,
     force: Force = False,
@@ -110,7 +112,9 @@ def report_command(
             cubes = dict(zip(finished, opened, strict=True))
             guess, low, truth = (None if path is None else cubes[path] for path in (prediction, source, reference))
             assert guess is not None
-            report = report_of_files(guess, scale, low=low, reference=truth, region=region, command=command_line())
+            report = report_of_files(
+                guess, scale, low=low, reference=truth, region=region, peak=peak, command=command_line()
+            )
     else:
         if not files and model is None:
             raise InputError("give a model with -m, cubes to evaluate it on, or a finished --prediction")
@@ -119,8 +123,8 @@ def report_command(
         results: Iterable[Evaluation] = ()
         if files:
             results = evaluate_files(
-                files, loaded, scale, how=how, region=region, degradation=degradation, device=where, force=force,
-                memory=memory, failed=failed, pictured=MOST_PICTURED,
+                files, loaded, scale, how=how, region=region, peak=peak, degradation=degradation, device=where,
+                force=force, memory=memory, failed=failed, pictured=MOST_PICTURED,
             )  # fmt: skip
         report = report_of_model(results, loaded, model or "", device=where, command=command_line())
     for remark in (*(remark for scene in report.scenes for remark in scene.notes), *report.notes):

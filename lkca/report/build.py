@@ -82,12 +82,14 @@ def report_of_files(
     low: Cube | None = None,
     reference: Cube | None = None,
     region: str | None = None,
+    peak: float | None = None,
     command: str = "",
 ) -> Report:
     """A finished cube beside the input it was made of, its truth, or both; scored where the truth is known.
 
-    scale: needed where there is no input. region: of the reference, without an input. Raises InputError where sizes do
-    not fit, or neither input nor reference is given.
+    scale: needed where there is no input. region: of the reference, without an input. peak: that the scores take as 1,
+    as in :func:`lkca.evaluation.evaluate_model`. Raises InputError where sizes do not fit, or neither input nor
+    reference is given.
     """
     if low is None and reference is None:
         raise InputError("a finished cube needs something to be compared with: the input it was made of, or its truth")
@@ -97,7 +99,9 @@ def report_of_files(
         scale = scale or _scale(low, prediction)
     if scale is None:
         raise InputError("give the scale factor with -s, for example -s 4")
-    result = None if reference is None else evaluate_prediction(reference, prediction, scale, region=region)
+    if reference is None and peak is not None:
+        raise InputError("--peak belongs to scores, which need a --reference; leave it out")
+    result = None if reference is None else evaluate_prediction(reference, prediction, scale, region=region, peak=peak)
     view = view_of_files(prediction, scale, low=low, reference=reference, result=result)
     report = Report(title=_title("", [prediction.source]), scenes=[scene(result, view)], command=command)
     for what, cube in (("prediction", prediction), ("input", low), ("reference", reference)):

@@ -55,12 +55,13 @@ def score_table(result: Evaluation) -> Table:
         gains = (f"{getattr(ours, key) - getattr(base, key):+.{digits}f}" for key, _, digits, _ in SCORE_COLUMNS)
         rows.append(("difference", *gains))
     blur = "" if result.degradation is None else f"degradation {result.degradation.method}, "
+    origin = "as given" if result.peak_given else "largest valid sample of the reference"
     return Table(
         f"{result.source}  ×{result.scale}  region {result.window}",
         ("", *(heading for _, heading, _, _ in SCORE_COLUMNS)),
         tuple(rows),
-        f"protocol {result.protocol}; {blur}peak {result.peak:.6g} (largest valid sample of the reference), "
-        f"{result.bands.size} bands scored; more is better for MPSNR, MSSIM, CC",
+        f"protocol {result.protocol}; {blur}peak {result.peak:.6g} ({origin}), {result.bands.size} bands scored; "
+        "more is better for MPSNR, MSSIM, CC",
     )
 
 

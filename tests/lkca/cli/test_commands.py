@@ -269,6 +269,32 @@ def test_evaluate_a_model(cli: Cli, model_dir: Path, scene_file: Path) -> None:
     assert {"bicubic", "model"} == entry["scores"].keys()
 
 
+def test_the_peak_of_a_protocol(cli: Cli, model_dir: Path, scene_file: Path, tmp_path: Path) -> None:
+    """A data set's peak stands for 1 in all its scenes, however dark: MPSNR and RMSE differ by its ratio alone."""
+    high, page = tmp_path / "high.tif", tmp_path / "page.html"
+    assert cli("upscale", "-i", scene_file, "-o", high, "-s", "2", "--bicubic").exit_code == 0
+    finished = ("--reference", high, "--prediction", high, "-s", "2", "--region", ":40,:")
+    for args in (("-m", model_dir, scene_file), (scene_file, "-s", "2"), finished):
+        own, given = (
+            json.loads(cli("evaluate", *args, "--json", *more).stdout)["results"][0] for more in ((), ("--peak", "5"))
+        )
+        assert given["peak"] == 5 > own["peak"]
+        for name, scores in given["scores"].items():
+            rise = 0 if args is finished else 20 * np.log10(5 / own["peak"])  # a perfect one has 100 dB at any peak
+            assert scores["mpsnr"] == pytest.approx(own["scores"][name]["mpsnr"] + rise)
+            assert scores["rmse"] == pytest.approx(own["scores"][name]["rmse"] * own["peak"] / 5)
+            assert scores["sam"] == own["scores"][name]["sam"] and scores["peak"] == 5
+    assert "peak 5 (as given)" in " ".join(cli("evaluate", scene_file, "-s", "2", "--peak", "5").stdout.split())
+    for args in ((scene_file, "-s", "2"), finished):
+        assert cli("report", *args, "--peak", "5", "-o", page, "--overwrite").exit_code == 0
+        assert "peak 5 (as given)" in page.read_text()
+        for peak in ("0", "-1", "nan", "inf"):
+            refused = cli("evaluate", *args, "--peak", peak)
+            assert refused.exit_code == 2 and "the positive value that stands for 1" in " ".join(refused.stderr.split())
+    alone = cli("report", "-i", scene_file, "--prediction", high, "--peak", "5", "-o", page, "--overwrite")
+    assert alone.exit_code == 2 and "--peak belongs to scores" in alone.stderr
+
+
 def test_evaluate_draws_a_panel(cli: Cli, model_dir: Path, scene_file: Path, tmp_path: Path) -> None:
     result = cli("evaluate", "-m", model_dir, scene_file, "--panel", tmp_path / "p.png")
     assert result.exit_code == 0

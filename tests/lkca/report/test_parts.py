@@ -232,7 +232,7 @@ def test_scores_and_their_differences() -> None:
     worse = SimpleNamespace(mpsnr=30.0, mssim=0.9, sam=2.0, cc=0.98, rmse=0.03, ergas=5.0)
     better = SimpleNamespace(mpsnr=31.256, mssim=0.95, sam=1.877, cc=0.99, rmse=0.025, ergas=4.0)
     scene = {"source": "a.tif", "scale": 2, "window": "", "protocol": "", "peak": 1.0, "bands": NM, "degradation": None}
-    table = score_table(SimpleNamespace(scores={"bicubic": worse, "model": better}, **scene))
+    table = score_table(SimpleNamespace(scores={"bicubic": worse, "model": better}, peak_given=False, **scene))
     assert table.columns == ("", "MPSNR dB", "MSSIM", "SAM °", "CC", "RMSE", "ERGAS")
     assert table.rows[1:] == (
         ("model", "31.26", "0.9500", "1.877", "0.9900", "0.02500", "4.000"),
