@@ -35,7 +35,8 @@ LEAST_HELD = 4  # coarse rows of a scene that can validate
 MIN_COARSE_PIXELS = 8
 
 SCORES = ("mpsnr", "sam", "rmse", "ergas")
-RULES = f"{PROTOCOL}, peak = the normalisation's"  # of what is measured here, at peak 1: said wherever it is shown
+# Of what is measured here, the network's own output at peak 1: said wherever it is shown.
+RULES = f"{PROTOCOL}, not cut at 0, peak = the normalisation's"
 _ROUNDING = 1e-6  # of a band's values: what bicubic misses of a constant one in float32
 
 

@@ -74,7 +74,9 @@ def test_a_full_rank_teacher(
     out = tmp_path / "small"
     result = cli("distill", "--teacher", full_rank, "--rank", "3", "-o", out, config, "--data", scene_file)
     assert result.exit_code == 0, result.stderr
-    assert "rank 3, 6 steps; protocol sspsr, peak = the normalisation's 0.8" in " ".join(result.stdout.split())
+    assert "rank 3, 6 steps; protocol sspsr, not cut at 0, peak = the normalisation's 0.8" in " ".join(
+        result.stdout.split()
+    )
     assert "factorised, untrained" in result.stdout
     assert "note: distil (after" in result.stderr  # a log shows no bar
     with open_cube(scene_file) as cube:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ import yaml
 from safetensors.torch import load_file
 
 from lkca.config import validated
-from lkca.data import Cube, CubeMeta
+from lkca.data import Cube, CubeMeta, open_cube
 from lkca.data.degradation import Degradation
+from lkca.data.protocols.dataset import write_dataset
 from lkca.errors import InputError, LkcaError
+from lkca.evaluation import evaluate_model
 from lkca.inference.checks import match_bands
 from lkca.losses import WeightedLoss
 from lkca.models.directory import load_model
@@ -74,6 +77,27 @@ def test_a_run_learns_and_leaves_a_model(unbroken: tuple[Path, list[Progress], T
     assert worst(last, {k: stored[f"average.{k}"] for k in last}) == 0
     assert worst(last, {k: stored[f"live.{k}"] for k in last}) > 0
     assert not (folder / "tensorboard").exists()
+
+
+def test_the_table_of_a_run_is_that_of_evaluate_but_for_the_cut_at_0(tmp_path: Path) -> None:
+    """On dark pixels the cut narrows the angle: what parts the two tables has to stand beside the numbers."""
+    with write_dataset(tmp_path / "dark.h5") as writer:
+        for split, seed in (("train", 0), ("validation", 1)):
+            values = np.maximum(scene(40, 45, seed).read() - 1500, 0)
+            writer.add(split, split, Cube.from_array(values, CubeMeta(stored_dtype=np.dtype(np.uint16))))
+        writer.finish("dark", "none", 4095.0, None)
+    run(tmp_path / "run", settings(tmp_path / "dark.h5"))
+    best = load_model(tmp_path / "run" / "best")
+    record = best.config.validation
+    assert record is not None and record.protocol == "sspsr, not cut at 0, peak = the normalisation's"
+    assert len(best.config.bands.nonnegative) == BANDS
+    bands = best.config.bands.model_copy(update={"nonnegative": []})
+    uncut = replace(best, config=best.config.model_copy(update={"bands": bands}))
+    with open_cube(f"{tmp_path / 'dark.h5'}::/validation/validation") as cube:
+        same, cut = (evaluate_model(cube, model, 2, peak=4095).scores for model in (uncut, best))
+    for name, scores in record.scores.items():
+        assert scores == pytest.approx({key: getattr(same[name], key) for key in scores}, rel=1e-4)
+        assert cut[name].sam < 0.99 * scores["sam"]
 
 
 def test_a_run_is_this_loop(dataset: Path, tmp_path: Path) -> None:
