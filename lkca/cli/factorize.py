@@ -87,6 +87,9 @@ def factorize_command(
     limit = given or {"max_psnr_drop": 0.05}
     done = factorize_directory(loaded, calibration, how=how, command=command_line(), **limit)
     save_model(output, done.net, done.config, overwrite=overwrite)
+    for scene in done.before:
+        for remark in scene.notes:
+            note(remark)
     _print(done, output)
     if done.net.config.rank == loaded.net.config.rank:
         note(f"nothing was cut: {output} has the rank of {model}; allow more loss, or give --rank")

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lkca.data import open_cube
+from lkca.data import Window, open_cube
 from lkca.data.degradation import Degradation
 from lkca.errors import InputError
 from lkca.fitting.config import DistillConfig
 from lkca.inference.array import resolve_device
 from lkca.inference.checks import suits
+from lkca.inference.seen import seen
 from lkca.inference.windows import whole_pixels
 from lkca.losses import WeightedLoss
 from lkca.lowrank import LowRankError, factorize
@@ -213,12 +214,14 @@ def _scenes(
             notes += cut
             values = cube.read(window, np.asarray(teacher.config.bands.used))
             about.append(TrainingData(name=cube.source, rows=cube.rows, cols=cube.cols, region=str(window)))
-        image, valid = fill_invalid(torch.from_numpy((values - normal.offset) / np.float32(normal.peak)).float())
-        rows = image.shape[1] // scale
-        count = max(LEAST_HELD, round(rows * config.holdout)) if config.holdout else 0
-        edge = scale * (rows - count)
-        if rows - count < 2 * LEAST_HELD or not valid[:edge].any():
-            edge = scale * rows
+            image, valid = fill_invalid(torch.from_numpy((values - normal.offset) / np.float32(normal.peak)).float())
+            rows = image.shape[1] // scale
+            count = max(LEAST_HELD, round(rows * config.holdout)) if config.holdout else 0
+            edge = scale * (rows - count)
+            if rows - count < 2 * LEAST_HELD or not valid[:edge].any():
+                edge = scale * rows
+            if edge < scale * rows:
+                notes += seen(cube, Window(edge, 0, scale * rows - edge, cube.cols), teacher)
         train.append(Scene(image[:, :edge], valid[:edge]))
         if edge < scale * rows:
             held.append(Scene(image[:, edge : scale * rows], valid[edge : scale * rows]))

@@ -1,4 +1,4 @@
-"""Has a model learned from the pixels that it is scored on? As far as the names of its training scenes tell."""
+"""Has a model met the pixels that it is scored on? As far as the names of its training scenes tell."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def seen(cube: Cube, window: Window, model: LoadedModel | Prior) -> list[str]:
                     what = f"this scene ({scene.region}); its scores are no test"
                 else:
                     what = f"{scene.name} ({scene.region}); unless that is another scene, these scores are no test"
-                return [f"{cube.source}: the model learned from {what}"]
+                return [f"{cube.source}: the model learned from or was validated on {what}"]
         earlier = {name: value for name, value in earlier.items() if name != "scenes"}
     for name in _scenes(earlier):
         if _may_be_one(name, cube.source):
@@ -48,7 +48,7 @@ def _may_be_one(name: str, other: str) -> bool:
 
 
 def _holds(scene: TrainingData, window: Window) -> bool:
-    """Whether the model learned from pixels of ``window`` of that scene."""
+    """Whether the model met pixels of ``window`` of that scene."""
     try:
         common = Window.parse(scene.region, (scene.rows, scene.cols)).overlap(window)
     except InputError:  # older records of prepared data sets: the region within the download, the size of that part

@@ -52,7 +52,8 @@ def _training(training: TrainingRecord, weights: Mapping[str, Tensor]) -> list[s
     lines = [
         "## Training",
         "",
-        *(f"- `{d.name}`: {d.rows} × {d.cols} pixels (region `{d.region}`)" for d in training.data),
+        "- Made of:" if "made" in training.details else "- Scenes that trained it, or validated:",
+        *(f"  - `{d.name}`: {d.rows} × {d.cols} pixels (region `{d.region}`)" for d in training.data),
         f"- {size:,} numbers in the weights; {training.seconds:.0f} s on {training.device}, seed {training.seed}{end}",
     ]
     if made := training.details.get("made"):

@@ -100,6 +100,14 @@ def test_a_full_rank_teacher(
     assert cli("upscale", "-i", scene_file, "-o", tmp_path / "big.tif", "-m", out).exit_code == 0
 
 
+def test_rows_that_the_teacher_has_seen_are_no_test(full_rank: Path, scene_file: Path) -> None:
+    """It learned from rows 0 to 48: the last half holds some of them, the last quarter none."""
+    for share, told in ((0.5, True), (0.25, False)):
+        config = DistillConfig(rank=3, minutes=None, max_steps=1, batch=1, patch=8, holdout=share)
+        notes = " ".join(distill_directory(load_model(full_rank), [str(scene_file)], config).notes)
+        assert ("was validated on this scene (0:48,0:40); its scores are no test" in notes) == told
+
+
 def test_a_constant_band_does_not_choose_the_student(full_rank: Path, scene_file: Path, tmp_path: Path) -> None:
     """Bicubic restores it but for rounding: what a network over all bands adds there outweighed all other bands."""
     with open_cube(scene_file) as cube:

@@ -82,6 +82,7 @@ def test_factorize_keeps_within_the_drop(fitted: tuple[Path, Path], cli: Callabl
     assert result.exit_code == 0, result.stderr
     assert "protocol sspsr, peak = the largest valid sample of these rows" in " ".join(result.stdout.split())
     assert "before" in result.stdout and "chosen" in result.stdout and "faster" in result.stdout
+    assert f"note: {scene}: the model learned from or was validated on this scene" in " ".join(result.stderr.split())
     after = load_model(small)
     assert after.config.architecture.config["rank"] < before.net.config.rank
     scores = after.config.validation.scores
@@ -131,8 +132,8 @@ def test_evaluate_tells_of_scenes_that_the_weights_have_seen(
         (result,) = json.loads(cli("evaluate", "-m", *arguments, "--json").stdout)["results"]
         return " ".join(result["notes"])
 
-    assert "learned from this scene" in notes(model, scene)
-    assert "learned from this scene" in notes(tmp_path / "upper", scene, "--region", "30:60,:")
+    assert "learned from or was validated on this scene" in notes(model, scene)
+    assert "learned from or was validated on this scene" in notes(tmp_path / "upper", scene, "--region", "30:60,:")
     assert not notes(tmp_path / "upper", scene, "--region", "36:60,:")
     assert not notes(model, tmp_path / "other.tif")
     assert f"a scene named {tmp_path / 'other.tif'}" in notes(small, tmp_path / "other.tif")

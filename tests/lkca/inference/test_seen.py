@@ -57,10 +57,10 @@ def test_names_tell_scenes_apart(remark: Callable[..., str], learned: str, score
 
 def test_another_file_of_the_name_is_not_called_the_same(remark: Callable[..., str]) -> None:
     said = remark("monday/cube.npz", [record("sunday/cube.npz")])
-    assert "learned from sunday/cube.npz (0:36,0:70); unless that is another scene" in said
+    assert "learned from or was validated on sunday/cube.npz (0:36,0:70); unless that is another scene" in said
     assert not remark("monday/cube.npz", [record("sunday/cube.npz", rows=40)])
     both = [record("sunday/cube.npz"), record("monday/cube.npz")]
-    assert "learned from this scene" in remark("monday/cube.npz", both)
+    assert "learned from or was validated on this scene" in remark("monday/cube.npz", both)
 
 
 def test_the_rows_that_were_kept_out_are_a_test(remark: Callable[..., str]) -> None:
@@ -70,4 +70,4 @@ def test_the_rows_that_were_kept_out_are_a_test(remark: Callable[..., str]) -> N
 
 def test_a_region_that_is_not_of_that_size_does_not_fail(remark: Callable[..., str]) -> None:
     """As records of prepared data sets were: the region within the download, the size of that part."""
-    assert "learned from two" in remark("set.h5::/train/two", [record("two", region="20:56,5:75")])
+    assert "validated on two" in remark("set.h5::/train/two", [record("two", region="20:56,5:75")])

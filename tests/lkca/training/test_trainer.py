@@ -72,6 +72,7 @@ def test_a_run_learns_and_leaves_a_model(unbroken: tuple[Path, list[Progress], T
     names = [d.name for d in best.config.training.data]  # as open_cube takes them
     assert names == [f"{dataset}::/{s}" for s in ("train/one", "train/two", "validation/three")]
     assert "1 validation scenes" in result.split
+    assert "Scenes that trained it, or validated:" in (folder / "best" / "README.md").read_text()
     stored = weights(folder)
     last = load_file(folder / "last" / "model.safetensors")
     assert worst(last, {k: stored[f"average.{k}"] for k in last}) == 0
