@@ -9,7 +9,18 @@ import typer
 
 from lkca.choices import DegradationMethod
 from lkca.cli.console import note, print_line
-from lkca.cli.options import Axes, BandShape, Nodata, Overwrite, Scale, Variable, examples, reading
+from lkca.cli.options import (
+    Axes,
+    BandShape,
+    Nodata,
+    Overwrite,
+    Scale,
+    Sigma,
+    Variable,
+    degradation_asked,
+    examples,
+    reading,
+)
 
 __all__ = ["EXAMPLES", "degrade_command"]
 
@@ -26,6 +37,7 @@ def degrade_command(
     method: Annotated[
         DegradationMethod, typer.Option("--method", help="bicubic (MATLAB's, antialiased), gaussian or area.")
     ] = "bicubic",
+    sigma: Sigma = None,
     overwrite: Overwrite = False,
     variable: Variable = None,
     shape: BandShape = None,
@@ -37,11 +49,12 @@ def degrade_command(
     Scenes of any size are done in bounded memory.
     """
     from lkca.data import open_cube
-    from lkca.data.degradation import Degradation
     from lkca.inference.degrade import degrade_scene
 
+    degradation = degradation_asked(method, sigma, scale)
+    assert degradation is not None
     with open_cube(source, **reading(variable, shape, axes, nodata)) as cube:
-        report = degrade_scene(cube, output, Degradation(method=method, scale=scale), overwrite=overwrite)
+        report = degrade_scene(cube, output, degradation, overwrite=overwrite)
         for remark in (*cube.warnings, *report.warnings):
             note(remark)
         rows, cols, bands = report.shape

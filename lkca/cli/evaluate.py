@@ -25,8 +25,10 @@ from lkca.cli.options import (
     Peak,
     Region,
     SharpFiles,
+    Sigma,
     Threads,
     Variable,
+    degradation_asked,
     examples,
     open_together,
     reading,
@@ -71,6 +73,7 @@ def evaluate_command(
     region: Region = None,
     peak: Peak = None,
     degradation: DegradationOption = None,
+    sigma: Sigma = None,
     json: Json = False,
     panel: Annotated[
         Path | None,
@@ -123,8 +126,8 @@ def evaluate_command(
     if reference is not None or prediction is not None:
         if reference is None or prediction is None or files or model is not None:
             raise InputError("--reference and --prediction go together, without files and without -m")
-        if degradation is not None:
-            raise InputError("--degradation has no effect on a finished --prediction; leave it out")
+        if degradation is not None or sigma is not None:
+            raise InputError("--degradation and --sigma have no effect on a finished --prediction; leave them out")
         if scale is None:
             raise InputError("--reference and --prediction need the scale factor for ERGAS; give -s, for example -s 4")
         with open_together((reference, prediction), how) as (truth, guess):
@@ -137,8 +140,8 @@ def evaluate_command(
         loaded = None if model is None else find_model(model, scale)
         where = resolve_device(device)
         evaluated = evaluate_files(
-            files, loaded, scale, how=how, region=region, peak=peak, degradation=degradation, device=where,
-            force=force, memory=memory, failed=failed, pictured=0 if report is None else MOST_PICTURED,
+            files, loaded, scale, how=how, region=region, peak=peak, degradation=degradation, sigma=sigma,
+            device=where, force=force, memory=memory, failed=failed, pictured=0 if report is None else MOST_PICTURED,
             overview=panel is not None,
         )  # fmt: skip
         if report is None:
@@ -168,6 +171,7 @@ def evaluate_files(
     region: str | None,
     peak: float | None,
     degradation: DegradationMethod | None,
+    sigma: float | None,
     device: torch.device,
     force: bool,
     memory: str,
@@ -181,14 +185,13 @@ def evaluate_files(
     a single file is raised.
     """
     from lkca.data import open_cube
-    from lkca.data.degradation import Degradation
     from lkca.evaluation import evaluate_model
     from lkca.models.directory import LoadedModel
 
     factor = loaded.config.scale if scale is None and isinstance(loaded, LoadedModel) else scale
     if factor is None:
         raise InputError("give the scale factor with -s, for example -s 4; only a model directory has its own")
-    blur = None if degradation is None else Degradation(method=degradation, scale=factor)
+    blur = degradation_asked(degradation, sigma, factor)
     scored = 0
     for file in files:
         try:

@@ -16,6 +16,7 @@ from lkca.errors import InputError
 if TYPE_CHECKING:
     from lkca.config import StrictModel
     from lkca.data import Cube
+    from lkca.data.degradation import Degradation
 
 __all__ = [
     "FITTED_HELP",
@@ -36,9 +37,11 @@ __all__ = [
     "Region",
     "Scale",
     "SharpFiles",
+    "Sigma",
     "Threads",
     "Variable",
     "configured",
+    "degradation_asked",
     "examples",
     "one_process",
     "open_together",
@@ -119,6 +122,16 @@ DegradationOption = Annotated[
         show_default=False,
     ),
 ]
+Sigma = Annotated[
+    float | None,
+    typer.Option(
+        "--sigma",
+        min=0.01,
+        max=1000,
+        help="Of the Gaussian blur: its standard deviation in fine pixels.",
+        show_default="a typical sensor's",
+    ),
+]
 Device = Annotated[
     str,
     typer.Option("--device", rich_help_panel=_RUN, help="auto, cpu, cuda or cuda:N; auto takes a GPU if there is one."),
@@ -187,6 +200,15 @@ def parse_shape(text: str | None) -> tuple[int, int] | None:
 def reading(variable: str | None, shape: str | None, axes: str | None, nodata: float | None) -> dict[str, Any]:
     """What :func:`lkca.data.open_cube` is to be told, of these options as they were given."""
     return {"variable": variable, "shape": parse_shape(shape), "axes": axes, "nodata": nodata}
+
+
+def degradation_asked(method: DegradationMethod | None, sigma: float | None, scale: int) -> Degradation | None:
+    """What the options for the degradation say; None where no method is given."""
+    from lkca.data.degradation import Degradation
+
+    if sigma is not None and method != "gaussian":
+        raise InputError("--sigma belongs to the gaussian blur; ask for that as well, or leave it out")
+    return None if method is None else Degradation(method=method, scale=scale, sigma=sigma)
 
 
 def configured(

@@ -22,6 +22,7 @@ from lkca.cli.options import (
     Peak,
     Region,
     SharpFiles,
+    Sigma,
     Threads,
     Variable,
     examples,
@@ -75,6 +76,7 @@ def report_command(
     region: Region = None,
     peak: Peak = None,
     degradation: DegradationOption = None,
+    sigma: Sigma = None,
     overwrite: Overwrite = False,
     force: Force = False,
     memory: Memory = "half",
@@ -104,8 +106,10 @@ def report_command(
     if finished:
         if prediction is None or (source is None and reference is None):
             raise InputError("--prediction is compared with an --input, a --reference, or both; give them together")
-        if files or model is not None or degradation is not None:
-            raise InputError("a finished --prediction is compared as it is, without files, -m and --degradation")
+        if files or model is not None or degradation is not None or sigma is not None:
+            raise InputError(
+                "a finished --prediction is compared as it is, without files, -m, --degradation and --sigma"
+            )
         if source is None and scale is None:
             raise InputError("--reference and --prediction need the scale factor for ERGAS; give -s, for example -s 4")
         with open_together(finished, how) as opened:
@@ -123,8 +127,8 @@ def report_command(
         results: Iterable[Evaluation] = ()
         if files:
             results = evaluate_files(
-                files, loaded, scale, how=how, region=region, peak=peak, degradation=degradation, device=where,
-                force=force, memory=memory, failed=failed, pictured=MOST_PICTURED,
+                files, loaded, scale, how=how, region=region, peak=peak, degradation=degradation, sigma=sigma,
+                device=where, force=force, memory=memory, failed=failed, pictured=MOST_PICTURED,
             )  # fmt: skip
         report = report_of_model(results, loaded, model or "", device=where, command=command_line())
     for remark in (*(remark for scene in report.scenes for remark in scene.notes), *report.notes):

@@ -88,7 +88,8 @@ class Degradation(BaseModel):
             weights = [_keys(d / self.scale) for d in distances]
         else:
             assert self.sigma is not None
-            weights = [math.exp(-0.5 * (d / self.sigma) ** 2) for d in distances]
+            nearest = min(map(abs, distances))  # weighs 1, so that the sum of a very narrow one is not 0
+            weights = [math.exp(-0.5 * (abs(d) - nearest) * (abs(d) + nearest) / self.sigma**2) for d in distances]
         total = math.fsum(weights)
         return [w / total for w in weights]
 

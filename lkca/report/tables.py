@@ -54,7 +54,11 @@ def score_table(result: Evaluation) -> Table:
         ours, base = result.scores["model"], result.scores["bicubic"]
         gains = (f"{getattr(ours, key) - getattr(base, key):+.{digits}f}" for key, _, digits, _ in SCORE_COLUMNS)
         rows.append(("difference", *gains))
-    blur = "" if result.degradation is None else f"degradation {result.degradation.method}, "
+    blur = ""
+    if result.degradation is not None:
+        sigma = result.degradation.sigma
+        width = "" if sigma is None else f", sigma {sigma:.3g} fine pixels"
+        blur = f"degradation {result.degradation.method}{width}, "
     origin = "as given" if result.peak_given else "largest valid sample of the reference"
     return Table(
         f"{result.source}  ×{result.scale}  region {result.window}",

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.io
+import torch
 from affine import Affine
 from typer.testing import Result
 
 import lkca
-from lkca.data import open_cube, write_cube
+from lkca.data import degrade, open_cube, write_cube
 from lkca.models.directory import load_model
 from lkca_kernels import cpu
 
@@ -171,6 +172,50 @@ def test_degrade_then_bicubic_then_score(cli: Cli, scene_file: Path, tmp_path: P
     page = (Path(__file__).parents[3] / "docs/cli.md").read_text().partition("## evaluate")[2].partition("\n## ")[0]
     for key in (*direct, *direct["degradation"], *theirs, *direct["scores"], *pair["scores"]):
         assert f"`{key}`" in page, f"docs/cli.md does not tell what {key} is"
+
+
+def test_a_gaussian_of_ones_own(cli: Cli, scene_file: Path, tmp_path: Path) -> None:
+    """The same blur for a method of one's own, which gets the degraded cube, and for lkca's scores beside it."""
+    low, high, page = tmp_path / "low.npz", tmp_path / "high.npz", tmp_path / "page.html"
+    blur = ("gaussian", "--sigma", "1.1")
+    assert cli("degrade", "-i", scene_file, "-o", low, "-s", "4", "--method", *blur).exit_code == 0
+    with open_cube(low) as coarse, open_cube(scene_file) as sharp:
+        expected = degrade(torch.from_numpy(sharp.read()), 4, "gaussian", sigma=1.1)
+        np.testing.assert_allclose(coarse.read(), expected, atol=0.51e-4)
+    assert cli("upscale", "-i", low, "-o", high, "-s", "4", "--bicubic").exit_code == 0
+    pair = json.loads(cli("evaluate", "--reference", scene_file, "--prediction", high, "-s", "4", "--json").stdout)
+    direct = cli("evaluate", scene_file, "-s", "4", "--degradation", *blur, "--json")
+    entry, (theirs,) = json.loads(direct.stdout)["results"][0], pair["results"]
+    assert entry["degradation"] == {"method": "gaussian", "scale": 4, "sigma": 1.1}
+    assert theirs["scores"]["prediction"]["mpsnr"] == pytest.approx(entry["scores"]["bicubic"]["mpsnr"], abs=0.02)
+    table = cli("evaluate", scene_file, "-s", "4", "--degradation", *blur).stdout
+    assert "degradation gaussian, sigma 1.1 fine pixels" in " ".join(table.split())
+    assert cli("report", scene_file, "-s", "4", "--degradation", *blur, "-o", page).exit_code == 0
+    assert "degradation gaussian, sigma 1.1 fine pixels" in page.read_text()
+    for args in (
+        ("degrade", "-i", scene_file, "-o", tmp_path / "x.npz", "-s", "4", "--sigma", "1"),
+        ("degrade", "-i", scene_file, "-o", tmp_path / "x.npz", "-s", "4", "--method", "area", "--sigma", "1"),
+        ("evaluate", scene_file, "-s", "4", "--sigma", "1"),
+        ("report", scene_file, "-s", "4", "-o", page, "--overwrite", "--degradation", "bicubic", "--sigma", "1"),
+        ("evaluate", "--reference", scene_file, "--prediction", high, "-s", "4", "--sigma", "1"),
+        (
+            "report",
+            "--reference",
+            scene_file,
+            "--prediction",
+            high,
+            "-s",
+            "4",
+            "-o",
+            page,
+            "--overwrite",
+            "--sigma",
+            "1",
+        ),
+    ):
+        refused = cli(*args)
+        assert refused.exit_code == 2 and "sigma" in refused.stderr, args
+    assert cli("evaluate", scene_file, "-s", "4", "--degradation", "gaussian", "--sigma", "0").exit_code == 2
 
 
 def test_a_prediction_of_a_part_of_its_reference(cli: Cli, scene_file: Path, tmp_path: Path) -> None:

@@ -88,6 +88,12 @@ def test_gaussian_is_the_filter_at_the_block_centres(scale: int) -> None:
         np.testing.assert_allclose(got[0].numpy(), weights @ extended, atol=2e-4)
 
 
+@pytest.mark.parametrize("sigma", [0.01, 1e-9])
+def test_a_gaussian_far_narrower_than_a_pixel_takes_what_is_nearest_to_the_middle(sigma: float) -> None:
+    degradation = Degradation(method="gaussian", scale=4, sigma=sigma)
+    assert [weight for weight in degradation.kernel if weight] == [0.5, 0.5]
+
+
 def test_a_gaussian_far_narrower_than_a_pixel_takes_the_middle() -> None:
     x = torch.rand(18, 27, generator=torch.Generator().manual_seed(2))
     degradation = Degradation(method="gaussian", scale=9, sigma=0.1)
