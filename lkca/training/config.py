@@ -69,6 +69,11 @@ class DataConfig(StrictModel):
             raise ValueError(
                 f"data: {idle[0]} tells how to read 'scenes' and has no effect on a data set; leave it out"
             )
+        if self.dataset is not None and self.holdout != type(self).model_fields["holdout"].default:
+            raise ValueError(
+                "data: holdout cuts 'scenes' and has no effect on a data set, which has its own validation scenes; "
+                "leave it out"
+            )
         return self
 
     @property

@@ -42,6 +42,7 @@ def test_changes_go_before_the_file() -> None:
         ("steps=[1", "is no YAML"),
         ("steps=many", "'steps' is 'many'"),
         ("data.scenes=[a.tif]", "give either"),
+        ("data.holdout=0.2", "data: holdout cuts 'scenes' and has no effect on a data set, which has its own"),
         ("data.nodata=-9999", "data: nodata tells how to read 'scenes' and has no effect on a data set"),
     ):
         with pytest.raises(InputError, match=words):
