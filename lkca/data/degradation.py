@@ -130,7 +130,7 @@ def degrade(hr: Tensor, scale: int, method: DegradationMethod = "bicubic", *, si
     """Degrade ``hr`` (..., C, H, W) by ``scale``; :class:`Degradation` defines the methods.
 
     Returns (..., C, H/s, W/s) of the same dtype and device. ValueError for a scale that is no integer >= 2, an
-    unknown method, a non-positive sigma, a tensor that is not floating, and sizes that s does not divide.
+    unknown method, a non-positive sigma, what is no floating tensor, and sizes that s does not divide.
     """
     if method not in get_args(DegradationMethod):
         raise ValueError(f"degrade: method must be one of {', '.join(get_args(DegradationMethod))}, found {method!r}")
@@ -156,6 +156,11 @@ def crop_to_multiple(hr: Tensor, scale: int) -> Tensor:
 def _check(hr: Tensor, scale: int) -> None:
     if not isinstance(scale, int) or scale < 2:  # True is 1
         raise ValueError(f"scale must be an integer of at least 2, found {scale!r}")
+    if not isinstance(hr, Tensor):
+        raise ValueError(
+            f"expected a floating tensor (..., height, width), found a {type(hr).__name__}; torch.from_numpy makes one "
+            "of an array"
+        )
     if hr.ndim < 2 or not hr.is_floating_point() or min(hr.shape[-2:]) < 1:
         raise ValueError(
             f"expected a floating tensor (..., height, width) with pixels, found {hr.dtype} {tuple(hr.shape)}"

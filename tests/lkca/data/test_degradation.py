@@ -182,6 +182,8 @@ def test_the_description_survives_json(method: str) -> None:
         (lambda x: degrade(x, 2, "gaussian", sigma=-1.0), "greater than 0"),
         (lambda x: degrade(x, 2, "gaussian", sigma=math.inf), "finite"),
         (lambda x: degrade(x.int(), 2), "floating tensor"),
+        (lambda x: degrade(x.numpy(), 2), "floating tensor .*, found a ndarray; torch.from_numpy"),  # type: ignore[arg-type]
+        (lambda x: Degradation(scale=2).apply("scene.tif"), "found a str;"),  # type: ignore[arg-type]
         (lambda x: crop_to_multiple(x, 7), "hold no 7 x 7 block"),
     ],
 )
