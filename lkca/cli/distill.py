@@ -71,8 +71,8 @@ def distill_command(
     """Factorises a model's upsampler and lets the model teach the smaller one, over scenes of its sensor.
 
     The student learns from the scenes, made coarser, and from what the teacher makes of them, whose weight decays;
-    their features are compared too. Ctrl-C or SIGTERM keeps the best student so far, as does a loss that is no number
-    (exit code 1).
+    their features are compared too. Ctrl-C or SIGTERM keeps the best student so far; so does a loss that becomes NaN
+    or infinite (exit code 1).
     """
     from lkca.fitting.config import DistillConfig
     from lkca.fitting.distill import distill_directory

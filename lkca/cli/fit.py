@@ -95,8 +95,8 @@ def fit_command(
     """Trains a model on your own scenes: makes them coarser and learns to restore them.
 
     A full-rank teacher is trained, its upsampler factorised, and the low-rank student distilled from it, all within
-    the time budget. Ctrl-C or SIGTERM ends the fit early and keeps the best model so far, as does a loss that is no
-    number (exit code 1).
+    the time budget. Ctrl-C or SIGTERM ends the fit early and keeps the best model so far; so does a loss that becomes
+    NaN or infinite (exit code 1).
     """
     from lkca.fitting import FitConfig, fit_scenes
     from lkca.models.directory import check_model_output, save_model

@@ -21,7 +21,7 @@ RecipeConfig: Any = record_of(Recipe, "RecipeConfig")
 
 
 class FitConfig(StrictModel):
-    """What ``lkca fit --config`` takes; an option given on the command line goes before the file."""
+    """What ``lkca fit --config`` takes; an option on the command line overrides the file."""
 
     scale: int | None = Field(default=None, ge=2, le=64, description="Scale factor.")
     minutes: float | None = Field(
@@ -38,7 +38,10 @@ class FitConfig(StrictModel):
         default="bicubic", description="How sharp cubes are made blurry for training."
     )
     sigma: float | None = Field(
-        default=None, gt=0, description="Of the Gaussian, in fine pixels; null: a typical sensor's."
+        default=None,
+        gt=0,
+        description="Of the Gaussian, in fine pixels: s times the FWHM in pixels of the scene / 2.355. Null: a typical "
+        "sensor's.",
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of everything random.")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
@@ -67,7 +70,7 @@ class DistillRecipeConfig(_DistillRecipe):  # type: ignore[misc]
 
 
 class DistillConfig(StrictModel):
-    """What ``lkca distill`` takes as CONFIG; an option given on the command line goes before the file."""
+    """What ``lkca distill`` takes as CONFIG; an option on the command line overrides the file."""
 
     rank: int | None = Field(default=None, ge=1, description="Of the student's upsampler; or energy.")
     energy: float | None = Field(default=None, gt=0, le=1, description="Share of the kernel's squared norm to keep.")
