@@ -83,3 +83,13 @@ def test_largest_scales_of_backends(backend: str, device: str, can_run: object) 
     limit = int(row[3].removeprefix("≤ "))
     reason = can_run("lowrank_pixel_shuffle", torch.device(device), torch.float32, limit + 1)  # type: ignore[operator]
     assert re.search(rf"\b{limit}\b", reason)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_of_pages_that_the_site_does_not_hold(name: str) -> None:
+    """Those of docs/ are checked when the site is built."""
+    for target, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", (ROOT / name).read_text(encoding="utf-8")):
+        assert (ROOT / target).exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)", (ROOT / target).read_text(encoding="utf-8"), re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", text).strip().lower().replace(" ", "-") for text in headings}
