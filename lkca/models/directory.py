@@ -141,7 +141,10 @@ def load_model(path: str | os.PathLike[str]) -> LoadedModel:
     check_utf8(path)
     if not path.is_dir():
         kind = "is a file" if path.exists() else "does not exist"
-        raise InputError(f"{path}: {kind}; a model is a directory as 'lkca fit' writes it")
+        raise InputError(
+            f"{path}: {kind}; a model is a directory as 'lkca fit' writes it; 'lkca models NAME -s 4 -o DIR' writes a "
+            "shipped one"
+        )
     if not (path / CONFIG).exists() and (inner := sorted(str(file.parent) for file in path.glob(f"[!.]*/{CONFIG}"))):
         raise InputError(f"{path}: is no model, give one of those in it: {', '.join(inner[:3])}")
     config_path, weights_path = _inside(path, CONFIG), _inside(path, WEIGHTS)

@@ -114,6 +114,7 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
 
 def test_not_a_directory(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "none")
+    assert "'lkca models NAME -s 4 -o DIR' writes a shipped one" in refusal(Path("cave31"))  # a name is no directory
     file = tmp_path / "file"
     file.write_text("x")
     assert "is a file" in refusal(file)
