@@ -33,15 +33,15 @@ arithmetic and nothing else; schema, checks, fake, autograd, autocast and choice
 What a backend may rely on: tensors are checked, share one device and one dtype of float16, bfloat16, float32 (or
 what ``can_run`` accepts), and none of them is empty. What it must expect: any strides, stride 0 and grad_out included;
 any alignment of data_ptr to its dtype; optional tensors None. ``skip`` is HR (B, C, h*s, w*s) or LR (B, C, h, w),
-told apart by shape. The gradient of an HR skip is grad_out itself and is never asked for: ``needs`` asks for that of an
-LR skip only (the adjoint of the bicubic upsampling). ``mean`` is the average of x over H and W, in float32 (float64
-for float64), so that no backward pass has to read x for it.
+told apart by shape. The gradient of an HR skip is grad_out itself and is never asked for, nor is the skip kept for
+backward: there ``skip`` is LR, its gradient the adjoint of the bicubic upsampling, or None. ``mean`` is the average of
+x over H and W, in float32 (float64 for float64), so that no backward pass has to read x for it.
 
 What it must return: a fresh tensor per result, or ``out`` itself, fully written. Layouts: the outputs of the
-upsampling operators contiguous; the output of both channel attentions, and the gradients of x, y, z and an LR skip,
-in the layout of that input by ``lkca_kernels.memory_format.memory_format_of``; everything else contiguous. Gradients
-have the dtype and shape of their input; None where ``needs`` is False. ``out``, where given, has that layout too and
-overlaps no input.
+upsampling operators contiguous; those of both channel attentions and of ``large_kernel_branch``, and the gradients of
+x, y, z and an LR skip, in the layout of that input by ``lkca_kernels.memory_format.memory_format_of``; everything else
+contiguous. Gradients have the dtype and shape of their input; None where ``needs`` is False. ``out``, where given, has
+that layout too and overlaps no input.
 """
 
 from __future__ import annotations

@@ -63,8 +63,9 @@ class Operator:
 
     ``tensors`` and ``options`` (type, name) are its schema; ``reference(*tensors, **options)`` defines it, and
     ``result`` of the same arguments is an empty tensor in the shape and layout of what it returns. ``passes`` is the
-    position of the tensor that is added to the result: where shapes agree its gradient is grad_out itself.
-    A tensor named ``residual`` comes last and has the result's shape: a backend's backward never sees it.
+    position of the tensor that is added to the result: where shapes agree its gradient is grad_out itself, so that it
+    is not kept for backward. A tensor named ``residual`` comes last and has the result's shape: a backend's backward
+    never sees it.
     ``with_mean`` marks the operators whose forward also returns the mean of the first tensor, for backward.
     """
 
@@ -249,33 +250,32 @@ class Operator:
 
     def _setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         tensors, options, (backend,) = self._split(inputs)
-        mean = (output[1],) if self.with_mean else ()
-        if self.with_mean:
-            ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*tensors, *mean)
+        result, *mean = output if self.with_mean else (output,)
+        if mean:
+            ctx.mark_non_differentiable(*mean)
+        added = None if self.passes is None else tensors[self.passes]
+        ctx.passed = self.passes if added is not None and added.shape == result.shape else None
+        ctx.save_for_backward(*(None if i == ctx.passed else t for i, t in enumerate(tensors)), *mean)
         ctx.options, ctx.backend = options, backend
 
     def _autograd(self, ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
         saved = ctx.saved_tensors
         tensors, mean = saved[: self.count], saved[self.count :]
-        needs = list(ctx.needs_input_grad[: self.count])
-        rest = (None,) * (len(self.option_names) + 1)
+        needs = ctx.needs_input_grad[: self.count]
+        asked = [n and i != ctx.passed for i, n in enumerate(needs)]
         again = torch.is_grad_enabled()  # create_graph=True: the reference can be differentiated again
-        if again or _mapped(grad) or _forward_ad._current_level >= 0:  # backends know no tangents
-            return (*self._reference_graph(grad, tensors, ctx.options, needs, create_graph=again), *rest)
-        passed = self.passes
-        skip = tensors[passed] if passed is not None else None
-        passes = passed is not None and needs[passed] and skip is not None and skip.shape == grad.shape
-        asked = [n and not (passes and i == passed) for i, n in enumerate(needs)]
         grads: list[Tensor | None] = [None] * self.count
-        if any(asked):
+        if not any(asked):
+            pass
+        elif again or _mapped(grad) or _forward_ad._current_level >= 0:  # backends know no tangents
+            grads = list(self._reference_graph(grad, tensors, ctx.options, asked, create_graph=again))
+        else:
             found = self._op_backward(grad, *tensors, *mean, *ctx.options.values(), asked, ctx.backend)
             for i, gradient in zip((i for i, n in enumerate(asked) if n), found, strict=True):
                 grads[i] = gradient
-        if passes:
-            assert passed is not None
-            grads[passed] = grad
-        return (*grads, *rest)
+        if ctx.passed is not None and needs[ctx.passed]:
+            grads[ctx.passed] = grad
+        return (*grads, *(None for _ in self.option_names), None)  # None for the backend's name
 
     def _reference_graph(
         self, grad: Tensor, tensors: Tensors, options: dict[str, Any], needs: Sequence[bool], *, create_graph: bool

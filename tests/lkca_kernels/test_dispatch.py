@@ -282,6 +282,22 @@ def test_autograd_hears_of_a_result_that_was_overwritten(typical: Any, backend: 
         loss.backward()
 
 
+def test_what_is_added_is_not_kept_for_backward(typical: Any, backend: Any, tools: Any, case_type: Any) -> None:
+    """It may be overwritten, and its memory be gone: a skip is as large as the result, and no gradient needs it."""
+    if typical.op == "channel_gate":
+        pytest.skip("nothing is added")
+    given = tuple("skip:hr" if name.startswith("skip") else name for name in typical.given)
+    case = case_type(typical.op, typical.sizes, given, typical.options)
+    tensors = tools.leaves(case.make(torch.float32, backend.device))
+    result = case.call(tensors, backend=backend.backend)
+    grad = torch.randn_like(result)
+    expected = torch.autograd.grad(result, tensors, grad, retain_graph=True)
+    torch.testing.assert_close(expected[-1], grad, rtol=0, atol=0)
+    with torch.no_grad():
+        tensors[-1].add_(1)
+    torch.testing.assert_close(torch.autograd.grad(result, tensors, grad), expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("order", ["vbchw", "vbhwc", "bchwv"])
 def test_vmap_takes_the_reference(typical: Any, backend: Any, order: str) -> None:
     """order: of an image's axes in memory, v being the one that is mapped."""
