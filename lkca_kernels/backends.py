@@ -69,6 +69,7 @@ __all__ = [
     "function",
     "keep_operators",
     "register_backend",
+    "resolve",
     "unavailable",
     "use_backend",
 ]
@@ -261,10 +262,26 @@ def choose(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: in
         if _kept.get() and torch.compiler.is_exporting():
             return "auto"
         return "reference" if _only_reference() else _automatic(op, device, dtype, upscale_factor)
-    reason = _refusal(name, op, device, dtype, upscale_factor) or _only_reference()
+    _raise_if(_refusal(name, op, device, dtype, upscale_factor) or _only_reference(), op, name, source)
+    return name
+
+
+def resolve(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: int, named: str) -> str:
+    """The backend that an operator of ``torch.ops`` names: as :func:`choose` chose it, perhaps on another machine.
+
+    Raises BackendError where there is none of this name here, or it cannot serve the call.
+    """
+    if named == "auto":
+        return choose(op, device, dtype, upscale_factor, None)
+    source = "the operator's backend argument"
+    _checked(named, source)
+    _raise_if(_refusal(named, op, device, dtype, upscale_factor), op, named, source)
+    return named
+
+
+def _raise_if(reason: str | None, op: str, name: str, source: str) -> None:
     if reason is not None:
         raise BackendError(f"{op}: backend {name!r}, asked for by {source}, cannot serve this call: it {reason}")
-    return name
 
 
 def explain_call(

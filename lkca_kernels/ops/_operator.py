@@ -154,10 +154,7 @@ class Operator:
     # ---- implementation: tensors, options, backend -> the backend's function ---------------------------------------
 
     def _resolve(self, backend: str, first: Tensor, options: dict[str, Any]) -> str:
-        """The backend itself: an exported program may say "auto"."""
-        if backend != "auto":
-            return backend
-        return backends.choose(self.name, first.device, first.dtype, options.get("upscale_factor", 1), None)
+        return backends.resolve(self.name, first.device, first.dtype, options.get("upscale_factor", 1), backend)
 
     def _split(self, arguments: tuple[Any, ...]) -> tuple[Tensors, dict[str, Any], tuple[Any, ...]]:
         end = self.count + len(self.option_names)

@@ -114,8 +114,7 @@ def _check(
 def _serve(*arguments: Any, out: Tensor) -> Tensor:
     """Tensors, options and backend in the order of the schema."""
     tensors, (s, skip_bicubic, first, last, backend) = arguments[: len(_NAMES)], arguments[len(_NAMES) :]
-    if backend == "auto":  # in an exported program
-        backend = backends.choose(_NAME, tensors[0].device, tensors[0].dtype, s, None)
+    backend = backends.resolve(_NAME, tensors[0].device, tensors[0].dtype, s, backend)
     native = backend != "reference" and not _checks.is_empty(tensors)
     function: Any = backends.function(backend, f"{_NAME}_fwd") if native else reference.lowrank_pixel_shuffle_stored
     with unautocast(tensors[0].device.type):

@@ -87,6 +87,34 @@ def test_a_backend_named_while_exporting_stays() -> None:
         assert targets(exported()) == set()
 
 
+@pytest.mark.parametrize(
+    ("named", "dtype", "words"),
+    [
+        ("nowhere", torch.float32, "the operator's backend argument: unknown backend 'nowhere'"),
+        ("cpu", torch.float64, "pixel_shuffle_epilogue: backend 'cpu', asked for by the operator's backend argument, "),
+    ],
+)
+def test_a_program_names_a_backend_that_cannot_serve_it_here(named: str, dtype: torch.dtype, words: str) -> None:
+    """It may come from a machine where the backend was registered, or from an editor of programs."""
+    y, low, eye = torch.ones(1, 4, 2, 2, dtype=dtype), torch.ones(1, 1, 2, 2), torch.eye(4)
+    op, out = torch.ops.lkca_kernels, torch.empty(1, 1, 4, 4, dtype=dtype)
+    calls = [
+        lambda: op.pixel_shuffle_epilogue(y, None, None, 2, "matlab", named),
+        lambda: op.pixel_shuffle_epilogue_out(y, None, None, 2, "matlab", named, out=out),
+        lambda: op.pixel_shuffle_epilogue_backward(out, y, None, None, 2, "matlab", [True, False, False], named),
+    ]
+    if named == "nowhere":
+        calls.append(
+            lambda: op.lowrank_pixel_shuffle_stored(
+                low.expand(1, 4, 2, 2), eye, None, None, None, torch.ones(1), 2, "matlab", 0, 2, named, out=out
+            )
+        )
+    for call in calls:
+        with pytest.raises(lkca_kernels.BackendError) as caught:
+            call()
+        assert str(caught.value).startswith(words)
+
+
 class Into(torch.nn.Module):
     def forward(self, y: torch.Tensor) -> torch.Tensor:
         return lkca_kernels.pixel_shuffle_epilogue(y, upscale_factor=2, out=y.new_empty(2, 3, 6, 8))
