@@ -8,26 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lkca_kernels.arguments import integer
+from lkca_kernels.arguments import integer, not_dense
 from lkca_kernels.memory_format import has_memory
-from lkca_kernels.reference.bicubic import KEYS_A
+from lkca_kernels.reference.bicubic import check_convention
 
 _ROWS = torch.contiguous_format
 _DENSE = torch.strided
-FLOATING = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
-
-
-def check_first(name: str, tensor: object, shape: str) -> None:
-    """``tensor`` is a dense floating tensor with the four dimensions that ``shape`` names."""
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name}: expected a tensor {shape}, got {type(tensor).__name__}")
-    if tensor.dtype not in FLOATING:
-        raise TypeError(f"{name}: expected float16, bfloat16, float32 or float64, got {tensor.dtype}")
-    if tensor.layout is not _DENSE or tensor.is_nested:
-        kind = "a nested one" if tensor.is_nested else f"layout {tensor.layout}"
-        raise TypeError(f"{name}: expected a dense tensor, got {kind}")
-    if tensor.ndim != 4:
-        raise ValueError(f"{name}: expected 4 dimensions {shape}, got {tuple(tensor.shape)}")
 
 
 def check_kinds(names: Sequence[str], tensors: Sequence[object]) -> None:
@@ -44,8 +30,8 @@ def check_kinds(names: Sequence[str], tensors: Sequence[object]) -> None:
             raise TypeError(f"{name}: expected {dtype}, the dtype of {names[0]}, got {tensor.dtype}")
         if tensor.device != device:
             raise ValueError(f"{name}: expected device {device}, the one of {names[0]}, got {tensor.device}")
-        if tensor.layout is not _DENSE:
-            raise TypeError(f"{name}: expected a dense tensor, got layout {tensor.layout}")
+        if tensor.layout is not _DENSE or tensor.is_nested:
+            raise not_dense(name, tensor)
 
 
 def is_empty(tensors: Iterable[object]) -> bool:
@@ -105,8 +91,7 @@ def check_epilogue(
     skip_bicubic: str,
 ) -> None:
     """What both upsampling operators ask of gate, skip and the bicubic convention."""
-    if skip_bicubic not in KEYS_A:
-        raise ValueError(f"skip_bicubic: expected 'matlab' or 'torch', got {skip_bicubic!r}")
+    check_convention("skip_bicubic", skip_bicubic)
     batch, _, h, w = first.shape
     if gate is not None:
         check_shape("gate", gate, "(B, C)", (batch, channels))

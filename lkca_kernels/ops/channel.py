@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lkca_kernels import reference
+from lkca_kernels.arguments import check_first
 from lkca_kernels.autocasting import autocast
 from lkca_kernels.memory_format import memory_format_of
 from lkca_kernels.ops import _checks
@@ -32,7 +33,7 @@ _attention = Operator(
 
 
 def _check(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, residual: Tensor | None) -> None:
-    _checks.check_first("x", x, "(B, C, H, W)")
+    check_first("x", x, "(B, C, H, W)")
     if w1 is None or b1 is None or w2 is None or b2 is None:
         raise TypeError("w1, b1, w2, b2: expected tensors, got None for one of them")
     _checks.check_kinds(_attention.names, (x, w1, b1, w2, b2, residual))

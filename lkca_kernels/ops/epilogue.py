@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lkca_kernels import reference
+from lkca_kernels.arguments import check_first
 from lkca_kernels.autocasting import autocast
 from lkca_kernels.ops import _checks
 from lkca_kernels.ops._operator import Operator
@@ -32,7 +33,7 @@ _operator = Operator(
 def _check(
     y: Tensor, gate: Tensor | None, skip: Tensor | None, upscale_factor: int, skip_bicubic: str, out: Tensor | None
 ) -> None:
-    _checks.check_first("y", y, "(B, C*s*s, h, w)")
+    check_first("y", y, "(B, C*s*s, h, w)")
     _checks.check_kinds(_operator.names, (y, gate, skip))
     square = upscale_factor * upscale_factor
     if y.shape[1] % square:

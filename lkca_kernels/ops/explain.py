@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lkca_kernels.arguments import check_first
 from lkca_kernels.autocasting import autocast
 from lkca_kernels.backends import Explanation, explain_call
 from lkca_kernels.ops import _checks
@@ -52,7 +53,7 @@ def explain(op: str | Callable[..., Tensor], *args: Any, **kwargs: Any) -> Expla
     first = arguments[first_name]
     if name != "lowrank_pixel_shuffle_stored":  # which stays in float32
         (first,) = autocast(first)
-    _checks.check_first(first_name, first, "(the first tensor)")
+    check_first(first_name, first, "(the first tensor)")
     served = "lowrank_pixel_shuffle" if name == "lowrank_upsample" else name
     factor = _checks.checked_factor(arguments["upscale_factor"]) if "upscale_factor" in arguments else 1
     empty = _checks.is_empty(value for argument, value in arguments.items() if argument != "out")

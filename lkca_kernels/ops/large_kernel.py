@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lkca_kernels import reference
+from lkca_kernels.arguments import check_first
 from lkca_kernels.autocasting import autocast
 from lkca_kernels.memory_format import memory_format_of
 from lkca_kernels.ops import _checks
@@ -55,7 +56,7 @@ def large_kernel_branch(
             cannot serve the call.
     """
     x, depthwise, expand, contract, residual = autocast(x, depthwise, expand, contract, residual)
-    _checks.check_first("x", x, "(B, C, H, W)")
+    check_first("x", x, "(B, C, H, W)")
     if depthwise is None or expand is None or contract is None:
         raise TypeError("depthwise, expand, contract: expected tensors, got None for one of them")
     tensors = (x, depthwise, expand, contract, residual)

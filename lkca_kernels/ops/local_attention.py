@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lkca_kernels import reference
+from lkca_kernels.arguments import check_first
 from lkca_kernels.autocasting import autocast
 from lkca_kernels.memory_format import memory_format_of
 from lkca_kernels.ops import _checks
@@ -59,7 +60,7 @@ def local_channel_attention(
             cannot serve the call.
     """
     x, w1, w2, residual = autocast(x, w1, w2, residual)
-    _checks.check_first("x", x, "(B, C, H, W)")
+    check_first("x", x, "(B, C, H, W)")
     if w1 is None or w2 is None:
         raise TypeError("w1, w2: expected tensors, got None for one of them")
     tensors = (x, w1, w2, residual)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lkca_kernels import reference
-from lkca_kernels.arguments import integer
+from lkca_kernels.arguments import check_first, integer
 from lkca_kernels.autocasting import autocast
 from lkca_kernels.ops import _checks
 from lkca_kernels.ops._operator import Operator
@@ -41,7 +41,7 @@ def _check(
     skip_bicubic: str,
     out: Tensor | None,
 ) -> None:
-    _checks.check_first("z", z, "(B, R, h, w)")
+    check_first("z", z, "(B, R, h, w)")
     if weight is None:
         raise TypeError("weight: expected a tensor (C*s*s, R), got None")
     _checks.check_kinds(_operator.names, (z, weight, bias, gate, skip))
@@ -141,8 +141,8 @@ def lowrank_upsample(
     The convolution is PyTorch's own; ``backend`` chooses who serves the second stage. Raises as that does, and
     ValueError for a kernel larger than the padded image.
     """
-    _checks.check_first("x", x, "(B, Cin, H, W)")
-    _checks.check_first("weight_down", weight_down, "(R, Cin, kh, kw)")
+    check_first("x", x, "(B, Cin, H, W)")
+    check_first("weight_down", weight_down, "(R, Cin, kh, kw)")
     if weight_down.shape[1] != x.shape[1]:
         raise ValueError(
             f"weight_down: expected (R, Cin, kh, kw) with Cin = {x.shape[1]}, the channels of x, "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lkca_kernels import backends, reference
-from lkca_kernels.arguments import integer
+from lkca_kernels.arguments import check_first, integer
 from lkca_kernels.autocasting import unautocast
 from lkca_kernels.ops import _checks
 from lkca_kernels.ops._operator import choose_while_tracing, is_tracing, library, tell_autograd_of
@@ -87,7 +87,7 @@ def _check(
     tensors: tuple[Tensor | None, ...], s: int, rows: tuple[int, int] | None, skip_bicubic: str, out: Tensor
 ) -> tuple[int, int]:
     z, weight, bias, skip, least, gain = tensors
-    _checks.check_first("z", z, "(B, R, h, w)")
+    check_first("z", z, "(B, R, h, w)")
     assert z is not None
     if z.dtype != torch.float32:
         raise TypeError(f"z: expected float32, got {z.dtype}; the values themselves pass through it")

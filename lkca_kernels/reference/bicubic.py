@@ -10,18 +10,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lkca_kernels.arguments import integer
+from lkca_kernels.arguments import check_first, integer
 from lkca_kernels.autocasting import unautocast
 from lkca_kernels.memory_format import has_memory
 from lkca_kernels.reference.precision import widen
 
-__all__ = ["KEYS_A", "Convention", "bicubic_upsample", "keys"]
+__all__ = ["KEYS_A", "Convention", "bicubic_upsample", "check_convention", "keys"]
 
 Convention = Literal["matlab", "torch"]
 KEYS_A: dict[str, float] = {"matlab": -0.5, "torch": -0.75}
 
 _BLOCK = 16  # low-resolution samples per block of the banded product
 _REACH = 2  # samples that a phase needs beyond its own, on either side
+
+
+def check_convention(name: str, convention: object) -> None:
+    """Raises ValueError that names the argument for what is no :data:`Convention`."""
+    if not isinstance(convention, str) or convention not in KEYS_A:
+        raise ValueError(f"{name}: expected 'matlab' or 'torch', got {convention!r}")
 
 
 def keys(distance: Tensor, a: float) -> Tensor:
@@ -54,7 +60,7 @@ def _border_index(size: int, padded: int, convention: str, device: torch.device)
 
 
 def bicubic_upsample(x: Tensor, scale: int, convention: Convention = "matlab") -> Tensor:
-    """Upsample ``x`` (B, C, h, w), any floating dtype, to (B, C, h*scale, w*scale), contiguous.
+    """Upsample ``x`` (B, C, h, w), float16, bfloat16, float32 or float64, to (B, C, h*scale, w*scale), contiguous.
 
     ``"matlab"`` is MATLAB's ``imresize``: Keys kernel with a = -0.5, half-pixel centres, border reflected with the edge
     repeated (index -1 is sample 0, -2 is sample 1). ``"torch"`` is ``F.interpolate(mode="bicubic",
@@ -63,15 +69,9 @@ def bicubic_upsample(x: Tensor, scale: int, convention: Convention = "matlab") -
     16-bit inputs are computed in float32 and rounded once. Raises TypeError for another kind of ``x`` or a scale that
     is no integer, ValueError for another rank, a scale below 1 or an unknown convention.
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError(f"x: expected a floating tensor, got {x.dtype if isinstance(x, Tensor) else type(x).__name__}")
-    if x.layout is not torch.strided:
-        raise TypeError(f"x: expected a dense tensor, got layout {x.layout}")
+    check_first("x", x, "(B, C, h, w)")
+    check_convention("convention", convention)
     scale = integer("scale", scale)
-    if x.ndim != 4:
-        raise ValueError(f"x: expected (B, C, h, w), got {x.ndim} dimensions")
-    if convention not in KEYS_A:
-        raise ValueError(f"convention: expected 'matlab' or 'torch', got {convention!r}")
     if scale < 1:
         raise ValueError(f"scale: expected an integer >= 1, got {scale!r}")
     batch, channels, h, w = x.shape

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lkca_kernels.reference.bicubic import check_convention
+
 from .support import DTYPES
 
 __all__ = ["check", "check_shuffle"]
@@ -35,8 +37,7 @@ def check_shuffle(
     batch, _, h, w = first.shape
     if s < 2 or phases < 1 or phases % (s * s):
         raise ValueError(f"upscale_factor: expected a factor >= 2 whose square divides {phases} channels, got {s}")
-    if skip_bicubic not in ("matlab", "torch"):
-        raise ValueError(f"skip_bicubic: expected 'matlab' or 'torch', got {skip_bicubic!r}")
+    check_convention("skip_bicubic", skip_bicubic)
     channels = phases // (s * s)
     large = (batch, channels, h * s, w * s)
     expected = large if skip is not None and skip.shape == large else (batch, channels, h, w)

@@ -143,11 +143,15 @@ def test_wrong_arguments() -> None:
     for scale in (2.5, True, "2"):
         with pytest.raises(TypeError, match="scale: expected an integer, got"):
             bicubic_upsample(x, scale)  # type: ignore[arg-type]
-    for other in (x.int(), x.bool(), x.to(torch.complex64), x.numpy()):
-        with pytest.raises(TypeError, match="x: expected a floating tensor, got"):
-            bicubic_upsample(other, 2)  # type: ignore[arg-type]
-    for other in (x.to_sparse(), x.to_mkldnn()):
-        with pytest.raises(TypeError, match="x: expected a dense tensor, got layout"):
+    with pytest.raises(ValueError, match=r"convention: expected 'matlab' or 'torch', got \['matlab'\]"):
+        bicubic_upsample(x, 2, ["matlab"])  # type: ignore[arg-type]
+    for other in (x.int(), x.bool(), x.to(torch.complex64), x.to(torch.float8_e5m2)):
+        with pytest.raises(TypeError, match="x: expected float16, bfloat16, float32 or float64, got"):
+            bicubic_upsample(other, 2)
+    with pytest.raises(TypeError, match=r"x: expected a tensor \(B, C, h, w\), got ndarray"):
+        bicubic_upsample(x.numpy(), 2)  # type: ignore[arg-type]
+    for other in (x.to_sparse(), x.to_mkldnn(), torch.nested.nested_tensor([x[0], x[0]])):
+        with pytest.raises(TypeError, match="x: expected a dense tensor, got"):
             bicubic_upsample(other, 2)
 
 

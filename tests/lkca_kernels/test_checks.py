@@ -16,6 +16,7 @@ import lkca_kernels as k
 Z, W, B, G = torch.ones(2, 3, 4, 5), torch.ones(8, 3), torch.ones(8), torch.ones(2, 2)
 X, W1, B1, W2, B2 = torch.ones(2, 3, 4, 5), torch.ones(2, 3), torch.ones(2), torch.ones(3, 2), torch.ones(3)
 D = torch.ones(3, 1, 3, 3)
+NESTED = torch.nested.nested_tensor([torch.ones(3, 4), torch.ones(3, 5)])
 
 
 def _lowrank(*args: Any, **how: Any) -> Any:
@@ -30,6 +31,9 @@ WRONG: list[tuple[type[Exception], str, Callable[[], Any]]] = [
     (TypeError, "weight: expected torch.float32, the dtype of z, got torch.float64", lambda: _lowrank(Z, W.double())),
     (ValueError, "weight: expected device cpu, the one of z, got meta", lambda: _lowrank(Z, W.to("meta"))),
     (TypeError, "weight: expected a dense tensor", lambda: _lowrank(Z, W.to_sparse())),
+    (TypeError, "weight: expected a dense tensor, got a nested one", lambda: _lowrank(Z, NESTED)),
+    (TypeError, "gate: expected a dense tensor, got a nested one", lambda: _lowrank(Z, W, B, NESTED)),
+    (TypeError, "out: expected a dense tensor, got a nested one", lambda: _lowrank(Z, W, out=NESTED)),
     (ValueError, "weight: expected (C*s*s, R) with s*s = 4 and R = 3", lambda: _lowrank(Z, W[:6])),
     (ValueError, "weight: expected (C*s*s, R)", lambda: _lowrank(Z, W[:, :2])),
     (ValueError, "bias: expected (C*s*s,) = (8,), got (7,)", lambda: _lowrank(Z, W, B[:7])),
@@ -42,6 +46,8 @@ WRONG: list[tuple[type[Exception], str, Callable[[], Any]]] = [
     (ValueError, "upscale_factor: expected at least 2, got -2", lambda: _lowrank(Z, W, upscale_factor=-2)),
     (ValueError, "skip_bicubic: expected 'matlab' or 'torch', got 'cubic'",
      lambda: _lowrank(Z, W, skip_bicubic="cubic")),
+    (ValueError, "skip_bicubic: expected 'matlab' or 'torch', got ['torch']",
+     lambda: _lowrank(Z, W, skip_bicubic=["torch"])),
     (ValueError, "y: expected (B, C*s*s, h, w) with s*s = 4", lambda: k.pixel_shuffle_epilogue(Z, upscale_factor=2)),
     (ValueError, "w1: expected (Cr, C) with C = 3", lambda: k.channel_gate(X, W1.T, B1, W2, B2)),
     (ValueError, "b1: expected (Cr,) = (2,), got (3,)", lambda: k.channel_gate(X, W1, B2, W2, B2)),
