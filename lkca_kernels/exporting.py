@@ -6,14 +6,15 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lkca_kernels.backends import BackendError
 from lkca_kernels.cpu import can_run, unavailable
-from lkca_kernels.memory_format import memory_format_of
 from lkca_kernels.native import CONVENTIONS
+from lkca_kernels.ops._operator import OPAQUE
 
 __all__ = ["call_cpp_operators"]
+
+_OTHER_NAMES = {"channel_gate": "channel_gate_fwd"}  # in the library, whose other forwards take an out= as well
 
 
 @cache
@@ -22,47 +23,12 @@ def _cpp_operators() -> dict[Any, Any]:
     reason = unavailable()
     if reason is not None:
         raise BackendError(f"the C++ CPU library, whose operators the program would call, {reason}")
-
-    def lowrank(
-        z: Tensor, weight: Tensor, bias: Tensor | None, gate: Tensor | None, skip: Tensor | None, s: int, _: int
-    ) -> Tensor:
-        return z.new_empty(z.shape[0], weight.shape[0] // s**2, z.shape[2] * s, z.shape[3] * s)
-
-    def epilogue(y: Tensor, gate: Tensor | None, skip: Tensor | None, s: int, _: int) -> Tensor:
-        return y.new_empty(y.shape[0], y.shape[1] // s**2, y.shape[2] * s, y.shape[3] * s)
-
-    def mean(x: Tensor) -> Tensor:
-        return x.new_empty(x.shape[:2], dtype=torch.float32)
-
-    def gate(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
-        return x.new_empty(x.shape[:2]), mean(x)
-
-    def attention(
-        x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, residual: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        return torch.empty_like(x, memory_format=memory_format_of(x)), mean(x)
-
-    def local_attention(x: Tensor, w1: Tensor, w2: Tensor, residual: Tensor | None, window: int) -> Tensor:
-        return torch.empty_like(x, memory_format=memory_format_of(x))
-
-    def large_kernel(x: Tensor, depthwise: Tensor, expand: Tensor, contract: Tensor, residual: Tensor | None) -> Tensor:
-        return torch.empty_like(x, memory_format=memory_format_of(x))
-
-    torch.library.register_fake("lkca_cpu::lowrank_pixel_shuffle", lowrank)
-    torch.library.register_fake("lkca_cpu::pixel_shuffle_epilogue", epilogue)
-    torch.library.register_fake("lkca_cpu::channel_gate_fwd", gate)
-    torch.library.register_fake("lkca_cpu::channel_attention", attention)
-    torch.library.register_fake("lkca_cpu::local_channel_attention", local_attention)
-    torch.library.register_fake("lkca_cpu::large_kernel_branch", large_kernel)
-    ours, theirs = torch.ops.lkca_kernels, torch.ops.lkca_cpu
-    return {
-        ours.lowrank_pixel_shuffle.default: theirs.lowrank_pixel_shuffle.default,
-        ours.pixel_shuffle_epilogue.default: theirs.pixel_shuffle_epilogue.default,
-        ours.channel_gate.default: theirs.channel_gate_fwd.default,
-        ours.channel_attention.default: theirs.channel_attention.default,
-        ours.local_channel_attention.default: theirs.local_channel_attention.default,
-        ours.large_kernel_branch.default: theirs.large_kernel_branch.default,
-    }
+    found = {}
+    for name, operator in OPAQUE.items():
+        theirs = _OTHER_NAMES.get(name, name)
+        torch.library.register_fake(f"lkca_cpu::{theirs}", operator.fake)
+        found[getattr(torch.ops.lkca_kernels, name).default] = getattr(torch.ops.lkca_cpu, theirs).default
+    return found
 
 
 def call_cpp_operators(program: torch.export.ExportedProgram) -> int:

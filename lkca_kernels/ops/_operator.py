@@ -24,6 +24,7 @@ from lkca_kernels.tracing import asked_by_the_tracer
 Tensors = Sequence[Tensor | None]
 
 library = torch.library.Library("lkca_kernels", "DEF")
+OPAQUE: dict[str, Operator] = {}  # by name
 # Looked up once: per call that would cost as much as the questions.
 is_tracing = torch.compiler.is_compiling
 # A backend writes behind autograd's back; told, it refuses gradients that would need what was there.
@@ -81,12 +82,13 @@ class Operator:
         with_mean: bool = False,
         takes_out: bool = True,
     ) -> None:
+        OPAQUE[name] = self
         self.name = name
         self.names = tuple(argument.split()[1] for argument in tensors.split(", "))
         self.count = len(self.names)
         self.option_names = tuple(option for _, option in options)
         self.reference = reference
-        self.result = result  # (*tensors, **options) -> an empty tensor like the result
+        self.result = result
         self.passes = passes
         self._seen = self.count - (self.names[-1] == "residual")
         self.with_mean = with_mean
@@ -96,7 +98,7 @@ class Operator:
         library.define(f"{name}({tensors}{tail}, str backend) -> {returns}")
         mean = ", Tensor mean" if with_mean else ""
         library.define(f"{name}_backward(Tensor grad, {tensors}{mean}{tail}, bool[] needs, str backend) -> Tensor[]")
-        self._register(name, self._forward, self._fake_forward)
+        self._register(name, self._forward, self.fake)
         self._register(f"{name}_backward", self._backward, self._fake_backward)
         torch.library.register_autograd(
             f"lkca_kernels::{name}", self._autograd, setup_context=self._setup_context, lib=library
@@ -225,7 +227,8 @@ class Operator:
 
     # ---- fake --------------------------------------------------------------------------------------------------------
 
-    def _fake_forward(self, *arguments: Any) -> Any:
+    def fake(self, *arguments: Any) -> Any:
+        """Results like those of these tensors and options, unwritten."""
         tensors, options, _ = self._split(arguments)
         result = self.result(*tensors, **options)
         if not self.with_mean:
