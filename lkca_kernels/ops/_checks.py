@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,23 +44,19 @@ def check_shape(name: str, tensor: Tensor, meaning: str, expected: tuple[int, ..
         raise ValueError(f"{name}: expected {meaning} = {expected}, got {tuple(tensor.shape)}")
 
 
-def checked_factor(upscale_factor: Any) -> int:
+def checked_factor(upscale_factor: object) -> int:
     """The scale factor, an integer of at least 2; Python's where NumPy's was given."""
-    if not isinstance(upscale_factor, (int, torch.SymInt)) or isinstance(upscale_factor, bool):
-        upscale_factor = integer("upscale_factor", upscale_factor)
-    if upscale_factor < 2:
-        raise ValueError(f"upscale_factor: expected at least 2, got {upscale_factor}")
-    factor: int = upscale_factor
+    factor = integer("upscale_factor", upscale_factor)
+    if factor < 2:
+        raise ValueError(f"upscale_factor: expected at least 2, got {factor}")
     return factor
 
 
-def checked_window(window: Any) -> int:
+def checked_window(window: object) -> int:
     """The side of a window, an odd integer of at least 1, below 2**20; Python's where NumPy's was given."""
-    if not isinstance(window, (int, torch.SymInt)) or isinstance(window, bool):
-        window = integer("window", window)
-    if window < 1 or window >= 2**20 or window % 2 == 0:
-        raise ValueError(f"window: expected an odd number from 1 to {2**20 - 1}, got {window}")
-    side: int = window
+    side = integer("window", window)
+    if side < 1 or side >= 2**20 or side % 2 == 0:
+        raise ValueError(f"window: expected an odd number from 1 to {2**20 - 1}, got {side}")
     return side
 
 
