@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_MAX_SCALE = 1024
+_MAX_SCALE = 1024  # kMaxScale in csrc/cpu/operators.h
 
 Gradients = tuple[Tensor | None, ...]
 

@@ -33,7 +33,6 @@ __all__ = [
 ]
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_SHUFFLES = ("lowrank_pixel_shuffle", "pixel_shuffle_epilogue")
 _MAX_SCALE = 64  # weight rows of a tile: kTileRows in csrc/cuda/tile.h
 _CAPABILITY = (8, 0)
 
@@ -55,8 +54,8 @@ def can_run(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: i
         return f"takes CUDA tensors, not {device.type}"
     if dtype not in DTYPES:
         return f"takes float32, float16 and bfloat16, not {dtype}"
-    if op in _SHUFFLES and not 2 <= upscale_factor <= _MAX_SCALE:
-        return f"takes upscale_factor 2 to {_MAX_SCALE}, not {upscale_factor}"
+    if upscale_factor > _MAX_SCALE:
+        return f"takes upscale_factor up to {_MAX_SCALE}, not {upscale_factor}"
     capability = torch.cuda.get_device_capability(device)
     if capability < _CAPABILITY:
         return f"needs compute capability 8.0, {device} has {capability[0]}.{capability[1]}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lkca_kernels.arguments import integer, not_dense
-from lkca_kernels.memory_format import has_memory
+from lkca_kernels.memory_format import has_memory, memory_format_of
 from lkca_kernels.reference.bicubic import check_convention
 
 _ROWS = torch.contiguous_format
@@ -144,6 +144,16 @@ def check_out(
             raise ValueError(f"out: given while {name} requires a gradient; omit it, or call under torch.no_grad()")
         if located and has_memory(tensor) and tensor.data_ptr() < end and begin < _end(tensor):
             raise ValueError(f"out: overlaps {name} in memory, expected a buffer of its own")
+
+
+def check_alike(names: Sequence[str], tensors: Sequence[Tensor | None], out: object) -> None:
+    """The residual, which comes last, and ``out`` have the shape of the first tensor, and ``out`` its layout."""
+    first, residual = tensors[0], tensors[-1]
+    assert first is not None
+    if residual is not None:
+        check_shape("residual", residual, f"the shape of {names[0]}", tuple(first.shape))
+    if out is not None:
+        check_out(out, tuple(first.shape), memory_format_of(first), names, tensors)
 
 
 def _one_of(dtypes: Sequence[torch.dtype], out: object) -> torch.dtype:

@@ -90,9 +90,6 @@ def channel_attention(
     """
     x, w1, b1, w2, b2, residual = autocast(x, w1, b1, w2, b2, residual)
     _check(x, w1, b1, w2, b2, residual)
-    if residual is not None:
-        _checks.check_shape("residual", residual, "the shape of x", tuple(x.shape))
-    if out is not None:
-        tensors = (x, w1, b1, w2, b2, residual)
-        _checks.check_out(out, tuple(x.shape), memory_format_of(x), _attention.names, tensors)
-    return _attention((x, w1, b1, w2, b2, residual), {}, out, backend)
+    tensors = (x, w1, b1, w2, b2, residual)
+    _checks.check_alike(_attention.names, tensors, out)
+    return _attention(tensors, {}, out, backend)

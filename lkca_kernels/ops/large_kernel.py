@@ -72,8 +72,5 @@ def large_kernel_branch(
             f"expand: expected (M, C) with M ≥ 1 and C = {channels}, the channels of x, got {tuple(expand.shape)}"
         )
     _checks.check_shape("contract", contract, "(C, M)", (channels, expand.shape[0]))
-    if residual is not None:
-        _checks.check_shape("residual", residual, "the shape of x", tuple(x.shape))
-    if out is not None:
-        _checks.check_out(out, tuple(x.shape), memory_format_of(x), _branch.names, tensors)
+    _checks.check_alike(_branch.names, tensors, out)
     return _branch(tensors, {}, out, backend)

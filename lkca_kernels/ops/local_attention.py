@@ -70,8 +70,5 @@ def local_channel_attention(
     if w1.ndim != 2 or w1.shape[1] != channels:
         raise ValueError(f"w1: expected (Cr, C) with C = {channels}, the channels of x, got {tuple(w1.shape)}")
     _checks.check_shape("w2", w2, "(C, Cr)", (channels, w1.shape[0]))
-    if residual is not None:
-        _checks.check_shape("residual", residual, "the shape of x", tuple(x.shape))
-    if out is not None:
-        _checks.check_out(out, tuple(x.shape), memory_format_of(x), _local.names, tensors)
+    _checks.check_alike(_local.names, tensors, out)
     return _local(tensors, {"window": _checks.constant(window)}, out, backend)

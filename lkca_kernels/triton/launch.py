@@ -14,6 +14,7 @@ from torch import Tensor
 
 __all__ = [
     "Launch",
+    "full_precision",
     "launch",
     "precision",
     "product_precision",
