@@ -8,10 +8,9 @@ in the environment that the package is being installed into, else, and only then
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-from lkca_build_plan import demand_setuptools, expose_torch, torch_requirement
+from lkca_build_plan import demand_setuptools, expose_torch, switch, torch_requirement
 
 demand_setuptools()  # before any of it is imported
 
@@ -27,7 +26,7 @@ from setuptools.build_meta import (  # noqa: E402, F401  (the hooks that pass th
 
 
 def _torch_requirement() -> list[str]:
-    if os.environ.get("LKCA_BUILD_CPU", "auto") == "0" and os.environ.get("LKCA_BUILD_CUDA", "auto") in ("0", "auto"):
+    if switch("LKCA_BUILD_CPU") == "0" and switch("LKCA_BUILD_CUDA") != "1":
         return []
     return [] if expose_torch() else [torch_requirement()]
 

@@ -12,17 +12,21 @@ from types import ModuleType
 import pytest
 from packaging.requirements import Requirement
 
-PLAN = Path(__file__).resolve().parents[2] / "build_tools" / "lkca_build_plan.py"
+TOOLS = Path(__file__).resolve().parents[2] / "build_tools"
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
 def plan() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("lkca_build_plan", PLAN)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["lkca_build_plan"] = module
-    spec.loader.exec_module(module)
-    return module
+    return _load("lkca_build_plan")
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +42,30 @@ def test_an_isolated_build_asks_for_the_torch_of_the_project(plan: ModuleType) -
     wanted = Requirement(plan.torch_requirement())
     assert wanted.name == "torch" and wanted.specifier.contains(version("torch"))
     assert wanted.specifier.contains(f"2.{int(plan.TORCH_TARGET[4:6], 16)}.0")  # whose stable ABI the binary has
+
+
+@pytest.mark.parametrize(
+    ("cpu", "cuda", "asks"),
+    [
+        ("auto", "auto", True),
+        ("0", "auto", False),
+        ("0", "", False),  # empty means auto
+        (" 0", "0", False),
+        ("0", "1", True),
+        ("1", "0", True),
+    ],
+)
+def test_torch_is_downloaded_for_what_is_built_alone(
+    plan: ModuleType, monkeypatch: pytest.MonkeyPatch, cpu: str, cuda: str, asks: bool
+) -> None:
+    """Of a pure installation without torch at hand none is asked for: a CUDA build of it has gigabytes."""
+    monkeypatch.setattr(plan, "expose_torch", lambda: False)
+    backend = _load("lkca_build_backend")
+    monkeypatch.setenv("LKCA_BUILD_CPU", cpu)
+    monkeypatch.setenv("LKCA_BUILD_CUDA", cuda)
+    for hook in ("get_requires_for_build_wheel", "get_requires_for_build_editable"):
+        monkeypatch.setattr(backend.build_meta, hook, lambda _: ["wheel"])  # which writes into the repository
+        assert getattr(backend, hook)() == ["wheel", *([plan.torch_requirement()] if asks else [])]
 
 
 def test_auto_builds_where_everything_is_there(plan: ModuleType) -> None:
