@@ -3,11 +3,6 @@
 
 namespace {
 
-std::string available_isas() { return lkca::cpu::available_isas(); }
-std::string use_isa(const std::string& name) { return lkca::cpu::use_isa(name); }
-std::string use_huge_pages(const std::string& setting) { return lkca::cpu::use_huge_pages(setting); }
-std::string isa() { return lkca::cpu::isa(); }
-
 // What exported programs call (lkca_kernels/exporting.py): without `out`, so that nothing aliases.
 using lkca::cpu::OptionalTensor;
 using lkca::cpu::Tensor;
@@ -107,11 +102,12 @@ STABLE_TORCH_LIBRARY_IMPL(lkca_cpu, CPU, m) {
   m.impl("lowrank_pixel_shuffle", TORCH_BOX(&lowrank_pixel_shuffle));
   m.impl("pixel_shuffle_epilogue", TORCH_BOX(&pixel_shuffle_epilogue));
   m.impl("channel_attention", TORCH_BOX(&channel_attention));
-  m.impl("local_channel_attention", TORCH_BOX(&::local_channel_attention));
-  m.impl("large_kernel_branch", TORCH_BOX(&::large_kernel_branch));
+  m.impl("local_channel_attention", TORCH_BOX(&local_channel_attention));
+  m.impl("large_kernel_branch", TORCH_BOX(&large_kernel_branch));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lkca_cpu, CompositeExplicitAutograd, m) {
+  using namespace lkca::cpu;
   m.impl("isa", TORCH_BOX(&isa));
   m.impl("available_isas", TORCH_BOX(&available_isas));
   m.impl("use_isa", TORCH_BOX(&use_isa));

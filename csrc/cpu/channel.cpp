@@ -113,12 +113,7 @@ Floats sum_pixels(const Tensor& x, const Tensor* y, bool channels_last) {
   const Kernels& k = kernels();
   parallel_tasks(a.outer * a.chunks, std::min(a.pixels, a.chunk_pixels) * a.inner / 4,
                  [&](int64_t begin, int64_t end) { k.channel_sum(a, begin, end); });
-  Floats sums(a.outer * a.inner, 0.f);
-  for (int64_t outer = 0; outer < a.outer; ++outer)
-    for (int64_t chunk = 0; chunk < a.chunks; ++chunk)
-      for (int64_t c = 0; c < a.inner; ++c)
-        sums[outer * a.inner + c] += a.partial[(outer * a.chunks + chunk) * a.inner + c];
-  return sums;
+  return sum_slices(a.partial, a.chunks, a.inner, a.outer, a.inner, a.chunks * a.inner);
 }
 
 // What is given for each channel of each image, repeated for `pixels` of them.
@@ -162,12 +157,6 @@ Floats mean_pixels(const Tensor& x, bool channels_last) {
   const float pixels = static_cast<float>(x.size(2) * x.size(3));
   for (float& m : mean) m /= pixels;
   return mean;
-}
-
-Tensor tensor_of(const Floats& values, const Shape& shape, ScalarType type) {
-  Tensor t = empty_of(shape, type);
-  from_floats(values.data(), t);
-  return t;
 }
 
 using FiveGrads = std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor>;

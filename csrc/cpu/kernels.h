@@ -88,7 +88,6 @@ struct ShuffleArgs {
   const void* skip;
   BicubicTable bicubic;
   void* out;
-  bool stream;
   const void* grad_out;
   void* grad_y;  // or null
   int64_t grad_y_stride[4];

@@ -8,6 +8,8 @@ namespace {
 
 using torch::headeronly::ScalarType;
 
+Shape depthwise_shape(const LargeKernel& a) { return {a.channels, 1, a.kernel_y, a.kernel_x}; }
+
 LargeKernel check_call(const Tensor& x, const Tensor& depthwise, const Tensor& expand, const Tensor& contract,
                        const OptionalTensor& residual) {
   STD_TORCH_CHECK(depthwise.dim() == 4, "depthwise: expected (C, 1, k, k), got ", depthwise.dim(), " dimensions");
@@ -18,7 +20,7 @@ LargeKernel check_call(const Tensor& x, const Tensor& depthwise, const Tensor& e
   a.kernel_y = depthwise.size(2), a.kernel_x = depthwise.size(3);
   STD_TORCH_CHECK(a.kernel_y % 2 == 1 && a.kernel_x % 2 == 1, "depthwise: expected odd sides, got ", a.kernel_y,
                   " and ", a.kernel_x);
-  check(depthwise, "depthwise", {a.channels, 1, a.kernel_y, a.kernel_x}, x.scalar_type());
+  check(depthwise, "depthwise", depthwise_shape(a), x.scalar_type());
   check(expand, "expand", {a.hidden, a.channels}, x.scalar_type());
   check(contract, "contract", {a.channels, a.hidden}, x.scalar_type());
   a.lanes = whole_vectors(a.channels), a.fields = whole_vectors(a.hidden);
@@ -90,19 +92,13 @@ std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor> large
     const Scratch scratch(k.large_kernel_scratch(a));
     k.large_kernel_bwd(a, begin, end, scratch.data());
   });
+  const auto sum = [&](const Scratch& partial, int64_t rows, int64_t floats, bool transposed) {
+    return sum_slices(partial.data(), slices, floats, rows, a.channels, a.lanes, transposed);
+  };
   const ScalarType type = x.scalar_type();
-  if (needs & 2) {
-    grad_depthwise = empty_of({a.channels, 1, a.kernel_y, a.kernel_x}, type);
-    sum_slices(partial_depthwise.data(), slices, kernel, taps, a.channels, a.lanes, true, *grad_depthwise);
-  }
-  if (needs & 4) {
-    grad_expand = empty_of({a.hidden, a.channels}, type);
-    sum_slices(partial_w1.data(), slices, layer, a.hidden, a.channels, a.lanes, false, *grad_expand);
-  }
-  if (needs & 8) {
-    grad_contract = empty_of({a.channels, a.hidden}, type);
-    sum_slices(partial_w2.data(), slices, layer, a.hidden, a.channels, a.lanes, true, *grad_contract);
-  }
+  if (needs & 2) grad_depthwise = tensor_of(sum(partial_depthwise, taps, kernel, true), depthwise_shape(a), type);
+  if (needs & 4) grad_expand = tensor_of(sum(partial_w1, a.hidden, layer, false), {a.hidden, a.channels}, type);
+  if (needs & 8) grad_contract = tensor_of(sum(partial_w2, a.hidden, layer, true), {a.channels, a.hidden}, type);
   return {grad_x, grad_depthwise, grad_expand, grad_contract};
 }
 

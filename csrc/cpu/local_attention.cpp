@@ -96,14 +96,11 @@ std::tuple<OptionalTensor, OptionalTensor, OptionalTensor> local_channel_attenti
     const Scratch scratch(k.local_scratch(a));
     k.local_bwd(a, begin, end, scratch.data());
   });
-  if (needs & 2) {
-    grad_w1 = empty_of({a.hidden, a.channels}, x.scalar_type());
-    sum_slices(partial_w1.data(), slices, floats, a.hidden, a.channels, a.lanes, false, *grad_w1);
-  }
-  if (needs & 4) {
-    grad_w2 = empty_of({a.channels, a.hidden}, x.scalar_type());
-    sum_slices(partial_w2.data(), slices, floats, a.hidden, a.channels, a.lanes, true, *grad_w2);
-  }
+  const auto layer = [&](const Scratch& partial, bool transposed) {
+    return sum_slices(partial.data(), slices, floats, a.hidden, a.channels, a.lanes, transposed);
+  };
+  if (needs & 2) grad_w1 = tensor_of(layer(partial_w1, false), {a.hidden, a.channels}, x.scalar_type());
+  if (needs & 4) grad_w2 = tensor_of(layer(partial_w2, true), {a.channels, a.hidden}, x.scalar_type());
   return {grad_x, grad_w1, grad_w2};
 }
 

@@ -1,7 +1,6 @@
 // Driver of lowrank_pixel_shuffle: checks, packing, cutting into tasks, fixed-order sums.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "cpu/operators.h"
@@ -110,6 +109,20 @@ void forward_rows(LowRankFwd& a, const LowRankFwdTable& k, int64_t begin, int64_
   }
 }
 
+// Cuts the backward into slices, which keep z and its gradient in the second-level cache, and groups, which bound the
+// memory of the partial sums.
+void cut(LowRankBwd& a) {
+  const int64_t rows = a.channels * a.scale * a.scale, padded = std::max<int64_t>(1, a.padded_rank);
+  const int64_t samples = a.batch * rows * a.height * a.width;
+  const int64_t wanted_groups = std::clamp<int64_t>(samples >> 21, 16, 64);
+  const int64_t image_rows = std::max<int64_t>(1, a.batch * a.height);
+  a.slice_rows = std::clamp<int64_t>(65536 / std::max<int64_t>(1, a.width * padded), 1,
+                                     (image_rows + wanted_groups - 1) / wanted_groups);
+  a.slices_per_image = (a.height + a.slice_rows - 1) / a.slice_rows;
+  const int64_t room = std::max<int64_t>(int64_t{2} << 20, samples / 8) / std::max<int64_t>(1, rows * padded);
+  a.groups = std::clamp<int64_t>(std::min(wanted_groups, room), 1, std::max<int64_t>(1, a.batch * a.slices_per_image));
+}
+
 }  // namespace
 
 Tensor lowrank_pixel_shuffle_fwd(Tensor z, Tensor weight, OptionalTensor bias, OptionalTensor gate, OptionalTensor skip,
@@ -203,17 +216,11 @@ std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, Optio
   STD_TORCH_CHECK(!wanted(2) || bias, "needs: asks for the gradient of an absent bias");
   STD_TORCH_CHECK(!wanted(3) || gate, "needs: asks for the gradient of an absent gate");
   STD_TORCH_CHECK(!wanted(4) || call.skip == Skip::low, "needs: only a low-resolution skip has a gradient of its own");
-  const Kernels& k = kernels();
   grad_out = dense(grad_out);
-  const int64_t s2 = scale * scale, rows = call.channels * s2;
-
   OptionalTensor grad_z, grad_weight, grad_bias, grad_gate, grad_skip;
   if (wanted(0)) grad_z = empty_as(z);
-  if (wanted(1)) grad_weight = empty_of({rows, call.rank}, call.type);
-  if (wanted(2)) grad_bias = empty_of({rows}, call.type);
-  if (wanted(3)) grad_gate = empty_of({call.batch, call.channels}, call.type);
-
   if (wanted(0) || wanted(1) || wanted(2) || wanted(3)) {
+    const int64_t rows = call.channels * scale * scale;
     LowRankBwd a{};
     a.dtype = call.dtype;
     a.batch = call.batch, a.channels = call.channels, a.rank = call.rank;
@@ -221,84 +228,40 @@ std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor, Optio
     a.grad_out = grad_out.const_data_ptr();
     a.z = z.const_data_ptr();
     copy_strides(z, a.z_stride);
-    a.padded_rank = (call.rank + k.lanes - 1) / k.lanes * k.lanes;
-    const int64_t padded = std::max<int64_t>(1, a.padded_rank);
-
-    const Scratch padded_weight(rows * padded);
-    {
-      const std::vector<float> values = floats_of(weight);
-      std::memset(padded_weight.data(), 0, rows * padded * sizeof(float));
-      for (int64_t m = 0; m < rows; ++m)
-        std::copy_n(values.data() + m * call.rank, call.rank, padded_weight.data() + m * a.padded_rank);
-    }
-    a.weight = padded_weight.data();
+    a.padded_rank = whole_vectors(call.rank);
+    const std::vector<float> weights = packed(floats_of(weight), rows, call.rank, false, a.padded_rank);
     const std::vector<float> bias_floats = floats_of(bias), gate_floats = floats_of(gate);
+    a.weight = weights.data();
     a.bias = data_or_null(bias_floats, bias);
     a.gate = data_or_null(gate_floats, gate);
     if (grad_z) {
       a.grad_z = grad_z->mutable_data_ptr();
       copy_strides(*grad_z, a.grad_z_stride);
     }
-
-    // Slices keep z and its gradient in the second-level cache; groups bound the memory of the partial sums.
-    const int64_t wanted_groups = std::clamp<int64_t>(grad_out.numel() >> 21, 16, 64);
-    const int64_t image_rows = std::max<int64_t>(1, call.batch * call.height);
-    a.slice_rows = std::clamp<int64_t>(65536 / std::max<int64_t>(1, call.width * padded), 1,
-                                       (image_rows + wanted_groups - 1) / wanted_groups);
-    a.slices_per_image = (call.height + a.slice_rows - 1) / a.slice_rows;
-    const int64_t slices = call.batch * a.slices_per_image;
-    const int64_t room =
-        std::max<int64_t>(int64_t{2} << 20, grad_out.numel() / 8) / std::max<int64_t>(1, rows * padded);
-    a.groups = std::clamp<int64_t>(std::min(wanted_groups, room), 1, std::max<int64_t>(1, slices));
-    const Scratch partial_weight(wanted(1) ? a.groups * rows * padded : 1);
-    const Scratch partial_bias(wanted(2) ? a.groups * rows : 1);
-    const Scratch partial_gate(wanted(3) ? slices * call.channels : 1);
+    cut(a);
+    const int64_t slices = call.batch * a.slices_per_image, layer = rows * a.padded_rank;
+    const Scratch partial_weight(wanted(1) ? a.groups * layer : 0), partial_bias(wanted(2) ? a.groups * rows : 0);
+    const Scratch partial_gate(wanted(3) ? slices * call.channels : 0);
     if (wanted(1)) a.partial_weight = partial_weight.data();
     if (wanted(2)) a.partial_bias = partial_bias.data();
     if (wanted(3)) a.partial_gate = partial_gate.data();
 
+    const Kernels& k = kernels();
     const int64_t operations = rows * call.height * call.width * call.batch * (2 * call.rank + 1) / 8 / a.groups;
     parallel_tasks(a.groups, operations, [&](int64_t begin, int64_t end) {
-      if (a.partial_weight)
-        std::memset(a.partial_weight + begin * rows * a.padded_rank, 0,
-                    (end - begin) * rows * a.padded_rank * sizeof(float));
-      if (a.partial_bias) std::memset(a.partial_bias + begin * rows, 0, (end - begin) * rows * sizeof(float));
+      if (a.partial_weight) std::fill_n(a.partial_weight + begin * layer, (end - begin) * layer, 0.f);
+      if (a.partial_bias) std::fill_n(a.partial_bias + begin * rows, (end - begin) * rows, 0.f);
       const Scratch scratch(k.lowrank_bwd_scratch(a));
       k.lowrank_bwd(a, begin, end, scratch.data());
     });
-
-    // Fixed order: group 0 upwards, then handed over in the storage type.
-    std::vector<float> sums(std::max(wanted(1) ? rows * call.rank : 0, std::max(rows, call.batch * call.channels)));
-    if (grad_weight) {
-      parallel_tasks(rows, a.groups * call.rank, [&](int64_t begin, int64_t end) {
-        for (int64_t m = begin; m < end; ++m) {
-          float* to = sums.data() + m * call.rank;
-          std::fill_n(to, call.rank, 0.f);
-          for (int64_t g = 0; g < a.groups; ++g) {
-            const float* from = a.partial_weight + (g * rows + m) * a.padded_rank;
-            for (int64_t r = 0; r < call.rank; ++r) to[r] += from[r];
-          }
-        }
-      });
-      from_floats(sums.data(), *grad_weight);
-    }
-    if (grad_bias) {
-      for (int64_t m = 0; m < rows; ++m) {
-        sums[m] = 0;
-        for (int64_t g = 0; g < a.groups; ++g) sums[m] += a.partial_bias[g * rows + m];
-      }
-      from_floats(sums.data(), *grad_bias);
-    }
-    if (grad_gate) {
-      for (int64_t b = 0; b < call.batch; ++b)
-        for (int64_t c = 0; c < call.channels; ++c) {
-          float sum = 0;
-          for (int64_t n = 0; n < a.slices_per_image; ++n)
-            sum += a.partial_gate[(b * a.slices_per_image + n) * call.channels + c];
-          sums[b * call.channels + c] = sum;
-        }
-      from_floats(sums.data(), *grad_gate);
-    }
+    if (wanted(1))
+      grad_weight = tensor_of(sum_slices(a.partial_weight, a.groups, layer, rows, call.rank, a.padded_rank),
+                              {rows, call.rank}, call.type);
+    if (wanted(2)) grad_bias = tensor_of(sum_slices(a.partial_bias, a.groups, rows, 1, rows, rows), {rows}, call.type);
+    if (wanted(3))
+      grad_gate = tensor_of(sum_slices(a.partial_gate, a.slices_per_image, call.channels, call.batch, call.channels,
+                                       a.slices_per_image * call.channels),
+                            {call.batch, call.channels}, call.type);
   }
   if (wanted(4)) grad_skip = bicubic_skip_grad(grad_out, *skip, scale, call.convention);
   return {grad_z, grad_weight, grad_bias, grad_gate, grad_skip};

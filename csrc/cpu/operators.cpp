@@ -142,8 +142,12 @@ Tensor output_like(const OptionalTensor& out, const Tensor& x) {
 }
 
 std::vector<float> floats_of(const Tensor& t) {
+  const Tensor from = dense(t);
   std::vector<float> values(t.numel());
-  to_floats(dense(t), values.data());
+  with_storage(storage_dtype(t, "tensor"), [&](auto type) {
+    const auto* source = static_cast<const decltype(type)*>(from.const_data_ptr());
+    for (size_t k = 0; k < values.size(); ++k) values[k] = to_float(source[k]);
+  });
   return values;
 }
 
@@ -157,14 +161,18 @@ std::vector<float> packed(const std::vector<float>& w, int64_t rows, int64_t col
   return to;
 }
 
-void sum_slices(const float* partial, int64_t slices, int64_t floats, int64_t rows, int64_t columns, int64_t stride,
-                bool transposed, const Tensor& result) {
+std::vector<float> sum_slices(const float* partial, int64_t slices, int64_t floats, int64_t rows, int64_t columns,
+                              int64_t stride, bool transposed) {
   std::vector<float> sums(rows * columns, 0.f);
-  for (int64_t slice = 0; slice < slices; ++slice)
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < columns; ++c)
-        sums[transposed ? c * rows + r : r * columns + c] += partial[slice * floats + r * stride + c];
-  from_floats(sums.data(), result);
+  parallel_tasks(rows, slices * columns, [&](int64_t begin, int64_t end) {
+    for (int64_t slice = 0; slice < slices; ++slice)
+      for (int64_t r = begin; r < end; ++r) {
+        const float* from = partial + slice * floats + r * stride;
+        float* to = sums.data() + r * columns;
+        for (int64_t c = 0; c < columns; ++c) to[c] += from[c];
+      }
+  });
+  return transposed ? packed(sums, rows, columns, true, rows) : sums;
 }
 
 int64_t whole_vectors(int64_t floats) {
@@ -172,21 +180,14 @@ int64_t whole_vectors(int64_t floats) {
   return (floats + lanes - 1) / lanes * lanes;
 }
 
-void to_floats(const Tensor& t, float* out) {
-  const int64_t count = t.numel();
-  with_storage(storage_dtype(t, "tensor"), [&](auto type) {
-    const auto* values = static_cast<const decltype(type)*>(t.const_data_ptr());
-    for (int64_t k = 0; k < count; ++k) out[k] = to_float(values[k]);
-  });
-}
-
-void from_floats(const float* values, const Tensor& out) {
-  const int64_t count = out.numel();
-  with_storage(storage_dtype(out, "tensor"), [&](auto type) {
+Tensor tensor_of(const std::vector<float>& values, const Shape& shape, ScalarType dtype) {
+  const Tensor result = empty_of(shape, dtype);
+  with_storage(storage_dtype(result, "tensor"), [&](auto type) {
     using T = decltype(type);
-    T* to = static_cast<T*>(out.mutable_data_ptr());
-    for (int64_t k = 0; k < count; ++k) to[k] = from_float<T>(values[k]);
+    T* to = static_cast<T*>(result.mutable_data_ptr());
+    for (size_t k = 0; k < values.size(); ++k) to[k] = from_float<T>(values[k]);
   });
+  return result;
 }
 
 void copy_strides(const Tensor& t, int64_t (&strides)[4]) {

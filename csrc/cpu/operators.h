@@ -95,13 +95,12 @@ std::vector<float> floats_of(const OptionalTensor& t);
 // w (rows, columns), or its transpose, as rows of `stride` floats, zeros from the last column on and in `more_rows`.
 std::vector<float> packed(const std::vector<float>& w, int64_t rows, int64_t columns, bool transposed, int64_t stride,
                           int64_t more_rows = 0);
-// result (rows, columns), or its transpose: the sum, in order, of `slices` partial ones, `floats` floats each, whose
-// rows are `stride` floats apart.
-void sum_slices(const float* partial, int64_t slices, int64_t floats, int64_t rows, int64_t columns, int64_t stride,
-                bool transposed, const Tensor& result);
-int64_t whole_vectors(int64_t floats);                     // padded to the vectors of the variant in use
-void to_floats(const Tensor& t, float* out);               // contiguous t
-void from_floats(const float* values, const Tensor& out);  // contiguous out
+// (rows, columns), or its transpose: the sum, in order, of `slices` partial ones, `floats` floats from one to the next,
+// whose rows are `stride` floats apart.
+std::vector<float> sum_slices(const float* partial, int64_t slices, int64_t floats, int64_t rows, int64_t columns,
+                              int64_t stride, bool transposed = false);
+int64_t whole_vectors(int64_t floats);  // padded to the vectors of the variant in use
+Tensor tensor_of(const std::vector<float>& values, const Shape& shape, torch::headeronly::ScalarType dtype);
 void copy_strides(const Tensor& t, int64_t (&strides)[4]);
 
 // Gradient of a low-resolution skip (B, C, h, w), in its layout, from that of the output.

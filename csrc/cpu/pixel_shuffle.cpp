@@ -85,7 +85,6 @@ std::tuple<OptionalTensor, OptionalTensor, OptionalTensor> pixel_shuffle_epilogu
   grad_out = dense(grad_out);
   OptionalTensor grad_y, grad_gate, grad_skip;
   if (wanted(0)) grad_y = empty_as(y);
-  if (wanted(1)) grad_gate = empty_of({a.batch, a.channels}, y.scalar_type());
   if (wanted(0) || wanted(1)) {
     const std::vector<float> gates = floats_of(gate);
     a.gate = gate ? gates.data() : nullptr;
@@ -95,20 +94,17 @@ std::tuple<OptionalTensor, OptionalTensor, OptionalTensor> pixel_shuffle_epilogu
       copy_strides(*grad_y, a.grad_y_stride);
     }
     const int64_t images = a.batch * a.channels;
-    const Scratch partial_gate(grad_gate ? images * a.height : 1);
-    a.partial_gate = grad_gate ? partial_gate.data() : nullptr;
+    const int64_t rows = grad_out.numel() ? a.height : 0;
+    const Scratch partial_gate(wanted(1) ? images * rows : 0);
+    a.partial_gate = wanted(1) ? partial_gate.data() : nullptr;
     const Kernels& k = kernels();
-    parallel_tasks(grad_out.numel() ? images * a.height : 0, a.width * scale * scale, [&](int64_t begin, int64_t end) {
+    parallel_tasks(images * rows, a.width * scale * scale, [&](int64_t begin, int64_t end) {
       const Scratch scratch(k.shuffle_scratch(a));
       k.shuffle_bwd(a, begin, end, scratch.data());
     });
-    if (grad_gate) {
-      std::vector<float> sums(images, 0.f);
-      if (grad_out.numel())
-        for (int64_t image = 0; image < images; ++image)
-          for (int64_t row = 0; row < a.height; ++row) sums[image] += partial_gate.data()[image * a.height + row];
-      from_floats(sums.data(), *grad_gate);
-    }
+    if (wanted(1))
+      grad_gate =
+          tensor_of(sum_slices(a.partial_gate, rows, 1, images, 1, rows), {a.batch, a.channels}, y.scalar_type());
   }
   if (wanted(2)) grad_skip = bicubic_skip_grad(grad_out, *skip, scale, convention);
   return {grad_y, grad_gate, grad_skip};
