@@ -112,7 +112,10 @@ void check_dims(const char* op, const char* name, const Tensor& tensor, int64_t 
   STD_TORCH_CHECK(tensor.dim() == dims, op, ": ", name, ": expected ", dims, " dimensions, got ", tensor.dim());
 }
 
-Bicubic bicubic_of(int64_t bicubic) { return bicubic == 0 ? Bicubic::matlab : Bicubic::torch; }
+Bicubic bicubic_of(const char* op, int64_t bicubic) {
+  STD_TORCH_CHECK(bicubic == 0 || bicubic == 1, op, ": bicubic: expected 0 (matlab) or 1 (torch), got ", bicubic);
+  return static_cast<Bicubic>(bicubic);
+}
 
 std::vector<int64_t> hr_sizes(const ShuffleProblem& shape) {
   return {shape.batch, shape.channels, shape.height * shape.scale, shape.width * shape.scale};
@@ -160,7 +163,7 @@ void lowrank_pixel_shuffle_fwd(Tensor z, Tensor weight, OptionalTensor bias, Opt
   LowrankInputs in = lowrank_inputs(call, shape, z, weight, bias, gate);
   in.skip = skip_input(call, skip, shape);
   in.low_res_skip = is_low_res(skip, shape);
-  in.bicubic = bicubic_of(bicubic);
+  in.bicubic = bicubic_of(op, bicubic);
   call.done(lowrank_forward(shape, in, call.output("out", out, hr_sizes(shape)), call.stream()));
 }
 
@@ -194,7 +197,7 @@ void pixel_shuffle_epilogue_fwd(Tensor y, OptionalTensor gate, OptionalTensor sk
   const void* gate_data = call.input("gate", gate, {shape.batch, shape.channels});
   const void* skip_data = skip_input(call, skip, shape);
   void* out_data = call.output("out", out, hr_sizes(shape));
-  call.done(epilogue_forward(shape, y_data, gate_data, skip_data, is_low_res(skip, shape), bicubic_of(bicubic),
+  call.done(epilogue_forward(shape, y_data, gate_data, skip_data, is_low_res(skip, shape), bicubic_of(op, bicubic),
                              out_data, call.stream()));
 }
 
@@ -223,7 +226,7 @@ void bicubic_skip_bwd(Tensor grad_out, int64_t upscale_factor, int64_t bicubic, 
                              grad_skip.size(2), grad_skip.size(3), upscale_factor};
   const void* g = call.input("grad_out", grad_out, hr_sizes(shape));
   void* out = call.output("grad_skip", grad_skip, {shape.batch, shape.channels, shape.height, shape.width});
-  call.done(skip_backward(shape, bicubic_of(bicubic), g, out, call.stream()));
+  call.done(skip_backward(shape, bicubic_of(op, bicubic), g, out, call.stream()));
 }
 
 // ---- channel attention ---------------------------------------------------------------------------------------------

@@ -332,7 +332,7 @@ struct LayersWeightGradients {
   }
 };
 
-/// dx = grad_out * gate + pool_grad (of_gate: pool_grad alone).
+/// dx = grad_out * gate + pool_grad; without grad_out, which is then the gate's, pool_grad alone.
 template <class T>
 struct AttentionInputGradient {
   static constexpr int threads = kThreads, min_blocks = 4;

@@ -297,12 +297,8 @@ struct LowrankFinishGate {
       float total = 0.0f;
       for (int64_t index = grid.thread(); index < per_channel; index += kThreads) {
         const int64_t row = channel * args.rows_per_channel + index / columns, r = index % columns;
-        float factor;
-        if (r < args.rank) {
-          factor = to_float(load(args.weight + row * args.rank + r));
-        } else {
-          factor = args.bias == nullptr ? 0.0f : to_float(load(args.bias + row));
-        }
+        if (r == args.rank && args.bias == nullptr) continue;  // what nothing multiplies takes no part, not even as NaN
+        const float factor = to_float(load(r < args.rank ? args.weight + row * args.rank + r : args.bias + row));
         float sum = 0.0f;
         for (int64_t split = 0; split < args.splits; ++split) {
           sum += load(args.partial + ((b * args.splits + split) * args.channels + channel) * per_channel + index);

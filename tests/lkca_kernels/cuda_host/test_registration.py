@@ -30,6 +30,7 @@ def test_registration_refuses_what_the_kernels_do_not_expect(grid: ctypes.CDLL) 
         "bias: expected shape": {"bias": torch.zeros(9)},
         "gate: the dtype": {"gate": torch.zeros(1, 2, dtype=torch.float16)},
         "skip: expected shape": {"skip": torch.zeros(1, 2, 5, 5)},
+        "bicubic: expected 0": {"b": 2},
         "out: expected a contiguous": {"out": torch.zeros(1, 2, 6, 12)[..., ::2]},
         "float32, float16 or bfloat16": {"z": z.double()},
     }

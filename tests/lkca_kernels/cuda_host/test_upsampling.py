@@ -57,6 +57,18 @@ def test_lowrank_pixel_shuffle(grid: ctypes.CDLL, shape: tuple[int, ...], skip: 
     check_gradients(got, exact, dtype)
 
 
+def test_an_overflowed_sum_that_nothing_multiplies(grid: ctypes.CDLL) -> None:
+    """Without a bias the gradient of the gate is that of the product alone: inf, no 0 · inf."""
+    z, weight, gate = torch.ones(1, 1, 2, 2), torch.ones(4, 1), torch.ones(1, 1)
+    grad_out = torch.zeros(1, 1, 4, 4)
+    grad_out[0, 0, 0, 0] = torch.inf
+    found = cuda.lowrank_pixel_shuffle_bwd(
+        grad_out, z, weight, None, gate, None, upscale_factor=2, skip_bicubic="matlab",
+        needs=(False, False, False, True, False),
+    )  # fmt: skip
+    assert found[3] is not None and found[3].item() == torch.inf
+
+
 # (h, w): one row and two, several rows in a tile, and none; the last tile may be short. Rows of whole vectors from 16.
 @pytest.mark.parametrize(
     "size",
