@@ -52,29 +52,50 @@ inline void with_dtype(DType dtype, F f) {
   }
 }
 
-template <int S>
-struct Scale {
-  static constexpr int value = S;
+// A number as a type.
+template <int V>
+struct Constant {
+  static constexpr int value = V;
 };
+
+// f(Constant<V>) of the V that `value` is; of the last one where it is no other.
+template <int V, int... MORE, typename F>
+inline auto with_constant(int64_t value, const F& f) {
+  if constexpr (sizeof...(MORE) == 0)
+    return f(Constant<V>{});
+  else
+    return value == V ? f(Constant<V>{}) : with_constant<MORE...>(value, f);
+}
 
 // Scales with a kernel of their own; every other scale runs the one named 0.
 template <typename F>
 inline auto with_scale(int scale, F f) {
   switch (scale) {
     case 2:
-      return f(Scale<2>{});
+      return f(Constant<2>{});
     case 3:
-      return f(Scale<3>{});
+      return f(Constant<3>{});
     case 4:
-      return f(Scale<4>{});
+      return f(Constant<4>{});
     case 5:
-      return f(Scale<5>{});
+      return f(Constant<5>{});
     case 8:
-      return f(Scale<8>{});
+      return f(Constant<8>{});
     default:
-      return f(Scale<0>{});
+      return f(Constant<0>{});
   }
 }
+
+// Hands out scratch memory; without any it only counts.
+struct Arena {
+  float* base;
+  int64_t used;
+  float* take(int64_t floats) {
+    float* piece = base ? base + used : nullptr;
+    used += ceil_div(floats, 16) * 16;
+    return piece;
+  }
+};
 
 // ---- bicubic skip ----------------------------------------------------------------------------------------------
 

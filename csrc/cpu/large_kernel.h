@@ -34,8 +34,7 @@ inline void load_row(const LargeKernel& a, const void* image, const int64_t (&st
   const int64_t x0 = max_of(0, from - reach), x1 = min_of(a.width, to + reach);
   float* begin = row + (x0 - (from - reach)) * a.lanes;
   clear(row, begin);
-  const T* pixels = static_cast<const T*>(image) + b * stride[0] + y * stride[2] + x0 * stride[3];
-  load_pixels(pixels, stride[3], stride[1], x1 - x0, a.channels, a.lanes, begin);
+  load_pixels(pixel_of<T>(image, stride, b, y, x0), stride[3], stride[1], x1 - x0, a.channels, a.lanes, begin);
   clear(begin + (x1 - x0) * a.lanes, row + floats);
 }
 
@@ -85,8 +84,8 @@ inline void depthwise_tile(const LargeKernel& a, const float* kernel, const Ring
 
 // Row y of the depthwise sums, from the pixel on with which the rows of the ring begin, in whole tiles.
 template <int K>
-inline void depthwise_row(const LargeKernel& a, const float* kernel, const Ring& rows, int64_t y, int64_t columns,
-                          float* to) {
+LKCA_NO_INLINE void depthwise_row(const LargeKernel& a, const float* kernel, const Ring& rows, int64_t y,
+                                  int64_t columns, float* to) {
   const Taps taps(a, y);
   for (int64_t p = 0; p < columns; p += kDepthwiseTile)
     for (int64_t v = 0; v < a.lanes; v += N)
@@ -106,10 +105,10 @@ inline void pointwise_row(const LargeKernel& a, const LargeKernelRoom& room, int
 template <typename T>
 inline void store_row(const LargeKernel& a, const LargeKernelRoom& room, int64_t b, int64_t y, int64_t from,
                       int64_t columns) {
-  T* out = static_cast<T*>(a.out) + b * a.out_stride[0] + y * a.out_stride[2] + from * a.out_stride[3];
+  T* out = pixel_of<T>(a.out, a.out_stride, b, y, from);
   if (a.residual) {
     const auto& stride = a.residual_stride;
-    const T* residual = static_cast<const T*>(a.residual) + b * stride[0] + y * stride[2] + from * stride[3];
+    const T* residual = pixel_of<T>(a.residual, stride, b, y, from);
     if (dense(stride[3], stride[1], a.channels, a.lanes) &&
         dense(a.out_stride[3], a.out_stride[1], a.channels, a.lanes)) {
       for (int64_t i = 0; i < columns * a.lanes; i += N)
@@ -127,11 +126,9 @@ template <typename T, int K>
 void large_kernel_rows(const LargeKernel& a, int64_t begin, int64_t end, float* scratch) {
   Arena arena{scratch, 0};
   const LargeKernelRoom room(a, arena);
-  const int64_t strips = ceil_div(a.width, a.strip), reach = a.kernel_y / 2;
+  const int64_t reach = a.kernel_y / 2;
   while (begin < end) {
-    const int64_t b = begin / a.height / strips, from = begin / a.height % strips * a.strip;
-    const int64_t to = min_of(a.width, from + a.strip);
-    const int64_t y0 = begin % a.height, y1 = min_of(a.height, y0 + end - begin);
+    const auto [b, from, to, y0, y1] = rows_of_strip(a, begin, end);
     int64_t next = max_of(0, y0 - reach);
     for (int64_t y = y0; y < y1; ++y) {
       for (; next < min_of(a.height, y + reach + 1); ++next)
@@ -226,19 +223,16 @@ template <typename T, int K>
 void large_kernel_slices(const LargeKernel& a, int64_t begin, int64_t end, float* scratch) {
   Arena arena{scratch, 0};
   const LargeKernelGradRoom room(a, arena);
-  const int64_t strips = ceil_div(a.width, a.strip), blocks = ceil_div(a.height, a.slice_rows);
   const int64_t reach = a.kernel_y / 2, kernel = a.kernel_y * a.kernel_x * a.lanes, layer = a.fields * a.lanes;
-  const auto piece = [](float* all, int64_t slice, int64_t floats) {
+  const auto cleared = [](float* all, int64_t slice, int64_t floats) {
     float* mine = all ? all + slice * floats : nullptr;
     if (mine) clear(mine, mine + floats);
     return mine;
   };
   for (int64_t slice = begin; slice < end; ++slice) {
-    const int64_t b = slice / blocks / strips, from = slice / blocks % strips * a.strip;
-    const int64_t to = min_of(a.width, from + a.strip);
-    const int64_t y0 = slice % blocks * a.slice_rows, y1 = min_of(a.height, y0 + a.slice_rows);
-    const LargeKernelSums sums{piece(a.partial_depthwise, slice, kernel), piece(a.partial_w1, slice, layer),
-                               piece(a.partial_w2, slice, layer)};
+    const auto [b, from, to, y0, y1] = slice_of(a, slice);
+    const LargeKernelSums sums{cleared(a.partial_depthwise, slice, kernel), cleared(a.partial_w1, slice, layer),
+                               cleared(a.partial_w2, slice, layer)};
     int64_t next_grad = max_of(0, y0 - reach), next = max_of(0, next_grad - reach);
     for (int64_t y = y0; y < y1; ++y) {
       for (; next_grad < min_of(a.height, y + reach + 1); ++next_grad) {
@@ -250,8 +244,8 @@ void large_kernel_slices(const LargeKernel& a, int64_t begin, int64_t end, float
       if (!a.grad_x) continue;
       depthwise_row<K>(a, a.flipped, room.mixed_grads, y, to - from, room.mixed);
       const auto& stride = a.grad_x_stride;
-      T* grad = static_cast<T*>(a.grad_x) + b * stride[0] + y * stride[2] + from * stride[3];
-      store_pixels(room.mixed, to - from, a.channels, a.lanes, grad, stride[3], stride[1]);
+      store_pixels(room.mixed, to - from, a.channels, a.lanes, pixel_of<T>(a.grad_x, stride, b, y, from), stride[3],
+                   stride[1]);
     }
   }
 }
@@ -265,26 +259,10 @@ int64_t large_kernel_scratch(const LargeKernel& a) {
   return arena.used;
 }
 
-template <int K>
-struct Width {
-  static constexpr int value = K;
-};
-
 // Widths with a version of their own; every other one runs the one named 0.
 template <typename F>
-inline void with_kernel(int64_t width, F f) {
-  switch (width) {
-    case 3:
-      return f(Width<3>{});
-    case 5:
-      return f(Width<5>{});
-    case 7:
-      return f(Width<7>{});
-    case 9:
-      return f(Width<9>{});
-    default:
-      return f(Width<0>{});
-  }
+inline void with_kernel(int64_t width, const F& f) {
+  with_constant<3, 5, 7, 9, 0>(width, f);
 }
 
 void large_kernel_fwd(const LargeKernel& a, int64_t begin, int64_t end, float* scratch) {

@@ -115,11 +115,6 @@ struct Span {
   int64_t count() const { return last - first + 1; }
 };
 
-template <typename T>
-inline const T* row_of(const void* base, const int64_t (&stride)[4], int64_t b, int64_t y, int64_t x) {
-  return static_cast<const T*>(base) + b * stride[0] + y * stride[2] + x * stride[3];
-}
-
 // Puts `columns` pixels of `fields` floats, from column x0 on, between the zeros beyond the image that the windows of
 // the columns from..to reach; fill(where) writes them. Then `out` gets the sums along the row for from..to.
 template <typename F>
@@ -137,7 +132,7 @@ inline void window_row(const LocalAttention& a, float* mixed, int64_t from, int6
 template <typename T>
 inline void fields_row(const LocalAttention& a, const LocalRoom& room, int64_t b, int64_t y, int64_t from, int64_t to) {
   window_row(a, room.mixed, from, to, room.fields.row(y), [&](int64_t x0, int64_t x1, float* where) {
-    const T* x = row_of<T>(a.x, a.x_stride, b, y, x0);
+    const T* x = pixel_of<T>(a.x, a.x_stride, b, y, x0);
     if (a.planar) {
       const auto load = [&](int64_t c, int64_t p) {
         return magnitude(load_part(x + c * a.x_stride[1] + p, x1 - x0 - p));
@@ -212,18 +207,15 @@ template <typename T>
 void local_fwd_rows(const LocalAttention& a, int64_t begin, int64_t end, float* scratch) {
   Arena arena{scratch, 0};
   const LocalRoom room(a, arena, false);
-  const int64_t strips = ceil_div(a.width, a.strip);
   while (begin < end) {
-    const int64_t b = begin / a.height / strips, from = begin / a.height % strips * a.strip;
-    const int64_t to = min_of(a.width, from + a.strip);
-    const int64_t y0 = begin % a.height, y1 = min_of(a.height, y0 + end - begin);
+    const auto [b, from, to, y0, y1] = rows_of_strip(a, begin, end);
     int64_t next = max_of(0, y0 - a.reach_y);
     for (int64_t y = y0; y < y1; ++y) {
       for (; next <= Span(y, a.reach_y, a.height).last; ++next) fields_row<T>(a, room, b, next, from, to);
       hidden_row(a, room, y, from, to);
-      const T* x = row_of<T>(a.x, a.x_stride, b, y, from);
-      const T* residual = a.residual ? row_of<T>(a.residual, a.residual_stride, b, y, from) : nullptr;
-      T* out = const_cast<T*>(row_of<T>(a.out, a.out_stride, b, y, from));
+      const T* x = pixel_of<T>(a.x, a.x_stride, b, y, from);
+      const T* residual = a.residual ? pixel_of<T>(a.residual, a.residual_stride, b, y, from) : nullptr;
+      T* out = pixel_of<T>(a.out, a.out_stride, b, y, from);
       a.planar ? gate_planes(a, room, x, residual, to - from, out) : gate_pixels(a, room, x, residual, to - from, out);
     }
     begin += y1 - y0;
@@ -239,8 +231,8 @@ inline void grads_row(const LocalAttention& a, const LocalRoom& room, int64_t b,
     const int64_t columns = x1 - x0, inside = from - x0;
     hidden_row(a, room, y, x0, x1);
     logits_row(a, room, columns);
-    const T* x = row_of<T>(a.x, a.x_stride, b, y, x0);
-    const T* grad = row_of<T>(a.grad_out, a.grad_out_stride, b, y, x0);
+    const T* x = pixel_of<T>(a.x, a.x_stride, b, y, x0);
+    const T* grad = pixel_of<T>(a.grad_out, a.grad_out_stride, b, y, x0);
     load_pixels(x, a.x_stride[3], a.x_stride[1], columns, a.channels, a.lanes, room.pixels);
     load_pixels(grad, a.grad_out_stride[3], a.grad_out_stride[1], columns, a.channels, a.lanes, room.more);
     for (int64_t i = 0; i < columns * a.lanes; i += N) {
@@ -276,12 +268,10 @@ template <typename T>
 void local_bwd_slices(const LocalAttention& a, int64_t begin, int64_t end, float* scratch) {
   Arena arena{scratch, 0};
   const LocalRoom room(a, arena, true);
-  const int64_t strips = ceil_div(a.width, a.strip), blocks = ceil_div(a.height, a.slice_rows);
   const int64_t partial = ceil_div(a.hidden, kTile) * kTile * a.lanes;
   for (int64_t slice = begin; slice < end; ++slice) {
-    const int64_t b = slice / blocks / strips, from = slice / blocks % strips * a.strip;
-    const int64_t to = min_of(a.width, from + a.strip), columns = to - from;
-    const int64_t y0 = slice % blocks * a.slice_rows, y1 = min_of(a.height, y0 + a.slice_rows);
+    const auto [b, from, to, y0, y1] = slice_of(a, slice);
+    const int64_t columns = to - from;
     float* partial_w1 = a.partial_w1 ? a.partial_w1 + slice * partial : nullptr;
     float* partial_w2 = a.partial_w2 ? a.partial_w2 + slice * partial : nullptr;
     if (partial_w1) clear(partial_w1, partial_w1 + partial);
@@ -298,7 +288,7 @@ void local_bwd_slices(const LocalAttention& a, int64_t begin, int64_t end, float
       if (!a.grad_x && !partial_w1) continue;
       sum_down(room.grads, rows.first, rows.last, columns * a.fields, room.sums);
       clear(room.sums + columns * a.fields, room.sums + ceil_div(columns, kTile) * kTile * a.fields);
-      const T* x = row_of<T>(a.x, a.x_stride, b, y, from);
+      const T* x = pixel_of<T>(a.x, a.x_stride, b, y, from);
       load_pixels(x, a.x_stride[3], a.x_stride[1], columns, a.channels, a.lanes, room.pixels);
       if (a.grad_x) {
         product(room.sums, a.fields, columns, a.w1_back, a.hidden + 1, a.lanes, room.logits);
@@ -308,7 +298,7 @@ void local_bwd_slices(const LocalAttention& a, int64_t begin, int64_t end, float
           const Vec turned = where_positive(value, slope) - where_positive(value * Vec::set1(-1.f), slope);
           (Vec::load(gated + i) + turned).store(room.logits + i);
         }
-        T* grad = const_cast<T*>(row_of<T>(a.grad_x, a.grad_x_stride, b, y, from));
+        T* grad = pixel_of<T>(a.grad_x, a.grad_x_stride, b, y, from);
         store_pixels(room.logits, columns, a.channels, a.lanes, grad, a.grad_x_stride[3], a.grad_x_stride[1]);
       }
       if (!partial_w1) continue;

@@ -16,41 +16,29 @@ constexpr int bwd_rows() {
   return S == 2 ? 2 : 1;
 }
 
-struct BwdScratch {
+struct BwdRoom {
   float *z, *grad_z;            // [pixels of a slice][padded_rank]
   float *weight, *grad_weight;  // [s*s][padded_rank]
   float* grad_sum;              // [s*s]
   float* lane_sum;              // [s*s][N]
   float* grad;                  // s rows of gradient in fp32, for storage types other than fp32
+
+  BwdRoom(const LowRankBwd& a, Arena& arena) {
+    const int64_t s2 = static_cast<int64_t>(a.scale) * a.scale;
+    z = arena.take(a.slice_rows * a.width * a.padded_rank);
+    grad_z = arena.take(a.slice_rows * a.width * a.padded_rank);
+    weight = arena.take(s2 * a.padded_rank);
+    grad_weight = arena.take(s2 * a.padded_rank);
+    grad_sum = arena.take(s2);
+    lane_sum = arena.take(s2 * N);
+    grad = arena.take(a.dtype == DType::f32 ? 0 : s2 * a.width);
+  }
 };
 
-inline int64_t round_up(int64_t n) { return ceil_div(n, 16) * 16; }
-
-inline BwdScratch layout_bwd(const LowRankBwd& a, float* base, int64_t* total) {
-  const int64_t s2 = static_cast<int64_t>(a.scale) * a.scale;
-  int64_t used = 0;
-  auto take = [&](int64_t n) {
-    float* p = base + used;
-    used += round_up(n);
-    return p;
-  };
-  BwdScratch s;
-  s.z = take(a.slice_rows * a.width * a.padded_rank);
-  s.grad_z = take(a.slice_rows * a.width * a.padded_rank);
-  s.weight = take(s2 * a.padded_rank);
-  s.grad_weight = take(s2 * a.padded_rank);
-  s.grad_sum = take(s2);
-  s.lane_sum = take(s2 * N);
-  s.grad = take(a.dtype == DType::f32 ? 0 : s2 * a.width);
-  if (total) *total = used;
-  return s;
-}
-
 inline int64_t lowrank_bwd_scratch(const LowRankBwd& a) {
-  int64_t total;
-  alignas(64) float none[1];
-  layout_bwd(a, none, &total);
-  return total;
+  Arena arena{nullptr, 0};
+  BwdRoom(a, arena);
+  return arena.used;
 }
 
 // grad_z[x][r] += sum over M phases of grad[x, m] * weight[m][r], for X pixels and V vectors of ranks at r.
@@ -160,8 +148,65 @@ inline void fold_lane_sums(const float* lane_sum, int scale, float* grad_sum) {
 // Offsets of the phases inside the s rows of gradient of one LR row are tabled, this many at a time.
 constexpr int64_t kPhases = 256;
 
+// Adds to the gradient of one LR row of z, whose s rows of gradient lie at `grad`; `weight` is the gated one.
+inline void add_grad_z_row(const LowRankBwd& a, const float* grad, const float* weight, float* grad_z) {
+  constexpr int X = kAccumulators / 2;
+  const int64_t scale = a.scale, s2 = scale * scale, wide = a.width * scale, padded = a.padded_rank;
+  int64_t offset[kPhases];
+  for (int64_t m0 = 0; m0 < s2; m0 += kPhases) {
+    const int64_t phases = min_of(kPhases, s2 - m0);
+    for (int64_t m = 0; m < phases; ++m) offset[m] = (m0 + m) / scale * wide + (m0 + m) % scale;
+    for (int64_t r = 0; r < padded; r += 2 * N) {
+      const float* w = weight + m0 * padded + r;
+      with_constant<1, 2>((padded - r) / N, [&](auto vectors) {
+        constexpr int V = decltype(vectors)::value;
+        int64_t x = 0;
+        for (; x + X <= a.width; x += X)
+          add_grad_z<X, V>(grad + x * scale, offset, phases, scale, w, padded, grad_z + x * padded + r);
+        for (; x < a.width; ++x)
+          add_grad_z<1, V>(grad + x * scale, offset, phases, scale, w, padded, grad_z + x * padded + r);
+      });
+    }
+  }
+}
+
+// The z of a slice, and its gradient, are fp32 [pixel][padded_rank], zero beyond the rank.
+template <typename T>
+inline void load_slice(const LowRankBwd& a, int64_t b, int64_t y0, int64_t rows, float* to) {
+  const auto& stride = a.z_stride;
+  const T* z = static_cast<const T*>(a.z) + b * stride[0] + y0 * stride[2];
+  for (int64_t y = 0; y < rows; ++y)
+    for (int64_t x = 0; x < a.width; ++x, to += a.padded_rank) {
+      const T* from = z + y * stride[2] + x * stride[3];
+      for (int64_t r = 0; r < a.padded_rank; ++r) to[r] = r < a.rank ? to_float(from[r * stride[1]]) : 0.f;
+    }
+}
+
+template <typename T>
+inline void store_slice(const LowRankBwd& a, int64_t b, int64_t y0, int64_t rows, const float* from) {
+  const auto& stride = a.grad_z_stride;
+  T* grad_z = static_cast<T*>(a.grad_z) + b * stride[0] + y0 * stride[2];
+  for (int64_t y = 0; y < rows; ++y)
+    for (int64_t x = 0; x < a.width; ++x, from += a.padded_rank) {
+      T* to = grad_z + y * stride[2] + x * stride[3];
+      for (int64_t r = 0; r < a.rank; ++r) to[r * stride[1]] = from_float<T>(from[r]);
+    }
+}
+
+// <W, G> + <bias, sum grad> of one channel; bias may be null.
+inline float grad_gate(const BwdRoom& room, const float* weight, const float* bias, int64_t s2, int64_t padded) {
+  float sum = 0;
+  for (int64_t m = 0; m < s2; ++m) {
+    Vec product = Vec::set1(0.f);
+    for (int64_t r = m * padded; r < (m + 1) * padded; r += N)
+      product = fma(Vec::load(weight + r), Vec::load(room.grad_weight + r), product);
+    sum += product.sum() + (bias ? bias[m] * room.grad_sum[m] : 0.f);
+  }
+  return sum;
+}
+
 template <typename T, int S>
-void lowrank_bwd_slice(const LowRankBwd& a, int64_t slice, int64_t group, const BwdScratch& s) {
+void lowrank_bwd_slice(const LowRankBwd& a, int64_t slice, int64_t group, const BwdRoom& room) {
   const int64_t b = slice / a.slices_per_image;
   const int64_t y0 = slice % a.slices_per_image * a.slice_rows;
   const int64_t rows = min_of(a.slice_rows, a.height - y0);
@@ -169,24 +214,16 @@ void lowrank_bwd_slice(const LowRankBwd& a, int64_t slice, int64_t group, const 
   const bool want_weight = a.partial_weight || a.partial_gate;
   const bool want_sum = a.partial_bias || (a.partial_gate && a.bias);
 
-  if (want_weight) {
-    const T* z = static_cast<const T*>(a.z) + b * a.z_stride[0] + y0 * a.z_stride[2];
-    for (int64_t y = 0; y < rows; ++y)
-      for (int64_t x = 0; x < a.width; ++x) {
-        float* to = s.z + (y * a.width + x) * padded;
-        const T* from = z + y * a.z_stride[2] + x * a.z_stride[3];
-        for (int64_t r = 0; r < padded; ++r) to[r] = r < a.rank ? to_float(from[r * a.z_stride[1]]) : 0.f;
-      }
-  }
+  if (want_weight) load_slice<T>(a, b, y0, rows, room.z);
   if (a.grad_z)
-    for (int64_t k = 0; k < rows * a.width * padded; ++k) s.grad_z[k] = 0.f;
+    for (int64_t k = 0; k < rows * a.width * padded; ++k) room.grad_z[k] = 0.f;
 
   for (int64_t c = 0; c < a.channels; ++c) {
     const float gate = a.gate ? a.gate[b * a.channels + c] : 1.f;
     const float* weight = a.weight + c * s2 * padded;
-    for (int64_t k = 0; k < s2 * padded; ++k) s.weight[k] = gate * weight[k], s.grad_weight[k] = 0.f;
+    for (int64_t k = 0; k < s2 * padded; ++k) room.weight[k] = gate * weight[k], room.grad_weight[k] = 0.f;
     if (want_sum)
-      for (int64_t k = 0; k < s2 * N; ++k) s.lane_sum[k] = 0.f;
+      for (int64_t k = 0; k < s2 * N; ++k) room.lane_sum[k] = 0.f;
     for (int64_t y = 0; y < rows; ++y) {
       const T* source =
           static_cast<const T*>(a.grad_out) + (b * a.channels + c) * a.height * scale * wide + (y0 + y) * scale * wide;
@@ -195,83 +232,43 @@ void lowrank_bwd_slice(const LowRankBwd& a, int64_t slice, int64_t group, const 
         grad = source;
       } else {
         for (int64_t x = 0; x < scale * wide; x += N)
-          store_part(load_part(source + x, scale * wide - x), s.grad + x, scale * wide - x);
-        grad = s.grad;
+          store_part(load_part(source + x, scale * wide - x), room.grad + x, scale * wide - x);
+        grad = room.grad;
       }
       const int64_t pixel = y * a.width * padded;
-      if (a.grad_z) {
-        int64_t offset[kPhases];
-        for (int64_t m0 = 0; m0 < s2; m0 += kPhases) {
-          const int64_t phases = min_of(kPhases, s2 - m0);
-          for (int64_t m = 0; m < phases; ++m) offset[m] = (m0 + m) / scale * wide + (m0 + m) % scale;
-          const float* w = s.weight + m0 * padded;
-          constexpr int X = kAccumulators / 2;
-          for (int64_t r = 0; r < padded; r += 2 * N) {
-            const bool two = r + 2 * N <= padded;
-            for (int64_t x = 0; x < a.width;) {
-              const float* g = grad + x * scale;
-              float* to = s.grad_z + pixel + x * padded + r;
-              if (x + X <= a.width) {
-                two ? add_grad_z<X, 2>(g, offset, phases, scale, w + r, padded, to)
-                    : add_grad_z<X, 1>(g, offset, phases, scale, w + r, padded, to);
-                x += X;
-              } else {
-                two ? add_grad_z<1, 2>(g, offset, phases, scale, w + r, padded, to)
-                    : add_grad_z<1, 1>(g, offset, phases, scale, w + r, padded, to);
-                x += 1;
-              }
-            }
-          }
-        }
-      }
+      if (a.grad_z) add_grad_z_row(a, grad, room.weight, room.grad_z + pixel);
       if (want_weight)
-        for (int64_t r = 0; r < padded; r += 2 * N) {
-          if (r + 2 * N <= padded)
-            grad_weight_rows<S, 2>(a, grad, s.z + pixel, r, s.grad_weight);
-          else
-            grad_weight_rows<S, 1>(a, grad, s.z + pixel, r, s.grad_weight);
-        }
-      if (want_sum) add_lane_sums<S>(grad, a.width, a.scale, s.lane_sum);
+        for (int64_t r = 0; r < padded; r += 2 * N)
+          with_constant<1, 2>((padded - r) / N, [&](auto vectors) {
+            grad_weight_rows<S, decltype(vectors)::value>(a, grad, room.z + pixel, r, room.grad_weight);
+          });
+      if (want_sum) add_lane_sums<S>(grad, a.width, a.scale, room.lane_sum);
     }
-    if (want_sum) fold_lane_sums(s.lane_sum, a.scale, s.grad_sum);
-    if (a.partial_gate) {
-      float sum = 0;
-      for (int64_t m = 0; m < s2; ++m) {
-        Vec product = Vec::set1(0.f);
-        for (int64_t r = 0; r < padded; r += N)
-          product = fma(Vec::load(weight + m * padded + r), Vec::load(s.grad_weight + m * padded + r), product);
-        sum += product.sum() + (a.bias ? a.bias[c * s2 + m] * s.grad_sum[m] : 0.f);
-      }
-      a.partial_gate[slice * a.channels + c] = sum;
-    }
+    if (want_sum) fold_lane_sums(room.lane_sum, a.scale, room.grad_sum);
+    if (a.partial_gate)
+      a.partial_gate[slice * a.channels + c] = grad_gate(room, weight, a.bias ? a.bias + c * s2 : nullptr, s2, padded);
     if (a.partial_weight) {
       float* to = a.partial_weight + (group * a.channels + c) * s2 * padded;
-      for (int64_t k = 0; k < s2 * padded; ++k) to[k] += gate * s.grad_weight[k];
+      for (int64_t k = 0; k < s2 * padded; ++k) to[k] += gate * room.grad_weight[k];
     }
     if (a.partial_bias) {
       float* to = a.partial_bias + (group * a.channels + c) * s2;
-      for (int64_t m = 0; m < s2; ++m) to[m] += gate * s.grad_sum[m];
+      for (int64_t m = 0; m < s2; ++m) to[m] += gate * room.grad_sum[m];
     }
   }
 
-  if (a.grad_z) {
-    T* to = static_cast<T*>(a.grad_z) + b * a.grad_z_stride[0] + y0 * a.grad_z_stride[2];
-    for (int64_t y = 0; y < rows; ++y)
-      for (int64_t x = 0; x < a.width; ++x)
-        for (int64_t r = 0; r < a.rank; ++r)
-          to[y * a.grad_z_stride[2] + x * a.grad_z_stride[3] + r * a.grad_z_stride[1]] =
-              from_float<T>(s.grad_z[(y * a.width + x) * padded + r]);
-  }
+  if (a.grad_z) store_slice<T>(a, b, y0, rows, room.grad_z);
 }
 
 void lowrank_bwd(const LowRankBwd& a, int64_t begin, int64_t end, float* scratch) {
-  const BwdScratch s = layout_bwd(a, scratch, nullptr);
+  Arena arena{scratch, 0};
+  const BwdRoom room(a, arena);
   const int64_t slices = a.batch * a.slices_per_image;
   with_dtype(a.dtype, [&](auto t) {
     with_scale(a.scale, [&](auto scale) {
       for (int64_t group = begin; group < end; ++group)
         for (int64_t slice = group * slices / a.groups; slice < (group + 1) * slices / a.groups; ++slice)
-          lowrank_bwd_slice<decltype(t), decltype(scale)::value>(a, slice, group, s);
+          lowrank_bwd_slice<decltype(t), decltype(scale)::value>(a, slice, group, room);
     });
   });
 }

@@ -8,17 +8,6 @@ namespace {
 
 constexpr int64_t kTile = 8;  // pixels of one product; rows of pixels have room for one tile more
 
-// Hands out scratch memory; without any it only counts.
-struct Arena {
-  float* base;
-  int64_t used;
-  float* take(int64_t floats) {
-    float* piece = base ? base + used : nullptr;
-    used += ceil_div(floats, 16) * 16;
-    return piece;
-  }
-};
-
 // The last few rows of an image, by row number.
 struct Ring {
   float* rows;
@@ -27,6 +16,38 @@ struct Ring {
 };
 
 inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Rows y0..y1 of the columns from..to of image b.
+struct Piece {
+  int64_t b, from, to, y0, y1;
+};
+
+// Rows from y0 on of a strip, b * strips + strip.
+inline Piece piece_of(const Strips& a, int64_t strip, int64_t y0, int64_t rows) {
+  const int64_t strips = ceil_div(a.width, a.strip), from = strip % strips * a.strip;
+  return {strip / strips, from, min_of(a.width, from + a.strip), y0, min_of(a.height, y0 + rows)};
+}
+
+// What lies in one strip of the rows [begin, end) of all strips, (b * strips + strip) * height + y.
+inline Piece rows_of_strip(const Strips& a, int64_t begin, int64_t end) {
+  return piece_of(a, begin / a.height, begin % a.height, end - begin);
+}
+
+// A slice, (b * strips + strip) * slices of a strip + slice.
+inline Piece slice_of(const Strips& a, int64_t slice) {
+  const int64_t slices = ceil_div(a.height, a.slice_rows);
+  return piece_of(a, slice / slices, slice % slices * a.slice_rows, a.slice_rows);
+}
+
+// Channel 0 of a pixel.
+template <typename T>
+inline const T* pixel_of(const void* base, const int64_t (&stride)[4], int64_t b, int64_t y, int64_t x) {
+  return static_cast<const T*>(base) + b * stride[0] + y * stride[2] + x * stride[3];
+}
+template <typename T>
+inline T* pixel_of(void* base, const int64_t (&stride)[4], int64_t b, int64_t y, int64_t x) {
+  return static_cast<T*>(base) + b * stride[0] + y * stride[2] + x * stride[3];
+}
 
 inline void clear(float* from, float* to) {
   for (; from < to; ++from) *from = 0.f;

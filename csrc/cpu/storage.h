@@ -6,11 +6,13 @@
 #include <string.h>
 
 // For what innermost loops call: in files with so many kernels GCC's budget for inlining runs out, and vectors that are
-// passed on go through memory.
+// passed on go through memory. And for loops that need all registers, away from what calls them.
 #if defined(__GNUC__) || defined(__clang__)
 #define LKCA_INLINE inline __attribute__((always_inline))
+#define LKCA_NO_INLINE inline __attribute__((noinline))
 #else
 #define LKCA_INLINE inline
+#define LKCA_NO_INLINE inline
 #endif
 
 namespace lkca::cpu {
