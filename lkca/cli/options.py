@@ -127,7 +127,7 @@ Sigma = Annotated[
     typer.Option(
         "--sigma",
         min=0.01,
-        max=1000,
+        max=100,
         help="Of the Gaussian blur: its standard deviation in fine pixels.",
         show_default="a typical sensor's",
     ),
