@@ -126,7 +126,8 @@ def find_compiler() -> list[str] | None:
 
     Without ccache and sccache, which torch's build puts before it by itself.
     """
-    named = [word for word in shlex.split(os.environ.get("CXX", "")) if word not in ("ccache", "sccache")]
+    words = shlex.split(os.environ.get("CXX", ""))
+    named = [word for word in words if Path(word).name not in ("ccache", "sccache")]
     candidates = [named] if named else [["c++"], ["g++"], ["clang++"]]
     return next((command for command in candidates if shutil.which(command[0])), None)
 

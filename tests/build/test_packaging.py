@@ -103,7 +103,13 @@ def test_the_wheel_holds_the_packages_and_nothing_else(sdist, tmp_path):
 
 @pytest.mark.parametrize(
     ("cxx", "program", "flags"),
-    [("", "g++", []), ("", "clang++", []), ("ccache g++", "g++", []), ("g++ -m64", "g++", ["-m64"])],
+    [
+        ("", "g++", []),
+        ("", "clang++", []),
+        ("ccache g++", "g++", []),
+        ("/usr/bin/sccache g++", "g++", []),
+        ("g++ -m64", "g++", ["-m64"]),
+    ],
 )
 def test_the_compiler_that_was_probed_is_the_one_that_compiles_and_links(cxx, program, flags, tmp_path):
     """torch's build knows c++ only, where CXX is unset, and takes a CXX of several words for one program's name."""
