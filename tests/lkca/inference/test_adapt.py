@@ -20,6 +20,8 @@ from lkca.inference.fill import fill_missing
 from lkca.models.directory import load_model, save_model
 from lkca.models.prior import Prior, shipped_prior
 from lkca.models.subspace import SpectralSubspace
+from lkca.report.build import report_of_model
+from lkca.report.page import render
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +205,8 @@ def test_it_can_be_saved(coarse: np.ndarray, prior: Prior, tmp_path: Path) -> No
     np.testing.assert_allclose(upscale_array(coarse, again), upscale_array(coarse, model), atol=1e-6)
     card = (tmp_path / "m" / "README.md").read_text()
     assert "adapted to scene.tif without training" in card and "Fitted to" not in card and "that trained" not in card
+    page = render(report_of_model([], again, "m", device=torch.device("cpu")))
+    assert "<dt>made of</dt><dd>scene.tif" in page and "trained or" not in page
 
 
 def test_refusals(coarse: np.ndarray, prior: Prior) -> None:
