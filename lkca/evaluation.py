@@ -204,7 +204,7 @@ def _peak(blocks: Iterable[np.ndarray], good: np.ndarray, source: str, given: fl
     """The given peak, else the largest valid sample of the good bands that hold data, and those bands' indices; blocks
     (bands, rows, cols)."""
     if given is not None and not 0 < given < math.inf:
-        raise InputError(f"the peak is {given:g}; give the positive value that stands for 1, in the file's units")
+        raise InputError(f"the peak is {given:g}; give the positive value that stands for 1, in physical units")
     top = np.full(good.size, -np.inf)
     for block in blocks:
         top = np.maximum(top, np.max(block, axis=(1, 2), where=np.isfinite(block), initial=-np.inf))

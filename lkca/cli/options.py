@@ -110,7 +110,8 @@ Peak = Annotated[
     float | None,
     typer.Option(
         "--peak",
-        help="Value that the metrics take as 1, in the file's units; give a data set's for each of its scenes.",
+        help="Value that the metrics take as 1, in the units that lkca inspect shows (a file's scale factor applied); "
+        "give a data set's for each of its scenes.",
         show_default="the largest valid sample of the scored part",
     ),
 ]
