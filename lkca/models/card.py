@@ -49,10 +49,11 @@ def _input(config: ModelConfig) -> list[str]:
 def _training(training: TrainingRecord, weights: Mapping[str, Tensor]) -> list[str]:
     size = sum(tensor.numel() for tensor in weights.values() if tensor.is_floating_point())
     end = ", stopped before its time budget." if training.interrupted else "."
+    role = "Made of" if "made" in training.details else "Scenes that trained it, or validated"
     lines = [
         "## Training",
         "",
-        "- Made of:" if "made" in training.details else "- Scenes that trained it, or validated:",
+        *([f"- {role}:"] if training.data else []),
         *(f"  - `{d.name}`: {d.rows} × {d.cols} pixels (region `{d.region}`)" for d in training.data),
         f"- {size:,} numbers in the weights; {training.seconds:.0f} s on {training.device}, seed {training.seed}{end}",
     ]

@@ -91,6 +91,9 @@ def test_round_trip(saved: Path) -> None:
         "| student | 31.5 |",
     ):
         assert words in card
+    unknown = loaded.config.model_copy(update={"training": loaded.config.training.model_copy(update={"data": []})})
+    save_model(saved, net, unknown, overwrite=True)
+    assert "Scenes that trained it" in card and "Scenes that trained it" not in (saved / CARD).read_text()
 
 
 @pytest.mark.parametrize("changes", [{}, {"rank": None}, {"shared": True, "components": 2, "rank": 4}])
