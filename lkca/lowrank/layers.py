@@ -250,9 +250,9 @@ def survey(model: nn.Module, example: Any = None, *, run: bool = True) -> Survey
         if id(module) not in own:
             layer = Layer(names[id(module)][0], module, factor, macs.get(id(module)), shuffle)
             _keep(layer, names, ties, calls, result)
-    convolutions = [] if flow is None else flow.convolutions
+    followed = set() if flow is None else {id(call.module) for call in flow.convolutions[:-1]}
     for layer in result.layers:
-        layer.followed = bool(convolutions) and convolutions[-1].module is not layer.conv
+        layer.followed = id(layer.conv) in followed
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
     result.layers.sort(key=lambda layer: order.get(layer.name, 0))
     return result

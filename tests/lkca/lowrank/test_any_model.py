@@ -99,6 +99,19 @@ def test_within_a_channels_last_network_the_layout_stays(way: str) -> None:
     assert inner[1].is_contiguous()
 
 
+def test_a_head_that_did_not_run_is_taken_for_the_last_layer() -> None:
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads = nn.ModuleList(nn.Sequential(nn.Conv2d(3, 3 * s * s, 3), nn.PixelShuffle(s)) for s in (2, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.heads[0](x)
+
+    low = factorize(TwoHeads(), rank=2)
+    assert [head[0].keeps_layout for head in low.heads] == [False, False]
+
+
 def test_bfloat16_keeps_its_dtype() -> None:
     low = factorize(small().bfloat16(), rank=3)
     assert {p.dtype for p in low.parameters()} == {torch.bfloat16}
