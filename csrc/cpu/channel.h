@@ -44,7 +44,7 @@ inline float sum_run(const T* x, const T* y, int64_t samples) {
   return ((sum[0] + sum[1]) + (sum[2] + sum[3])).sum();
 }
 
-// The pixels of one task, the first of them `offset` floats into the tensor.
+// The pixels of one task, the first of them `offset` samples into the tensor.
 struct Chunk {
   int64_t outer, pixels, offset;
   Chunk(const ChannelArgs& a, int64_t task) : outer(task / a.chunks) {
