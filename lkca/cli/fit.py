@@ -58,7 +58,12 @@ def fit_command(
     ] = None,
     max_steps: Annotated[
         int | None,
-        typer.Option("--max-steps", min=1, help="Bound on the training steps.", show_default="the time budget's"),
+        typer.Option(
+            "--max-steps",
+            min=1,
+            help="Bound on the training steps.",
+            show_default="300 from the prior, else the time's",
+        ),
     ] = None,
     region: Region = None,
     init: Annotated[

@@ -28,7 +28,10 @@ class FitConfig(StrictModel):
         default=5.0, gt=0, le=100_000, description="Time budget; null: max_steps alone counts."
     )
     max_steps: int | None = Field(
-        default=None, ge=1, description="Bound on the training steps, however much time is left."
+        default=None,
+        ge=1,
+        description="Bound on the training steps, however much time is left; null: the recipe's adapt_steps from a "
+        "prior that knows scale and degradation, else the time's.",
     )
     region: str | None = Field(default=None, description="Rows and columns to train on, such as '0:68,:'; null: all.")
     init: str | None = Field(

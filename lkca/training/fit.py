@@ -60,6 +60,7 @@ class Recipe:
     patch: int = knob(14, "Side of a patch in coarse pixels.", ge=4, le=1024)
     batch: int = knob(4, "Patches per step.", ge=1, le=1024)
     adapt_lr: float = knob(5e-5, "Peak learning rate of a teacher whose prior knows scale and degradation.", gt=0, le=1)
+    adapt_steps: int = knob(300, "Bound on the steps of a fit that such a teacher begins, without a max_steps.", ge=1)
     teacher_lr: float = knob(1e-3, "Peak learning rate of any other teacher.", gt=0, le=1)
     student_lr: float = knob(2e-4, "Peak learning rate of the student.", gt=0, le=1)
     weight_decay: float = knob(1e-2, "AdamW's; vectors are not decayed.", ge=0, le=1)
@@ -122,10 +123,11 @@ def fit(
     """Fit a network that restores ``cubes`` degraded by ``scale``; see :class:`FitResult`.
 
     cubes: normalised (bands, H, W) float tensors or arrays, one band count, any sizes; values that are not finite are
-    missing. minutes: wall-clock budget. max_steps: bound on optimiser steps; with minutes=None the result depends on
-    the seed alone (on one machine and thread count). init: what the network starts from instead of the shipped prior,
-    such as :func:`lkca.training.transfer.backbone` gives. After the first step KeyboardInterrupt ends the fit early
-    with the best network so far; so does a loss that is not finite, which the result's ``failure`` tells.
+    missing. minutes: wall-clock budget. max_steps: bound on optimiser steps (None: ``recipe.adapt_steps`` where the
+    network starts from a prior that knows scale and degradation); with minutes=None the result depends on the seed
+    alone (on one machine and thread count). init: what the network starts from instead of the shipped prior, such as
+    :func:`lkca.training.transfer.backbone` gives. After the first step KeyboardInterrupt ends the fit early with the
+    best network so far; so does a loss that is not finite, which the result's ``failure`` tells.
 
     Raises InputError where the cubes leave nothing to learn from, and for a loss that is not finite before anything was
     learned; ValueError where neither a time nor a number of steps ends it.
@@ -218,6 +220,8 @@ class _Run:
             known = self.scale in start.scales and self.degradation.method == start.origin.get("degradation", "bicubic")
             near = known and start.origin.get("exact", True)
             net, lr = start.network(self.scale), r.adapt_lr if near else r.teacher_lr
+            if near and self.budget.steps is None:  # more of them make it forget: docs/fit.md
+                self.budget.steps = r.adapt_steps
         else:
             config = LKCANetConfig(
                 bands=1,

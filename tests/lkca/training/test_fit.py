@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from lkca.training.distillation import Distiller
 from lkca.training.fit import Recipe, _hold_out
 from lkca.training.optimise import adamw
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
+from lkca.training.progress import Budget
 from lkca_kernels import bicubic_upsample
 
 SMALL = Recipe(
@@ -209,6 +211,22 @@ def test_a_loss_that_is_not_finite_from_the_start_is_bad_input(monkeypatch: pyte
 def test_time_budget_is_kept() -> None:
     result = fit([scene()], 2, minutes=0.04, recipe=SMALL)
     assert result.seconds < 6
+
+
+def test_a_prior_that_knows_the_task_is_adapted_by_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long there is: more of them learn the scene by heart. Who names a number gets it."""
+    budgets: list[Budget] = []
+
+    def kept(*args: Any) -> Budget:
+        budgets.append(Budget(*args))
+        return budgets[-1]
+
+    monkeypatch.setattr(sys.modules["lkca.training.fit"], "Budget", kept)  # the function hides the module
+    gentle = Recipe(adapt_steps=5)
+    assert 5 <= fit([scene(24, 24)], 2, recipe=gentle).steps <= 6  # both stages may end beyond the bound
+    for settings in ({"max_steps": 12}, {"degradation": "area"}, {"recipe": dataclasses.replace(gentle, prior=False)}):
+        fit([scene(24, 24)], 2, **{"minutes": 0.001, "recipe": gentle, **settings})
+    assert [budget.steps for budget in budgets] == [5, 12, None, None]
 
 
 def test_bad_input() -> None:
