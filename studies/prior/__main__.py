@@ -28,7 +28,7 @@ from studies.prior.images import draw, images
 
 ARCHITECTURE = {"width": 32, "blocks": 4, "kernel_size": 7, "expansion": 2, "window": 9}
 SCALES = {4: 0.45, 2: 0.3, 3: 0.1, 8: 0.15}  # share of the steps; larger first
-PATCH = {2: 18, 3: 18, 4: 18, 8: 12}  # low-resolution pixels
+PATCH = {2: 24, 3: 24, 4: 24, 8: 12}  # low-resolution pixels
 FLAT = 0.05  # of an image's RMS detail: patches with less are not blown up to full power
 
 
