@@ -157,6 +157,9 @@ class _Run:
     ) -> None:
         self.start = init or (shipped_prior() if recipe.prior else None)
         self.scale, self.degradation, self.recipe, self.budget = scale, degradation, recipe, budget
+        self.near = self._knows_the_task()
+        if self.near and budget.steps is None:  # more of them make it forget: docs/fit.md
+            budget.steps = recipe.adapt_steps
         self.seed, self.device, self.callback = seed, torch.device(device), callback
         self.history: list[Progress] = []
         self.failure = ""
@@ -174,6 +177,13 @@ class _Run:
             self.scenes, scale, degradation.apply, patch=recipe.patch, batch=recipe.batch, generator=self.generator
         )
         self.power = self._detail_power()
+
+    def _knows_the_task(self) -> bool:
+        """Whether the start has learned this scale and this degradation, so that it needs little adaptation."""
+        if self.start is None or self.scale not in self.start.scales:
+            return False
+        origin = self.start.origin
+        return self.degradation.method == origin.get("degradation", "bicubic") and bool(origin.get("exact", True))
 
     def report(self, loss: float | None, gain: float | None) -> None:
         progress = Progress(self.stage, self.budget.taken, self.budget.elapsed, self.budget.fraction, loss, gain)
@@ -215,13 +225,8 @@ class _Run:
         """A network over one component, and the learning rate that it needs."""
         torch.manual_seed(self.seed)
         r = self.recipe
-        start = self.start
-        if start is not None:
-            known = self.scale in start.scales and self.degradation.method == start.origin.get("degradation", "bicubic")
-            near = known and start.origin.get("exact", True)
-            net, lr = start.network(self.scale), r.adapt_lr if near else r.teacher_lr
-            if near and self.budget.steps is None:  # more of them make it forget: docs/fit.md
-                self.budget.steps = r.adapt_steps
+        if self.start is not None:
+            net = self.start.network(self.scale)
         else:
             config = LKCANetConfig(
                 bands=1,
@@ -232,8 +237,8 @@ class _Run:
                 window=r.window,
                 shared=True,
             )
-            net, lr = LKCANet(config).float(), r.teacher_lr
-        return channels_last(net.to(self.device)), lr
+            net = LKCANet(config).float()
+        return channels_last(net.to(self.device)), r.adapt_lr if self.near else r.teacher_lr
 
     def restore(self, net: LKCANet, degraded: Tensor, base: Tensor) -> Tensor:
         """(bands, h, w) and its bicubic upsampling -> (bands, s·h, s·w), by a network over one component."""
