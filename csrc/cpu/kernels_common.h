@@ -67,7 +67,8 @@ inline auto with_constant(int64_t value, const F& f) {
     return value == V ? f(Constant<V>{}) : with_constant<MORE...>(value, f);
 }
 
-// Scales with a kernel of their own; every other scale runs the one named 0.
+// Scales with a kernel of their own; every other scale runs the one named 0. A switch: by with_constant GCC inlines
+// the forward otherwise, and an HR or LR skip took 2 to 3 % longer (Zen 4).
 template <typename F>
 inline auto with_scale(int scale, F f) {
   switch (scale) {
