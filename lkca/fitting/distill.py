@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,6 @@ from lkca.inference.seen import seen
 from lkca.inference.windows import whole_pixels
 from lkca.losses import WeightedLoss
 from lkca.lowrank import LowRankError, factorize
-from lkca.metrics import evaluate
 from lkca.models import LKCANet
 from lkca.models.config import ModelConfig, TrainingData, TrainingRecord, utc_now
 from lkca.models.directory import LoadedModel, describe_architecture, package_versions
@@ -34,8 +33,7 @@ from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget, Progress, ProgressCallback
 from lkca.training.start import Lost
 from lkca.training.supervised import LoopResult
-from lkca.training.validation import LEAST_HELD, Restored, held_out, mean_scores, psnr_gain, validation_record
-from lkca_kernels import bicubic_upsample
+from lkca.training.validation import LEAST_HELD, hold_out, measure, psnr_gain, restore, split_text, validation_record
 
 __all__ = ["DistilledModel", "distill_directory"]
 
@@ -84,25 +82,26 @@ def distill_directory(
     except LowRankError as error:
         raise InputError(f"{teacher.path}: {error}") from error
     start = copy.deepcopy(student)
+    degradation = teacher.config.degradation
 
-    def scores(net: LKCANet | None) -> dict[str, float]:
-        return _scores(net, data.held or data.train, teacher.config.degradation, device)
+    def gain() -> float:
+        """By which the student is chosen, dB: the mean over what is held out."""
+        gains = [psnr_gain(restore(student, scene, degradation, device)) for scene in data.held]
+        return sum(gains) / len(gains)
 
-    base = scores(None)
-    score = (lambda: _gain(student, data.held, teacher.config.degradation, device)) if data.held else None
-    criterion = _criterion(data.train, teacher.config.degradation, config).to(device)
+    criterion = _criterion(data.train, degradation, config).to(device)
     budget = Budget(None if config.minutes is None else 60 * config.minutes, config.max_steps)
     failure = ""
     try:
         done = _train(
-            mentor, student, data.train, criterion, teacher.config.degradation, config, budget, score, callback
+            mentor, student, data.train, criterion, degradation, config, budget, gain if data.held else None, callback
         )
     except DivergedError as error:  # the best until then is in place
         if unchanged(student, start.state_dict()):
             raise
         failure, done = str(error), LoopResult(steps=budget.taken, interrupted=True)
-    student.eval()
-    table = {"bicubic": base, "teacher": scores(mentor), "lr": scores(start), "student": scores(student)}
+    nets = {"teacher": mentor, "lr": start, "student": student.eval()}
+    table = measure(nets, data.held or data.train, degradation, device)
     net = student.cpu()
     assert net.config.rank is not None
     record = TrainingRecord(
@@ -131,8 +130,7 @@ def distill_directory(
 
 def _criterion(scenes: Sequence[Scene], degradation: Degradation, config: DistillConfig) -> WeightedLoss:
     """The configured loss; of L2 the unit is what bicubic misses in the scenes."""
-    whole = (_whole(scene, degradation.scale) for scene in scenes)
-    return WeightedLoss(config.loss, Lost.of(((s.image, s.valid[None]) for s in whole), degradation).unit)
+    return WeightedLoss(config.loss, Lost.of(((s.image, s.valid[None]) for s in scenes), degradation).unit)
 
 
 def _train(
@@ -214,54 +212,13 @@ def _scenes(
             notes += cut
             values = cube.read(window, np.asarray(teacher.config.bands.used))
             about.append(TrainingData(name=cube.source, rows=cube.rows, cols=cube.cols, region=str(window)))
-            image, valid = fill_invalid(torch.from_numpy((values - normal.offset) / np.float32(normal.peak)).float())
-            rows = image.shape[1] // scale
-            count = max(LEAST_HELD, round(rows * config.holdout)) if config.holdout else 0
-            edge = scale * (rows - count)
-            if rows - count < 2 * LEAST_HELD or not valid[:edge].any():
-                edge = scale * rows
-            if edge < scale * rows:
-                notes += seen(cube, Window(edge, 0, scale * rows - edge, cube.cols), teacher)
-        train.append(Scene(image[:, :edge], valid[:edge]))
-        if edge < scale * rows:
-            held.append(Scene(image[:, edge : scale * rows], valid[edge : scale * rows]))
+            scene = Scene(*fill_invalid(torch.from_numpy((values - normal.offset) / np.float32(normal.peak)).float()))
+            first, last = hold_out(scene, scale, config.holdout, kept=2 * LEAST_HELD)
+            train.append(first)
+            if last is not None:
+                notes += seen(cube, Window(first.image.shape[1], 0, last.image.shape[1], cube.cols), teacher)
+                held.append(last)
     if not any(scene.valid.any() for scene in train):
         raise InputError("no pixel of the scenes has a valid sample in every band of the model; nothing to learn from")
-    train, held = ([scene for scene in scenes if scene.valid.any()] for scenes in (train, held))
-    return _Data(train, held, about, held_out(config.holdout, LEAST_HELD, len(held), len(sources))), notes
-
-
-def _whole(scene: Scene, scale: int) -> Scene:
-    """The part of whole coarse pixels."""
-    rows, cols = (size // scale * scale for size in scene.image.shape[1:])
-    return Scene(scene.image[:, :rows, :cols], scene.valid[:rows, :cols])
-
-
-@torch.no_grad()
-def _restored(
-    net: LKCANet | None, scenes: Sequence[Scene], degradation: Degradation, device: torch.device
-) -> Iterator[Restored]:
-    """Scene by scene; "ours" is bicubic where there is no network."""
-    for scene in (_whole(scene, degradation.scale) for scene in scenes):
-        coarse = degradation.apply(scene.image)[None]
-        bicubic = bicubic_upsample(coarse, degradation.scale)[0]
-        yield Restored(scene.image, scene.valid, bicubic, bicubic if net is None else net(coarse.to(device))[0].cpu())
-
-
-def _gain(net: LKCANet, scenes: Sequence[Scene], degradation: Degradation, device: torch.device) -> float:
-    """Mean over scenes of :func:`psnr_gain`, by which the student is chosen."""
-    gains = [psnr_gain(done) for done in _restored(net, scenes, degradation, device)]
-    return sum(gains) / len(gains)
-
-
-def _scores(
-    net: LKCANet | None, scenes: Sequence[Scene], degradation: Degradation, device: torch.device
-) -> dict[str, float]:
-    """Means over the scenes; of bicubic where there is no network."""
-    scale = degradation.scale
-    return mean_scores(
-        [
-            evaluate(done.sharp, done.ours, scale=scale, peak=1.0, mask=done.valid)
-            for done in _restored(net, scenes, degradation, device)
-        ]
-    )
+    train = [scene for scene in train if scene.valid.any()]
+    return _Data(train, held, about, split_text(config.holdout, LEAST_HELD, len(held), len(sources))), notes

@@ -25,7 +25,7 @@ from lkca.models.config import BandSet, Normalisation, TrainingData
 from lkca.training.config import DataConfig
 from lkca.training.patches import SourceScene, dihedral, fill_invalid
 from lkca.training.scenes import prepare_scenes
-from lkca.training.validation import MIN_COARSE_PIXELS, held_out
+from lkca.training.validation import MIN_COARSE_PIXELS, held_rows, split_text
 
 __all__ = ["PatchDataset", "TrainingSet", "micro_batches", "open_training_set"]
 
@@ -99,10 +99,9 @@ def _files(files: Sequence[str], holdout: float, scale: int, how: Mapping[str, A
     train: list[SourceScene] = []
     validation: list[SourceScene] = []
     for cube, about in zip(scenes.cubes, scenes.data, strict=True):
-        coarse = cube.shape[1] // scale
-        held = max(MIN_COARSE_PIXELS, round(coarse * holdout)) if holdout else 0
-        edge = (coarse - held) * scale if coarse - held >= MIN_COARSE_PIXELS else coarse * scale
-        for part, into in ((cube[:, :edge], train), (cube[:, edge : coarse * scale], validation)):
+        rows = cube.shape[1]
+        edge = rows - scale * held_rows(rows // scale, holdout, least=MIN_COARSE_PIXELS, kept=MIN_COARSE_PIXELS)
+        for part, into in ((cube[:, :edge], train), (cube[:, edge:], validation)):
             if part.shape[1]:
                 into.append(SourceScene(about.name, part.shape, _ArrayScene(part)))
     validation, notes = _scorable(validation)
@@ -112,7 +111,7 @@ def _files(files: Sequence[str], holdout: float, scale: int, how: Mapping[str, A
         bands=scenes.bands,
         normalisation=scenes.normalisation,
         data=scenes.data,
-        split=held_out(holdout, MIN_COARSE_PIXELS, len(validation), len(train)) if validation else "",
+        split=split_text(holdout, MIN_COARSE_PIXELS, len(validation), len(train)) if validation else "",
         notes=scenes.notes + notes,
     )
 
@@ -121,7 +120,7 @@ def _scorable(scenes: list[SourceScene]) -> tuple[list[SourceScene], list[str]]:
     """The validation scenes that hold a pixel valid in every band, and remarks on the others."""
     held, notes = [], []
     for scene in scenes:
-        if scene.whole().isfinite().all(0).any():
+        if scene.whole().valid.any():
             held.append(scene)
         else:
             notes.append(f"{scene.name}: no held-out pixel is valid in every band, so it does not validate")

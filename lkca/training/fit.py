@@ -7,7 +7,6 @@ distil, all of it over a few spectral components; the network that comes out wor
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,12 +30,13 @@ from lkca.training.optimise import DivergedError, cpu_by_default, unchanged
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget, Progress, ProgressCallback
 from lkca.training.supervised import LoopResult, Schedule, train
-from lkca.training.validation import LEAST_HELD, Restored, held_out, mean_scores, psnr_gain
+from lkca.training.validation import LEAST_HELD, Restored, hold_out, mean_scores, psnr_gain, split_text
 from lkca_kernels import bicubic_upsample
 
 __all__ = ["FitResult", "Recipe", "fit"]
 
 _FEATURES = (Point("upsample", where="input"),)  # F_N
+_LEAST_LEARNED = 10  # coarse rows of a scene that are left to learn from where others are held out
 
 
 @dataclass(frozen=True)
@@ -378,18 +378,8 @@ def _checked(cubes: Sequence[Tensor], scale: int) -> list[Scene]:
 
 
 def _hold_out(cubes: list[Scene], scale: int, share: float) -> tuple[list[Scene], list[Scene], str]:
-    """Cut the last rows off every cube that is tall enough and has valid pixels above; the text says which."""
-    least_kept = 10  # coarse rows
-    kept, held = [], []
-    for cube in cubes:
-        rows = cube.image.shape[1] // scale
-        count = max(LEAST_HELD, math.floor(rows * share))
-        edge = (rows - count) * scale
-        if share <= 0 or rows - count < least_kept or not cube.valid[:edge].any():
-            kept.append(cube)
-            continue
-        test = Scene(cube.image[:, edge:], cube.valid[edge:])
-        kept.append(Scene(cube.image[:, :edge], cube.valid[:edge]))
-        if test.valid.any():
-            held.append(test)
-    return kept, held, held_out(share, LEAST_HELD, len(held), len(cubes), "training regions")
+    """What is learned from, what validates, and the text that says which."""
+    parts = [hold_out(cube, scale, share, kept=_LEAST_LEARNED) for cube in cubes]
+    held = [last for _, last in parts if last is not None]
+    text = split_text(share, LEAST_HELD, len(held), len(cubes), "training regions")
+    return [first for first, _ in parts], held, text

@@ -95,7 +95,7 @@ class Learner:
         total = torch.zeros((), device=self.device, dtype=torch.float64)
         with self.average.inside(self.net):
             for number in range(self.accelerator.process_index, len(scenes), self.accelerator.num_processes):
-                done = restore(self.net, scenes[number], self.degradation, self.device)
+                done = restore(self.net, scenes[number].whole(), self.degradation, self.device)
                 total += psnr_gain(done)
                 if number == 0:
                     show(done)

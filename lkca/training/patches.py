@@ -26,9 +26,9 @@ class SourceScene:
     shape: tuple[int, int, int]
     read: Callable[[Window], np.ndarray]
 
-    def whole(self) -> Tensor:
-        """All of it."""
-        return torch.from_numpy(self.read(Window.full(*self.shape[1:])))
+    def whole(self) -> Scene:
+        """All of it in memory, filled (:func:`fill_invalid`)."""
+        return Scene(*fill_invalid(torch.from_numpy(self.read(Window.full(*self.shape[1:])))))
 
 
 @dataclass(frozen=True)

@@ -335,6 +335,7 @@ class _Run:
         if not learner.data.validation or not path.is_dir():
             return {}
         best = load_model(path)
-        metrics = measure(best.net.to(learner.device), learner.data.validation, learner.degradation, learner.device)
+        scenes = (scene.whole() for scene in learner.data.validation)
+        metrics = measure({"model": best.net.to(learner.device)}, scenes, learner.degradation, learner.device)
         save_model(path, best.net.cpu(), self._entry(end, metrics), overwrite=True)
         return metrics

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from lkca.data.degradation import Degradation
 from lkca.metrics import PROTOCOL, Metrics, evaluate
 from lkca.models import LKCANet
 from lkca.models.config import ValidationRecord
-from lkca.training.patches import SourceScene, fill_invalid
+from lkca.training.patches import Scene
 from lkca_kernels import bicubic_upsample
 
 __all__ = [
@@ -21,11 +22,13 @@ __all__ = [
     "RULES",
     "SCORES",
     "Restored",
-    "held_out",
+    "held_rows",
+    "hold_out",
     "mean_scores",
     "measure",
     "psnr_gain",
     "restore",
+    "split_text",
     "validation_record",
 ]
 
@@ -50,13 +53,36 @@ class Restored:
     ours: Tensor
 
 
+def held_rows(rows: int, share: float, *, least: int, kept: int) -> int:
+    """How many of a scene's coarse ``rows``, the last ones, validate: that share, rounded down, ``least`` at least.
+
+    0 where fewer than ``kept`` would be left to learn from, and for a share of 0.
+    """
+    count = max(least, math.floor(rows * share)) if share else 0
+    return count if rows - count >= kept else 0
+
+
+def hold_out(scene: Scene, scale: int, share: float, *, kept: int) -> tuple[Scene, Scene | None]:
+    """What is learned from of a scene, and the last rows (:func:`held_rows`), which validate; sides are multiples of
+    ``scale``.
+
+    The second is None where no row is held out, or none of them holds a valid pixel; all rows are learned from where
+    the others hold none.
+    """
+    rows = scene.image.shape[1]
+    edge = rows - scale * held_rows(rows // scale, share, least=LEAST_HELD, kept=kept)
+    if edge == rows or not scene.valid[:edge].any():
+        return scene, None
+    first, last = (Scene(scene.image[:, part], scene.valid[part]) for part in (slice(edge), slice(edge, None)))
+    return first, last if last.valid.any() else None
+
+
 @torch.no_grad()
-def restore(net: LKCANet, scene: SourceScene, degradation: Degradation, device: torch.device) -> Restored:
+def restore(net: LKCANet, scene: Scene, degradation: Degradation, device: torch.device) -> Restored:
     """Degrade a scene and restore it. net: eval mode or not, on ``device``."""
-    sharp, valid = fill_invalid(scene.whole())
-    coarse = degradation.apply(sharp)[None].to(device)
+    coarse = degradation.apply(scene.image)[None].to(device)
     ours = net(coarse)[0].float().cpu()
-    return Restored(sharp, valid, bicubic_upsample(coarse, degradation.scale)[0].cpu(), ours)
+    return Restored(scene.image, scene.valid, bicubic_upsample(coarse, degradation.scale)[0].cpu(), ours)
 
 
 def psnr_gain(scene: Restored) -> float:
@@ -88,18 +114,23 @@ def mean_scores(measured: Sequence[Metrics]) -> dict[str, float]:
 
 
 def measure(
-    net: LKCANet, scenes: Sequence[SourceScene], degradation: Degradation, device: torch.device
+    nets: Mapping[str, LKCANet], scenes: Iterable[Scene], degradation: Degradation, device: torch.device
 ) -> dict[str, dict[str, float]]:
-    """{"bicubic", "model"} -> :func:`mean_scores`, for peak 1."""
-    measured: dict[str, list[Metrics]] = {"bicubic": [], "model": []}
+    """:func:`mean_scores` for peak 1 of "bicubic" and of each network, by its name; nets: as in :func:`restore`."""
+    measured: dict[str, list[Metrics]] = {name: [] for name in ("bicubic", *nets)}
+
+    def score(name: str, done: Restored, image: Tensor) -> None:
+        measured[name].append(evaluate(done.sharp, image, scale=degradation.scale, peak=1.0, mask=done.valid))
+
     for scene in scenes:
-        done = restore(net, scene, degradation, device)
-        for name, image in (("bicubic", done.bicubic), ("model", done.ours)):
-            measured[name].append(evaluate(done.sharp, image, scale=degradation.scale, peak=1.0, mask=done.valid))
+        for name, net in nets.items():
+            done = restore(net, scene, degradation, device)
+            score(name, done, done.ours)
+        score("bicubic", done, done.bicubic)
     return {name: mean_scores(scores) for name, scores in measured.items()}
 
 
-def held_out(share: float, least: int, count: int, total: int, what: str = "scenes") -> str:
+def split_text(share: float, least: int, count: int, total: int, what: str = "scenes") -> str:
     """Where a model is measured: the last ``share`` of the rows of ``count`` scenes, ``least`` coarse rows at least."""
     if count == 0:
         return "training pixels (none could be held out)"

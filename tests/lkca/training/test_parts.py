@@ -18,7 +18,7 @@ from lkca.training.optimise import Average, adamw, rate_factor
 from lkca.training.patches import PatchSampler, Scene, SourceScene, dihedral, fill_invalid, undo_dihedral
 from lkca.training.progress import Budget, Progress
 from lkca.training.supervised import Schedule, train
-from lkca.training.validation import Restored, mean_scores, measure, psnr_gain, restore
+from lkca.training.validation import Restored, held_rows, hold_out, mean_scores, measure, psnr_gain, restore
 
 
 def test_the_eight_symmetries_differ_and_are_undone() -> None:
@@ -276,14 +276,32 @@ def test_pixels_without_truth_are_not_scored() -> None:
     cube[1, 4:7, 3:9] = math.nan
     source = SourceScene("x", (3, 12, 10), lambda window: cube.numpy()[(slice(None), *window.slices)])
     net, degradation = LKCANet(LKCANetConfig(bands=3, scale=2, width=4, blocks=0)), Degradation(scale=2)
-    done = restore(net, source, degradation, torch.device("cpu"))
+    done = restore(net, source.whole(), degradation, torch.device("cpu"))
     expected = evaluate(done.sharp, done.bicubic, scale=2, peak=1.0, mask=cube.isfinite().all(0))
-    assert measure(net, [source], degradation, torch.device("cpu"))["bicubic"] == mean_scores([expected])
+    scores = measure({"a": net, "b": net}, iter([source.whole()]), degradation, torch.device("cpu"))
+    assert scores["bicubic"] == mean_scores([expected]) and list(scores) == ["bicubic", "a", "b"]
+    assert scores["a"] == scores["b"] == pytest.approx(scores["bicubic"])  # a new network gives bicubic
     other = evaluate(done.sharp, done.sharp + 0.1, scale=2, peak=1.0)
     assert mean_scores([expected, other])["rmse"] == pytest.approx((expected.rmse + other.rmse) / 2)
     known = torch.where(done.valid, done.sharp, 99.0)
     halved = Restored(done.sharp, done.valid, known + 0.2, known + 0.1)
     assert psnr_gain(halved) == pytest.approx(20 * math.log10(2), abs=1e-4)
+
+
+def test_how_many_rows_validate() -> None:
+    """A share, rounded down, of which the least counts more; none where too few are left, or no valid pixel."""
+    assert [held_rows(30, share, least=4, kept=8) for share in (0.25, 0.01, 0.8, 0.0)] == [7, 4, 0, 0]
+    assert [held_rows(rows, 0.1, least=4, kept=8) for rows in (11, 12)] == [0, 4]
+    image, valid = torch.rand(2, 60, 5), torch.ones(60, 5, dtype=torch.bool)
+    scene = Scene(image, valid)
+    first, last = hold_out(scene, 2, 0.25, kept=8)
+    assert last is not None and torch.equal(torch.cat((first.image, last.image), 1), image)
+    assert (first.valid.shape, last.valid.shape) == ((46, 5), (14, 5))
+    assert hold_out(scene, 2, 0.25, kept=24) == (scene, None)
+    valid[46:] = False
+    first, last = hold_out(scene, 2, 0.25, kept=8)
+    assert first.image.shape[1] == 46 and last is None
+    assert hold_out(Scene(image, ~valid), 2, 0.25, kept=8)[1] is None  # only the last rows hold any: to learn from
 
 
 def test_the_gain_of_extreme_values() -> None:

@@ -29,7 +29,7 @@ def test_files_of_one_sensor_hold_out_their_last_rows(tmp_path: Path, dataset: P
     result = run(tmp_path / "run", values)
     assert "last 25% of the rows, at least 8 coarse ones" in result.split and result.metrics  # 8 of 24 coarse rows
     opened = open_training_set(validated(TrainConfig, values, "test").data, 2)
-    parts = [part.whole().numpy() for part in (*opened.train, *opened.validation)]
+    parts = [part.whole().image.numpy() for part in (*opened.train, *opened.validation)]
     assert [part.shape[1] for part in parts] == [32, 16]
     np.testing.assert_allclose(np.concatenate(parts, 1) * opened.normalisation.peak, cube.read(), rtol=1e-6)
     with pytest.raises(InputError, match=r"s.npz: has 32 x 40 pixels to train on, a patch"):
