@@ -72,6 +72,7 @@ class Evaluation:
             "region": str(self.window),
             "scale": self.scale,
             "peak": self.peak,
+            "peak_given": self.peak_given,
             "bands_scored": int(self.bands.size),
             "degradation": None if self.degradation is None else self.degradation.model_dump(),
             "protocol": self.protocol,
