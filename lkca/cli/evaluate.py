@@ -24,17 +24,18 @@ from lkca.cli.options import (
     Overwrite,
     Peak,
     Region,
+    ReportOption,
     SharpFiles,
     Sigma,
     Threads,
     Variable,
+    check_report,
     degradation_asked,
     examples,
     open_together,
     reading,
     set_threads,
 )
-from lkca.cli.report import ReportOption, check_report
 from lkca.errors import InputError, LkcaError
 from lkca.output import check_output, check_picture
 

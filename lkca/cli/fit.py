@@ -19,15 +19,16 @@ from lkca.cli.options import (
     Nodata,
     Overwrite,
     Region,
+    ReportOption,
     Threads,
     Variable,
+    check_report,
     configured,
     examples,
     one_process,
     reading,
     set_threads,
 )
-from lkca.cli.report import ReportOption, check_report
 from lkca.cli.stopping import stopping
 from lkca.errors import LkcaError
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -12,6 +12,7 @@ import typer
 
 from lkca.choices import DegradationMethod
 from lkca.errors import InputError
+from lkca.output import check_output
 
 if TYPE_CHECKING:
     from lkca.config import StrictModel
@@ -35,11 +36,13 @@ __all__ = [
     "Overwrite",
     "Peak",
     "Region",
+    "ReportOption",
     "Scale",
     "SharpFiles",
     "Sigma",
     "Threads",
     "Variable",
+    "check_report",
     "configured",
     "degradation_asked",
     "examples",
@@ -61,6 +64,7 @@ FITTED_HELP = f"{MODEL_HELP} But not general, which is made for each cube."
 _PANEL = "How to read the file"
 _RUN = "Where to run"
 LARGE = "Large scenes"
+_PAGES = (".html", ".htm")
 
 
 def _cubes(context: typer.Context, files: list[str] | None) -> list[str] | None:
@@ -148,6 +152,10 @@ Memory = Annotated[
         rich_help_panel=LARGE,
         help="What the process may take, such as 2G; half: of what is free.",
     ),
+]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option("--report", help="HTML page to write as well: pictures, maps, curves, tables.", show_default=False),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 Force = Annotated[bool, typer.Option("--force", help="Go on though wavelengths or values are not like the model's.")]
@@ -259,6 +267,13 @@ def open_together(paths: Sequence[str], how: dict[str, Any]) -> Iterator[list[Cu
             stack.close()
             cubes = [None] * len(paths)
         yield [cube or stack.enter_context(open_cube(path, **how)) for path, cube in zip(paths, cubes, strict=True)]
+
+
+def check_report(path: Path, *, overwrite: bool, inputs: Iterable[str]) -> None:
+    """Refuses now, of a report's name, what would be refused after all the work."""
+    if path.suffix.lower() not in _PAGES:
+        raise InputError(f"{path}: is no page's name; end it in .html")
+    check_output(path, overwrite=overwrite, inputs=inputs)
 
 
 def set_threads(threads: int | None) -> None:

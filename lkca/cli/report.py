@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lkca.cli.console import command_line, note, print_line
+from lkca.cli.evaluate import end_by, evaluate_files, unscored
 from lkca.cli.options import (
     MODEL_HELP,
     Axes,
@@ -25,18 +26,18 @@ from lkca.cli.options import (
     Sigma,
     Threads,
     Variable,
+    check_report,
     examples,
     open_together,
     reading,
     set_threads,
 )
 from lkca.errors import InputError, LkcaError
-from lkca.output import check_output
 
 if TYPE_CHECKING:
     from lkca.evaluation import Evaluation
 
-__all__ = ["EXAMPLES", "ReportOption", "check_report", "report_command"]
+__all__ = ["EXAMPLES", "report_command"]
 
 EXAMPLES = examples(
     'lkca report -m model scene.tif --region "68:,:" -o report.html',
@@ -44,13 +45,6 @@ EXAMPLES = examples(
     "lkca report --input coarse.tif --prediction sharp.tif -o report.html",
     "lkca report --reference truth.tif --prediction sharp.tif -s 4 -o report.html",
 )
-
-ReportOption = Annotated[
-    Path | None,
-    typer.Option("--report", help="HTML page to write as well: pictures, maps, curves, tables.", show_default=False),
-]
-
-_PAGES = (".html", ".htm")
 
 
 def report_command(
@@ -92,7 +86,6 @@ def report_command(
     Of a model, evaluated on files or alone; or of a finished cube, beside the input it was made of, its truth, or
     both. The page is a single file that opens anywhere and loads nothing.
     """
-    from lkca.cli.evaluate import end_by, evaluate_files, unscored
     from lkca.inference.array import resolve_device
     from lkca.models.shipped import find_model
     from lkca.report.build import MOST_PICTURED, report_of_files, report_of_model
@@ -138,10 +131,3 @@ def report_command(
         write_report(output, report)
         print_line(f"{output}: {output.stat().st_size / 1e6:.2f} MB, one file")
     end_by(failed)
-
-
-def check_report(path: Path, *, overwrite: bool, inputs: Iterable[str]) -> None:
-    """Refuses now what would be refused after all the work."""
-    if path.suffix.lower() not in _PAGES:
-        raise InputError(f"{path}: is no page's name; end it in .html")
-    check_output(path, overwrite=overwrite, inputs=inputs)

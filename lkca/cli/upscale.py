@@ -21,13 +21,14 @@ from lkca.cli.options import (
     Memory,
     Nodata,
     Overwrite,
+    ReportOption,
     Threads,
     Variable,
+    check_report,
     examples,
     reading,
     set_threads,
 )
-from lkca.cli.report import ReportOption, check_report
 from lkca.errors import InputError, LkcaError
 
 if TYPE_CHECKING:
