@@ -19,7 +19,7 @@ from lkca.inference.array import Upscaler
 from lkca.inference.checks import check_scale, contradictions, suits
 from lkca.inference.choose import model_for
 from lkca.inference.degrade import degraded
-from lkca.inference.plan import Budget, card_memory, size_text, tile_bytes
+from lkca.inference.plan import MemoryBudget, card_memory, size_text, tile_bytes
 from lkca.inference.seen import seen
 from lkca.inference.stream import stream
 from lkca.inference.strips import Piece
@@ -120,7 +120,7 @@ def evaluate_model(
     notes += cut
     if model is not None:
         notes += seen(cube, window, model)
-    with cube.caching(Budget.of(memory).cache):  # before the first read; the tiles' budget knows all held
+    with cube.caching(MemoryBudget.of(memory).cache):  # before the first read; the tiles' budget knows all held
         truth = cube.region(window)
         strips = (truth.read(strip) for strip in row_strips(*truth.shape))
         value, bands = _peak(strips, cube.good_bands, cube.source, peak)
@@ -135,7 +135,7 @@ def evaluate_model(
         overall = Overview(truth, low, scored, upscalers) if overview else None
         inner = Middle(truth, low, upscalers) if middle else None
         shown = [view for view in (overall, inner) if view is not None]
-        budget = Budget.of(memory)  # measured once: what the first pass frees, the allocator keeps for the second
+        budget = MemoryBudget.of(memory)  # measured once: what the first pass frees, the allocator keeps for the second
         tiles = {name: _tiles(low, upscaler, budget) for name, upscaler in upscalers.items()}
         scores = {}
         for name, upscaler in upscalers.items():
@@ -256,7 +256,7 @@ def _beyond(upscaler: Upscaler) -> int:
     return math.ceil((SSIM_WINDOW - 1) / upscaler.scale)
 
 
-def _tiles(low: Cube, upscaler: Upscaler, budget: Budget) -> list[Window]:
+def _tiles(low: Cube, upscaler: Upscaler, budget: MemoryBudget) -> list[Window]:
     """The largest tiles for which, with what is beyond them, the budget has room; no more than are useful."""
     area, device, scale, beyond = Window.full(low.rows, low.cols), upscaler.device, upscaler.scale, _beyond(upscaler)
     side = max(min(max(area.height, area.width), math.isqrt(min(_TILE_SAMPLES // low.bands, _TILE_PIXELS)) // scale), 1)

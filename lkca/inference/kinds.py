@@ -13,7 +13,7 @@ from torch import Tensor
 from lkca.data import Cube, open_cube
 from lkca.data.memory import check_memory
 from lkca.errors import InputError
-from lkca.inference.plan import Budget
+from lkca.inference.plan import MemoryBudget
 from lkca.inference.scene import UpscaleReport, upscale_scene
 from lkca.inference.stream import stream
 from lkca.inference.strips import Piece
@@ -133,7 +133,7 @@ def _upscale_cube(
         return upscale_scene(cube, output, model, options)
     if idle := [name for name in _OF_FILES if getattr(options, name)]:
         raise InputError(f"{', '.join(idle)}: of no use without an output file; give output, or leave it out")
-    budget = Budget.of(options.memory)
+    budget = MemoryBudget.of(options.memory)
     with cube.caching(budget.cache):
         task = Task.of(cube, model, options)
         rows, cols, bands = task.shape

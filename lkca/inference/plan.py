@@ -19,7 +19,7 @@ from lkca.errors import InputError
 from lkca.inference.array import Upscaler
 
 __all__ = [
-    "Budget",
+    "MemoryBudget",
     "TilePlan",
     "card_memory",
     "copied_rows",
@@ -43,7 +43,7 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 @dataclass(frozen=True)
-class Budget:
+class MemoryBudget:
     """Bytes of main memory that this process may hold in all, those that it holds already, and for blocks of files.
 
     remedy: what to do where that does not suffice.
@@ -54,7 +54,7 @@ class Budget:
     remedy: str
 
     @classmethod
-    def of(cls, text: str | None, neighbours: int = 1) -> Budget:
+    def of(cls, text: str | None, neighbours: int = 1) -> MemoryBudget:
         """From ``"2G"``, ``"500M"`` (1024-based), or ``"half"`` of what is free, shared among ``neighbours`` processes.
 
         None: half, where --memory is no option and the remedy does not name it.
@@ -110,7 +110,7 @@ class TilePlan:
 def plan_tiles(
     area: Window,
     upscaler: Upscaler,
-    budget: Budget,
+    budget: MemoryBudget,
     *,
     stored_bytes: int = 4,
     copied: bool = False,

@@ -25,7 +25,7 @@ from lkca.data.writers.layout import Layout
 from lkca.errors import InputError, LkcaError, OutputError
 from lkca.inference.finish import Finisher
 from lkca.inference.journal import Journal, Record, differences, part_folder
-from lkca.inference.plan import Budget, TilePlan
+from lkca.inference.plan import MemoryBudget, TilePlan
 from lkca.inference.preview import Preview
 from lkca.inference.ranks import Beginning, Heartbeat, Ranks, Waiting
 from lkca.inference.samples import Samples
@@ -97,7 +97,7 @@ def upscale_scene(
     rank does not do its part.
     """
     options, ranks = options or SceneOptions(), ranks or Ranks()
-    job = _Job(cube, Path(output), model, options, ranks, Budget.of(options.memory, ranks.local), progress)
+    job = _Job(cube, Path(output), model, options, ranks, MemoryBudget.of(options.memory, ranks.local), progress)
     start = time.perf_counter()
     with cube.caching(job.budget.cache):
         report = job.finished() or (job.lead() if ranks.rank == 0 else job.help())
@@ -117,7 +117,7 @@ def plan_scene(
     Leaves nothing behind. Raises what upscale_scene would raise at its start.
     """
     options, ranks = options or SceneOptions(), ranks or Ranks()
-    budget = Budget.of(options.memory, ranks.local)
+    budget = MemoryBudget.of(options.memory, ranks.local)
     job = _Job(cube, Path(output), model, options, ranks, budget, None)
     with cube.caching(budget.cache):
         earlier, notes = job.earlier()
@@ -155,7 +155,7 @@ class _Job:
     model: Model
     options: SceneOptions
     ranks: Ranks
-    budget: Budget
+    budget: MemoryBudget
     progress: Progress | None
 
     def finished(self) -> UpscaleReport | None:

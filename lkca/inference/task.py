@@ -20,7 +20,7 @@ from lkca.inference.adapt import PIXELS, sample_windows
 from lkca.inference.array import Upscaler, resolve_device
 from lkca.inference.checks import check_scale, suits
 from lkca.inference.choose import model_for
-from lkca.inference.plan import Budget, TilePlan, card_memory, plan_tiles
+from lkca.inference.plan import MemoryBudget, TilePlan, card_memory, plan_tiles
 from lkca.inference.windows import parse_roi
 from lkca.models.directory import LoadedModel
 from lkca.models.prior import Prior
@@ -140,7 +140,9 @@ class Task:
             inputs=self.cube.files,
         )
 
-    def plan(self, budget: Budget, tile: int | tuple[int, int] | None, writer: CubeWriter | None = None) -> TilePlan:
+    def plan(
+        self, budget: MemoryBudget, tile: int | tuple[int, int] | None, writer: CubeWriter | None = None
+    ) -> TilePlan:
         """How the scene is cut by the process that has ``writer``, or (None) by one that helps it."""
         card = card_memory(self.upscaler.device)
         plan = partial(plan_tiles, self.area, self.upscaler, budget, tile=tile, device_memory=card)
@@ -151,7 +153,7 @@ class Task:
         resident = itemsize * math.prod(self.shape) if writer.collects else 0
         return plan(stored_bytes=itemsize, copied=writer.layout is None, resident=resident)
 
-    def plan_in_memory(self, budget: Budget, tile: int | None) -> TilePlan:
+    def plan_in_memory(self, budget: MemoryBudget, tile: int | None) -> TilePlan:
         """How the scene is cut where the result is a float32 array."""
         resident, card = 4 * math.prod(self.shape), card_memory(self.upscaler.device)
         return plan_tiles(self.area, self.upscaler, budget, tile=tile, resident=resident, device_memory=card)

@@ -17,7 +17,7 @@ from lkca.lowrank import analyze
 from lkca.models.directory import LoadedModel
 from lkca.models.prior import Prior
 from lkca.report.page import Report
-from lkca.report.sections import Scene, scene
+from lkca.report.sections import SceneSection, scene_section
 from lkca.report.speed import measure_speed
 from lkca.report.tables import fit_table
 from lkca.report.view import view_of_evaluation, view_of_files
@@ -103,7 +103,7 @@ def report_of_files(
         raise InputError("--peak belongs to scores, which need a --reference; leave it out")
     result = None if reference is None else evaluate_prediction(reference, prediction, scale, region=region, peak=peak)
     view = view_of_files(prediction, scale, low=low, reference=reference, result=result)
-    report = Report(title=_title("", [prediction.source]), scenes=[scene(result, view)], command=command)
+    report = Report(title=_title("", [prediction.source]), scenes=[scene_section(result, view)], command=command)
     for what, cube in (("prediction", prediction), ("input", low), ("reference", reference)):
         if cube is not None:
             rows, cols, bands = cube.shape
@@ -113,8 +113,8 @@ def report_of_files(
     return report
 
 
-def _pictured(number: int, result: Evaluation) -> Scene:
-    return scene(result, view_of_evaluation(result) if number < MOST_PICTURED else None)
+def _pictured(number: int, result: Evaluation) -> SceneSection:
+    return scene_section(result, view_of_evaluation(result) if number < MOST_PICTURED else None)
 
 
 def _scale(low: Cube, prediction: Cube) -> int:

@@ -15,7 +15,7 @@ from lkca.lowrank import Analysis
 from lkca.models.config import ModelConfig
 from lkca.output import written_aside
 from lkca.report.charts import Chart
-from lkca.report.sections import Scene, layers, training_charts
+from lkca.report.sections import SceneSection, layer_sections, training_charts
 from lkca.report.speed import Speed
 from lkca.report.tables import Table, speed_table, validation_table
 from lkca.training.progress import Progress
@@ -29,14 +29,14 @@ _HERE = Path(__file__).parent
 class Report:
     """What a report is made of; whatever is empty or None is left out of the page.
 
-    scenes: scored, pictured or both; :func:`lkca.report.sections.scene` makes them. model, model_name: configuration
-    and where it lies. analysis: of its upsampling layers. history, fit: of the fit, its course and its scores. speed:
-    of the upsampling, measured. facts: lines for the end of the page, such as the device. notes: remarks. command: as
-    it was given.
+    scenes: scored, pictured or both; :func:`lkca.report.sections.scene_section` makes them. model, model_name:
+    configuration and where it lies. analysis: of its upsampling layers. history, fit: of the fit, its course and its
+    scores. speed: of the upsampling, measured. facts: lines for the end of the page, such as the device. notes:
+    remarks. command: as it was given.
     """
 
     title: str
-    scenes: Sequence[Scene] = ()
+    scenes: Sequence[SceneSection] = ()
     model: ModelConfig | None = None
     model_name: str = ""
     analysis: Analysis | None = None
@@ -61,7 +61,7 @@ def render(report: Report) -> str:
     return templates.get_template("page.html.j2").render(
         report=report,
         unseen=sum(scene.window is None for scene in report.scenes),
-        layers=() if report.analysis is None else layers(report.analysis),
+        layers=() if report.analysis is None else layer_sections(report.analysis),
         training=found,
         recorded=None if model is None or model.validation is None else validation_table(model.validation),
         speed=None if report.speed is None else speed_table(report.speed),

@@ -21,12 +21,12 @@ __all__ = [
     "Colours",
     "Crop",
     "Headline",
-    "Layer",
+    "LayerSection",
     "MapPair",
-    "Scene",
-    "Shown",
-    "layers",
-    "scene",
+    "SceneSection",
+    "TitledPicture",
+    "layer_sections",
+    "scene_section",
     "training_charts",
 ]
 
@@ -41,7 +41,7 @@ _ROLES = {"bicubic": "bicubic", "model": "model", "prediction": "model", "truth"
 
 
 @dataclass(frozen=True)
-class Shown:
+class TitledPicture:
     """One cube in one set of colours. key: of :data:`_TITLES`."""
 
     key: str
@@ -57,7 +57,7 @@ class Colours:
     title: str
     bands: str
     stretch: str
-    shown: tuple[Shown, ...]
+    shown: tuple[TitledPicture, ...]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Crop:
     number: int
     window: Window  # in the view
     where: str  # in the scene
-    shown: tuple[Shown, ...]
+    shown: tuple[TitledPicture, ...]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class MapPair:
     title: str
     about: str
     limit: str
-    maps: tuple[Shown, ...]
+    maps: tuple[TitledPicture, ...]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Headline:
 
 
 @dataclass(frozen=True)
-class Scene:
+class SceneSection:
     """Everything about one scene. window: what is pictured, None where nothing is. pixels: (number, row, col in it)."""
 
     source: str
@@ -111,7 +111,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerSection:
     """One upsampling layer: the energy curve, the spectrum and the table of candidate ranks."""
 
     energy: Chart | None
@@ -119,10 +119,10 @@ class Layer:
     table: Table
 
 
-def scene(result: Evaluation | None, view: SceneView | None) -> Scene:
+def scene_section(result: Evaluation | None, view: SceneView | None) -> SceneSection:
     """``view`` None: scores alone. ``result`` None: nothing is scored."""
     source = view.source if view is not None else result.source if result is not None else ""
-    found = Scene(source)
+    found = SceneSection(source)
     if result is not None:
         psnr = _psnr(result)
         found = replace(
@@ -150,7 +150,7 @@ def scene(result: Evaluation | None, view: SceneView | None) -> Scene:
     )
 
 
-def layers(analysis: Analysis) -> tuple[Layer, ...]:
+def layer_sections(analysis: Analysis) -> tuple[LayerSection, ...]:
     """Rank and energy of each upsampling layer of a model."""
     found = []
     for layer in analysis.layers:
@@ -171,7 +171,7 @@ def layers(analysis: Analysis) -> tuple[Layer, ...]:
         spectrum = line_chart(
             "Singular values", [Series("kernel", "model", ranks, strength)], "component", "of the largest", log_y=True
         )
-        found.append(Layer(energy, spectrum, rank_table(layer, analysis.parameters)))
+        found.append(LayerSection(energy, spectrum, rank_table(layer, analysis.parameters)))
     return tuple(found)
 
 
@@ -224,7 +224,7 @@ def _colours(view: SceneView, key: str, composite: Composite) -> Colours:
     else:
         pairs = zip("RGB", composite.low, composite.high, strict=True)
         stretch = ", ".join(f"{name} {low:.4g} to {high:.4g}" for name, low, high in pairs)
-    shown = tuple(Shown(name, _TITLES[name], encode(composite.render(c))) for name, c in _cubes(view).items())
+    shown = tuple(TitledPicture(name, _TITLES[name], encode(composite.render(c))) for name, c in _cubes(view).items())
     return Colours(key, title, composite.name, stretch, shown)
 
 
@@ -235,7 +235,7 @@ def _crops(view: SceneView, composite: Composite) -> tuple[Crop, ...]:
         for name, cube in _cubes(view).items():
             step = view.scale if name == "low" else 1
             rows, cols = (slice(s.start // step, s.stop // step) for s in window.slices)
-            shown.append(Shown(name, _TITLES[name], encode(composite.render(cube[:, rows, cols]))))
+            shown.append(TitledPicture(name, _TITLES[name], encode(composite.render(cube[:, rows, cols]))))
         where = str(window.shifted(view.window.row, view.window.col))
         crops.append(Crop(number, window, where, tuple(shown)))
     return tuple(crops)
@@ -257,7 +257,7 @@ def _maps(view: SceneView) -> tuple[MapPair, ...]:
         values = {name: measure(base, cube, view.good) for name, cube in others.items()}
         limit = round_limit(values.get("bicubic", next(iter(values.values()))))
         share = f" ({limit / view.peak:.2g} of the peak)" if view.peak and not unit else ""
-        shown = tuple(Shown(name, _TITLES[name], paint(image, limit)) for name, image in values.items())
+        shown = tuple(TitledPicture(name, _TITLES[name], paint(image, limit)) for name, image in values.items())
         against = "" if known else "; against bicubic, since no truth is known: this is no error"
         pairs.append(MapPair(title, about + against, f"{limit:g}{unit}{share}", shown))
     return tuple(pairs)

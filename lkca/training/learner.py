@@ -15,7 +15,7 @@ from lkca.nn.layout import channels_last
 from lkca.training.config import TrainConfig
 from lkca.training.data import PatchDataset, TrainingSet, micro_batches, open_training_set
 from lkca.training.optimise import Average, adamw, rate_factor, set_rate
-from lkca.training.start import Lost, first, new_network
+from lkca.training.start import Lost, first_patches, new_network
 from lkca.training.validation import Restored, psnr_gain, restore
 
 __all__ = ["Learner"]
@@ -34,7 +34,7 @@ class Learner:
         self.data: TrainingSet = open_training_set(config.data, config.scale)
         self.degradation = config.degrader
         self.patches = PatchDataset(self.data.train, config.patch * config.scale, config.seed)
-        lost = Lost.of(first(self.patches), self.degradation)
+        lost = Lost.of(first_patches(self.patches), self.degradation)
         if lost.pixels == 0:
             raise InputError(
                 "data: the first patches hold no pixel that is valid in every band; leave out the bands or the scenes "

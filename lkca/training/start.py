@@ -17,14 +17,14 @@ from lkca.nn import LowRankUpsample
 from lkca.training.data import PatchDataset
 from lkca_kernels import bicubic_upsample
 
-__all__ = ["Lost", "first", "new_network"]
+__all__ = ["Lost", "first_patches", "new_network"]
 
 _PATCHES = 256  # of a run's own, the first: as many samples as a scene of a million pixels at ×4
 _LEAST = 1e-30
 _FLAT = 1e-6  # of the bands' mean power: what is below is a constant band
 
 
-def first(patches: PatchDataset) -> Iterator[tuple[Tensor, Tensor]]:
+def first_patches(patches: PatchDataset) -> Iterator[tuple[Tensor, Tensor]]:
     """The patches of a run that its start is made from."""
     return (patches[number] for number in range(_PATCHES))
 
@@ -104,7 +104,7 @@ def _subpixels(space: SpectralSubspace, patches: PatchDataset, degradation: Degr
     """(s², count): the strongest principal patterns of the detail of all components within a coarse pixel."""
     scale = degradation.scale
     products = torch.zeros(scale**2, scale**2).double()
-    for sharp, valid in first(patches):
+    for sharp, valid in first_patches(patches):
         detail = _detail(sharp, valid, degradation)
         blocks = F.pixel_unshuffle(torch.einsum("kc,chw->khw", space.analysis.double(), detail)[:, None], scale)
         products += torch.einsum("kphw,kqhw->pq", blocks, blocks)

@@ -20,7 +20,7 @@ from lkca.errors import InputError, OutputError
 from lkca.inference import SceneOptions, samples, upscale_scene
 from lkca.inference.array import Upscaler
 from lkca.inference.bands import stores
-from lkca.inference.plan import Budget
+from lkca.inference.plan import MemoryBudget
 from lkca.inference.samples import Samples
 from lkca.inference.strips import Piece
 from lkca.inference.task import Task
@@ -209,7 +209,7 @@ def test_who_helps_holds_no_result(meta: CubeMeta) -> None:
     """A result that is larger than the budget is refused where it is collected, not by processes that only compute."""
     scene = Cube.from_array(np.ones((5, 400, 400), dtype=np.float32), meta)
     task = Task.of(scene, None, SceneOptions(scale=8))
-    budget = Budget(700 << 20, 300 << 20, "give more")
+    budget = MemoryBudget(700 << 20, 300 << 20, "give more")
     assert task.plan(budget, 16).memory < budget.total
     with pytest.raises(InputError, match="are allowed"):
         task.plan_in_memory(budget, 16)

@@ -22,7 +22,7 @@ from lkca.inference import SceneOptions, plan_scene, upscale_scene
 from lkca.inference.array import Upscaler, tile_margin
 from lkca.inference.fill import fill_missing, fill_spectra
 from lkca.inference.plan import (
-    Budget,
+    MemoryBudget,
     TilePlan,
     card_memory,
     copied_rows,
@@ -150,8 +150,8 @@ def upscaler(bands: int = 100, scale: int = 4) -> Upscaler:
     return Upscaler(None, scale, np.ones(bands, dtype=bool))
 
 
-def budget(megabytes: int) -> Budget:
-    return Budget(megabytes << 20, 300 << 20, "give more")
+def budget(megabytes: int) -> MemoryBudget:
+    return MemoryBudget(megabytes << 20, 300 << 20, "give more")
 
 
 def covered(plan: TilePlan) -> np.ndarray:
@@ -242,15 +242,15 @@ def test_a_budget_that_is_too_small() -> None:
 
 
 def test_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Budget.of("2G").total == 2 << 30 and Budget.of("1.5 GiB").total == 3 << 29
-    assert Budget.of("800M").total == 800 << 20 and "--memory" in Budget.of("800M").remedy
+    assert MemoryBudget.of("2G").total == 2 << 30 and MemoryBudget.of("1.5 GiB").total == 3 << 29
+    assert MemoryBudget.of("800M").total == 800 << 20 and "--memory" in MemoryBudget.of("800M").remedy
     monkeypatch.setattr("lkca.inference.plan.available_memory", lambda: 8 << 30)
-    own, shared = Budget.of(None), Budget.of("half", 4)
+    own, shared = MemoryBudget.of(None), MemoryBudget.of("half", 4)
     assert own.held > 0 and (own.total - own.held, shared.total - shared.held) == (4 << 30, 1 << 30)
     assert "--memory" not in own.remedy and "--memory" in shared.remedy
     for text in ("", "much", "0", "-1G", "2X", "1e9", 400 * "9", 308 * "9" + "T"):
         with pytest.raises(InputError, match="not understood"):
-            Budget.of(text)
+            MemoryBudget.of(text)
     held = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert held is not None and abs(resident_memory() - 1024 * int(held[1])) < 32 << 20
 
@@ -277,8 +277,8 @@ def test_a_plan_leaves_nothing_behind(
 def test_a_plan_and_a_run_share_time_and_memory_with_the_other_processes(
     tmp_path: Path, meta: CubeMeta, holed_scene: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cube, neighbours, of = Cube.from_array(holed_scene), [], Budget.of
-    monkeypatch.setattr(Budget, "of", lambda text, local=1: neighbours.append(local) or of(text, local))
+    cube, neighbours, of = Cube.from_array(holed_scene), [], MemoryBudget.of
+    monkeypatch.setattr(MemoryBudget, "of", lambda text, local=1: neighbours.append(local) or of(text, local))
     options = SceneOptions(scale=2, tile=13, dtype="int16", memory="2G")
     with monkeypatch.context() as patch:
         patch.setattr("lkca.inference.scene.time", SimpleNamespace(perf_counter=iter((0.0, 8.0)).__next__))

@@ -18,7 +18,7 @@ from lkca.lowrank import analyze
 from lkca.metrics import evaluate
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.report.page import Report, write_report
-from lkca.report.sections import scene
+from lkca.report.sections import scene_section
 from lkca.report.view import view_of_evaluation
 from lkca.training.progress import Progress
 
@@ -40,7 +40,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     history = [Progress("teacher", i, 1.0, 0.1, 1 / i, 0.1 * i) for i in range(1, 9)]
     report = Report(
         title=HOSTILE,
-        scenes=[scene(result, view_of_evaluation(result))],
+        scenes=[scene_section(result, view_of_evaluation(result))],
         analysis=analyze(net),
         history=history,
         command=f"lkca {HOSTILE}",

@@ -26,7 +26,7 @@ from lkca.report.build import report_of_model
 from lkca.report.charts import Series, line_chart
 from lkca.report.page import render
 from lkca.report.pictures import choose_crops, colour_bar, encode, paint, round_limit
-from lkca.report.sections import scene, training_charts
+from lkca.report.sections import scene_section, training_charts
 from lkca.report.speed import Speed, Timing, measure_speed
 from lkca.report.tables import rank_table, score_table, speed_table
 from lkca.report.view import SceneView, view_of_evaluation, view_of_files
@@ -130,7 +130,7 @@ def test_large_scenes_are_cut_to_their_middle() -> None:
     assert view.window == Window(SIDE // 2, 0, SIDE, 24) and not view.whole
     np.testing.assert_array_equal(view.images["truth"], scene_of.read()[:, SIDE // 2 : SIDE // 2 + SIDE])
     assert view.low is not None and view.low.shape == (6, SIDE // 2, 12)
-    assert "384 × 24 pixels of it (rows and columns 192:576,0:24)" in scene(result, view).about
+    assert "384 × 24 pixels of it (rows and columns 192:576,0:24)" in scene_section(result, view).about
 
 
 @pytest.mark.parametrize("rows", [500, 2300])
@@ -160,7 +160,7 @@ def test_an_upscaled_pair_is_seen_as_the_whole_scene_was_upscaled() -> None:
     view = view_of_files(fine, 2, low=low)
     np.testing.assert_allclose(view.images["bicubic"], view.images["prediction"], atol=1e-6)
     assert view.window.height == SIDE and "truth" not in view.images
-    page = scene(None, view)
+    page = scene_section(None, view)
     assert page.scores is None and page.psnr == () and "no error" in page.maps[0].about
     with pytest.raises(InputError, match="expected 1200"):
         view_of_files(fine, 3, low=low)
@@ -187,21 +187,21 @@ def test_a_prediction_of_a_region_lies_on_its_truth() -> None:
 
 def test_bad_bands_are_shaded_and_not_drawn() -> None:
     good = np.array([True, True, False, False, True, True])
-    page = scene(*viewed(cube(24, 24, meta=CubeMeta(wavelengths=NM, good_bands=good))))
+    page = scene_section(*viewed(cube(24, 24, meta=CubeMeta(wavelengths=NM, good_bands=good))))
     assert all(len(chart.shades) == 1 and chart.lines[0].path.count("M") == 2 for chart in page.spectra)
     assert page.psnr[0].shades and page.psnr_table is not None and len(page.psnr_table.rows) == 4
     assert page.psnr[0].x_label == "wavelength, nm"
 
 
 def test_without_wavelengths_bands_are_counted_and_colours_are_false() -> None:
-    page = scene(*viewed(cube(24, 24, meta=CubeMeta())))
+    page = scene_section(*viewed(cube(24, 24, meta=CubeMeta())))
     assert [c.title for c in page.colours] == ["False colour"] and page.spectra[0].x_label == "band"
-    assert [c.key for c in scene(*viewed(cube(24, 24))).colours] == ["true", "cir"]
+    assert [c.key for c in scene_section(*viewed(cube(24, 24))).colours] == ["true", "cir"]
 
 
 def test_the_stretch_is_one_and_printed() -> None:
     result, view = viewed(cube(24, 24))
-    colours = scene(result, view).colours[0]
+    colours = scene_section(result, view).colours[0]
     low, high = (float(v) for v in colours.stretch.split(" to "))
     bands = view.base[[2, 1, 0]]  # 650, 550, 450 nm
     assert low == pytest.approx(min(np.percentile(b, 2) for b in bands), rel=1e-3)

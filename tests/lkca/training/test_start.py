@@ -13,7 +13,7 @@ from lkca.data.degradation import Degradation
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.training.data import PatchDataset
 from lkca.training.patches import SourceScene
-from lkca.training.start import Lost, first, new_network
+from lkca.training.start import Lost, first_patches, new_network
 from lkca_kernels import bicubic_upsample
 
 BANDS, SCALE = 7, 2
@@ -34,7 +34,7 @@ def patches(mixing: np.ndarray) -> PatchDataset:
 
 def start(config: LKCANetConfig, patches: PatchDataset) -> LKCANet:
     degradation = Degradation(scale=SCALE)
-    return new_network(config, Lost.of(first(patches), degradation), patches, degradation)
+    return new_network(config, Lost.of(first_patches(patches), degradation), patches, degradation)
 
 
 @pytest.mark.parametrize("rank", (None, 6), ids=("full rank", "two patterns a component"))
@@ -89,7 +89,7 @@ def test_the_unit_is_what_bicubic_leaves() -> None:
         * np.array([1, 0.01, 0], np.float32)[:, None, None]
     )
     patches = PatchDataset([SourceScene("x", image.shape, lambda w: image[(slice(None), *w.slices)])], 12, seed=0)
-    unit = Lost.of(first(patches), Degradation(scale=SCALE)).unit
+    unit = Lost.of(first_patches(patches), Degradation(scale=SCALE)).unit
     assert float(unit[0]) == pytest.approx(0.25, abs=0.03)  # white noise of variance 1/12, less what coarse pixels hold
     assert float(unit[1] / unit[0]) == pytest.approx(0.01, rel=0.1)
     assert float(unit[2] / unit[0]) == pytest.approx(3**-0.5, rel=0.01)  # a constant band

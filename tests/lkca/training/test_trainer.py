@@ -34,7 +34,7 @@ from lkca.training.checkpoint import latest_checkpoint
 from lkca.training.config import DataConfig, TrainConfig
 from lkca.training.data import PatchDataset, micro_batches, open_training_set
 from lkca.training.optimise import adamw, rate_factor, set_rate
-from lkca.training.start import Lost, first, new_network
+from lkca.training.start import Lost, first_patches, new_network
 from lkca.training.trainer import TrainResult, check_run
 from lkca.visual import Composite
 from lkca_kernels import use_backend
@@ -111,7 +111,7 @@ def test_a_run_is_this_loop(dataset: Path, tmp_path: Path) -> None:
     config = validated(TrainConfig, values, "test")
     degradation = Degradation(scale=2, method="gaussian", sigma=1.0)
     patches = PatchDataset(open_training_set(config.data, 2).train, 8 * 2, seed=3)
-    lost = Lost.of(first(patches), degradation)
+    lost = Lost.of(first_patches(patches), degradation)
     loss = WeightedLoss({"sam": 0.3, "l2": 1}, lost.unit)
     torch.manual_seed(3)
     net = new_network(config.model.build(BANDS, 2), lost, patches, degradation)
