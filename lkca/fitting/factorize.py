@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lkca.data import Window, open_cube
 from lkca.errors import InputError
 from lkca.evaluation import Evaluation, evaluate_model
-from lkca.inference.array import upscale_array
+from lkca.inference.array import Upscaler, upscale_array
 from lkca.inference.degrade import degrade_array, degraded
+from lkca.inference.network import last_features
 from lkca.lowrank.factorize import Factorization, factorize_reported
 from lkca.metrics import PROTOCOL, mpsnr
 from lkca.models import LKCANet
 from lkca.models.config import ModelConfig, TrainingRecord, ValidationRecord
 from lkca.models.directory import LoadedModel, describe_architecture
+from lkca.nn import PixelShuffleUpsample
 from lkca.training.validation import LEAST_HELD, mean_scores
 
 __all__ = ["FactorizedModel", "MeasuredRank", "factorize_directory", "latencies"]
@@ -57,10 +60,11 @@ class FactorizedModel:
 class _Scene:
     """What calibrates, made coarse; what validates: the truth, the same made coarse, and how the model restores it.
 
-    known, low: (bands, h, w), truth: (bands, rows, cols), float32. good: (bands,) bool.
+    known: as the network is given it, (1, its bands, h, w). low: (bands, h, w), truth: (bands, rows, cols), float32.
+    good: (bands,) bool.
     """
 
-    known: np.ndarray
+    known: Tensor
     truth: np.ndarray
     low: np.ndarray
     good: np.ndarray
@@ -96,8 +100,11 @@ def factorize_directory(
         return LoadedModel(net.eval(), model.config, model.path)
 
     def calibrate(net: nn.Module) -> None:
+        assert isinstance(net, LKCANet)
         for scene in scenes:
-            upscale_array(scene.known, as_model(net), good_bands=scene.good)
+            features = last_features(net, scene.known, nullcontext())  # of a low-rank layer its first factor runs here
+            if isinstance(net.upsample, PixelShuffleUpsample):
+                net.upsample(features)
 
     def psnr(net: nn.Module) -> float:
         assert isinstance(net, LKCANet)
@@ -136,7 +143,8 @@ def _scene(source: str, model: LoadedModel, how: Mapping[str, Any]) -> _Scene:
         truth = cube.read(before.window)
         known = degraded(cube.region(Window(0, 0, edge, before.window.width)), degradation)
         known.check_usable()
-        return _Scene(known.read(), truth, degrade_array(truth, degradation), cube.good_bands, before)
+        seen = Upscaler(model, scale, cube.good_bands).network_input(known.read())
+        return _Scene(seen, truth, degrade_array(truth, degradation), cube.good_bands, before)
 
 
 def _training(

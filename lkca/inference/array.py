@@ -111,6 +111,11 @@ class Upscaler:
             np.copyto(filled, 0.0, where=np.isnan(filled))
         return filled, missing
 
+    def network_input(self, cube: np.ndarray) -> Tensor:
+        """What the network is given of a whole array, as :meth:`prepare` takes it: (1, its bands, rows, cols)."""
+        assert self._network is not None
+        return self._network.inputs(self.prepare(cube)[0])[1]
+
     def __call__(self, cube: np.ndarray) -> np.ndarray:
         """Upscales a whole array, as :meth:`prepare` takes it: float32 (bands, s·rows, s·cols), NaN where missing."""
         assert self._encoder is None

@@ -62,19 +62,23 @@ class CubeNetwork:
         kept = config.groups * config.width if config.rank is None else config.rank
         return 2 * kept + config.width * (4 + 2 * config.expansion)
 
+    def inputs(self, filled: np.ndarray) -> tuple[Tensor, Tensor]:
+        """(1, used bands, rows, cols) of ``filled``, (bands, rows, cols) without gaps: physical, and normalised."""
+        physical = fill_bands(filled if self._all_used else filled[self.used], self._broken)
+        x = torch.from_numpy(physical)[None].to(self.device)
+        return x, (x - float(self._norm.offset)).div_(float(self._norm.peak))
+
     @torch.inference_mode()
     def upsampler(self, filled: np.ndarray) -> BandUpsampler:
-        """What makes physical results of all of ``filled``, (bands, rows, cols) without gaps.
+        """What makes physical results of all of ``filled``, as :meth:`inputs` takes it.
 
         The upsampling is linear, so the last features times the peak, and the physical values as its skip, give them
         without another pass over the results.
         """
-        physical = fill_bands(filled if self._all_used else filled[self.used], self._broken)
-        peak, offset = float(self._norm.peak), float(self._norm.offset)
-        x = torch.from_numpy(physical)[None].to(self.device)
+        physical, normalised = self.inputs(filled)
         autocast = nullcontext() if self._dtype is None else torch.autocast(self.device.type, self._dtype)
-        features = last_features(self.net, (x - offset).div_(peak), autocast)
-        return BandUpsampler(self.net.upsample, features.mul_(peak), x)
+        features = last_features(self.net, normalised, autocast)
+        return BandUpsampler(self.net.upsample, features.mul_(float(self._norm.peak)), physical)
 
     def position(self, bands: slice) -> slice:
         """Of consecutive bands of the cube among those that the network sees: consecutive there too, as they rise."""

@@ -16,7 +16,10 @@ from lkca.data import open_cube, write_cube
 from lkca.data.meta import CubeMeta
 from lkca.evaluation import evaluate_model
 from lkca.fitting.factorize import factorize_directory
-from lkca.models.directory import load_model, save_model
+from lkca.lowrank import factorize
+from lkca.models import LKCANet, LKCANetConfig
+from lkca.models.directory import describe_architecture, load_model, save_model
+from lkca.nn import PixelShuffleUpsample
 
 FOREIGN = """
 from torch import nn
@@ -114,6 +117,26 @@ def test_the_record_says_what_the_factors_are_fitted_to(
     assert all(cut["calibration"] == [str(scene)] for cut in cuts)
     card = (names[2] / "README.md").read_text()
     assert f"rank {groups} of {2 * groups}" in card and card.count(str(scene)) >= 3
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_factorize_a_full_rank_upsampler(shared: bool, fitted: tuple[Path, Path], tmp_path: Path) -> None:
+    """Upscaling convolves it a few bands at a time, by no call of its module: the calibration met none."""
+    scene, fit = fitted
+    torch.manual_seed(0)
+    net = LKCANet(LKCANetConfig(bands=6, scale=2, width=8, blocks=1, window=3, shared=shared))
+    assert isinstance(net.upsample, PixelShuffleUpsample)
+    torch.nn.init.normal_(net.upsample.conv.weight, std=0.01)
+    config = load_model(fit).config.model_copy(update={"architecture": describe_architecture(net)})
+    model = load_model(save_model(tmp_path / "full", net, config))
+    done = factorize_directory(model, [str(scene)], rank=12)
+    assert [point.rank for point in done.points] == [None, 12] and 0.1 < done.factorization.layers[0].energy < 1
+    with open_cube(scene) as cube:
+        x = torch.from_numpy(cube.read()[None, :, :54])
+    coarse = (config.degradation.apply(x) - config.normalisation.offset) / config.normalisation.peak
+    plain, calibrated = factorize(model.net, rank=12), done.net
+    losses = [float((model.net(coarse) - other(coarse)).square().mean()) for other in (plain, calibrated)]
+    assert losses[1] < losses[0]  # the factors are those that lose least on the scene
 
 
 def test_evaluate_tells_of_scenes_that_the_weights_have_seen(
