@@ -56,48 +56,64 @@ def open_raster(file: Path, source: str) -> Cube:
         if dataset.count == 0:
             names = ", ".join(dataset.subdatasets[:8]) or "none"
             raise InputError(f"{source}: is a container without bands of its own; its parts are: {names}; extract one")
-        driver, warnings = dataset.driver, list[str]()
-        pages = len(dataset.subdatasets) if driver == "GTiff" else 0
-        stacked = pages > 1 and dataset.count == 1
-        _check_samples(dataset, file, source, dataset.count * (pages if stacked else 1))
-        if stacked:
-            warnings.append(f"{source}: its {pages} pages of one band are taken for its bands")
-            with dataset as first:
-                dataset = stacked_pages(first, file, source)
-        elif pages > 1:
-            warnings.append(f"{source}: holds {pages} pages; the first is read")
+        driver = dataset.driver
+        dataset, warnings = _all_pages(dataset, file, source)
         reader = _RasterWindows(dataset)
-        meta, files = _meta(dataset, reader), [file, *_sources(dataset, file, set())]
         if reader.alpha is not None:
             warnings.append(f"{source}: its last band, {reader.alpha}, is alpha, and read as a mask")
-        metadata = find_metadata(file)
-        if metadata is not None:
-            try:
-                meta = _completed(meta, read_metadata(metadata, file, len(reader.indexes)))
-                files.append(metadata)
-            except ValueError as error:
-                warnings.append(f"{source}: {metadata.name} {error}; no wavelengths or scale are taken from it")
-        header = find_header(file)
-        if header is not None and (tiff := find_tiff(header)) is not None and tiff.samefile(file):
-            try:
-                meta, faults = _described(meta, header, (dataset.height, dataset.width, len(reader.indexes)))
-                warnings += faults
-                files.append(header)
-            except InputError as error:
-                warnings.append(f"{error}; nothing is taken from it")
+        shape = (dataset.height, dataset.width, len(reader.indexes))
+        meta, beside, remarks = _told_beside(_meta(dataset, reader), file, shape, source)
         return Cube(
             source,
-            (dataset.height, dataset.width, len(reader.indexes)),
+            shape,
             meta,
             reader,
             format="GeoTIFF" if driver == "GTiff" else driver,
-            files=files,
-            warnings=warnings,
+            files=[file, *_sources(dataset, file, set()), *beside],
+            warnings=warnings + remarks,
             close=dataset.close,
         )
     except BaseException:
         dataset.close()
         raise
+
+
+def _all_pages(dataset: Any, file: Path, source: str) -> tuple[Any, list[str]]:
+    """The raster, or where a TIFF has a band on each page these stacked; then warnings. InputError for its samples."""
+    pages = len(dataset.subdatasets) if dataset.driver == "GTiff" else 0
+    stacked = pages > 1 and dataset.count == 1
+    _check_samples(dataset, file, source, dataset.count * (pages if stacked else 1))
+    if not stacked:
+        return dataset, [f"{source}: holds {pages} pages; the first is read"] if pages > 1 else []
+    warnings = [f"{source}: its {pages} pages of one band are taken for its bands"]
+    with dataset as first:
+        return stacked_pages(first, file, source), warnings
+
+
+def _told_beside(
+    meta: CubeMeta, file: Path, shape: tuple[int, int, int], source: str
+) -> tuple[CubeMeta, list[Path], list[str]]:
+    """``meta`` with what it lacks, from a product's or a TIFF's header beside the raster; these files, and warnings.
+
+    shape: (rows, cols, bands).
+    """
+    files, warnings = list[Path](), list[str]()
+    metadata = find_metadata(file)
+    if metadata is not None:
+        try:
+            meta = _completed(meta, read_metadata(metadata, file, shape[2]))
+            files.append(metadata)
+        except ValueError as error:
+            warnings.append(f"{source}: {metadata.name} {error}; no wavelengths or scale are taken from it")
+    header = find_header(file)
+    if header is not None and (tiff := find_tiff(header)) is not None and tiff.samefile(file):
+        try:
+            meta, faults = _described(meta, header, shape)
+            warnings += faults
+            files.append(header)
+        except InputError as error:
+            warnings.append(f"{error}; nothing is taken from it")
+    return meta, files, warnings
 
 
 def _sources(dataset: Any, file: Path, seen: set[Path]) -> list[Path]:
