@@ -19,7 +19,8 @@ from lkca.inference.array import Upscaler
 from lkca.inference.checks import check_scale, contradictions, suits
 from lkca.inference.choose import model_for
 from lkca.inference.degrade import degraded
-from lkca.inference.plan import MemoryBudget, card_memory, size_text, tile_bytes
+from lkca.inference.device import card_memory
+from lkca.inference.plan import MemoryBudget, size_text, tile_bytes
 from lkca.inference.seen import seen
 from lkca.inference.stream import stream
 from lkca.inference.strips import Piece

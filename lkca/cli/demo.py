@@ -53,7 +53,7 @@ def demo_command(
     from lkca.data import open_cube, synthetic_scene, write_cube
     from lkca.evaluation import evaluate_model
     from lkca.fitting import FitConfig, fit_scenes
-    from lkca.inference.array import resolve_device
+    from lkca.inference.device import resolve_device
     from lkca.models.directory import load_model, save_model
 
     set_threads(threads)

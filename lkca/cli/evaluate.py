@@ -98,7 +98,7 @@ def evaluate_command(
     done in bounded memory.
     """
     from lkca.evaluation import evaluate_prediction
-    from lkca.inference.array import resolve_device
+    from lkca.inference.device import resolve_device
     from lkca.models.shipped import find_model
     from lkca.report.build import MOST_PICTURED, report_of_files, report_of_model
     from lkca.report.page import write_report

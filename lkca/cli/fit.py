@@ -132,7 +132,7 @@ def fit_command(
         note(remark)
     print_fit(fitted, output)
     if report is not None:
-        from lkca.inference.array import resolve_device
+        from lkca.inference.device import resolve_device
         from lkca.report.build import report_of_fit
         from lkca.report.page import write_report
 

@@ -86,7 +86,7 @@ def report_command(
     Of a model, evaluated on files or alone; or of a finished cube, beside the input it was made of, its truth, or
     both. The page is a single file that opens anywhere and loads nothing.
     """
-    from lkca.inference.array import resolve_device
+    from lkca.inference.device import resolve_device
     from lkca.models.shipped import find_model
     from lkca.report.build import MOST_PICTURED, report_of_files, report_of_model
     from lkca.report.page import write_report

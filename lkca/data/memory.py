@@ -1,4 +1,4 @@
-"""Refuse what the machine cannot hold before writing to it, and give back what is not needed any more."""
+"""Memory and disk: how much there is, what is refused for want of it, and what is given back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from lkca.errors import InputError
 
-__all__ = ["available_memory", "check_memory", "copy_mapped", "keep_freed_memory", "reserve"]
+__all__ = ["available_memory", "check_memory", "copy_mapped", "keep_freed_memory", "reserve", "resident_memory"]
 
 _TOUCHED_BYTES = 16 << 20
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
@@ -29,6 +29,14 @@ def available_memory() -> int:
     except (OSError, ValueError):
         pass
     return free
+
+
+def resident_memory() -> int:
+    """Bytes that this process holds now."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 400 << 20  # no such file on this system: about what Python and torch take
 
 
 def copy_mapped(target: np.ndarray, source: np.ndarray, mapped: np.memmap) -> None:

@@ -15,8 +15,8 @@ from lkca.data import Window, open_cube
 from lkca.data.degradation import Degradation
 from lkca.errors import InputError
 from lkca.fitting.config import DistillConfig
-from lkca.inference.array import resolve_device
 from lkca.inference.checks import suits
+from lkca.inference.device import resolve_device
 from lkca.inference.seen import seen
 from lkca.inference.windows import whole_pixels
 from lkca.losses import WeightedLoss

@@ -12,7 +12,7 @@ from lkca.data import Cube
 from lkca.data.degradation import Degradation
 from lkca.errors import InputError
 from lkca.fitting.config import FitConfig
-from lkca.inference.array import resolve_device
+from lkca.inference.device import resolve_device
 from lkca.models.config import ModelConfig, TrainingRecord, utc_now
 from lkca.models.directory import describe_architecture, load_model, package_versions
 from lkca.models.prior import shipped_prior

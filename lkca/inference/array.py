@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -19,7 +18,7 @@ from lkca.inference.strips import EDGE, Part, Piece, Strip, widened
 from lkca.models.directory import LoadedModel
 from lkca_kernels.reference.bicubic import bicubic_upsample
 
-__all__ = ["Upscaler", "bicubic_array", "resolve_device", "tile_margin", "upscale_array"]
+__all__ = ["Upscaler", "bicubic_array", "tile_margin", "upscale_array"]
 
 # Of a result at once: two of them, and a convolution's, stay in a CPU's last cache; a GPU wants more to do.
 _CHUNK_BYTES = {"cpu": 12 << 20, "cuda": 1 << 28}
@@ -29,27 +28,6 @@ _CHUNK_ROWS = 32  # coarse ones, at least: 2 EDGE more are made each time
 _STORED_BANDS, _STORED_ROWS = 64, 4  # strips are made for so many bands; of so many rows at least, without margins
 
 _TORCH_DTYPES = {"int16": torch.int16, "uint16": torch.uint16, "float32": torch.float32}
-
-
-def resolve_device(name: str) -> torch.device:
-    """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:N``; InputError where that is not here."""
-    if name == "auto":
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        local = os.environ.get("LOCAL_RANK", "0")  # of the processes that torchrun starts, each has a GPU
-        return torch.device("cuda", int(local) % torch.cuda.device_count() if local.isdigit() else 0)
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"the device '{name}' is unknown; choose auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"the device '{name}' is not supported; choose auto, cpu, cuda or cuda:N")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise InputError(
-            f"the device '{name}' is not here (torch sees {count} CUDA devices); use cpu, 'lkca doctor' says more"
-        )
-    return device
 
 
 class Upscaler:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-
-import torch
 
 from lkca.data import Window
 from lkca.data.gdal import CACHE_BYTES
-from lkca.data.memory import available_memory
+from lkca.data.memory import available_memory, resident_memory
 from lkca.data.window import pieces
 from lkca.errors import InputError
 from lkca.inference.array import Upscaler
@@ -21,15 +17,12 @@ from lkca.inference.array import Upscaler
 __all__ = [
     "MemoryBudget",
     "TilePlan",
-    "card_memory",
     "copied_rows",
     "plan_tiles",
-    "resident_memory",
     "size_text",
     "tile_bytes",
 ]
 
-_CARD_SHARE = 0.8  # of its free memory
 _SHARE = 0.5  # of the free memory, where nothing else is asked for
 _TILE_BYTES = 2 << 30  # of a result, at most: larger ones gain little and leave less to overlap
 _NARROW = 1.25  # times what they read is what narrower tiles than the scene cost: their rows are written one by one
@@ -207,19 +200,6 @@ def _read(area: Window, size: tuple[int, int], margin: int) -> int:
         for length, side in zip((area.height, area.width), size, strict=True)
     )
     return rows * cols
-
-
-def resident_memory() -> int:
-    """Bytes that this process holds now."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 400 << 20  # no such file on this system: about what Python and torch take
-
-
-def card_memory(device: torch.device) -> int | None:
-    """Bytes that a tile may take on that card; None where the device is the CPU."""
-    return int(_CARD_SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
 
 
 def size_text(nbytes: float) -> str:

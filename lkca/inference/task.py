@@ -17,10 +17,11 @@ import lkca
 from lkca.data import Cube, CubeMeta, CubeWriter, Window, create_writer
 from lkca.errors import InputError
 from lkca.inference.adapt import PIXELS, sample_windows
-from lkca.inference.array import Upscaler, resolve_device
+from lkca.inference.array import Upscaler
 from lkca.inference.checks import check_scale, suits
 from lkca.inference.choose import model_for
-from lkca.inference.plan import MemoryBudget, TilePlan, card_memory, plan_tiles
+from lkca.inference.device import card_memory, resolve_device
+from lkca.inference.plan import MemoryBudget, TilePlan, plan_tiles
 from lkca.inference.windows import parse_roi
 from lkca.models.directory import LoadedModel
 from lkca.models.prior import Prior

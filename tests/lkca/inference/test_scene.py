@@ -16,9 +16,10 @@ from lkca.data import Cube, CubeMeta, open_cube, write_cube
 from lkca.data.degradation import Degradation
 from lkca.errors import InputError
 from lkca.inference import SceneOptions, upscale_array, upscale_scene
-from lkca.inference.array import Upscaler, bicubic_array, resolve_device
+from lkca.inference.array import Upscaler, bicubic_array
 from lkca.inference.checks import wavelength_gap
 from lkca.inference.degrade import degrade_array
+from lkca.inference.device import resolve_device
 from lkca.inference.fill import fill_missing
 from lkca.inference.task import Task
 from lkca.models import LKCANet, LKCANetConfig

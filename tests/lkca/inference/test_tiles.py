@@ -17,17 +17,17 @@ from rasterio.env import get_gdal_config
 import lkca
 from lkca.data import Cube, CubeMeta, Window, open_cube
 from lkca.data.gdal import bounded_cache
+from lkca.data.memory import resident_memory
 from lkca.errors import InputError
 from lkca.inference import SceneOptions, plan_scene, upscale_scene
 from lkca.inference.array import Upscaler, tile_margin
+from lkca.inference.device import card_memory
 from lkca.inference.fill import fill_missing, fill_spectra
 from lkca.inference.plan import (
     MemoryBudget,
     TilePlan,
-    card_memory,
     copied_rows,
     plan_tiles,
-    resident_memory,
     tile_bytes,
 )
 from lkca.inference.ranks import Ranks
