@@ -170,18 +170,8 @@ class Cube:
             lambda window, picked: self.read_stored(window, index[picked]),
         )
 
-    def check_usable(self, *, min_rows: int = 1, min_cols: int = 1, min_bands: int = 1) -> None:
-        """Raise InputError where the scene is too small, has too few bands, or holds no valid sample."""
-        if self.rows < min_rows or self.cols < min_cols:
-            raise InputError(
-                f"{self.source}: has {self.rows} rows x {self.cols} columns, at least {min_rows} x {min_cols} "
-                "are needed; use a larger scene"
-            )
-        if self.bands < min_bands:
-            raise InputError(
-                f"{self.source}: has {self.bands} band{'s'[: self.bands != 1]}, at least {min_bands} are needed; "
-                "a hyperspectral cube was expected"
-            )
+    def check_usable(self) -> None:
+        """Raise InputError where the scene holds no valid sample in any good band."""
         if not (self.good_bands & ~self.empty_bands()).any():
             raise InputError(
                 f"{self.source}: holds no valid sample: every band is marked bad, or is nodata ({self.meta.nodata}), "

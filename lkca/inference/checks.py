@@ -14,6 +14,7 @@ from lkca.models.config import ModelConfig
 from lkca.models.directory import LoadedModel
 
 __all__ = [
+    "OTHER_BANDS",
     "OTHER_UNITS",
     "check_scale",
     "contradictions",
@@ -24,7 +25,7 @@ __all__ = [
     "wavelength_gap",
 ]
 
-_SILENT, _REFUSED = 0.1, 0.5  # in units of the model's band spacing
+_SILENT, OTHER_BANDS = 0.1, 0.5  # between two lists of wavelengths, in units of the first's band spacing
 OTHER_UNITS = 30.0  # between the upper ends of two cubes
 _SHIFTED = 0.5  # pixels
 _SAMPLE = 128  # pixels per side
@@ -68,8 +69,8 @@ def match_bands(cube: Cube, config: ModelConfig, *, force: bool | None = None) -
     expected, found = np.asarray(wanted.wavelengths_nm), np.asarray(meta.wavelengths, dtype=float)
     gap, worst = wavelength_gap(expected, found, np.asarray(wanted.used))
     what = f"band {worst} of {source} lies at {found[worst]:.1f} nm, the model's at {expected[worst]:.1f} nm"
-    if gap > _REFUSED:
-        same_set = wavelength_gap(np.sort(expected), np.sort(found))[0] <= _REFUSED
+    if gap > OTHER_BANDS:
+        same_set = wavelength_gap(np.sort(expected), np.sort(found))[0] <= OTHER_BANDS
         remedy = (
             "reorder the bands as the model has them"
             if same_set
@@ -117,7 +118,7 @@ def contradictions(reference: Cube, prediction: Cube) -> list[str]:
     if ours.wavelengths is not None and theirs.wavelengths is not None:
         expected, found = (np.asarray(meta.wavelengths, dtype=float) for meta in (ours, theirs))
         gap, worst = wavelength_gap(expected, found)
-        if gap > _REFUSED:
+        if gap > OTHER_BANDS:
             notes.append(f"{where}: band {worst} lies at {found[worst]:.1f} nm, not at {expected[worst]:.1f} nm")
     good = np.flatnonzero(reference.good_bands & prediction.good_bands)
     tops = [top for cube in (reference, prediction) if good.size and (top := _top(cube, good)) is not None]

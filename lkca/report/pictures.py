@@ -62,7 +62,7 @@ def round_limit(values: np.ndarray) -> float:
 def choose_crops(picture: np.ndarray, scale: int) -> list[Window]:
     """Up to three squares that do not overlap and have most edges, on a grid of ``scale``.
 
-    picture: (rows, cols, 3) in 0..1, of the truth: no result is favoured. None where the scene is small.
+    picture: (rows, cols, 3) in 0..1, of the truth: no result is favoured. Empty where the scene is small.
     """
     rows, cols, _ = picture.shape
     least = min(rows, cols)

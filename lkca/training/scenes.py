@@ -10,7 +10,7 @@ import numpy as np
 
 from lkca.data import Cube, open_cube
 from lkca.errors import InputError
-from lkca.inference.checks import OTHER_UNITS, upper_end, wavelength_gap
+from lkca.inference.checks import OTHER_BANDS, OTHER_UNITS, upper_end, wavelength_gap
 from lkca.inference.windows import whole_pixels
 from lkca.models.config import BandSet, Normalisation, TrainingData
 from lkca.training.validation import MIN_COARSE_PIXELS
@@ -116,7 +116,7 @@ def _check_same_bands(first: Cube, cube: Cube) -> None:
     if first.meta.wavelengths is None or cube.meta.wavelengths is None:
         return
     gap, band = wavelength_gap(np.asarray(first.meta.wavelengths), np.asarray(cube.meta.wavelengths))
-    if gap > 0.5:
+    if gap > OTHER_BANDS:
         raise InputError(
             f"{cube.source}: band {band} lies at {cube.meta.wavelengths[band]:.1f} nm, that of {first.source} at "
             f"{first.meta.wavelengths[band]:.1f} nm; fit together scenes of one sensor"
