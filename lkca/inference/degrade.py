@@ -95,13 +95,13 @@ def _blocks(part: Window, bands: int, scale: int, margin: int) -> Iterator[tuple
     """Bands and coarse windows that cover ``part``, with their margin about ``_BLOCK_SAMPLES`` fine samples each.
 
     Whole rows where these are not so many that the margin costs more than them; else squares, of fewer bands at a time
-    where they would be small for their margin.
+    where they would be small for their margin, and of more samples where they would be narrower than it.
     """
     count = min(bands, max(1, _BLOCK_SAMPLES // (6 * margin * scale) ** 2))
     pixels = _BLOCK_SAMPLES // (count * scale**2)
     height, width = pixels // (part.width + 2 * margin) - 2 * margin, part.width
     if height < 2 * margin:
-        height = width = max(1, math.isqrt(pixels) - 2 * margin)
+        height = width = max(margin, math.isqrt(pixels) - 2 * margin)
     for first in range(0, bands, count):
         for window in pieces(part, height, width):
             yield slice(first, first + count), window

@@ -23,13 +23,26 @@ def whole(cube: np.ndarray, degradation: Degradation) -> np.ndarray:
     return degrade_array(cube[:, :rows, :cols], degradation)
 
 
+def test_a_wide_gaussian_does_not_filter_pixel_by_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its margin leaves no room for a block in the samples that are read at once: each pixel was filtered by itself."""
+    blocks: list[tuple[int, ...]] = []
+    monkeypatch.setattr(
+        degrade, "degrade_array", lambda part, how: blocks.append(part.shape) or degrade_array(part, how)
+    )
+    scene = np.random.default_rng(0).random((2, 24, 32), dtype=np.float32)
+    degradation = Degradation(method="gaussian", scale=4, sigma=250.0)
+    low = degraded(Cube.from_array(scene), degradation).read()
+    assert blocks == [(1, 24, 32)] * 2
+    np.testing.assert_array_equal(low, degrade_array(scene, degradation))
+
+
 @pytest.mark.parametrize("samples", [1, 3000, 20_000])
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])
 @pytest.mark.parametrize("method", METHODS)
 def test_blocks_leave_no_trace(
     monkeypatch: pytest.MonkeyPatch, holed_scene: np.ndarray, method: DegradationMethod, scale: int, samples: int
 ) -> None:
-    """With holes, an empty corner, a band that ends, lone samples; blocks of single pixels, some, and strips."""
+    """With holes, an empty corner, a band that ends, lone samples; blocks as wide as their margin, some, and strips."""
     degradation = Degradation(method=method, scale=scale)
     expected = whole(holed_scene, degradation)
     assert np.isnan(expected).any() and np.isfinite(expected).any()
