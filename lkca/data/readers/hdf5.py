@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import posixpath
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from lkca.data.readers.cf import MAX_ITEMS, StoredSamples, attribute_text, in_un
 from lkca.data.readers.chunks import CHUNK_CACHE, ChunkWindows
 from lkca.data.readers.hdfeos import grid_place
 from lkca.data.readers.matlab import open_matlab73
-from lkca.data.readers.prisma import read_prisma
+from lkca.data.readers.prisma import Prisma, read_prisma
 from lkca.data.readers.storage import check_storage, is_small
 from lkca.data.readers.variables import (
     DIMENSION_NAMES,
@@ -107,57 +108,21 @@ def _cube(
     named = f"{file}::{name}"
     check_storage(dataset, file, named)
     prisma = read_prisma(h5.attrs, name, named)
-    companions, listed_units = _companions(name, datasets)
-    units, fwhm_units = (
-        next((listed_units[key] for key in names if key in companions), None)
-        for names in (WAVELENGTH_NAMES, FWHM_NAMES)
-    )
-    own = _own_lists(dataset)
-    if prisma is not None:
-        companions, own = {"wavelength": prisma.wavelengths, "fwhm": prisma.fwhm}, {}
-        units = fwhm_units = "nm"
-    counts = {value.size for key, value in (*companions.items(), *own.items()) if key in WAVELENGTH_NAMES}
-    if len(counts) > 1:
-        counts.discard(1)  # a single number, which the netCDF library stores as a list too
-    kept = _kept_axes(dataset)
-    by_name = "".join(_role(dataset, axis) or "?" for axis in kept)
-    if axes is None and sorted(by_name) == ["b", "c", "r"]:
-        axes = by_name
-    layout, order, warning = choose_layout(
-        tuple(dataset.shape[axis] for axis in kept), named, axes=axes, pixels=pixels, band_counts=counts,
-        column_major=False,
-    )  # fmt: skip
-    array: Any = dataset
-    if dataset.ndim == 2:
-        check_memory(dataset.size * dataset.dtype.itemsize, f"{named} (loaded whole)", "store it as a 3-D dataset")
-        array = dataset[()].reshape(layout)
-    if dataset.ndim > len(kept):
-        order = "".join(order[kept.index(axis)] if axis in kept else "1" for axis in range(dataset.ndim))
-    windows = ArrayWindows(array, order) if dataset.ndim == 2 else ChunkWindows(array, order)
-    if not counts:
-        coordinate = _band_coordinate(dataset, order)
-        if coordinate is not None:
-            companions["wavelength"], units = coordinate
-    own = {key: values for key, values in own.items() if values.size == windows.shape[2]}
-    if not own.keys().isdisjoint(WAVELENGTH_NAMES):
-        companions = {key: values for key, values in companions.items() if key not in WAVELENGTH_NAMES}
-        units = None
-    if not own.keys().isdisjoint(FWHM_NAMES):
-        fwhm_units = None
-    companions |= own
-    wavelengths, fwhm, good = spectral_lists(companions, windows.shape[2], units, fwhm_units)
+    spectral = _Spectral.of(name, datasets, prisma)
+    windows, order, warning = _windows(dataset, named, axes, pixels, spectral.counts)
+    bands = windows.shape[2]
+    wavelengths, fwhm, good, unread = spectral.lists(dataset, order, bands, named)
     stored = StoredSamples.of(dataset, windows)
     if prisma is None:
-        scale, offset = _radiometry(dataset, windows.shape[2], named)
+        scale, offset = _radiometry(dataset, bands, named)
         nodata = stored.nodata
         transform, crs, remarks = _georeference(dataset, datasets, order, windows.shape[:2], named)
     else:
         scale, offset, nodata = prisma.scale, prisma.offset, prisma.nodata
         transform, crs, remarks = prisma.place(*windows.shape[:2], named)
-    if wavelengths is None and windows.shape[2] in counts:
-        remarks = [*remarks, f"{named}: its wavelengths (units: {units}) are none that can be in nm; they are left out"]
+    remarks = [*remarks, *unread]
     if transform is None:
-        remarks = [*remarks, *_placed_one_by_one(datasets, windows.shape[:2], named)]
+        remarks += _placed_one_by_one(datasets, windows.shape[:2], named)
     meta = CubeMeta(
         wavelengths=wavelengths,
         fwhm=fwhm,
@@ -177,6 +142,78 @@ def _cube(
         allow=windows.allow, describes_itself=False,
     )  # fmt: skip
     return cube if prisma is None or wavelengths is None else cube.select(prisma.measured)
+
+
+def _windows(
+    dataset: h5py.Dataset, named: str, axes: str | None, pixels: tuple[int, int] | None, band_counts: set[int]
+) -> tuple[ArrayWindows, str, str | None]:
+    """What reads the dataset, the order of its axes ("1" for those of length 1 that do not count), and a warning."""
+    kept = _kept_axes(dataset)
+    by_name = "".join(_role(dataset, axis) or "?" for axis in kept)
+    if axes is None and sorted(by_name) == ["b", "c", "r"]:
+        axes = by_name
+    layout, order, warning = choose_layout(
+        tuple(dataset.shape[axis] for axis in kept), named, axes=axes, pixels=pixels, band_counts=band_counts,
+        column_major=False,
+    )  # fmt: skip
+    if dataset.ndim == 2:
+        check_memory(dataset.size * dataset.dtype.itemsize, f"{named} (loaded whole)", "store it as a 3-D dataset")
+        return ArrayWindows(dataset[()].reshape(layout), order), order, warning
+    if dataset.ndim > len(kept):
+        order = "".join(order[kept.index(axis)] if axis in kept else "1" for axis in range(dataset.ndim))
+    return ChunkWindows(dataset, order), order, warning
+
+
+@dataclass
+class _Spectral:
+    """What may be a cube's spectral lists, by lower-case name: beside it in the file, and (own) among its attributes.
+
+    units, fwhm_units: of the wavelengths and the fwhm beside it.
+    """
+
+    beside: dict[str, np.ndarray]
+    own: dict[str, np.ndarray]
+    units: str | None
+    fwhm_units: str | None
+
+    @classmethod
+    def of(cls, name: str, datasets: dict[str, h5py.Dataset], prisma: Prisma | None) -> _Spectral:
+        if prisma is not None:
+            return cls({"wavelength": prisma.wavelengths, "fwhm": prisma.fwhm}, {}, "nm", "nm")
+        beside, listed = _companions(name, datasets)
+        units, fwhm_units = (
+            next((listed[key] for key in names if key in beside), None) for names in (WAVELENGTH_NAMES, FWHM_NAMES)
+        )
+        return cls(beside, _own_lists(datasets[name]), units, fwhm_units)
+
+    @property
+    def counts(self) -> set[int]:
+        """How many bands the wavelength lists tell of."""
+        found = {values.size for key, values in (*self.beside.items(), *self.own.items()) if key in WAVELENGTH_NAMES}
+        return (
+            found - {1} if len(found) > 1 else found
+        )  # a single number, which the netCDF library stores as a list too
+
+    def lists(
+        self, dataset: h5py.Dataset, order: str, bands: int, named: str
+    ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, list[str]]:
+        """Wavelengths and fwhm in nm, good bands, and a warning where there are wavelengths that cannot be in nm.
+
+        Own lists, which have no units, go first; last comes the coordinate of the band axis.
+        """
+        found, units, fwhm_units = self.beside, self.units, self.fwhm_units
+        if not self.counts and (coordinate := _band_coordinate(dataset, order)) is not None:
+            values, units = coordinate
+            found = found | {"wavelength": values}
+        own = {key: values for key, values in self.own.items() if values.size == bands}
+        if not own.keys().isdisjoint(WAVELENGTH_NAMES):
+            found = {key: values for key, values in found.items() if key not in WAVELENGTH_NAMES}
+            units = None
+        if not own.keys().isdisjoint(FWHM_NAMES):
+            fwhm_units = None
+        wavelengths, fwhm, good = spectral_lists(found | own, bands, units, fwhm_units)
+        unread = [f"{named}: its wavelengths (units: {units}) are none that can be in nm; they are left out"]
+        return wavelengths, fwhm, good, unread * (wavelengths is None and bands in self.counts)
 
 
 def _companions(name: str, datasets: dict[str, h5py.Dataset]) -> tuple[dict[str, np.ndarray], dict[str, str | None]]:
