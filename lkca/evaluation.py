@@ -46,7 +46,7 @@ class Evaluation:
 
     window: the part of the scene, a multiple of ``scale`` in size. peak: physical value that the metrics take as 1, the
     same for all predictions: what was asked for (``peak_given``), or the largest valid sample of the reference's scored
-    bands. bands: indices of the scored bands. wavelengths: of all bands of the file, nm. scores: {"bicubic": Metrics,
+    bands. scored: (bands,) bool, of the file's. wavelengths: of all bands of the file, nm. scores: {"bicubic": Metrics,
     "model": Metrics}, or {"prediction": Metrics}. middle, overview: what is shown of it, with results by the names of
     ``scores``, where that was asked for. model: the name of what made "model".
     """
@@ -55,7 +55,7 @@ class Evaluation:
     window: Window
     scale: int
     peak: float
-    bands: np.ndarray
+    scored: np.ndarray
     wavelengths: np.ndarray | None
     degradation: Degradation | None
     scores: dict[str, Metrics]
@@ -65,6 +65,11 @@ class Evaluation:
     protocol: str = PROTOCOL
     model: str | None = None
     peak_given: bool = False
+
+    @property
+    def bands(self) -> np.ndarray:
+        """Indices of the scored bands."""
+        return np.flatnonzero(self.scored)
 
     def summary(self) -> dict[str, Any]:
         """JSON-able: everything but the pictures and the model's name, which the caller gave."""
@@ -124,9 +129,7 @@ def evaluate_model(
     with cube.caching(MemoryBudget.of(memory).cache):  # before the first read; the tiles' budget knows all held
         truth = cube.region(window)
         strips = (truth.read(strip) for strip in row_strips(*truth.shape))
-        value, bands = _peak(strips, cube.good_bands, cube.source, peak)
-        scored = np.zeros(cube.bands, dtype=bool)
-        scored[bands] = True
+        value, scored = _peak(strips, cube.good_bands, cube.source, peak)
         low = degraded(truth, degradation)
         chosen = model_for(low, model, scale)
         upscalers = {"bicubic": Upscaler(None, scale, np.ones(cube.bands, dtype=bool))}
@@ -143,7 +146,7 @@ def evaluate_model(
             watched = [partial(view.add, name) for view in shown]
             scores[name] = _restored(truth, low, upscaler, tiles[name], value, scored, floored, watched)
     return Evaluation(
-        cube.source, window, scale, value, bands, cube.meta.wavelengths, degradation, scores, tuple(notes), inner,
+        cube.source, window, scale, value, scored, cube.meta.wavelengths, degradation, scores, tuple(notes), inner,
         overall, model=None if chosen is None else chosen.name, peak_given=peak is not None,
     )  # fmt: skip
 
@@ -179,9 +182,7 @@ def evaluate_prediction(
     notes += contradictions(truth, guess)
     strips = list(row_strips(window.height, window.width, 2 * reference.bands))
     good = reference.good_bands & prediction.good_bands
-    value, bands = _peak((truth.read(strip) for strip in strips), good, reference.source, peak)
-    scored = np.zeros(reference.bands, dtype=bool)
-    scored[bands] = True
+    value, scored = _peak((truth.read(strip) for strip in strips), good, reference.source, peak)
     accumulator = MetricAccumulator(reference.bands, scale, value, good_bands=scored)
     for strip in strips:
         accumulator.update(truth.read(strip), guess.read(strip))
@@ -197,28 +198,28 @@ def evaluate_prediction(
             f"{prediction.source}: good in the reference, bad or empty here, not scored: band {named} (from 0)"
         )
     return Evaluation(
-        prediction.source, window, scale, value, bands, reference.meta.wavelengths, None, {"prediction": metrics},
+        prediction.source, window, scale, value, scored, reference.meta.wavelengths, None, {"prediction": metrics},
         tuple(notes), peak_given=peak is not None,
     )  # fmt: skip
 
 
 def _peak(blocks: Iterable[np.ndarray], good: np.ndarray, source: str, given: float | None) -> tuple[float, np.ndarray]:
-    """The given peak, else the largest valid sample of the good bands that hold data, and those bands' indices; blocks
-    (bands, rows, cols)."""
+    """The given peak, else the largest valid sample of the good bands that hold data, and which these are, (bands,)
+    bool; blocks: (bands, rows, cols)."""
     if given is not None and not 0 < given < math.inf:
         raise InputError(f"the peak is {given:g}; give the positive value that stands for 1, in physical units")
     top = np.full(good.size, -np.inf)
     for block in blocks:
         top = np.maximum(top, np.max(block, axis=(1, 2), where=np.isfinite(block), initial=-np.inf))
-    bands = np.flatnonzero(good & (top > -np.inf))
-    if bands.size == 0:
+    scored: np.ndarray = good & (top > -np.inf)
+    if not scored.any():
         raise InputError(
             f"{source}: the region has no valid sample in any good band; check the nodata value or give another region"
         )
-    peak = float(top[bands].max()) if given is None else given
+    peak = float(top[scored].max()) if given is None else given
     if peak <= 0:
         raise InputError(f"{source}: the largest valid sample is {peak:g}; metrics need positive values")
-    return peak, bands
+    return peak, scored
 
 
 def _restored(

@@ -72,8 +72,7 @@ class _Scene:
 
     def mpsnr(self, guess: np.ndarray) -> float:
         """Of the truth restored, by the rules of ``before``."""
-        scored = np.isin(np.arange(len(self.truth)), self.before.bands)
-        return mpsnr(self.truth, guess, self.before.peak, scored)
+        return mpsnr(self.truth, guess, self.before.peak, self.before.scored)
 
 
 def factorize_directory(

@@ -313,16 +313,14 @@ def _headlines(result: Evaluation) -> tuple[Headline, ...]:
 
 def _psnr(result: Evaluation) -> tuple[Chart, ...]:
     """Of every prediction, and what the model gains."""
-    bands = _band_count(result) if result.middle is None else len(result.middle.truth)
-    at, x_label = _axis(result.wavelengths, bands)
-    good = np.zeros(bands, dtype=bool)
-    good[result.bands] = True
+    good = result.scored
+    at, x_label = _axis(result.wavelengths, len(good))
     order = np.argsort(at, kind="stable")
     at, shades = at[order], _shades(at[order], good[order])
     curves = {}
     for name, metrics in result.scores.items():
-        values = np.full(bands, np.nan)
-        values[result.bands] = metrics.psnr_per_band
+        values = np.full(len(good), np.nan)
+        values[good] = metrics.psnr_per_band
         curves[name] = values[order]
     series = [Series(_TITLES[name], _ROLES[name], at, values) for name, values in curves.items()]
     charts = [line_chart("PSNR of each band", series, x_label, "PSNR, dB", shades=shades, break_gaps=True)]
@@ -334,10 +332,6 @@ def _psnr(result: Evaluation) -> tuple[Chart, ...]:
             )
         )
     return tuple(chart for chart in charts if chart is not None)
-
-
-def _band_count(result: Evaluation) -> int:
-    return int(result.bands.max()) + 1 if result.wavelengths is None else len(result.wavelengths)
 
 
 def _psnr_table(result: Evaluation) -> Table:

@@ -58,7 +58,7 @@ def view_of_evaluation(result: Evaluation) -> SceneView | None:
         shape=(result.window.height, result.window.width),
         low=middle.low,
         images=middle.results | {"truth": middle.truth},
-        good=np.isin(np.arange(len(middle.truth)), result.bands),
+        good=result.scored,
         wavelengths=result.wavelengths,
         peak=result.peak,
     )

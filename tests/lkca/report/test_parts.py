@@ -199,6 +199,12 @@ def test_without_wavelengths_bands_are_counted_and_colours_are_false() -> None:
     assert [c.key for c in scene_section(*viewed(cube(24, 24))).colours] == ["true", "cir"]
 
 
+def test_a_scene_without_pictures_has_the_same_charts() -> None:
+    """How many bands it has was guessed from its last scored one where no wavelengths told."""
+    result, view = viewed(cube(24, 24, meta=CubeMeta(good_bands=np.arange(6) < 5)))
+    assert scene_section(dataclasses.replace(result, middle=None), None).psnr == scene_section(result, view).psnr
+
+
 def test_the_stretch_is_one_and_printed() -> None:
     result, view = viewed(cube(24, 24))
     colours = scene_section(result, view).colours[0]
