@@ -13,9 +13,11 @@ from lkca.cli.options import (
     FITTED_HELP,
     Axes,
     BandShape,
+    ModelOutput,
     ModelScale,
     Nodata,
     Overwrite,
+    Seed,
     Threads,
     Variable,
     configured,
@@ -43,7 +45,7 @@ _NAMES = {"lr": "factorised, untrained"}
 
 def distill_command(
     teacher: Annotated[str, typer.Option("--teacher", help=FITTED_HELP, show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Model directory to write.", show_default=False)],
+    output: ModelOutput,
     data: Annotated[
         list[str], typer.Option("--data", help="Sharp cube of the teacher's sensor; repeatable.", show_default=False)
     ],
@@ -59,7 +61,7 @@ def distill_command(
         float | None, typer.Option("--minutes", min=0, help="Time budget; 0: --max-steps alone.", show_default="5")
     ] = None,
     max_steps: Annotated[int | None, typer.Option("--max-steps", min=1, help="Bound on the training steps.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, show_default="0")] = None,
+    seed: Seed = None,
     scale: ModelScale = None,
     overwrite: Overwrite = False,
     threads: Threads = None,

@@ -12,6 +12,7 @@ from lkca.cli.options import (
     FITTED_HELP,
     Axes,
     BandShape,
+    ModelOutput,
     ModelScale,
     Nodata,
     Overwrite,
@@ -36,7 +37,7 @@ EXAMPLES = examples(
 
 def factorize_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=FITTED_HELP, show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Model directory to write.", show_default=False)],
+    output: ModelOutput,
     calibration: Annotated[
         list[str],
         typer.Option(

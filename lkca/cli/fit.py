@@ -16,10 +16,12 @@ from lkca.cli.options import (
     BandShape,
     DegradationOption,
     InputFiles,
+    ModelOutput,
     Nodata,
     Overwrite,
     Region,
     ReportOption,
+    Seed,
     Threads,
     Variable,
     check_report,
@@ -48,7 +50,7 @@ EXAMPLES = examples(
 
 def fit_command(
     files: InputFiles,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Model directory to write.", show_default=False)],
+    output: ModelOutput,
     scale: Annotated[
         int | None,
         typer.Option("--scale", "-s", min=2, max=64, help="Scale factor; here or in --config.", show_default=False),
@@ -81,9 +83,7 @@ def fit_command(
         Path | None,
         typer.Option("--config", help="YAML file with these options and more ('lkca schema').", show_default=False),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Seed of everything random.", show_default="0")
-    ] = None,
+    seed: Seed = None,
     report: ReportOption = None,
     overwrite: Overwrite = False,
     device: Annotated[

@@ -31,6 +31,7 @@ __all__ = [
     "InputFiles",
     "Json",
     "Memory",
+    "ModelOutput",
     "ModelScale",
     "Nodata",
     "Overwrite",
@@ -38,6 +39,7 @@ __all__ = [
     "Region",
     "ReportOption",
     "Scale",
+    "Seed",
     "SharpFiles",
     "Sigma",
     "Threads",
@@ -153,6 +155,8 @@ Memory = Annotated[
         help="What the process may take, such as 2G; half: of what is free.",
     ),
 ]
+ModelOutput = Annotated[Path, typer.Option("--output", "-o", help="Model directory to write.", show_default=False)]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of everything random.", show_default="0")]
 ReportOption = Annotated[
     Path | None,
     typer.Option("--report", help="HTML page to write as well: pictures, maps, curves, tables.", show_default=False),

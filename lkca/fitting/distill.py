@@ -211,7 +211,7 @@ def _scenes(
             window, cut = whole_pixels(cube, None, scale, least=LEAST_HELD)
             notes += cut
             values = cube.read(window, np.asarray(teacher.config.bands.used))
-            about.append(TrainingData(name=cube.source, rows=cube.rows, cols=cube.cols, region=str(window)))
+            about.append(TrainingData.of(cube, window))
             scene = Scene(*fill_invalid(torch.from_numpy((values - normal.offset) / np.float32(normal.peak)).float()))
             first, last = hold_out(scene, scale, config.holdout, kept=2 * LEAST_HELD)
             train.append(first)

@@ -100,7 +100,6 @@ def adapt(cube: Cube, prior: Prior, scale: int) -> LoadedModel:
         found.add(cube.read(window, good))
         if found.count.max() >= PIXELS:
             break
-    region = str(Window.full(cube.rows, cube.cols))
     alive = found.count > 0
     if not alive.any():
         raise InputError(
@@ -121,7 +120,7 @@ def adapt(cube: Cube, prior: Prior, scale: int) -> LoadedModel:
         degradation=Degradation(scale=scale),
         normalisation=Normalisation(peak=peak, rule=f"largest {_QUANTILE:.1%} quantile of a band's magnitudes"),
         training=TrainingRecord(
-            data=[TrainingData(name=cube.source, rows=cube.rows, cols=cube.cols, region=region)],
+            data=[TrainingData.of(cube, Window.full(cube.rows, cube.cols))],
             seed=0,
             seconds=0,
             device="cpu",

@@ -61,7 +61,7 @@ def whole_pixels(cube: Cube, region: str | None, scale: int, *, least: int = 1) 
     Raises InputError where fewer than ``least`` coarse pixels remain along a side.
     """
     shape = (cube.rows, cube.cols)
-    window = Window(0, 0, *shape) if region is None else Window.parse(region, shape)
+    window = Window.full(*shape) if region is None else Window.parse(region, shape)
     height, width = window.height // scale * scale, window.width // scale * scale
     if min(height, width) < least * scale:
         raise InputError(

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from lkca.config import StrictModel
-from lkca.data import Cube
+from lkca.data import Cube, Window
 from lkca.data.degradation import Degradation
 
 __all__ = [
@@ -97,6 +97,11 @@ class TrainingData(StrictModel):
     rows: int = Field(ge=1, description="Of the whole scene.")
     cols: int = Field(ge=1, description="Of the whole scene.")
     region: str = Field(description="'ROWS,COLS' of the scene as Python slices.")
+
+    @classmethod
+    def of(cls, cube: Cube, window: Window) -> TrainingData:
+        """That part of ``cube``."""
+        return cls(name=cube.source, rows=cube.rows, cols=cube.cols, region=str(window))
 
 
 def utc_now() -> str:

@@ -72,7 +72,7 @@ def _prepare(cubes: Sequence[Cube], scale: int, region: str | None) -> TrainingS
         values = cube.read(window)
         good &= cube.good_bands & np.isfinite(values).any(axis=(1, 2))
         raw.append(values)
-        data.append(TrainingData(name=cube.source, rows=cube.rows, cols=cube.cols, region=str(window)))
+        data.append(TrainingData.of(cube, window))
     used = np.flatnonzero(good)
     if used.size < 2:
         raise InputError(
