@@ -14,8 +14,8 @@ from lkca.lowrank import factorize
 from lkca.models.edsr import EDSR
 from lkca.training.distill import DistillRecipe, distill
 from lkca.training.distillation import Point
+from lkca.training.loop import Schedule, train_loop
 from lkca.training.progress import Budget
-from lkca.training.supervised import Schedule, train
 
 SCALE, PATCH = 4, 12
 
@@ -46,7 +46,7 @@ def main() -> None:
         degraded, sharp, _ = draw()
         return (teacher(degraded) - sharp).abs().mean()
 
-    train(teacher, supervised, Schedule(0.0, 1.0, lr=2e-3), Budget(None, 150))
+    train_loop(teacher, supervised, Schedule(0.0, 1.0, lr=2e-3), Budget(None, 150))
     print(f"teacher                      {psnr(teacher):.2f} dB")
 
     student = factorize(teacher, rank=2)

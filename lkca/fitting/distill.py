@@ -28,11 +28,11 @@ from lkca.nn import PixelShuffleUpsample
 from lkca.nn.layout import channels_last
 from lkca.training.distill import DistillRecipe, distill
 from lkca.training.distillation import Point
+from lkca.training.loop import LoopResult
 from lkca.training.optimise import DivergedError, unchanged
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget, Progress, ProgressCallback
 from lkca.training.start import Lost
-from lkca.training.supervised import LoopResult
 from lkca.training.validation import LEAST_HELD, hold_out, measure, psnr_gain, restore, split_text, validation_record
 
 __all__ = ["DistilledModel", "distill_directory"]

@@ -15,8 +15,8 @@ from lkca.losses import SpectralGradientLoss
 from lkca.nn import LowRankConv2d, LowRankUpsample
 from lkca.nn.mode import evaluating
 from lkca.training.distillation import Apply, Criterion, Decay, Distiller, Point, teacher_weight
+from lkca.training.loop import LoopResult, Schedule, train_loop
 from lkca.training.progress import Budget
-from lkca.training.supervised import LoopResult, Schedule, train
 
 __all__ = ["DistillRecipe", "distill"]
 
@@ -108,7 +108,7 @@ def distill(
         schedule = Schedule(
             budget.fraction, end, lr, recipe.weight_decay, ema=recipe.ema, evaluations=recipe.evaluations
         )
-        return train(whole, loss_of, schedule, budget, score=score, report=report)
+        return train_loop(whole, loss_of, schedule, budget, score=score, report=report)
 
     with evaluating(teacher):
         whole = Distiller(teacher, student, _batch(draw())[0], recipe.points, apply=apply)

@@ -26,10 +26,10 @@ from lkca.models.subspace import SpectralSubspace
 from lkca.nn import LowRankUpsample, PixelShuffleUpsample
 from lkca.nn.layout import channels_last
 from lkca.training.distillation import Criterion, Distiller, Point, teacher_weight
+from lkca.training.loop import LoopResult, Schedule, train_loop
 from lkca.training.optimise import DivergedError, cpu_by_default, unchanged
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget, Progress, ProgressCallback
-from lkca.training.supervised import LoopResult, Schedule, train
 from lkca.training.validation import LEAST_HELD, Restored, hold_out, mean_scores, psnr_gain, split_text
 from lkca_kernels import bicubic_upsample
 
@@ -255,12 +255,12 @@ class _Run:
             gains.append(psnr_gain(Restored(cube.image, cube.valid, base, self.restore(net, degraded, base))))
         return sum(gains) / len(gains)
 
-    def train(self, net: LKCANet, loss_of: Callable[[float], Tensor], end: float, lr: float) -> LoopResult:
+    def learn(self, net: LKCANet, loss_of: Callable[[float], Tensor], end: float, lr: float) -> LoopResult:
         schedule = Schedule(self.budget.fraction, end, lr, self.recipe.weight_decay)
         score = (lambda: self.score(net)) if self.test_cubes else None
         start = copy.deepcopy(net.state_dict())
         try:
-            return train(net, loss_of, schedule, self.budget, score=score, report=self.report)
+            return train_loop(net, loss_of, schedule, self.budget, score=score, report=self.report)
         except DivergedError as error:
             if self.stage == "teacher" and unchanged(net, start):
                 raise
@@ -287,12 +287,12 @@ class _Run:
             )
 
         self.stage = "teacher"
-        loop = self.train(teacher, supervised, r.teacher_share, lr)
+        loop = self.learn(teacher, supervised, r.teacher_share, lr)
         student = channels_last(factorize(teacher, energy=r.energy))
         if not loop.interrupted:
             self.stage = "distil"
             distiller = Distiller(teacher, student, self.draw()[0], _FEATURES, apply=_residual)
-            loop = self.train(student, distil, r.teacher_share + r.student_share, r.student_lr)
+            loop = self.learn(student, distil, r.teacher_share + r.student_share, r.student_lr)
         return self._finish(teacher, student, loop.interrupted)
 
     def _finish(self, teacher: LKCANet, student: LKCANet, interrupted: bool) -> FitResult:

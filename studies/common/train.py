@@ -19,8 +19,8 @@ from lkca.nn.layout import channels_last
 from lkca.output import written_aside
 from lkca.training.distill import DistillRecipe, distill
 from lkca.training.distillation import Point
+from lkca.training.loop import Schedule, train_loop
 from lkca.training.progress import Budget
-from lkca.training.supervised import Schedule, train
 from studies.common.config import other_time
 from studies.common.tasks import Task
 
@@ -168,7 +168,7 @@ def supervised(task: Task, net: nn.Module, kind: str, seed: int, lr: float, seco
         coarse, sharp, _ = draw()
         return criterion(task.apply(net, coarse), sharp)
 
-    done = train(net, loss, Schedule(0.0, 1.0, lr=lr), budget)
+    done = train_loop(net, loss, Schedule(0.0, 1.0, lr=lr), budget)
     return {"steps": done.steps, "cpu_seconds": round(budget.elapsed, 1)}
 
 

@@ -13,9 +13,9 @@ import safetensors.torch
 import torch
 
 from lkca.lowrank.search import psnr_function
+from lkca.training.loop import Schedule, train_loop
 from lkca.training.patches import PatchSampler, Scene
 from lkca.training.progress import Budget
-from lkca.training.supervised import Schedule, train
 from lkca_kernels import bicubic_upsample
 from studies.lowrank.networks import DEGRADE, SCALE, network, pairs, scenes
 
@@ -46,7 +46,7 @@ def main() -> None:
         return value
 
     began = time.process_time()
-    done = train(net, loss, Schedule(0.0, 1.0, lr=1e-3, weight_decay=1e-4), Budget(60 * args.minutes, None))
+    done = train_loop(net, loss, Schedule(0.0, 1.0, lr=1e-3, weight_decay=1e-4), Budget(60 * args.minutes, None))
     psnr = psnr_function(pairs(held), net)
     print(
         f"{args.data} {args.kind}: {done.steps} steps, {time.process_time() - began:.0f} CPU s, "

@@ -366,7 +366,7 @@ def test_demo(cli: Cli, tmp_path: Path) -> None:
 
 def test_a_demo_whose_training_fails_says_so(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rates = iter((1.0, math.nan))
-    monkeypatch.setattr("lkca.training.supervised.rate_factor", lambda *_: next(rates, 1.0))
+    monkeypatch.setattr("lkca.training.loop.rate_factor", lambda *_: next(rates, 1.0))
     result = cli("demo", "-o", tmp_path / "d", "--size", "40", "--bands", "20", "--max-steps", "16", "--minutes", "5")
     assert result.exit_code == 1 and "error: step 3: the loss is nan" in result.stderr
     assert (tmp_path / "d/scores.json").exists() and (tmp_path / "d/model").is_dir()

@@ -23,8 +23,8 @@ from lkca.models.config import Normalisation
 from lkca.models.directory import describe_architecture, load_model, save_model
 from lkca.training.distill import DistillRecipe, distill
 from lkca.training.distillation import Point
+from lkca.training.loop import LoopResult
 from lkca.training.patches import PatchSampler, Scene
-from lkca.training.supervised import LoopResult
 from lkca_kernels import bicubic_upsample
 
 
@@ -175,7 +175,7 @@ def test_sigterm_keeps_the_best_so_far(
     def missed(*_: object) -> None:
         pytest.fail("SIGTERM came through")
 
-    monkeypatch.setattr("lkca.training.supervised.rate_factor", stopping)
+    monkeypatch.setattr("lkca.training.loop.rate_factor", stopping)
     out = tmp_path / "small"
     before = signal.signal(signal.SIGTERM, missed)
     try:
@@ -202,7 +202,7 @@ def test_a_loss_that_becomes_nan_keeps_the_best_so_far(
 ) -> None:
     """An hour's training ended without a model; where nothing was learned, there is none to keep."""
     taken = iter(range(1, 1000))
-    monkeypatch.setattr("lkca.training.supervised.rate_factor", lambda *_: 1.0 if next(taken) != at else float("nan"))
+    monkeypatch.setattr("lkca.training.loop.rate_factor", lambda *_: 1.0 if next(taken) != at else float("nan"))
     out = tmp_path / "out"
     fitted = ("fit", scene_file, "-s", "2")
     distilled = ("distill", "--teacher", full_rank, "--rank", "3", "--data", scene_file)
@@ -253,7 +253,7 @@ def test_ctrl_c_before_the_first_step_leaves_no_model(
     def interrupted(*_: object) -> float:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lkca.training.supervised.rate_factor", interrupted)
+    monkeypatch.setattr("lkca.training.loop.rate_factor", interrupted)
     out = tmp_path / "out"
     fitted = ("fit", scene_file, "-s", "2")
     distilled = ("distill", "--teacher", full_rank, "--rank", "3", "--data", scene_file)

@@ -18,9 +18,9 @@ from lkca.nn import LowRankUpsample, PixelShuffleUpsample
 from lkca.training.distill import DistillRecipe, distill
 from lkca.training.distillation import Distiller, Point, self_ensemble, teacher_weight
 from lkca.training.fit import fit
+from lkca.training.loop import LoopResult, Schedule, train_loop
 from lkca.training.patches import dihedral, undo_dihedral
 from lkca.training.progress import Budget
-from lkca.training.supervised import LoopResult, Schedule, train
 
 F_N = Point("upsample", where="input")
 RANK = Point("upsample.conv", "upsample.reduce")
@@ -295,13 +295,13 @@ def test_every_knob_of_the_recipe_counts(monkeypatch: pytest.MonkeyPatch) -> Non
     def scheduled(whole: Distiller, loss_of: Any, schedule: Schedule, *others: Any, **options: Any) -> LoopResult:
         assert whole.points == (F_N,)
         schedules.append(schedule)
-        return train(whole, loss_of, schedule, *others, **options)
+        return train_loop(whole, loss_of, schedule, *others, **options)
 
     def weighed(self: Distiller, *batch: Any, **options: Any) -> Tensor:
         seen.append(options)
         return loss(self, *batch, **options)
 
-    monkeypatch.setattr(module, "train", scheduled)
+    monkeypatch.setattr(module, "train_loop", scheduled)
     monkeypatch.setattr(Distiller, "loss", weighed)
     turned = []
     for _ in range(2):

@@ -67,7 +67,7 @@ def test_fit_beats_bicubic_on_unseen_pixels_and_reports(monkeypatch: pytest.Monk
         return adamw(module, lr, weight_decay)
 
     monkeypatch.setattr(Distiller, "loss", spy)
-    monkeypatch.setattr("lkca.training.supervised.adamw", made)
+    monkeypatch.setattr("lkca.training.loop.adamw", made)
     result = fit([scene()], 2, minutes=None, max_steps=90, recipe=SMALL, callback=seen.append)
     assert gain(result.net, scene(seed=7), 2) > 0.3
     assert rates == [(5e-3, 1e-2), (2e-4, 1e-2)]
@@ -113,7 +113,7 @@ def test_a_start_that_knows_the_task_is_only_adapted(
     prior = shipped_prior()
     assert prior is not None
     start = dataclasses.replace(prior, origin={**origin})
-    monkeypatch.setattr("lkca.training.supervised.set_rate", lambda optimiser, rate: rates.append(20 * rate))
+    monkeypatch.setattr("lkca.training.loop.set_rate", lambda optimiser, rate: rates.append(20 * rate))
     fit([scene(24, 24)], 2, minutes=None, max_steps=1, recipe=SMALL, init=start, degradation=degradation)
     assert rates[0] == pytest.approx(lr)  # of 20 steps that warm up
 
@@ -194,7 +194,7 @@ def test_a_loss_that_is_not_finite_leaves_the_best_so_far(
 ) -> None:
     """An hour's training ended without a model."""
     cube = scene() if holdout == 0.2 else scene()[:, :26]  # too low to hold rows out
-    monkeypatch.setattr("lkca.training.supervised.rate_factor", failing(at))
+    monkeypatch.setattr("lkca.training.loop.rate_factor", failing(at))
     result = fit([cube], 2, minutes=None, max_steps=60, recipe=dataclasses.replace(SMALL, holdout=holdout))
     assert result.failure.startswith(f"step {at + 1}: the loss is nan") and result.interrupted
     assert (result.steps, result.history[-1].stage) == (at + 1, "teacher" if at < 15 else "distil")
@@ -203,7 +203,7 @@ def test_a_loss_that_is_not_finite_leaves_the_best_so_far(
 
 
 def test_a_loss_that_is_not_finite_from_the_start_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lkca.training.supervised.rate_factor", failing(1))
+    monkeypatch.setattr("lkca.training.loop.rate_factor", failing(1))
     with pytest.raises(InputError, match="step 2: the loss is nan"):
         fit([scene()], 2, minutes=None, max_steps=60, recipe=SMALL)
 

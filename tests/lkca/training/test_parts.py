@@ -14,10 +14,10 @@ from lkca.errors import InputError
 from lkca.metrics import evaluate
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.training.data import PatchDataset
+from lkca.training.loop import Schedule, train_loop
 from lkca.training.optimise import Average, adamw, rate_factor
 from lkca.training.patches import PatchSampler, Scene, SourceScene, dihedral, fill_invalid, undo_dihedral
 from lkca.training.progress import Budget, Progress
-from lkca.training.supervised import Schedule, train
 from lkca.training.validation import Restored, held_rows, hold_out, mean_scores, measure, psnr_gain, restore
 
 
@@ -118,7 +118,7 @@ class Parabola(nn.Module):
 def test_train_leaves_the_best_that_was_scored() -> None:
     module, budget, gains = Parabola(), Budget(None, 40), list[float | None]()
     schedule = Schedule(0.0, 1.0, lr=0.2, warmup=1, ema=0.0, evaluations=20)
-    result = train(
+    result = train_loop(
         module,
         lambda position: (module.x - 5).square().sum(),
         schedule,
@@ -131,7 +131,7 @@ def test_train_leaves_the_best_that_was_scored() -> None:
     assert result.best == pytest.approx(-abs(module.x.item() - 2)) and abs(module.x.item() - 2) < 0.5
 
     module = Parabola()
-    result = train(
+    result = train_loop(
         module,
         lambda position: (module.x - 5).square().sum(),
         schedule,
@@ -141,7 +141,7 @@ def test_train_leaves_the_best_that_was_scored() -> None:
     assert (result.best, module.x.item()) == (0, 0)  # the start was scored too
 
     module = Parabola()
-    train(module, lambda position: (module.x - 5).square().sum(), schedule, Budget(None, 200))
+    train_loop(module, lambda position: (module.x - 5).square().sum(), schedule, Budget(None, 200))
     assert module.x.item() == pytest.approx(5, abs=0.2)  # without a score: the last state
 
 
@@ -150,7 +150,7 @@ def test_train_follows_the_learning_rate() -> None:
     module, budget = Parabola(), Budget(None, 8)
     budget.taken = 4
     places = [0.0]
-    train(
+    train_loop(
         module,
         lambda position: -module.x.sum(),
         Schedule(0.5, 1.0, lr=0.1, warmup=2),
@@ -188,7 +188,7 @@ def test_the_average_forgets_its_start_and_the_module_gets_its_own_state_back() 
 
 def test_gradients_are_clipped() -> None:
     module = Parabola()
-    train(module, lambda position: (module.x - 5).square().sum(), Schedule(0.0, 1.0, lr=0.1), Budget(None, 1))
+    train_loop(module, lambda position: (module.x - 5).square().sum(), Schedule(0.0, 1.0, lr=0.1), Budget(None, 1))
     assert module.x.grad is not None and module.x.grad.item() == pytest.approx(-1)
 
 
@@ -265,7 +265,7 @@ class Masked(nn.Module):
 def test_a_mask_of_infinities_does_not_keep_the_start(scored: bool, frozen: bool) -> None:
     module = Masked(frozen)
     score = (lambda: -abs(1 - float(module.x.detach()[0]))) if scored else None
-    train(
+    train_loop(
         module, lambda position: (module.x - 1).square().sum(), Schedule(0.0, 1.0, lr=0.1), Budget(None, 5), score=score
     )
     assert (module.x > 0).all() and module.state_dict()["mask"].tolist() == [0, -math.inf]
@@ -335,14 +335,14 @@ def test_a_loss_that_is_not_finite_ends_the_training(bad: float) -> None:
     module = Parabola()
     losses = iter((1.0, 1.0, bad))
     with pytest.raises(InputError, match=r"step 3: the loss is -?(nan|inf); look for samples far beyond"):
-        train(module, lambda position: module.x.sum() * next(losses), Schedule(0.0, 1.0, lr=0.1), Budget(None, 9))
+        train_loop(module, lambda position: module.x.sum() * next(losses), Schedule(0.0, 1.0, lr=0.1), Budget(None, 9))
     assert module.x.isfinite().all()
 
 
 def test_a_step_forgets_the_gradient_of_the_one_before() -> None:
     module, seen = Parabola(), []
     module.x.register_hook(lambda grad: seen.append(float(module.x.grad.sum()) if module.x.grad is not None else 0.0))
-    train(module, lambda position: module.x.sum(), Schedule(0.0, 1.0, lr=0.1), Budget(None, 3))
+    train_loop(module, lambda position: module.x.sum(), Schedule(0.0, 1.0, lr=0.1), Budget(None, 3))
     assert seen == [0.0, 0.0, 0.0]
 
 
@@ -350,8 +350,8 @@ def test_weights_that_are_not_finite_are_never_kept(monkeypatch: pytest.MonkeyPa
     """No loss is computed with the last step's; without a score they were kept."""
     module = Parabola()
     rates = iter((1.0, 1.0, math.nan))
-    monkeypatch.setattr("lkca.training.supervised.rate_factor", lambda *_: next(rates))
-    train(module, lambda position: module.x.sum(), Schedule(0.0, 1.0, lr=0.1), Budget(None, 3))
+    monkeypatch.setattr("lkca.training.loop.rate_factor", lambda *_: next(rates))
+    train_loop(module, lambda position: module.x.sum(), Schedule(0.0, 1.0, lr=0.1), Budget(None, 3))
     assert module.x.isfinite().all()
 
 

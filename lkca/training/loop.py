@@ -1,4 +1,4 @@
-"""The plain loop: AdamW, warm-up and cosine, gradient clipping, EMA, and the best of what was validated."""
+"""The loop of fit and distill: AdamW, warm-up and cosine, gradient clipping, EMA, the best of what was validated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lkca.training.optimise import Average, adamw, check_loss, rate_factor, set_rate
 from lkca.training.progress import Budget
 
-__all__ = ["LoopResult", "Schedule", "train"]
+__all__ = ["LoopResult", "Schedule", "train_loop"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class LoopResult:
     interrupted: bool = False
 
 
-def train(
+def train_loop(
     module: nn.Module,
     loss_of: Callable[[float], Tensor],
     schedule: Schedule,
