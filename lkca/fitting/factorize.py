@@ -45,14 +45,13 @@ class MeasuredRank:
 
 @dataclass(frozen=True)
 class FactorizedModel:
-    """net and config: to be saved. before, after: scores of each scene's validation rows. points: what was tried, the
-    unchanged model first, then by rank."""
+    """net and config: to be saved. before: scores of each scene's validation rows by the model as it was. points: what
+    was tried, the unchanged model first, then by rank."""
 
     net: LKCANet
     config: ModelConfig
     factorization: Factorization
     before: tuple[Evaluation, ...]
-    after: tuple[Evaluation, ...]
     points: tuple[MeasuredRank, ...]
 
 
@@ -129,7 +128,7 @@ def factorize_directory(
             "validation": _validation(sources, before, after),
         }
     )
-    return FactorizedModel(net, config, done, before, tuple(after), _points(tried, model.net.config.rank))
+    return FactorizedModel(net, config, done, before, _points(tried, model.net.config.rank))
 
 
 def _scene(source: str, model: LoadedModel, how: Mapping[str, Any]) -> _Scene:

@@ -85,7 +85,7 @@ class Recipe:
 
 @dataclass
 class FitResult:
-    """net: eval mode, on the CPU, input and output normalised as the given cubes. config: its configuration.
+    """net: eval mode, on the CPU, input and output normalised as the given cubes.
 
     history: every report that the callback got. metrics: {"bicubic", "teacher", "student"} -> {"mpsnr" dB, "sam"
     degrees, "rmse", "ergas"} on ``split``, the pixels that these were measured on. rank, energy: of the upsampler's
@@ -94,7 +94,6 @@ class FitResult:
     """
 
     net: LKCANet
-    config: LKCANetConfig
     metrics: dict[str, dict[str, float]]
     split: str
     rank: int
@@ -306,7 +305,6 @@ class _Run:
         assert net.config.rank is not None
         return FitResult(
             net=net,
-            config=net.config,
             metrics=self._metrics(teacher, student.to(self.device)),
             split=self.split,
             rank=net.config.rank,

@@ -76,14 +76,14 @@ def test_fit_beats_bicubic_on_unseen_pixels_and_reports(monkeypatch: pytest.Monk
     assert {len(set(options["orientations"])) for options in taught} == {2}
     assert result.steps == seen[-1].step == 86 and len(taught) == 59  # 0.3 of 90 are the teacher's, 0.95 all
     assert result.description["training_pixels"] == 40 * 40  # the last 8 rows validate
-    assert result.description["components"] == 3 and result.config.window == 5
+    assert result.description["components"] == 3 and result.net.config.window == 5
     assert [s for s in dict.fromkeys(p.stage for p in seen)] == ["prepare", "teacher", "distil"]
     assert result.history == seen and result.energy >= SMALL.energy
     kept = result.metrics["student"]["mpsnr"] - result.metrics["bicubic"]["mpsnr"]
     best = max(p.gain for p in seen if p.stage == "distil" and p.gain is not None)
     assert kept > 0 and best == pytest.approx(kept, abs=1e-4)  # both on the rows that validate
     assert "rows" in result.split and not result.interrupted and not result.net.training
-    assert result.config.rank == result.rank and result.config.bands == 6
+    assert result.net.config.rank == result.rank and result.net.config.bands == 6
 
 
 def test_same_seed_same_network() -> None:
