@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,9 @@ __all__ = [
 
 _PICTURES = (".png", ".pdf", ".svg")
 _ASIDE = "..lkca-part.00000000.begin"  # what the longest name beside an output has more than it, for a while
+# Folders that this process is alone in: a lock of its own would let its other threads in, and be lost by their end.
+_OURS: set[Path] = set()
+_OURS_GUARD = threading.Lock()
 
 
 def check_utf8(path: Path) -> None:
@@ -120,11 +124,27 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 120)
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """The folder is this process's until the block ends, or the process does, however that comes: its lock is the
-    operating system's (``folder/.lock``, which stays, is empty). Where there are no such locks nothing is guarded.
+    """The folder is this caller's until the block ends, or the process does, however that comes.
 
-    Raises InputError where another process is in it, OutputError where the file cannot be made.
+    Raises InputError where another process, or another thread of this one, is in it, OutputError where the lock's file
+    cannot be made.
     """
+    place = folder.resolve()
+    with _OURS_GUARD:
+        if place in _OURS:
+            raise InputError(f"{folder}: another run of this process is at work in it; wait, or name another folder")
+        _OURS.add(place)
+    try:
+        with _locked(folder):
+            yield
+    finally:
+        _OURS.discard(place)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """As :func:`alone_in`, against other processes: the lock is the operating system's (``folder/.lock``, which stays,
+    is empty). Where there are no such locks nothing is guarded."""
     try:
         import fcntl
     except ImportError:  # Windows

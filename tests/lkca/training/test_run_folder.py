@@ -23,6 +23,7 @@ import torch
 
 from lkca.errors import InputError, OutputError
 from lkca.models.directory import load_model
+from lkca.output import alone_in
 from lkca.training import Progress
 from lkca.training.checkpoint import latest_checkpoint
 from lkca.training.trainer import _signals
@@ -77,6 +78,17 @@ def test_two_runs_in_one_folder(stopped: Path, dataset: Path, tmp_path: Path) ->
 
     assert run(folder, values, resume=True, callback=look).end == "interrupted"
     assert "another process is at work in it" in refused[0]
+
+
+def test_two_threads_in_one_folder(tmp_path: Path) -> None:
+    """A process's own lock lets its second thread in, whose end gives up the first one's."""
+    with concurrent.futures.ThreadPoolExecutor(1) as thread, alone_in(tmp_path):
+        with pytest.raises(InputError, match="another run of this process is at work in it"):
+            thread.submit(alone_in(tmp_path).__enter__).result()
+        command = [sys.executable, "-c", IN_IT, str(tmp_path)]
+        assert "another process is at work in it" in subprocess.run(command, capture_output=True, text=True).stderr
+    with alone_in(tmp_path):
+        pass
 
 
 def test_time_adds_up_over_the_parts_of_a_run(
