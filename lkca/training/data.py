@@ -1,21 +1,15 @@
-"""Training patches that depend on the seed and their number alone: any process can draw any of them, in any order.
-
-That makes a resumed run see what an unbroken one would have, and two processes what one would.
-"""
+"""What ``lkca train`` learns from and validates on: the scenes of a prepared data set, or of files."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from lkca.data.memory import available_memory
 from lkca.data.protocols import PreparedDataset, SceneEntry, open_dataset
@@ -23,14 +17,13 @@ from lkca.data.window import Window
 from lkca.errors import InputError
 from lkca.models.config import BandSet, Normalisation, TrainingData
 from lkca.training.config import DataConfig
-from lkca.training.patches import SourceScene, dihedral, fill_invalid
+from lkca.training.patches import SourceScene
 from lkca.training.scenes import prepare_scenes
 from lkca.training.validation import MIN_COARSE_PIXELS, held_rows, split_text
 
-__all__ = ["PatchDataset", "TrainingSet", "micro_batches", "open_training_set"]
+__all__ = ["TrainingSet", "open_training_set"]
 
 _SHARE = 0.25  # of the free memory that training scenes may take; larger ones are read patch by patch
-_TRIES = 20  # for a patch of which half is valid
 
 
 @dataclass(frozen=True)
@@ -162,59 +155,3 @@ def _cropped(scene: SourceScene, scale: int) -> SourceScene:
     """The upper-left part whose sides are multiples of the scale."""
     bands, rows, cols = scene.shape
     return SourceScene(scene.name, (bands, rows - rows % scale, cols - cols % scale), scene.read)
-
-
-class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Item g: (sharp (bands, side, side) float32 without NaN, valid (1, side, side) bool), a function of seed and g.
-
-    The scene is drawn by its number of pixels, the corner at any pixel (hence any sub-pixel phase of the coarse grid),
-    the orientation among the square's eight. InputError where a scene is smaller than a patch.
-    """
-
-    def __init__(self, scenes: Sequence[SourceScene], side: int, seed: int) -> None:
-        for scene in scenes:
-            if min(scene.shape[1:]) < side:
-                raise InputError(
-                    f"{scene.name}: has {scene.shape[1]} x {scene.shape[2]} pixels to train on, a patch "
-                    f"{side} x {side}; lower 'patch' or leave the scene out"
-                )
-        self._scenes = list(scenes)
-        pixels = np.array([scene.shape[1] * scene.shape[2] for scene in scenes], dtype=float)
-        self._cumulative = np.cumsum(pixels) / pixels.sum()
-        self._side = side
-        self._seed = seed
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        draw = np.random.Generator(np.random.Philox(key=np.array([self._seed, index], dtype=np.uint64)))
-        for _ in range(_TRIES):
-            scene = self._scenes[int(np.searchsorted(self._cumulative, draw.random(), side="right"))]
-            row = int(draw.integers(scene.shape[1] - self._side + 1))
-            col = int(draw.integers(scene.shape[2] - self._side + 1))
-            element = int(draw.integers(8))
-            sharp = torch.from_numpy(scene.read(Window(row, col, self._side, self._side)))
-            filled, valid = fill_invalid(sharp)
-            if valid.float().mean() >= 0.5:
-                break
-        return dihedral(filled, element).contiguous(), dihedral(valid[None], element).contiguous()
-
-
-def micro_batches(
-    dataset: PatchDataset, *, batch: int, accumulate: int, steps: range, rank: int, world: int, workers: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of patches for one process: ``accumulate`` of them for each of ``steps``.
-
-    Step t takes the patches t * batch ... (t + 1) * batch - 1; each process its share of every part.
-    InputError where ``batch`` does not divide evenly.
-    """
-    if batch % (accumulate * world):
-        raise InputError(
-            f"batch: {batch} patches cannot be shared by {world} processes in {accumulate} parts; "
-            f"give a multiple of {accumulate * world}"
-        )
-    size = batch // (accumulate * world)
-    indices = (
-        list(range(first, first + size))
-        for t in steps
-        for first in (t * batch + part * size * world + rank * size for part in range(accumulate))
-    )
-    return iter(DataLoader(dataset, batch_sampler=indices, num_workers=workers, generator=torch.Generator()))

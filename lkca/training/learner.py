@@ -13,8 +13,9 @@ from lkca.errors import InputError
 from lkca.losses import WeightedLoss
 from lkca.nn.layout import channels_last
 from lkca.training.config import TrainConfig
-from lkca.training.data import PatchDataset, TrainingSet, micro_batches, open_training_set
+from lkca.training.data import TrainingSet, open_training_set
 from lkca.training.optimise import Average, adamw, rate_factor, set_rate
+from lkca.training.patches import PatchDataset, micro_batches
 from lkca.training.start import Lost, first_patches, new_network
 from lkca.training.validation import Restored, psnr_gain, restore
 

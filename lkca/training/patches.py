@@ -1,18 +1,31 @@
-"""Scenes to learn from, and pairs of degraded and sharp patches drawn from them at random."""
+"""Scenes to learn from, and patches of them: drawn one after the other, or each by the seed and its number alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from lkca.data.window import Window
+from lkca.errors import InputError
 from lkca.inference.fill import fill_missing
 
-__all__ = ["PatchSampler", "Scene", "SourceScene", "dihedral", "fill_invalid", "undo_dihedral"]
+__all__ = [
+    "PatchDataset",
+    "PatchSampler",
+    "Scene",
+    "SourceScene",
+    "dihedral",
+    "fill_invalid",
+    "micro_batches",
+    "undo_dihedral",
+]
+
+_TRIES = 20  # for a patch of which half is valid
 
 
 @dataclass(frozen=True)
@@ -114,3 +127,62 @@ class PatchSampler:
             masks.append(dihedral(scene.valid[None, row : row + side, col : col + side], element))
         sharp = torch.stack(images)
         return self._degrade(sharp), sharp, torch.stack(masks)
+
+
+class PatchDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Item g: (sharp (bands, side, side) float32 without NaN, valid (1, side, side) bool), a function of seed and g.
+
+    So any process can draw any of them, in any order: a resumed run sees what an unbroken one would have, and two
+    processes what one would.
+
+    The scene is drawn by its number of pixels, the corner at any pixel (hence any sub-pixel phase of the coarse grid),
+    the orientation among the square's eight. InputError where a scene is smaller than a patch.
+    """
+
+    def __init__(self, scenes: Sequence[SourceScene], side: int, seed: int) -> None:
+        for scene in scenes:
+            if min(scene.shape[1:]) < side:
+                raise InputError(
+                    f"{scene.name}: has {scene.shape[1]} x {scene.shape[2]} pixels to train on, a patch "
+                    f"{side} x {side}; lower 'patch' or leave the scene out"
+                )
+        self._scenes = list(scenes)
+        pixels = np.array([scene.shape[1] * scene.shape[2] for scene in scenes], dtype=float)
+        self._cumulative = np.cumsum(pixels) / pixels.sum()
+        self._side = side
+        self._seed = seed
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        draw = np.random.Generator(np.random.Philox(key=np.array([self._seed, index], dtype=np.uint64)))
+        for _ in range(_TRIES):
+            scene = self._scenes[int(np.searchsorted(self._cumulative, draw.random(), side="right"))]
+            row = int(draw.integers(scene.shape[1] - self._side + 1))
+            col = int(draw.integers(scene.shape[2] - self._side + 1))
+            element = int(draw.integers(8))
+            sharp = torch.from_numpy(scene.read(Window(row, col, self._side, self._side)))
+            filled, valid = fill_invalid(sharp)
+            if valid.float().mean() >= 0.5:
+                break
+        return dihedral(filled, element).contiguous(), dihedral(valid[None], element).contiguous()
+
+
+def micro_batches(
+    dataset: PatchDataset, *, batch: int, accumulate: int, steps: range, rank: int, world: int, workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of patches for one process: ``accumulate`` of them for each of ``steps``.
+
+    Step t takes the patches t * batch ... (t + 1) * batch - 1; each process its share of every part.
+    InputError where ``batch`` does not divide evenly.
+    """
+    if batch % (accumulate * world):
+        raise InputError(
+            f"batch: {batch} patches cannot be shared by {world} processes in {accumulate} parts; "
+            f"give a multiple of {accumulate * world}"
+        )
+    size = batch // (accumulate * world)
+    indices = (
+        list(range(first, first + size))
+        for t in steps
+        for first in (t * batch + part * size * world + rank * size for part in range(accumulate))
+    )
+    return iter(DataLoader(dataset, batch_sampler=indices, num_workers=workers, generator=torch.Generator()))

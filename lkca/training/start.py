@@ -14,7 +14,7 @@ from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.lkcanet import lift, repeat
 from lkca.models.subspace import SpectralSubspace
 from lkca.nn import LowRankUpsample
-from lkca.training.data import PatchDataset
+from lkca.training.patches import PatchDataset
 from lkca_kernels import bicubic_upsample
 
 __all__ = ["Lost", "first_patches", "new_network"]

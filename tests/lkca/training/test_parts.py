@@ -13,10 +13,9 @@ from lkca.data.degradation import Degradation
 from lkca.errors import InputError
 from lkca.metrics import evaluate
 from lkca.models import LKCANet, LKCANetConfig
-from lkca.training.data import PatchDataset
 from lkca.training.loop import Schedule, train_loop
 from lkca.training.optimise import Average, adamw, rate_factor
-from lkca.training.patches import PatchSampler, Scene, SourceScene, dihedral, fill_invalid, undo_dihedral
+from lkca.training.patches import PatchDataset, PatchSampler, Scene, SourceScene, dihedral, fill_invalid, undo_dihedral
 from lkca.training.progress import Budget, Progress
 from lkca.training.validation import Restored, held_rows, hold_out, mean_scores, measure, psnr_gain, restore
 

@@ -11,8 +11,7 @@ import torch
 
 from lkca.data.degradation import Degradation
 from lkca.models import LKCANet, LKCANetConfig
-from lkca.training.data import PatchDataset
-from lkca.training.patches import SourceScene
+from lkca.training.patches import PatchDataset, SourceScene
 from lkca.training.start import Lost, first_patches, new_network
 from lkca_kernels import bicubic_upsample
 

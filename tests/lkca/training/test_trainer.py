@@ -32,8 +32,9 @@ from lkca.models.directory import load_model
 from lkca.training import Progress
 from lkca.training.checkpoint import latest_checkpoint
 from lkca.training.config import DataConfig, TrainConfig
-from lkca.training.data import PatchDataset, micro_batches, open_training_set
+from lkca.training.data import open_training_set
 from lkca.training.optimise import adamw, rate_factor, set_rate
+from lkca.training.patches import PatchDataset, micro_batches
 from lkca.training.start import Lost, first_patches, new_network
 from lkca.training.trainer import TrainResult, check_run
 from lkca.visual import Composite
@@ -153,7 +154,8 @@ torch.set_num_threads(1)
 from lkca.config import validated
 from lkca.training import checkpoint
 from lkca.training.config import DataConfig, TrainConfig
-from lkca.training.data import PatchDataset, micro_batches, open_training_set
+from lkca.training.data import open_training_set
+from lkca.training.patches import PatchDataset, micro_batches
 from lkca.training.trainer import train
 values, folder, plan = json.loads(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 

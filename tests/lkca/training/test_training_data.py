@@ -14,8 +14,8 @@ from lkca.data.protocols.dataset import write_dataset
 from lkca.errors import InputError
 from lkca.losses import WeightedLoss
 from lkca.training.config import DataConfig, TrainConfig
-from lkca.training.data import PatchDataset, open_training_set
-from lkca.training.patches import SourceScene, fill_invalid
+from lkca.training.data import open_training_set
+from lkca.training.patches import PatchDataset, SourceScene, fill_invalid
 
 from .runs import BANDS, run, scene, settings
 
@@ -82,7 +82,7 @@ def test_missing_pixels_teach_nothing(tmp_path: Path, dataset: Path, monkeypatch
         return torch.where(valid, filled, 99), valid
 
     monkeypatch.setattr(WeightedLoss, "forward", spy)
-    monkeypatch.setattr("lkca.training.data.fill_invalid", marked)
+    monkeypatch.setattr("lkca.training.patches.fill_invalid", marked)
     data = {"scenes": [str(tmp_path / "s.npz")], "holdout": 0}
     run(tmp_path / "run", settings(dataset, data=data, steps=2))
     for restored, sharp in seen:
