@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lkca.lowrank.layers import Layer, LowRankError, shaped_model, survey
+from lkca.lowrank.layers import Layer, LowRankError, shaped_model
 from lkca.lowrank.moments import Calibration, collect_moments, prepared
 from lkca.lowrank.spectrum import (
     break_even_rank,
@@ -20,6 +20,7 @@ from lkca.lowrank.spectrum import (
     singular_values,
     stable_rank,
 )
+from lkca.lowrank.survey import survey
 from lkca_kernels.arguments import integer
 
 __all__ = ["Analysis", "Candidate", "LayerAnalysis", "analyze"]

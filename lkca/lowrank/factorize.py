@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lkca.lowrank.layers import Layer, LowRankError, Survey, loaded_model, shaped_model, survey
+from lkca.lowrank.layers import Layer, LowRankError, loaded_model, shaped_model
 from lkca.lowrank.moments import Calibration, collect_moments, prepared
 from lkca.lowrank.search import Validation, for_budget, for_psnr_drop, psnr_function
 from lkca.lowrank.spectrum import Factoriser, Moments, rank_for_energy
 from lkca.lowrank.surgery import copied_model, put_low_rank
+from lkca.lowrank.survey import Survey, survey
 from lkca.models import LKCANet
 from lkca.nn import LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lkca.lowrank.layers import REPLACED, Layer, Survey, replaced_forward, shaped_model, survey, uses
+from lkca.lowrank.layers import REPLACED, Layer, replaced_forward, shaped_model
 from lkca.lowrank.surgery import carry_over, conv_arguments, copied_model, replace_module
+from lkca.lowrank.survey import Survey, survey, uses
 from lkca.lowrank.trials import STILL_CALLED, StillCalled, agree, differing, output, same_draws
 from lkca.nn import ChannelAttention, FusedShuffle, LowRankConv2d, LowRankUpsample, PixelShuffleUpsample
 from lkca.nn.parts import has_hooks
