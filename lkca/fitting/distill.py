@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -83,10 +84,11 @@ def distill_directory(
         raise InputError(f"{teacher.path}: {error}") from error
     start = copy.deepcopy(student)
     degradation = teacher.config.degradation
+    restored = partial(restore, degradation=degradation, device=device)
 
     def gain() -> float:
         """By which the student is chosen, dB: the mean over what is held out."""
-        gains = [psnr_gain(restore(student, scene, degradation, device)) for scene in data.held]
+        gains = [psnr_gain(restored(student, scene)) for scene in data.held]
         return sum(gains) / len(gains)
 
     criterion = _criterion(data.train, degradation, config).to(device)
@@ -101,7 +103,7 @@ def distill_directory(
             raise
         failure, done = str(error), LoopResult(steps=budget.taken, interrupted=True)
     nets = {"teacher": mentor, "lr": start, "student": student.eval()}
-    table = measure(nets, data.held or data.train, degradation, device)
+    table = measure(nets, data.held or data.train, restored, degradation.scale)
     net = student.cpu()
     assert net.config.rank is not None
     record = TrainingRecord(

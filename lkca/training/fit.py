@@ -18,7 +18,6 @@ from lkca.config import check_knobs, knob
 from lkca.data.degradation import Degradation, DegradationMethod, crop_to_multiple
 from lkca.errors import InputError
 from lkca.lowrank import energy_curve, factorize, spectrum
-from lkca.metrics import Metrics, evaluate
 from lkca.models import LKCANet, LKCANetConfig
 from lkca.models.lkcanet import lift, repeat
 from lkca.models.prior import Prior, shipped_prior
@@ -30,7 +29,7 @@ from lkca.training.loop import LoopResult, Schedule, train_loop
 from lkca.training.optimise import DivergedError, cpu_by_default, unchanged
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget, Progress, ProgressCallback
-from lkca.training.validation import LEAST_HELD, Restored, hold_out, mean_scores, psnr_gain, split_text
+from lkca.training.validation import LEAST_HELD, Restored, hold_out, measure, psnr_gain, split_text
 from lkca_kernels import bicubic_upsample
 
 __all__ = ["FitResult", "Recipe", "fit"]
@@ -239,19 +238,17 @@ class _Run:
             net = LKCANet(config).float()
         return channels_last(net.to(self.device)), r.adapt_lr if self.near else r.teacher_lr
 
-    def restore(self, net: LKCANet, degraded: Tensor, base: Tensor) -> Tensor:
-        """(bands, h, w) and its bicubic upsampling -> (bands, s·h, s·w), by a network over one component."""
-        with torch.no_grad():
-            detail = net.residual(_fold(self.subspace.encode(degraded)[None].to(self.device)))[:, 0]
-        return base + self.subspace.decode_detail(detail.cpu())
+    @torch.no_grad()
+    def restored(self, net: LKCANet, cube: Scene) -> Restored:
+        """A cube of all bands degraded and restored, by a network over one component."""
+        degraded = self.degradation.apply(cube.image)
+        base = bicubic_upsample(degraded[None], self.scale)[0]
+        detail = net.residual(_fold(self.subspace.encode(degraded)[None].to(self.device)))[:, 0]
+        return Restored(cube.image, cube.valid, base, base + self.subspace.decode_detail(detail.cpu()))
 
     def score(self, net: LKCANet) -> float:
         """Mean over held-out cubes and bands of the PSNR gain over bicubic, dB."""
-        gains = []
-        for cube in self.test_cubes:
-            degraded = self.degradation.apply(cube.image)
-            base = bicubic_upsample(degraded[None], self.scale)[0]
-            gains.append(psnr_gain(Restored(cube.image, cube.valid, base, self.restore(net, degraded, base))))
+        gains = [psnr_gain(self.restored(net, cube)) for cube in self.test_cubes]
         return sum(gains) / len(gains)
 
     def learn(self, net: LKCANet, loss_of: Callable[[float], Tensor], end: float, lr: float) -> LoopResult:
@@ -303,9 +300,10 @@ class _Run:
         over_components = repeat(copy.deepcopy(student).cpu(), components)
         net = lift(over_components, space.mean, space.analysis, space.synthesis).eval()
         assert net.config.rank is not None
+        nets = {"teacher": teacher, "student": student.to(self.device)}
         return FitResult(
             net=net,
-            metrics=self._metrics(teacher, student.to(self.device)),
+            metrics=measure(nets, self.test_cubes or self.train_cubes, self.restored, self.scale),
             split=self.split,
             rank=net.config.rank,
             energy=float(curve[low.rank - 1]),
@@ -321,23 +319,6 @@ class _Run:
                 "prior": None if self.start is None else dict(self.start.origin),
             },
         )
-
-    @torch.no_grad()
-    def _metrics(self, teacher: LKCANet, student: LKCANet) -> dict[str, dict[str, float]]:
-        """Means over the held-out (or else the training) cubes."""
-        cubes = self.test_cubes or self.train_cubes
-        measured: dict[str, list[Metrics]] = {"bicubic": [], "teacher": [], "student": []}
-        for cube in cubes:
-            degraded = self.degradation.apply(cube.image)
-            base = bicubic_upsample(degraded[None], self.scale)[0]
-            restored = {
-                "bicubic": base,
-                "teacher": self.restore(teacher, degraded, base),
-                "student": self.restore(student, degraded, base),
-            }
-            for name, image in restored.items():
-                measured[name].append(evaluate(cube.image, image, scale=self.scale, peak=1.0, mask=cube.valid))
-        return {name: mean_scores(scores) for name, scores in measured.items()}
 
 
 def _residual(net: nn.Module, degraded: Tensor) -> Tensor:

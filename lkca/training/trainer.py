@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +33,7 @@ from lkca.training.learner import Learner
 from lkca.training.monitor import Monitor, summary_writer
 from lkca.training.optimise import DivergedError, check_loss, cpu_by_default
 from lkca.training.progress import Progress, ProgressCallback
-from lkca.training.validation import measure, validation_record
+from lkca.training.validation import measure, restore, validation_record
 
 __all__ = ["TrainResult", "check_run", "train"]
 
@@ -336,6 +337,7 @@ class _Run:
             return {}
         best = load_model(path)
         scenes = (scene.whole() for scene in learner.data.validation)
-        metrics = measure({"model": best.net.to(learner.device)}, scenes, learner.degradation, learner.device)
+        restored = partial(restore, degradation=learner.degradation, device=learner.device)
+        metrics = measure({"model": best.net.to(learner.device)}, scenes, restored, self.config.scale)
         save_model(path, best.net.cpu(), self._entry(end, metrics), overwrite=True)
         return metrics

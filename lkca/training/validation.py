@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -114,17 +114,17 @@ def mean_scores(measured: Sequence[Metrics]) -> dict[str, float]:
 
 
 def measure(
-    nets: Mapping[str, LKCANet], scenes: Iterable[Scene], degradation: Degradation, device: torch.device
+    nets: Mapping[str, LKCANet], scenes: Iterable[Scene], restored: Callable[[LKCANet, Scene], Restored], scale: int
 ) -> dict[str, dict[str, float]]:
-    """:func:`mean_scores` for peak 1 of "bicubic" and of each network, by its name; nets: as in :func:`restore`."""
+    """:func:`mean_scores` for peak 1 of "bicubic" and of each network, by its name; restored: :func:`restore`, say."""
     measured: dict[str, list[Metrics]] = {name: [] for name in ("bicubic", *nets)}
 
     def score(name: str, done: Restored, image: Tensor) -> None:
-        measured[name].append(evaluate(done.sharp, image, scale=degradation.scale, peak=1.0, mask=done.valid))
+        measured[name].append(evaluate(done.sharp, image, scale=scale, peak=1.0, mask=done.valid))
 
     for scene in scenes:
         for name, net in nets.items():
-            done = restore(net, scene, degradation, device)
+            done = restored(net, scene)
             score(name, done, done.ours)
         score("bicubic", done, done.bicubic)
     return {name: mean_scores(scores) for name, scores in measured.items()}

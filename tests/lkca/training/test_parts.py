@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -277,7 +278,8 @@ def test_pixels_without_truth_are_not_scored() -> None:
     net, degradation = LKCANet(LKCANetConfig(bands=3, scale=2, width=4, blocks=0)), Degradation(scale=2)
     done = restore(net, source.whole(), degradation, torch.device("cpu"))
     expected = evaluate(done.sharp, done.bicubic, scale=2, peak=1.0, mask=cube.isfinite().all(0))
-    scores = measure({"a": net, "b": net}, iter([source.whole()]), degradation, torch.device("cpu"))
+    again = partial(restore, degradation=degradation, device=torch.device("cpu"))
+    scores = measure({"a": net, "b": net}, iter([source.whole()]), again, 2)
     assert scores["bicubic"] == mean_scores([expected]) and list(scores) == ["bicubic", "a", "b"]
     assert scores["a"] == scores["b"] == pytest.approx(scores["bicubic"])  # a new network gives bicubic
     other = evaluate(done.sharp, done.sharp + 0.1, scale=2, peak=1.0)
