@@ -118,7 +118,10 @@ class Analysis:
         }
 
     def plot(self, path: str | Path) -> Path:
-        """Draws the energy curves as PNG, SVG or PDF; OutputError where the file cannot be written."""
+        """Draws the energy curves as PNG, SVG or PDF; returns the path.
+
+        InputError for another suffix, and where there is no layer; OutputError where the file cannot be written.
+        """
         from lkca.lowrank.plot import plot_analysis
 
         return plot_analysis(self, path)

@@ -19,7 +19,7 @@ __all__ = ["plot_analysis", "plot_curves"]
 
 
 def plot_analysis(analysis: Analysis, path: str | Path) -> Path:
-    """Energy curves of every layer, of the kernel and of its outputs on calibration data."""
+    """As :meth:`Analysis.plot`: a panel for every layer, of the kernel and of its outputs on calibration data."""
     panels: dict[str, dict[str, Tensor]] = {}
     marks: dict[str, int] = {}
     for layer in analysis.layers:

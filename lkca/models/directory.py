@@ -99,8 +99,8 @@ def check_model_output(path: str | os.PathLike[str], *, overwrite: bool) -> None
 def save_model(path: str | os.PathLike[str], net: LKCANet, config: ModelConfig, *, overwrite: bool = False) -> Path:
     """Writes a model directory: aside first, then renamed, so that ``path`` is the old model or the new one.
 
-    Raises InputError where ``path`` exists and ``overwrite`` is false, or is not a model directory; OutputError
-    where it cannot be written. A model that was there survives a failure.
+    Raises InputError where ``path`` exists and ``overwrite`` is false, or is not a model directory, and for weights
+    that are not finite; OutputError where it cannot be written. A model that was there survives a failure.
     """
     path = Path(path)
     check_model_output(path, overwrite=overwrite)
@@ -131,7 +131,7 @@ def save_model(path: str | os.PathLike[str], net: LKCANet, config: ModelConfig, 
 
 
 def load_model(path: str | os.PathLike[str]) -> LoadedModel:
-    """Reads a model directory.
+    """Reads a model directory. The shipped models go by their names: :func:`lkca.models.find_model`.
 
     Raises InputError, naming the file, for anything that is not exactly a model: a missing or damaged file, an
     unknown configuration key, a tensor that is missing, surplus, of another shape or not finite, or a link that

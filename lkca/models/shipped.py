@@ -132,7 +132,8 @@ def find_model(model: str | os.PathLike[str], scale: int | None = None) -> Loade
     hide.
 
     ``scale`` picks among the files of a shipped model; it is not compared with a directory's. Raises InputError where
-    there is neither, as :func:`lkca.models.directory.load_model` does.
+    there is neither, where a shipped model lacks the scale, or needs one, and as
+    :func:`lkca.models.directory.load_model` does.
     """
     name = os.fspath(model)
     if name in SHIPPED and not _holds_model(Path(name)):
