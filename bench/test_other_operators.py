@@ -136,8 +136,13 @@ def test_local_channel_attention(measure: Callable[..., None], threads: int, con
 
 
 @pytest.mark.parametrize("contender", CONTENDERS)
-@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
-def test_large_kernel_branch(measure: Callable[..., None], threads: int, contender: str, layout: str) -> None:
+@pytest.mark.parametrize(
+    ("layout", "dtype"),
+    [("contiguous", torch.float32), ("channels_last", torch.float32), ("channels_last", torch.bfloat16)],
+)
+def test_large_kernel_branch(
+    measure: Callable[..., None], threads: int, contender: str, layout: str, dtype: torch.dtype
+) -> None:
     """A block of ``base`` without attention, on a tile: 32 channels, 7×7, twice as many hidden channels, residual."""
     c, k, n = 32, 7, 192
     x = torch.randn(1, c, n, n)
@@ -150,16 +155,17 @@ def test_large_kernel_branch(measure: Callable[..., None], threads: int, contend
         y = F.conv2d(x, depthwise, padding=k // 2, groups=c)
         return x + F.conv2d(F.relu(F.conv2d(y, expand[:, :, None, None])), contract[:, :, None, None])
 
+    tensors = [x, torch.randn(c, 1, k, k), torch.randn(2 * c, c), torch.randn(c, 2 * c)]
     _run(
         measure,
         threads,
-        f"large_kernel_branch {c}, {k}×{k}, {n}×{n} {layout}",
+        f"large_kernel_branch {c}, {k}×{k}, {n}×{n} {layout}" + (" bfloat16" if dtype == torch.bfloat16 else ""),
         contender,
         lambda x, depthwise, expand, contract: lkca_kernels.large_kernel_branch(
             x, depthwise, expand, contract, residual=x
         ),
         plain,
-        [x, torch.randn(c, 1, k, k), torch.randn(2 * c, c), torch.randn(c, 2 * c)],
+        [t.to(dtype) for t in tensors],
     )
 
 

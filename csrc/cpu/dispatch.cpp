@@ -20,17 +20,19 @@ namespace {
 struct Variant {
   const char* name;
   const Kernels* kernels;
-  const LowRankFwdTable* bf16;  // lowrank_pixel_shuffle's forward for bf16
+  const LowRankFwdTable* lowrank_bf16;  // the forwards for bf16
+  const LargeKernelFwdTable* large_kernel_bf16;
 };
 
 constexpr Variant kVariants[] = {
 #ifdef LKCA_CPU_X86
-    {"avx512_amx", &kernels_avx512, &lowrank_fwd_avx512_amx},
-    {"avx512_bf16", &kernels_avx512, &lowrank_fwd_avx512_bf16},
-    {"avx512", &kernels_avx512, &kernels_avx512.lowrank_fwd},
-    {"avx2", &kernels_avx2, &kernels_avx2.lowrank_fwd},
+    // Where there are tiles, dot products are slower than fp32 (docs/cpu_backend.md).
+    {"avx512_amx", &kernels_avx512, &lowrank_fwd_avx512_amx, &kernels_avx512.large_kernel_fwd},
+    {"avx512_bf16", &kernels_avx512, &lowrank_fwd_avx512_bf16, &large_kernel_fwd_avx512_bf16},
+    {"avx512", &kernels_avx512, &kernels_avx512.lowrank_fwd, &kernels_avx512.large_kernel_fwd},
+    {"avx2", &kernels_avx2, &kernels_avx2.lowrank_fwd, &kernels_avx2.large_kernel_fwd},
 #endif
-    {"generic", &kernels_generic, &kernels_generic.lowrank_fwd},
+    {"generic", &kernels_generic, &kernels_generic.lowrank_fwd, &kernels_generic.large_kernel_fwd},
 };
 
 #ifdef LKCA_CPU_X86
@@ -101,7 +103,12 @@ const Kernels& kernels() { return *variant().kernels; }
 
 const LowRankFwdTable& lowrank_fwd_kernels(DType dtype) {
   const Variant& v = variant();
-  return dtype == DType::bf16 ? *v.bf16 : v.kernels->lowrank_fwd;
+  return dtype == DType::bf16 ? *v.lowrank_bf16 : v.kernels->lowrank_fwd;
+}
+
+const LargeKernelFwdTable& large_kernel_fwd_kernels(DType dtype) {
+  const Variant& v = variant();
+  return dtype == DType::bf16 ? *v.large_kernel_bf16 : v.kernels->large_kernel_fwd;
 }
 
 std::string isa() { return variant().name; }

@@ -9,8 +9,9 @@ namespace lkca::cpu {
 
 const Kernels& kernels();
 
-// Those of lowrank_pixel_shuffle's forward, which has a version of its own for bf16 on some processors.
+// Those of forwards that have versions of their own for bf16 on some processors.
 const LowRankFwdTable& lowrank_fwd_kernels(DType dtype);
+const LargeKernelFwdTable& large_kernel_fwd_kernels(DType dtype);
 
 // Name of the variant in use.
 std::string isa();

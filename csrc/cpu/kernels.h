@@ -182,6 +182,12 @@ struct LowRankFwdTable {
   void (*run)(const LowRankFwd&, int64_t begin, int64_t end, float* scratch);  // task * rows + row
 };
 
+struct LargeKernelFwdTable {
+  int64_t (*scratch)(const LargeKernel&);
+  void (*run)(const LargeKernel&, int64_t begin, int64_t end,
+              float* scratch);  // (b * strips + strip) * height + y
+};
+
 struct Kernels {
   int64_t lanes;
   LowRankFwdTable lowrank_fwd;
@@ -200,9 +206,8 @@ struct Kernels {
   void (*local_fwd)(const LocalAttention&, int64_t begin, int64_t end,
                     float* scratch);  // (b * strips + strip) * height + y
   void (*local_bwd)(const LocalAttention&, int64_t begin, int64_t end, float* scratch);  // slices
-  int64_t (*large_kernel_scratch)(const LargeKernel&);
-  void (*large_kernel_fwd)(const LargeKernel&, int64_t begin, int64_t end,
-                           float* scratch);  // (b * strips + strip) * height + y
+  LargeKernelFwdTable large_kernel_fwd;
+  int64_t (*large_kernel_bwd_scratch)(const LargeKernel&);
   void (*large_kernel_bwd)(const LargeKernel&, int64_t begin, int64_t end, float* scratch);  // slices
 };
 
@@ -211,8 +216,9 @@ extern const Kernels kernels_generic;
 #define LKCA_CPU_X86 1
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
-extern const LowRankFwdTable lowrank_fwd_avx512_bf16;  // these for bf16, beside kernels_avx512
-extern const LowRankFwdTable lowrank_fwd_avx512_amx;
+extern const LowRankFwdTable lowrank_fwd_avx512_amx;  // these for bf16, beside kernels_avx512
+extern const LowRankFwdTable lowrank_fwd_avx512_bf16;
+extern const LargeKernelFwdTable large_kernel_fwd_avx512_bf16;
 #endif
 
 }  // namespace lkca::cpu

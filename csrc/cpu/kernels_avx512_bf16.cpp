@@ -1,4 +1,4 @@
-// bf16 dot products (AVX512_BF16) for the forward of lowrank_pixel_shuffle; everything else is kernels_avx512.cpp.
+// bf16 dot products (AVX512_BF16) for the forwards that multiply matrices; everything else is kernels_avx512.cpp.
 #include "cpu/kernels.h"
 #ifdef LKCA_CPU_X86
 #include <immintrin.h>
@@ -11,11 +11,13 @@
 #include "cpu/target_begin.h"
 #include "cpu/vec_avx512.h"
 #include "cpu/kernels_common.h"
+#include "cpu/large_kernel_fwd.h"
 #include "cpu/lowrank_fwd.h"
 // clang-format on
 
 namespace lkca::cpu {
 const LowRankFwdTable lowrank_fwd_avx512_bf16 = LKCA_LOWRANK_FWD_TABLE;
-}
+const LargeKernelFwdTable large_kernel_fwd_avx512_bf16 = LKCA_LARGE_KERNEL_FWD_TABLE;
+}  // namespace lkca::cpu
 #include "cpu/target_end.h"
 #endif

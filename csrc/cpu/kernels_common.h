@@ -52,6 +52,29 @@ inline void with_dtype(DType dtype, F f) {
   }
 }
 
+// Whether dot products of pairs serve a call in T, and what products read then: bf16, else fp32.
+template <typename T>
+struct Pairs {
+  static constexpr bool value = false;
+  using Operand = float;
+};
+#ifdef LKCA_BF16_DOT
+template <>
+struct Pairs<BF16> {
+  static constexpr bool value = true;
+  using Operand = BF16;
+};
+#endif
+
+// c + *a * b; of pairs, in fp32-sized bits, both products.
+template <bool PAIRS>
+LKCA_INLINE Vec multiply_add(const float* a, const Vec& b, const Vec& c) {
+  if constexpr (PAIRS)
+    return dot_bf16(a, b, c);
+  else
+    return fma(Vec::set1(*a), b, c);
+}
+
 // A number as a type.
 template <int V>
 struct Constant {

@@ -2,31 +2,32 @@
 #pragma once
 
 #include "cpu/channel.h"
-#include "cpu/large_kernel.h"
+#include "cpu/large_kernel_bwd.h"
+#include "cpu/large_kernel_fwd.h"
 #include "cpu/local_attention.h"
 #include "cpu/lowrank_bwd.h"
 #include "cpu/lowrank_fwd.h"
 #include "cpu/lowrank_stored.h"
 #include "cpu/shuffle.h"
 
-#define LKCA_KERNEL_TABLE(variable)                 \
-  namespace lkca::cpu {                             \
-  const Kernels variable = {N,                      \
-                            LKCA_LOWRANK_FWD_TABLE, \
-                            lowrank_stored,         \
-                            lowrank_bwd_scratch,    \
-                            lowrank_bwd,            \
-                            shuffle_scratch,        \
-                            shuffle_fwd,            \
-                            shuffle_bwd,            \
-                            bicubic_bwd_scratch,    \
-                            bicubic_bwd,            \
-                            channel_sum,            \
-                            channel_apply,          \
-                            local_scratch,          \
-                            local_fwd,              \
-                            local_bwd,              \
-                            large_kernel_scratch,   \
-                            large_kernel_fwd,       \
-                            large_kernel_bwd};      \
+#define LKCA_KERNEL_TABLE(variable)                      \
+  namespace lkca::cpu {                                  \
+  const Kernels variable = {N,                           \
+                            LKCA_LOWRANK_FWD_TABLE,      \
+                            lowrank_stored,              \
+                            lowrank_bwd_scratch,         \
+                            lowrank_bwd,                 \
+                            shuffle_scratch,             \
+                            shuffle_fwd,                 \
+                            shuffle_bwd,                 \
+                            bicubic_bwd_scratch,         \
+                            bicubic_bwd,                 \
+                            channel_sum,                 \
+                            channel_apply,               \
+                            local_scratch,               \
+                            local_fwd,                   \
+                            local_bwd,                   \
+                            LKCA_LARGE_KERNEL_FWD_TABLE, \
+                            large_kernel_bwd_scratch,    \
+                            large_kernel_bwd};           \
   }

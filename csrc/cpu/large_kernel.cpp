@@ -62,11 +62,11 @@ Tensor large_kernel_branch_fwd(Tensor x, Tensor depthwise, Tensor expand, Tensor
   if (result.numel() == 0) return result;
   const Weights weights(a, depthwise, expand, contract, false);
   set_result(a, result);
-  const Kernels& k = kernels();
+  const LargeKernelFwdTable& k = large_kernel_fwd_kernels(a.dtype);
   const int64_t operations = std::min(a.strip, a.width) * pixel_operations(a) / 16;
   parallel_rows(a, operations, [&](int64_t begin, int64_t end) {
-    const Scratch scratch(k.large_kernel_scratch(a));
-    k.large_kernel_fwd(a, begin, end, scratch.data());
+    const Scratch scratch(k.scratch(a));
+    k.run(a, begin, end, scratch.data());
   });
   return result;
 }
@@ -89,7 +89,7 @@ std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor> large
   const Kernels& k = kernels();
   const int64_t pixels = std::min(a.strip, a.width) * std::min(a.slice_rows, a.height);
   parallel_tasks(needs & 15 ? slices : 0, pixels * pixel_operations(a) / 4, [&](int64_t begin, int64_t end) {
-    const Scratch scratch(k.large_kernel_scratch(a));
+    const Scratch scratch(k.large_kernel_bwd_scratch(a));
     k.large_kernel_bwd(a, begin, end, scratch.data());
   });
   const auto sum = [&](const Scratch& partial, int64_t rows, int64_t floats, bool transposed) {

@@ -98,23 +98,6 @@ inline float step_value(const T* values, int64_t stride, int64_t step, int64_t r
   }
 }
 
-template <typename T>
-struct Pairs {
-  static constexpr bool value = false;
-};
-template <>
-struct Pairs<BF16> {
-  static constexpr bool value = kBf16Dot;
-};
-
-template <bool PAIRS>
-LKCA_INLINE Vec multiply_add(const float* a, const Vec& b, const Vec& c) {
-  if constexpr (PAIRS)
-    return dot_bf16(a, b, c);
-  else
-    return fma(Vec::set1(*a), b, c);
-}
-
 // Layout [group][1 + steps][P]: the bias, then the columns of W; for tiles its rows, [P][steps].
 template <typename T, int S>
 void pack_weight(const LowRankFwd& a, int64_t begin, int64_t end) {

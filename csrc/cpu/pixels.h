@@ -124,25 +124,39 @@ inline void store_pixels(const float* from, int64_t pixels, int64_t channels, in
   }
 }
 
-// V vectors of a tile of pixels: sum over r of in[t][r] * weight[r][q]; finish(t, v, sum) takes it.
-template <int V, typename F>
-inline void product_tile(const float* in, int64_t in_stride, const float* weight, int64_t rows, int64_t columns,
+// Rows 2 r and 2 r + 1 of a matrix of bf16 values, held in fp32, as one row of pairs; a last odd row beside zeros.
+// Without memory to put them it does nothing.
+inline const float* pair_rows(const float* matrix, int64_t rows, int64_t columns, float* to) {
+  if (!to) return to;
+  for (int64_t r = 0; r < rows; r += 2)
+    for (int64_t q = 0; q < columns; q += N) {
+      const Vec high = r + 1 < rows ? Vec::load(matrix + (r + 1) * columns + q) : Vec::set1(0.f);
+      pair_bf16(Vec::load(matrix + r * columns + q), high).store(to + r / 2 * columns + q);
+    }
+  return to;
+}
+
+// V vectors of a tile of pixels: sum over r of in[t][r] * weight[r][q]; finish(t, v, sum) takes it. I: float, or BF16,
+// whose weights are rows of pairs and whose pixels have a zero beside a last odd value.
+template <int V, typename I, typename F>
+inline void product_tile(const I* in, int64_t in_stride, const float* weight, int64_t rows, int64_t columns,
                          const F& finish) {
+  constexpr int64_t kStep = sizeof(float) / sizeof(I);  // values that are multiplied at once
   Vec sum[kTile][V];
   LKCA_UNROLL
   for (int t = 0; t < kTile; ++t) {
     LKCA_UNROLL
     for (int v = 0; v < V; ++v) sum[t][v] = Vec::set1(0.f);
   }
-  for (int64_t r = 0; r < rows; ++r) {
+  for (int64_t r = 0; r < rows; r += kStep, weight += columns) {
     Vec w[V];
     LKCA_UNROLL
-    for (int v = 0; v < V; ++v) w[v] = Vec::load(weight + r * columns + v * N);
+    for (int v = 0; v < V; ++v) w[v] = Vec::load(weight + v * N);
     LKCA_UNROLL
     for (int t = 0; t < kTile; ++t) {
-      const Vec value = Vec::set1(in[t * in_stride + r]);
+      const float* value = reinterpret_cast<const float*>(in + t * in_stride + r);
       LKCA_UNROLL
-      for (int v = 0; v < V; ++v) sum[t][v] = fma(value, w[v], sum[t][v]);
+      for (int v = 0; v < V; ++v) sum[t][v] = multiply_add<kStep == 2>(value, w[v], sum[t][v]);
     }
   }
   LKCA_UNROLL
@@ -153,12 +167,12 @@ inline void product_tile(const float* in, int64_t in_stride, const float* weight
 }
 
 // out[p][q] = finish(sum over r of in[p][r] * weight[r][q]), for whole tiles of pixels.
-template <typename F>
-inline void product(const float* in, int64_t in_stride, int64_t pixels, const float* weight, int64_t rows,
-                    int64_t columns, float* out, const F& finish) {
+template <typename I, typename O, typename F>
+inline void product(const I* in, int64_t in_stride, int64_t pixels, const float* weight, int64_t rows, int64_t columns,
+                    O* out, const F& finish) {
   constexpr int V = kAccumulators / kTile;
   for (int64_t p = 0; p < pixels; p += kTile) {
-    const float* from = in + p * in_stride;
+    const I* from = in + p * in_stride;
     int64_t q = 0;
     const auto put = [&](int t, int v, Vec sum) { finish(sum).store(out + (p + t) * columns + q + v * N); };
     for (; q + V * N <= columns; q += V * N) product_tile<V>(from, in_stride, weight + q, rows, columns, put);
@@ -166,8 +180,9 @@ inline void product(const float* in, int64_t in_stride, int64_t pixels, const fl
   }
 }
 
-inline void product(const float* in, int64_t in_stride, int64_t pixels, const float* weight, int64_t rows,
-                    int64_t columns, float* out) {
+template <typename I>
+inline void product(const I* in, int64_t in_stride, int64_t pixels, const float* weight, int64_t rows, int64_t columns,
+                    float* out) {
   product(in, in_stride, pixels, weight, rows, columns, out, [](Vec sum) { return sum; });
 }
 

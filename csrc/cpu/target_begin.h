@@ -8,6 +8,7 @@ LKCA_PUSH(LKCA_TARGET)
 #pragma GCC push_options
 // GCC 12 takes the deliberately undefined operands inside the intrinsics for ours.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #define LKCA_PRAGMA(x) _Pragma(#x)
 #define LKCA_GCC_TARGET(features) LKCA_PRAGMA(GCC target(features))
 LKCA_GCC_TARGET(LKCA_TARGET)

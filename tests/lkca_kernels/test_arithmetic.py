@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import lkca_kernels
-from lkca_kernels import reference
+from lkca_kernels import cpu, reference
 
 # Everything below runs in one process per backend; small tensors, so that the interpreter takes part.
 
@@ -23,6 +23,12 @@ def _bound(dtype: torch.dtype, terms: int, roundings: int) -> float:
     error of ``terms`` terms of either sign grows like u * sqrt(terms), taken twice for the order of summation."""
     accumulate = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps / 2
     return roundings * torch.finfo(dtype).eps / 2 + accumulate * (4 + 2 * math.sqrt(terms))
+
+
+def _rounds_once(case: Any, backend: Any, dtype: torch.dtype) -> bool:
+    """Not where bf16 dot products take the maps between the layers of a branch in bf16, as PyTorch's own layers do."""
+    dots = backend.backend == "cpu" and cpu.isa() == "avx512_bf16"
+    return not (dots and case.op == "large_kernel_branch" and dtype == torch.bfloat16)
 
 
 def _check(case: Any, backend: Any, dtype: torch.dtype, tools: Any, layout: str = "contiguous", slack: int = 1) -> None:
@@ -46,7 +52,8 @@ def _check(case: Any, backend: Any, dtype: torch.dtype, tools: Any, layout: str 
         assert error <= 2 * eager + luck, f"{name}: RMS ratio {error:.3g}, eager {eager:.3g}"
 
     agrees("forward", result, truth, naive, roundings=1)
-    if dtype.itemsize == 2 and layout != "expanded":  # twice rounded, a third of the elements would be others
+    once = dtype.itemsize == 2 and _rounds_once(case, backend, dtype)
+    if once and layout != "expanded":  # twice rounded, a third of the elements would be others
         assert (result != truth.to(dtype)).sum() <= 1 + result.numel() // 10, "forward is rounded more than once"
     found = tools.gradients(result, tensors, grad)
     true = tools.gradients(truth, exact, grad.double())
