@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -179,6 +180,39 @@ def test_a_broken_library_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "_C_cuda.so").write_bytes(b"")
     reason = native._load("cuda")
     assert reason is not None and ("needs a CUDA build" in reason or "does not load" in reason)
+
+
+@pytest.mark.skipif(not CPU_BUILT, reason=f"the C++ CPU backend {backends.unavailable('cpu')}")
+@pytest.mark.skipif(sys.platform != "linux", reason="loaders of other systems look at the length themselves")
+@pytest.mark.parametrize("share", [0.01, 0.99])
+def test_a_library_cut_short_is_not_loaded(share: float, tmp_path: Path) -> None:
+    """An interrupted build or copy: the system loads such a file, and the process dies of what is missing."""
+    source = Path(lkca_kernels.__file__).parent
+    package = tmp_path / "lkca_kernels"
+    shutil.copytree(source, package, ignore=shutil.ignore_patterns("__pycache__"))
+    for library in package.glob("*.so"):
+        os.truncate(library, int(share * library.stat().st_size))
+    code = (
+        "import torch, lkca_kernels as k\nfrom lkca_kernels import native\n"
+        "print(k.explain('pixel_shuffle_epilogue', torch.ones(1, 4, 2, 2), upscale_factor=2))\n"
+        "print(native.build_info())"
+    )
+    command = [sys.executable, "-c", code]  # the working directory goes before everything else
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+    whole = next(source.glob("_C_cpu*.so")).stat().st_size
+    assert done.stdout.startswith("pixel_shuffle_epilogue: reference ") and done.stdout.endswith("{}\n")
+    assert f"cpu: _C_cpu.abi3.so does not load: it ends after {int(share * whole)} of {whole} bytes" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="loaders of other systems look at the length themselves")
+def test_a_cuda_library_cut_short_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_FOLDER", tmp_path)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.ops, "load_library", lambda path: pytest.fail("would kill this process"))
+    whole = Path(sys.executable).read_bytes()
+    (tmp_path / "_C_cuda.abi3.so").write_bytes(whole[:2000])
+    assert f"_C_cuda.abi3.so does not load: it ends after 2000 of {len(whole)} bytes" in str(native._load("cuda"))
 
 
 class _Doubling:
