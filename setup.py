@@ -121,8 +121,9 @@ class BuildPyWithRecord(build_py):
 
     def run(self) -> None:
         root = ROOT if getattr(self, "editable_mode", False) else Path(self.build_lib).resolve()
-        if root != ROOT:
-            # What an earlier version left in build/ would go into the wheel too. build_ext comes later and links anew.
+        if root.is_relative_to(ROOT / "build"):
+            # What an earlier version left there would go into the wheel too. build_ext comes later and links anew. A
+            # folder that the caller names (--build-lib ..) may hold packages of these names that are no build's.
             for package in ("lkca", "lkca_kernels"):
                 shutil.rmtree(root / package, ignore_errors=True)
         super().run()

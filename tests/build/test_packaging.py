@@ -101,6 +101,21 @@ def test_the_wheel_holds_the_packages_and_nothing_else(sdist, tmp_path):
     assert zipfile.ZipFile(wheel).read(licence) == (ROOT / "LICENSE").read_bytes()
 
 
+@pytest.mark.parametrize("options", [["--build-lib", ".."], ["--build-base", ".."]], ids=str)
+def test_a_build_deletes_nothing_outside_its_build_folder(sdist, tmp_path, options):
+    """What an earlier build left behind is deleted, but not a clone of lkca that lies where a build is sent."""
+    source = tmp_path / "source"
+    shutil.copytree(sdist, source)
+    others = [tmp_path / folder / "lkca" / "mine.py" for folder in (".", "lib")]
+    for path in others:
+        path.parent.mkdir(parents=True)
+        path.touch()
+    nothing = {"LKCA_BUILD_CPU": "0", "LKCA_BUILD_CUDA": "0"}
+    run(sys.executable, "setup.py", "build", *options, env=nothing, cwd=source)
+    assert all(path.exists() for path in others)
+    assert (tmp_path / ("lib" if "--build-base" in options else ".") / "lkca_kernels" / "_build.json").exists()
+
+
 @pytest.mark.parametrize(
     ("cxx", "program", "flags"),
     [
