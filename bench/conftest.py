@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-THREADS = int(os.environ.get("LKCA_BENCH_THREADS", os.cpu_count() or 1))
+THREADS = int(os.environ.get("LKCA_BENCH_THREADS") or os.cpu_count() or 1)
 _WARM_UP = 1.5  # seconds
 
 

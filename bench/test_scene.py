@@ -36,7 +36,9 @@ from lkca.models.prior import Prior
 from lkca.models.shipped import find_model
 
 BANDS, SCALE = 128, 4
-SIDE = int(os.environ.get("LKCA_BENCH_SIDE", 384))  # of the scene, a multiple of 192
+SIDE = int(os.environ.get("LKCA_BENCH_SIDE") or 384)  # of the scene
+if SIDE <= 0 or SIDE % 192:
+    raise pytest.UsageError(f"LKCA_BENCH_SIDE={SIDE}: expected a multiple of 192")
 SIDES = (64, 192)  # of 32 to 384, the network is fastest at one of these
 KINDS = ("base", "large", "general")
 OUTPUTS = ((".img", "int16", None), (".img", "float32", None), (".tif", "int16", None), (".img", "int16", 192))
@@ -53,7 +55,7 @@ Measure = Callable[..., None]
 def cores(threads: int) -> Iterator[None]:
     keep_freed_memory()  # as the command does; huge pages too where this file is run alone
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(before)[: int(os.environ.get("LKCA_BENCH_CORES", threads))])
+    os.sched_setaffinity(0, sorted(before)[: int(os.environ.get("LKCA_BENCH_CORES") or threads)])
     yield
     os.sched_setaffinity(0, before)
 

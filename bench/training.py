@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--patch", type=int, default=16)
     args = parser.parse_args()
-    torch.set_num_threads(int(os.environ.get("LKCA_BENCH_THREADS", "1")))
+    torch.set_num_threads(int(os.environ.get("LKCA_BENCH_THREADS") or 1))
     print(f"{args.preset} ×{args.scale}, {args.batch} patches of {args.patch}×{args.patch}, "
           f"{torch.get_num_threads()} threads, torch {torch.__version__}")  # fmt: skip
     print("| bands | rank | loss | lkca, ms | plain, ms | ratio | losses part by |")

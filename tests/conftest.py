@@ -15,12 +15,19 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+_SWITCHES = ("LKCA_REQUIRE_DATA", "LKCA_REQUIRE_CHROMIUM", "LKCA_SLOW_TESTS")
 _DEFAULT_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+def pytest_configure() -> None:
+    for name in _SWITCHES:
+        if (value := os.environ.get(name, "")) not in ("", "0", "1"):
+            raise pytest.UsageError(f"{name}={value}: expected 1 or 0")
 
 
 def real_data_root() -> Path | None:
     """Folder of the real cubes: ``LKCA_DATA``, else ``../shared/data`` beside the repository."""
-    root = Path(os.environ.get("LKCA_DATA", _DEFAULT_DATA))
+    root = Path(os.environ.get("LKCA_DATA") or _DEFAULT_DATA)
     return root if root.is_dir() else None
 
 
@@ -29,7 +36,7 @@ def real_data() -> Path:
     """The real cubes; skips visibly where they are absent, fails where LKCA_REQUIRE_DATA=1 says they must be there."""
     root = real_data_root()
     if root is None:
-        reason = f"real cubes not found at {os.environ.get('LKCA_DATA', _DEFAULT_DATA)} (set LKCA_DATA)"
+        reason = f"real cubes not found at {os.environ.get('LKCA_DATA') or _DEFAULT_DATA} (set LKCA_DATA)"
         if os.environ.get("LKCA_REQUIRE_DATA") == "1":
             pytest.fail(reason)
         pytest.skip(reason)

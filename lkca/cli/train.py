@@ -65,7 +65,7 @@ def train_command(
     keys = [f"data.{name}={json.dumps(value, ensure_ascii=False)}" for name, value in how.items() if value is not None]
     settings = read_train_config(config, [*(changes or []), *keys])
     set_threads(settings.threads)
-    quiet = os.environ.get("RANK", "0") != "0"  # torchrun's number of this process
+    quiet = (os.environ.get("RANK") or "0") != "0"  # torchrun's number of this process
     with train_progress(settings, quiet=quiet) as callback:
         result = train(settings, output, resume=resume, overwrite=overwrite, callback=callback, command=command_line())
     if not quiet:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from importlib.util import find_spec
 
 import torch
 
-from lkca_kernels.backends import ONLY_ON_CPUS
+from lkca_kernels.backends import ONLY_ON_CPUS, BackendError
 
-__all__ = ["DTYPES", "can_run", "interpreted", "unavailable"]
+__all__ = ["DTYPES", "TUNE_VARIABLE", "can_run", "interpreted", "tuning_asked_for", "unavailable"]
 
+TUNE_VARIABLE = "LKCA_TRITON_TUNE"
 _MINIMUM = (3, 6)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -18,6 +20,14 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 def interpreted() -> bool:
     """Whether Triton runs kernels in its interpreter (``TRITON_INTERPRET=1`` when it was imported)."""
     return bool(import_module("triton").knobs.runtime.interpret)
+
+
+def tuning_asked_for() -> bool:
+    """Whether ``LKCA_TRITON_TUNE`` is 1; BackendError where it is neither that nor 0, empty or unset."""
+    value = os.environ.get(TUNE_VARIABLE) or "0"
+    if value not in ("0", "1"):
+        raise BackendError(f"{TUNE_VARIABLE}={value}: expected 1 or 0")
+    return value == "1"
 
 
 def unavailable() -> str | None:
@@ -48,4 +58,5 @@ def can_run(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: i
         return f"serves CUDA tensors, not {device.type} (CPU tensors with TRITON_INTERPRET=1)"
     if dtype == torch.bfloat16 and interpreted():
         return "serves no bfloat16 in Triton's interpreter, whose bfloat16 arithmetic is wrong"
+    tuning_asked_for()  # a wrong value raises here, not in the middle of a call
     return None

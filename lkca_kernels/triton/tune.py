@@ -23,9 +23,9 @@ from typing import Any, TypeVar
 import torch
 import triton
 
-__all__ = ["ENVIRONMENT_VARIABLE", "cache_file", "candidate", "choose", "forget", "seconds"]
+from .support import tuning_asked_for
 
-ENVIRONMENT_VARIABLE = "LKCA_TRITON_TUNE"
+__all__ = ["cache_file", "candidate", "choose", "forget", "seconds"]
 
 Tile = TypeVar("Tile")
 Stored = dict[str, dict[str, dict[str, Any]]]  # card and Triton version → key → fields of the tile
@@ -73,7 +73,7 @@ def choose(
     forced = _forced.get()
     if forced is not None:
         return candidates[forced % len(candidates)]
-    if os.environ.get(ENVIRONMENT_VARIABLE) != "1" or not _can_time(device) or len(candidates) == 1:
+    if not tuning_asked_for() or not _can_time(device) or len(candidates) == 1:
         return candidates[0]
     card, name = _card(device), f"{operator} {' '.join(map(str, key))}"
     found: Tile | None = _winners.get((card, name))

@@ -22,7 +22,7 @@ from corpus import BANDS, COLS, META, ROWS, TARGETS, VALUES, Target, use
 
 __all__ = ["ATTRIBUTE_TARGETS"]
 
-_DATA = Path(os.environ.get("LKCA_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "formats"
+_DATA = Path(os.environ.get("LKCA_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data") / "formats"
 
 _TEXTS = [
     "", " ", "nan", "inf", "-1", "0", "1e999", "1e-320", "abc", "1,2", "{}", "{", "}", "{ , }", "{nan, nan}", "{1, 2",

@@ -15,7 +15,7 @@ from torch import Tensor
 import lkca_kernels as k
 
 # Fixed cases in CI; LKCA_FUZZ_EXAMPLES asks for that many, other ones each time (make fuzz).
-EXAMPLES = int(os.environ.get("LKCA_FUZZ_EXAMPLES", "0"))
+EXAMPLES = int(os.environ.get("LKCA_FUZZ_EXAMPLES") or 0)
 FIXED = settings(
     max_examples=EXAMPLES or 120,
     derandomize=not EXAMPLES,

@@ -18,6 +18,7 @@ pytest.importorskip("triton")
 
 from lkca_kernels import reference
 from lkca_kernels import triton as backend
+from lkca_kernels.backends import BackendError
 from lkca_kernels.triton import tune
 from lkca_kernels.triton.config import ChannelTile
 from lkca_kernels.triton.launch import record_launches
@@ -33,7 +34,7 @@ class Card:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.name, self.times, self.timed, self.capturing = "Card A", [3.0, 1.0, 2.0], 0, False
         monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-        monkeypatch.setenv(tune.ENVIRONMENT_VARIABLE, "1")
+        monkeypatch.setenv("LKCA_TRITON_TUNE", "1")
         monkeypatch.setattr(tune, "_can_time", lambda device: True)
         monkeypatch.setattr(tune, "_capturing", lambda: self.capturing)
         monkeypatch.setattr(tune, "_card", lambda device: self.name)
@@ -60,11 +61,20 @@ def test_default_unless_asked(card: Card, monkeypatch, value: str | None) -> Non
     card.choose()
     tune.forget()
     if value is None:
-        monkeypatch.delenv(tune.ENVIRONMENT_VARIABLE)
+        monkeypatch.delenv("LKCA_TRITON_TUNE")
     else:
-        monkeypatch.setenv(tune.ENVIRONMENT_VARIABLE, value)
+        monkeypatch.setenv("LKCA_TRITON_TUNE", value)
     monkeypatch.setattr(tune, "_load", lambda *_, **__: pytest.fail("read the file"))
     assert card.choose() == TILES[0] and card.timed == 3
+
+
+@pytest.mark.parametrize("value", ["yes", "2"])
+def test_an_unknown_value_is_refused(card: Card, monkeypatch, value: str) -> None:
+    """Where the backend is chosen already, so that `lkca doctor` says it."""
+    monkeypatch.setenv("LKCA_TRITON_TUNE", value)
+    for call in (card.choose, lambda: backend.can_run("channel_gate", DEVICE, torch.float32, 1)):
+        with pytest.raises(BackendError, match=f"LKCA_TRITON_TUNE={value}: expected 1 or 0"):
+            call()
 
 
 def test_the_fastest_is_kept_in_the_process_and_in_the_file(card: Card) -> None:
@@ -266,7 +276,7 @@ def test_candidates_attend_right(index: int, memory: torch.memory_format) -> Non
 def test_on_a_card(monkeypatch, tmp_path: Path) -> None:
     """The real timer: a winner is found and kept, and the tuned call is as right as the default."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv(tune.ENVIRONMENT_VARIABLE, "1")
+    monkeypatch.setenv("LKCA_TRITON_TUNE", "1")
     tune.forget()
     z, weight = torch.randn(1, 32, 64, 64, device="cuda"), torch.randn(128 * 16, 32, device="cuda")
     options = {"upscale_factor": 4, "skip_bicubic": "matlab"}
