@@ -136,6 +136,13 @@ def check_out(
         raise ValueError("out: is a negated view, expected a tensor whose memory holds its values")
     if located and out.is_inference() and not torch.is_inference_mode_enabled():
         raise ValueError("out: was made in inference mode, outside of which it cannot be written; give a clone")
+    check_apart(out, names, tensors)
+
+
+def check_apart(out: Tensor, names: Sequence[str], tensors: Sequence[Tensor | None]) -> None:
+    """``out`` lies in memory that none of the tensors has, and none of them wants a gradient."""
+    grad = torch.is_grad_enabled()
+    located = not torch.compiler.is_compiling() and has_memory(out)
     begin, end = (out.data_ptr(), out.data_ptr() + out.nbytes) if located else (0, 0)
     for name, tensor in zip(names, tensors):  # noqa: B905  (strict costs a tenth of the check)
         if tensor is None:

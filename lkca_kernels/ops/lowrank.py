@@ -130,7 +130,7 @@ def lowrank_upsample(
 
     Args:
         x: (B, Cin, H, W), as ``z`` there.
-        weight_down: (R, Cin, kh, kw).
+        weight_down: (R, Cin, kh, kw), of at least 1 each.
         bias_down: (R,), of the convolution.
         padding: of the convolution, zeros; by default what keeps an odd kernel's size, dilation * (k // 2).
         stride: of the convolution.
@@ -148,8 +148,14 @@ def lowrank_upsample(
             f"weight_down: expected (R, Cin, kh, kw) with Cin = {x.shape[1]}, the channels of x, "
             f"got {tuple(weight_down.shape)}"
         )
+    if not weight_down.numel():
+        raise ValueError(
+            f"weight_down: expected at least 1 in each place of (R, Cin, kh, kw), got {tuple(weight_down.shape)}"
+        )
     x, weight_down, bias_down = autocast(x, weight_down, bias_down)
-    _checks.check_kinds(("x", "weight_down", "bias_down"), (x, weight_down, bias_down))
+    _checks.check_kinds(("x", "weight_down", "bias_down", "out"), (x, weight_down, bias_down, out))
+    if out is not None:
+        _checks.check_apart(out, ("x", "weight_down", "bias_down"), (x, weight_down, bias_down))
     if bias_down is not None:
         _checks.check_shape("bias_down", bias_down, "(R,)", (weight_down.shape[0],))
     stride, dilation = _pair("stride", stride, 1), _pair("dilation", dilation, 1)

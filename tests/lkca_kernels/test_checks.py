@@ -74,6 +74,10 @@ WRONG: list[tuple[type[Exception], str, Callable[[], Any]]] = [
     (ValueError, "residual: expected the shape", lambda: k.large_kernel_branch(X, D, W1, W2, X[:1])),
     (ValueError, "weight_down: expected (R, Cin, kh, kw) with Cin = 3",
      lambda: k.lowrank_upsample(X, torch.ones(3, 4, 3, 3), W, upscale_factor=2)),
+    (ValueError, "weight_down: expected at least 1 in each place of (R, Cin, kh, kw), got (0, 3, 3, 3)",
+     lambda: k.lowrank_upsample(X, torch.ones(0, 3, 3, 3), W[:, :0], upscale_factor=2)),
+    (ValueError, "weight_down: expected at least 1 in each place of (R, Cin, kh, kw), got (3, 0, 3, 3)",
+     lambda: k.lowrank_upsample(X[:, :0], torch.ones(3, 0, 3, 3), W, upscale_factor=2)),
     (ValueError, "bias_down: expected (R,) = (3,), got (2,)",
      lambda: k.lowrank_upsample(X, torch.ones(3, 3, 3, 3), W, upscale_factor=2, bias_down=B1)),
     (ValueError, "weight_down: its kernel (9, 3) with dilation (1, 1) is larger than the image (4, 5) with pad",
@@ -141,6 +145,22 @@ def test_out() -> None:
     _lowrank(room[:239:2].view(2, 3, 4, 5), W, out=room[239:559].view(2, 2, 8, 10))
     with pytest.raises(ValueError, match=r"out: expected a tensor that is dense in torch\.channels_last"):
         k.channel_attention(X.to(memory_format=torch.channels_last), W1, B1, W2, B2, out=torch.empty_like(X))
+
+
+def test_out_spares_the_tensors_of_the_convolution_too() -> None:
+    """It is written when they have been read, but they are the caller's."""
+    down, bias_down, room = torch.ones(3, 3, 1, 1), torch.ones(3), torch.ones(400)
+    out = room[:320].view(2, 2, 8, 10)
+    shared = {"x": room[280:].view(2, 3, 4, 5), "weight_down": room[316:325].view(3, 3, 1, 1), "bias_down": room[:3]}
+    for name, tensor in shared.items():
+        given = {"x": X, "weight_down": down, "bias_down": bias_down, name: tensor}
+        with pytest.raises(ValueError, match=f"out: overlaps {name} in memory"):
+            k.lowrank_upsample(**given, weight=W, upscale_factor=2, out=out)
+        assert torch.equal(room, torch.ones(400))
+    with pytest.raises(ValueError, match="out: given while weight_down requires a gradient"):
+        k.lowrank_upsample(X, down.requires_grad_(), W, upscale_factor=2, out=out)
+    with pytest.raises(TypeError, match="out: expected a tensor, got list"):
+        k.lowrank_upsample(X, down, W, upscale_factor=2, out=[])  # type: ignore[arg-type]
 
 
 def test_negated_views(typical: Any, backend: Any) -> None:
