@@ -81,6 +81,7 @@ STABLE_TORCH_LIBRARY(lkca_cpu, m) {
   m.def("isa() -> str");
   m.def("available_isas() -> str");
   m.def("use_isa(str name) -> str");
+  m.def("huge_pages() -> str");
   m.def("use_huge_pages(str setting) -> str");
 }
 
@@ -111,5 +112,6 @@ STABLE_TORCH_LIBRARY_IMPL(lkca_cpu, CompositeExplicitAutograd, m) {
   m.impl("isa", TORCH_BOX(&isa));
   m.impl("available_isas", TORCH_BOX(&available_isas));
   m.impl("use_isa", TORCH_BOX(&use_isa));
+  m.impl("huge_pages", TORCH_BOX(&huge_pages));
   m.impl("use_huge_pages", TORCH_BOX(&use_huge_pages));
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from typing import Any
 
@@ -82,11 +81,12 @@ def can_run(op: str, device: torch.device, dtype: torch.dtype, upscale_factor: i
 
 @cache
 def _check_environment() -> None:
-    """BackendError where a variable that C++ reads in the middle of a call holds what it would not take."""
-    for variable, known in (("LKCA_CPU_ISA", available_isas()), ("LKCA_HUGE_PAGES", ("0", "1"))):
-        value = os.environ.get(variable)
-        if value and value not in ("auto", *known):
-            raise BackendError(f"{variable}={value}: expected auto or, here, one of {', '.join(known)}")
+    """BackendError where LKCA_CPU_ISA or LKCA_HUGE_PAGES, which C++ else reads within a call, holds what it refuses."""
+    try:
+        isa()
+        _ops.huge_pages()
+    except RuntimeError as error:  # torch puts function, file and line before C++'s words
+        raise BackendError("LKCA_" + str(error).rpartition("LKCA_")[2]) from error
 
 
 def isa() -> str:

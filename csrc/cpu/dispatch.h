@@ -13,7 +13,7 @@ const Kernels& kernels();
 const LowRankFwdTable& lowrank_fwd_kernels(DType dtype);
 const LargeKernelFwdTable& large_kernel_fwd_kernels(DType dtype);
 
-// Name of the variant in use.
+// Name of the variant in use. Throws where LKCA_CPU_ISA names none of this processor.
 std::string isa();
 
 // Names of the variants that can run here, best first.

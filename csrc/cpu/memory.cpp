@@ -72,8 +72,10 @@ void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t byte
 #endif
 }
 
+std::string huge_pages() { return name_of(current()); }
+
 std::string use_huge_pages(const std::string& setting) {
-  const std::string before = name_of(current());
+  const std::string before = huge_pages();
   mode.store(parse(setting), std::memory_order_relaxed);
   return before;
 }

@@ -27,6 +27,9 @@ bool without_pages(void* data, size_t bytes);
 // auto (from 32 MiB on), 1 (from 4 MiB on) or 0. A hint: failure changes nothing.
 void advise_huge_pages(void* data, size_t bytes);
 
+// The switch: "auto", "0" or "1". Throws where LKCA_HUGE_PAGES is another word.
+std::string huge_pages();
+
 // Sets the switch and returns the previous setting. For tests and benchmarks.
 std::string use_huge_pages(const std::string& setting);
 

@@ -248,14 +248,18 @@ def test_environment_chooses_the_variant() -> None:
     assert asked.stdout.strip() == "generic"
 
 
-@pytest.mark.parametrize(("variable", "known"), [("LKCA_CPU_ISA", "generic"), ("LKCA_HUGE_PAGES", "0, 1")])
-def test_a_wrong_variable_is_told_before_a_kernel_runs_and_by_doctor(variable: str, known: str) -> None:
+@pytest.mark.parametrize(
+    ("variable", "words"),
+    [("LKCA_CPU_ISA", "no variant 'sse9', expected auto or one of"), ("LKCA_HUGE_PAGES", "expected auto, 0 or 1")],
+)
+def test_a_wrong_variable_is_told_before_a_kernel_runs_and_by_doctor(variable: str, words: str) -> None:
+    """In the words of C++, which alone knows what it takes."""
     call = "import torch, lkca_kernels as k; k.pixel_shuffle_epilogue(torch.ones(1, 4, 3, 3), upscale_factor=2)"
     told = _in_fresh_process(call, **{variable: "sse9"}).stderr.splitlines()[-1]
-    assert f"BackendError: {variable}=sse9: expected auto or, here, one of " in told and known in told
+    assert f"BackendError: {variable}: " in told and words in told
     doctor = _in_fresh_process("from lkca.cli import main; main(['doctor', '--json'])", **{variable: "sse9"})
     served = json.loads(doctor.stdout)["operators"]["pixel_shuffle_epilogue on cpu"]
-    assert served["chosen"] is None and served["reason"].startswith(f"{variable}=sse9")
+    assert served["chosen"] is None and served["reason"].startswith(f"{variable}: ")
 
 
 def test_a_library_of_older_sources_is_told() -> None:
