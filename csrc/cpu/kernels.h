@@ -77,7 +77,7 @@ struct LowRankBwd {
 };
 
 // out[b, c, y*s+i, x*s+j] = gate[b, c] * y[b, m, y, x] + skip; backward reads grad_out and writes grad_y.
-struct ShuffleArgs {
+struct Epilogue {
   DType dtype;
   int64_t batch, channels, height, width;
   int scale;
@@ -194,10 +194,10 @@ struct Kernels {
   void (*lowrank_stored)(const LowRankFwd&, int64_t begin, int64_t end, float* scratch);  // as its run; fp32, no gate
   int64_t (*lowrank_bwd_scratch)(const LowRankBwd&);
   void (*lowrank_bwd)(const LowRankBwd&, int64_t begin, int64_t end, float* scratch);  // groups
-  int64_t (*shuffle_scratch)(const ShuffleArgs&);
-  void (*shuffle_fwd)(const ShuffleArgs&, int64_t begin, int64_t end,
-                      float* scratch);  // (b * channels + c) * height + y
-  void (*shuffle_bwd)(const ShuffleArgs&, int64_t begin, int64_t end, float* scratch);
+  int64_t (*epilogue_scratch)(const Epilogue&);
+  void (*epilogue_fwd)(const Epilogue&, int64_t begin, int64_t end,
+                       float* scratch);  // (b * channels + c) * height + y
+  void (*epilogue_bwd)(const Epilogue&, int64_t begin, int64_t end, float* scratch);
   int64_t (*bicubic_bwd_scratch)(const BicubicBwd&);
   void (*bicubic_bwd)(const BicubicBwd&, int64_t begin, int64_t end, float* scratch);  // planes
   void (*channel_sum)(const ChannelArgs&, int64_t begin, int64_t end);                 // outer * chunks

@@ -1,14 +1,15 @@
 // The table of one variant. Included last by kernels_<isa>.cpp, which names it.
 #pragma once
 
+#include "cpu/bicubic.h"
 #include "cpu/channel.h"
+#include "cpu/epilogue.h"
 #include "cpu/large_kernel_bwd.h"
 #include "cpu/large_kernel_fwd.h"
 #include "cpu/local_attention.h"
 #include "cpu/lowrank_bwd.h"
 #include "cpu/lowrank_fwd.h"
 #include "cpu/lowrank_stored.h"
-#include "cpu/shuffle.h"
 
 #define LKCA_KERNEL_TABLE(variable)                      \
   namespace lkca::cpu {                                  \
@@ -17,9 +18,9 @@
                             lowrank_stored,              \
                             lowrank_bwd_scratch,         \
                             lowrank_bwd,                 \
-                            shuffle_scratch,             \
-                            shuffle_fwd,                 \
-                            shuffle_bwd,                 \
+                            epilogue_scratch,            \
+                            epilogue_fwd,                \
+                            epilogue_bwd,                \
                             bicubic_bwd_scratch,         \
                             bicubic_bwd,                 \
                             channel_sum,                 \

@@ -435,15 +435,11 @@ const char* backward(const Shuffle& shuffle, const LowrankInputs& in, const void
   return nullptr;
 }
 
-Shuffle shuffle_of(const ShuffleProblem& shape) {
-  return Shuffle(shape.batch, shape.channels, shape.height, shape.width, shape.scale);
-}
-
 }  // namespace
 
 const char* lowrank_forward(const ShuffleProblem& shape, const LowrankInputs& in, void* out, Stream stream) {
   if (const char* why = shuffle_refusal(shape.channels, in.rank, shape.height, shape.width, shape.scale)) return why;
-  const Shuffle shuffle = shuffle_of(shape);
+  const Shuffle shuffle(shape);
   return dispatch(shape.dtype, [&](auto t) {
     using T = decltype(t);
     return in.low_res_skip ? forward<T, true>(shuffle, in, out, stream) : forward<T, false>(shuffle, in, out, stream);
@@ -451,16 +447,15 @@ const char* lowrank_forward(const ShuffleProblem& shape, const LowrankInputs& in
 }
 
 int64_t lowrank_backward_workspace(const ShuffleProblem& shape, int64_t rank) {
-  const Shuffle shuffle = shuffle_of(shape);
+  const Shuffle shuffle(shape);
   return shuffle.batch * product_splits(shuffle, rank) * shuffle.weight_rows() * (rank + 1);
 }
 
 const char* lowrank_backward(const ShuffleProblem& shape, const LowrankInputs& in, const void* grad_out,
                              const LowrankGradients& grad, float* workspace, Stream stream) {
   if (const char* why = shuffle_refusal(shape.channels, in.rank, shape.height, shape.width, shape.scale)) return why;
-  return dispatch(shape.dtype, [&](auto t) {
-    return backward<decltype(t)>(shuffle_of(shape), in, grad_out, grad, workspace, stream);
-  });
+  return dispatch(shape.dtype,
+                  [&](auto t) { return backward<decltype(t)>(Shuffle(shape), in, grad_out, grad, workspace, stream); });
 }
 
 }  // namespace lkca::cuda

@@ -26,6 +26,8 @@ struct Shuffle {
   FastDiv by_scale, by_width, by_width_hr;
 
   Shuffle() = default;
+  explicit Shuffle(const ShuffleProblem& shape)
+      : Shuffle(shape.batch, shape.channels, shape.height, shape.width, shape.scale) {}
   Shuffle(int64_t batch, int64_t channels, int64_t height, int64_t width, int64_t scale)
       : batch(batch),
         height(height),

@@ -8,7 +8,7 @@ from lkca_kernels.ops.explain import explain
 from lkca_kernels.ops.large_kernel import large_kernel_branch
 from lkca_kernels.ops.local_attention import local_channel_attention
 from lkca_kernels.ops.lowrank import lowrank_pixel_shuffle, lowrank_upsample
-from lkca_kernels.ops.stored import lowrank_pixel_shuffle_stored
+from lkca_kernels.ops.lowrank_stored import lowrank_pixel_shuffle_stored
 
 __all__ = [
     "channel_attention",

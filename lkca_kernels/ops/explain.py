@@ -17,7 +17,7 @@ from lkca_kernels.ops.epilogue import pixel_shuffle_epilogue
 from lkca_kernels.ops.large_kernel import large_kernel_branch
 from lkca_kernels.ops.local_attention import local_channel_attention
 from lkca_kernels.ops.lowrank import lowrank_pixel_shuffle, lowrank_upsample
-from lkca_kernels.ops.stored import lowrank_pixel_shuffle_stored
+from lkca_kernels.ops.lowrank_stored import lowrank_pixel_shuffle_stored
 
 __all__ = ["OPERATORS", "explain"]
 

@@ -16,9 +16,8 @@ import pytest
 import torch
 
 import lkca_kernels
-from lkca_kernels import backends, native
+from lkca_kernels import backends, native, reference
 from lkca_kernels.backends import BackendError
-from lkca_kernels.reference import upsample as reference_upsample
 
 Z, WEIGHT = torch.ones(1, 2, 3, 4), torch.ones(8, 2)
 CPU_BUILT = backends.unavailable("cpu") is None
@@ -225,7 +224,7 @@ class _Doubling:
         return None if op == "lowrank_pixel_shuffle" else f"has no {op}"
 
     def lowrank_pixel_shuffle_fwd(self, *tensors: torch.Tensor, out: torch.Tensor | None = None, **how: Any) -> Any:
-        return 2 * reference_upsample.lowrank_pixel_shuffle(*tensors, **how)
+        return 2 * reference.lowrank_pixel_shuffle(*tensors, **how)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-// pixel_shuffle_epilogue, forward and backward, and the adjoint of the bicubic skip.
+// pixel_shuffle_epilogue, forward and backward.
 #pragma once
 
 #include "cpu/kernels_common.h"
@@ -6,7 +6,7 @@
 namespace lkca::cpu {
 namespace {
 
-inline int64_t shuffle_scratch(const ShuffleArgs& a) {
+inline int64_t epilogue_scratch(const Epilogue& a) {
   return line_floats(a.width) + 2 * ceil_div(a.width, N) * N * a.scale;
 }
 
@@ -33,11 +33,11 @@ inline void gather_row(const T* y, int64_t phase_stride, int64_t pixel_stride, i
 
 // The plane and row that a task makes. Where y is channels_last, the channels of a row come one after the other: they
 // share its cache lines.
-struct ShuffleTask {
+struct EpilogueTask {
   int64_t b, c, image, y;
 };
 
-inline ShuffleTask shuffle_task(const ShuffleArgs& a, int64_t task) {
+inline EpilogueTask epilogue_task(const Epilogue& a, int64_t task) {
   const bool pixels = a.y_stride[1] < a.y_stride[3];
   const int64_t b = task / (a.channels * a.height), rest = task % (a.channels * a.height);
   const int64_t c = pixels ? rest % a.channels : rest / a.height;
@@ -45,13 +45,13 @@ inline ShuffleTask shuffle_task(const ShuffleArgs& a, int64_t task) {
 }
 
 template <typename T, int S>
-void shuffle_fwd_rows(const ShuffleArgs& a, int64_t begin, int64_t end, float* scratch) {
+void epilogue_fwd_rows(const Epilogue& a, int64_t begin, int64_t end, float* scratch) {
   const int64_t s = a.scale, w = a.width, wide = w * s;
   float* line = scratch;
   float* row = line + line_floats(w);
   float* low = row + ceil_div(w, N) * N * s;
   for (int64_t task = begin; task < end; ++task) {
-    const auto [b, c, image, y] = shuffle_task(a, task);
+    const auto [b, c, image, y] = epilogue_task(a, task);
     const float gate = a.gate ? a.gate[image] : 1.f;
     for (int64_t i = 0; i < s; ++i) {
       const T* from =
@@ -72,10 +72,10 @@ void shuffle_fwd_rows(const ShuffleArgs& a, int64_t begin, int64_t end, float* s
 }
 
 template <typename T, int S>
-void shuffle_bwd_rows(const ShuffleArgs& a, int64_t begin, int64_t end, float* row) {
+void epilogue_bwd_rows(const Epilogue& a, int64_t begin, int64_t end, float* row) {
   const int64_t s = a.scale, w = a.width, wide = w * s;
   for (int64_t task = begin; task < end; ++task) {
-    const auto [b, c, image, y] = shuffle_task(a, task);
+    const auto [b, c, image, y] = epilogue_task(a, task);
     const float gate = a.gate ? a.gate[image] : 1.f;
     float gate_sum = 0;
     for (int64_t i = 0; i < s; ++i) {
@@ -104,57 +104,16 @@ void shuffle_bwd_rows(const ShuffleArgs& a, int64_t begin, int64_t end, float* r
   }
 }
 
-void shuffle_fwd(const ShuffleArgs& a, int64_t begin, int64_t end, float* scratch) {
+void epilogue_fwd(const Epilogue& a, int64_t begin, int64_t end, float* scratch) {
   with_dtype(a.dtype, [&](auto t) {
-    with_scale(a.scale, [&](auto s) { shuffle_fwd_rows<decltype(t), decltype(s)::value>(a, begin, end, scratch); });
+    with_scale(a.scale, [&](auto s) { epilogue_fwd_rows<decltype(t), decltype(s)::value>(a, begin, end, scratch); });
   });
 }
 
-void shuffle_bwd(const ShuffleArgs& a, int64_t begin, int64_t end, float* scratch) {
+void epilogue_bwd(const Epilogue& a, int64_t begin, int64_t end, float* scratch) {
   with_dtype(a.dtype, [&](auto t) {
-    with_scale(a.scale, [&](auto s) { shuffle_bwd_rows<decltype(t), decltype(s)::value>(a, begin, end, scratch); });
+    with_scale(a.scale, [&](auto s) { epilogue_bwd_rows<decltype(t), decltype(s)::value>(a, begin, end, scratch); });
   });
-}
-
-inline int64_t bicubic_bwd_scratch(const BicubicBwd& a) {
-  return (a.height + 1) * ceil_div(a.width, N) * N + a.width + 4 * N;
-}
-
-// Transpose of the two halves: each gradient row is reduced to a line of width + 4 samples, whose border samples go to
-// where the border rule took them from; the line then goes to four rows of the plane.
-template <typename T>
-void bicubic_bwd_planes(const BicubicBwd& a, int64_t begin, int64_t end, float* plane) {
-  const int64_t s = a.bicubic.scale, w = a.width, h = a.height, pitch = ceil_div(w, N) * N;
-  const Bicubic rule = a.bicubic.convention;
-  float* line = plane + (h + 1) * pitch;  // line[2 + x]
-  for (int64_t p = begin; p < end; ++p) {
-    for (int64_t k = 0; k < h * pitch; ++k) plane[k] = 0.f;
-    const T* grad = static_cast<const T*>(a.grad_out) + p * h * s * w * s;
-    for (int64_t y = 0; y < h; ++y)
-      for (int64_t i = 0; i < s; ++i, grad += w * s) {
-        for (int64_t x = 0; x < w + 4; ++x) line[x] = 0.f;
-        for (int64_t j = 0; j < s; ++j) {
-          const BicubicTaps& taps = a.bicubic.taps[j];
-          float* to = line + 2 + taps.first;
-          for (int k = 0; k < 4; ++k)
-            for (int64_t x = 0; x < w; ++x) to[x + k] += taps.weight[k] * to_float(grad[x * s + j]);
-        }
-        for (int64_t x = -2; x < 0; ++x) line[2 + bicubic_border(x, w, rule)] += line[2 + x];
-        for (int64_t x = w; x < w + 2; ++x) line[2 + bicubic_border(x, w, rule)] += line[2 + x];
-        const BicubicTaps& taps = a.bicubic.taps[i];
-        for (int k = 0; k < 4; ++k) {
-          float* to = plane + bicubic_border(y + taps.first + k, h, rule) * pitch;
-          for (int64_t x = 0; x < w; ++x) to[x] += taps.weight[k] * line[2 + x];
-        }
-      }
-    T* out = static_cast<T*>(a.grad_low) + p * h * w;
-    for (int64_t y = 0; y < h; ++y)
-      for (int64_t x = 0; x < w; ++x) out[y * w + x] = from_float<T>(plane[y * pitch + x]);
-  }
-}
-
-void bicubic_bwd(const BicubicBwd& a, int64_t begin, int64_t end, float* scratch) {
-  with_dtype(a.dtype, [&](auto t) { bicubic_bwd_planes<decltype(t)>(a, begin, end, scratch); });
 }
 
 }  // namespace

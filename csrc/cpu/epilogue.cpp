@@ -1,6 +1,4 @@
-// Driver of pixel_shuffle_epilogue, and of the gradient of a low-resolution skip.
-#include <algorithm>
-
+// Driver of pixel_shuffle_epilogue.
 #include "cpu/operators.h"
 
 namespace lkca::cpu {
@@ -9,12 +7,12 @@ namespace {
 using torch::headeronly::ScalarType;
 
 // Checks a call and fills what forward and backward share; shapes of LR and HR images come back beside it.
-ShuffleArgs check_call(const Tensor& y, const OptionalTensor& gate, const OptionalTensor& skip, int64_t scale,
-                       Shape* low, Shape* high) {
+Epilogue check_call(const Tensor& y, const OptionalTensor& gate, const OptionalTensor& skip, int64_t scale, Shape* low,
+                    Shape* high) {
   STD_TORCH_CHECK(y.dim() == 4, "y: expected (B, C*s^2, h, w), got ", y.dim(), " dimensions");
   STD_TORCH_CHECK(y.is_cpu(), "y: expected a CPU tensor");
   check_scale(scale, y.size(1), "y");
-  ShuffleArgs a{};
+  Epilogue a{};
   a.dtype = storage_dtype(y, "y");
   a.batch = y.size(0), a.channels = y.size(1) / (scale * scale), a.height = y.size(2), a.width = y.size(3);
   a.scale = static_cast<int>(scale);
@@ -29,28 +27,10 @@ ShuffleArgs check_call(const Tensor& y, const OptionalTensor& gate, const Option
 
 }  // namespace
 
-Tensor bicubic_skip_grad(const Tensor& grad_out, const Tensor& skip, int64_t scale, Bicubic convention) {
-  const Tensor planes = dense(grad_out);
-  const Tensor result = empty_of(shape_of(skip), skip.scalar_type());
-  const std::vector<BicubicTaps> taps = bicubic_table(scale, convention);
-  BicubicBwd a{};
-  a.dtype = storage_dtype(skip, "skip");
-  a.planes = skip.size(0) * skip.size(1), a.height = skip.size(2), a.width = skip.size(3);
-  a.bicubic = {static_cast<int>(scale), convention, taps.data()};
-  a.grad_out = planes.const_data_ptr();
-  a.grad_low = result.mutable_data_ptr();
-  const Kernels& k = kernels();
-  parallel_tasks(result.numel() ? a.planes : 0, a.height * a.width * scale * scale, [&](int64_t begin, int64_t end) {
-    const Scratch scratch(k.bicubic_bwd_scratch(a));
-    k.bicubic_bwd(a, begin, end, scratch.data());
-  });
-  return dense(result, is_channels_last(skip));
-}
-
 Tensor pixel_shuffle_epilogue_fwd(Tensor y, OptionalTensor gate, OptionalTensor skip, int64_t scale, int64_t bicubic,
                                   OptionalTensor out) {
   Shape low, high;
-  ShuffleArgs a = check_call(y, gate, skip, scale, &low, &high);
+  Epilogue a = check_call(y, gate, skip, scale, &low, &high);
   const Bicubic convention = bicubic_convention(bicubic);
   const Tensor result = output_of(out, high, y.scalar_type());
   if (result.numel() == 0) return result;
@@ -63,8 +43,8 @@ Tensor pixel_shuffle_epilogue_fwd(Tensor y, OptionalTensor gate, OptionalTensor 
   a.out = result.mutable_data_ptr();
   const Kernels& k = kernels();
   parallel_tasks(a.batch * a.channels * a.height, a.width * scale * scale, [&](int64_t begin, int64_t end) {
-    const Scratch scratch(k.shuffle_scratch(a));
-    k.shuffle_fwd(a, begin, end, scratch.data());
+    const Scratch scratch(k.epilogue_scratch(a));
+    k.epilogue_fwd(a, begin, end, scratch.data());
   });
   return result;
 }
@@ -75,7 +55,7 @@ std::tuple<OptionalTensor, OptionalTensor, OptionalTensor> pixel_shuffle_epilogu
                                                                                       int64_t scale, int64_t bicubic,
                                                                                       int64_t needs) {
   Shape low, high;
-  ShuffleArgs a = check_call(y, gate, skip, scale, &low, &high);
+  Epilogue a = check_call(y, gate, skip, scale, &low, &high);
   const Bicubic convention = bicubic_convention(bicubic);
   check(grad_out, "grad_out", high, y.scalar_type());
   const auto wanted = [&](int bit) { return (needs >> bit & 1) != 0; };
@@ -99,8 +79,8 @@ std::tuple<OptionalTensor, OptionalTensor, OptionalTensor> pixel_shuffle_epilogu
     a.partial_gate = wanted(1) ? partial_gate.data() : nullptr;
     const Kernels& k = kernels();
     parallel_tasks(images * rows, a.width * scale * scale, [&](int64_t begin, int64_t end) {
-      const Scratch scratch(k.shuffle_scratch(a));
-      k.shuffle_bwd(a, begin, end, scratch.data());
+      const Scratch scratch(k.epilogue_scratch(a));
+      k.epilogue_bwd(a, begin, end, scratch.data());
     });
     if (wanted(1))
       grad_gate =
