@@ -93,11 +93,6 @@ bool is_channels_last(const Tensor& t) {
   return true;
 }
 
-Tensor dense(const Tensor& t, bool channels_last) {
-  if (channels_last ? is_channels_last(t) : t.is_contiguous()) return t;
-  return torch::stable::contiguous(t, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-}
-
 namespace {
 
 // torch::stable::empty asks the dispatcher for the operator by name each time.
@@ -111,13 +106,21 @@ Tensor empty(const Shape& shape, ScalarType dtype, bool channels_last) {
     step *= std::max<int64_t>(1, shape[d]);
   }
   AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+  const AOTITorchError failed = aoti_torch_empty_strided(
       dims, shape.data(), strides.data(), torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
-      aoti_torch_device_type_cpu(), 0, &handle));
+      aoti_torch_device_type_cpu(), 0, &handle);
+  STD_TORCH_CHECK(failed == AOTI_TORCH_SUCCESS, "can't allocate memory for ", step,
+                  " numbers");  // as torch's allocator
   return Tensor(handle);
 }
 
 }  // namespace
+
+Tensor dense(const Tensor& t, bool channels_last) {
+  if (channels_last ? is_channels_last(t) : t.is_contiguous()) return t;
+  Tensor copy = empty(shape_of(t), t.scalar_type(), channels_last);
+  return torch::stable::copy_(copy, t);
+}
 
 Tensor empty_of(const Shape& shape, ScalarType dtype) { return empty(shape, dtype, false); }
 

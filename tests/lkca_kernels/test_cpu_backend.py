@@ -355,6 +355,16 @@ def test_too_little_memory_is_told_from_every_thread(threads: int) -> None:
     assert run.stdout.strip() == "told", run.stderr
 
 
+def test_a_result_or_a_copy_without_memory_is_told() -> None:
+    """In the words of torch's allocator, which commands know."""
+    one, how = torch.ones(1), {"upscale_factor": 2, "skip_bicubic": "matlab"}
+    with pytest.raises(RuntimeError, match=f"can't allocate memory for {2**48} numbers"):
+        cpu.pixel_shuffle_epilogue_fwd(one.expand(2**24, 2**24, 1, 1), None, None, **how)
+    y, grad = one.expand(2**24, 2**26, 2, 2), one.expand(2**24, 2**24, 4, 4)
+    with pytest.raises(RuntimeError, match=f"can't allocate memory for {2**52} numbers"):
+        cpu.pixel_shuffle_epilogue_bwd(grad, y, None, None, **how, needs=(True, False, False))
+
+
 def _spoiled(value: Any, rng: random.Random) -> Any:
     if isinstance(value, Tensor):
         changes: list[Callable[[], Any]] = [
