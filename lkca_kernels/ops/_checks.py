@@ -45,10 +45,12 @@ def check_shape(name: str, tensor: Tensor, meaning: str, expected: tuple[int, ..
 
 
 def checked_factor(upscale_factor: object) -> int:
-    """The scale factor, an integer of at least 2; Python's where NumPy's was given."""
+    """The scale factor, an integer of at least 2, below 2**20; Python's where NumPy's was given."""
     factor = integer("upscale_factor", upscale_factor)
     if factor < 2:
         raise ValueError(f"upscale_factor: expected at least 2, got {factor}")
+    if factor >= 2**20:
+        raise ValueError(f"upscale_factor: expected at most {2**20 - 1}, got {factor}")
     return factor
 
 

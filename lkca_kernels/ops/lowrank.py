@@ -78,7 +78,7 @@ def lowrank_pixel_shuffle(
         bias: (C*s*s,).
         gate: (B, C).
         skip: (B, C, h*s, w*s); or (B, C, h, w), of which the bicubic upsampling is added.
-        upscale_factor: integer s >= 2.
+        upscale_factor: integer s, 2 to 2**20 - 1.
         skip_bicubic: convention of that upsampling, see :func:`lkca_kernels.bicubic_upsample`.
         out: contiguous tensor for the result, in memory of its own; not while a gradient is needed.
         backend: see :func:`lkca_kernels.use_backend`.
@@ -139,7 +139,7 @@ def lowrank_upsample(
     Padding, stride and dilation are an integer or one each for rows and columns. With (h, w) the size that the
     convolution gives, the other arguments and the result are as for :func:`lowrank_pixel_shuffle`.
     The convolution is PyTorch's own; ``backend`` chooses who serves the second stage. Raises as that does, and
-    ValueError for a kernel larger than the padded image.
+    ValueError for an empty image or a kernel larger than the padded one.
     """
     check_first("x", x, "(B, Cin, H, W)")
     check_first("weight_down", weight_down, "(R, Cin, kh, kw)")
@@ -158,6 +158,8 @@ def lowrank_upsample(
         _checks.check_apart(out, ("x", "weight_down", "bias_down"), (x, weight_down, bias_down))
     if bias_down is not None:
         _checks.check_shape("bias_down", bias_down, "(R,)", (weight_down.shape[0],))
+    if not x.shape[2] or not x.shape[3]:  # PyTorch convolves no empty image, not even one with padding
+        raise ValueError(f"x: expected at least one row and column, got {tuple(x.shape)}")
     stride, dilation = _pair("stride", stride, 1), _pair("dilation", dilation, 1)
     kernel = weight_down.shape[2:]
     if padding is None:

@@ -53,7 +53,7 @@ def lowrank_pixel_shuffle_stored(
         skip: (B, C, h, w), of which the bicubic upsampling is added, or None.
         least: (C,), or None for no bound.
         gain: (C,), what turns values into the integers of a file: one over its scale factor. None for 1.
-        upscale_factor: integer s >= 2.
+        upscale_factor: integer s, 2 to 2**20 - 1.
         rows: (first, last), of the coarse grid; all rows by default.
         out: contiguous (B, C, (last - first)*s, w*s) of int16, uint16 or float32, takes the result.
         skip_bicubic: see :func:`lkca_kernels.bicubic_upsample`.

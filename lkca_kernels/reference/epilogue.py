@@ -16,7 +16,7 @@ def _shuffle(y: Tensor, s: int) -> Tensor:
         return F.pixel_shuffle(y, s)
     batch, channels, h, w = y.shape  # its backward gives an empty gradient a wrong shape (torch 2.13)
     split = y.reshape(batch, channels // s**2, s, s, h, w)
-    return split.permute(0, 1, 4, 2, 5, 3).reshape(batch, channels // s**2, h * s, w * s)
+    return split.permute(0, 1, 4, 2, 5, 3).reshape(batch, channels // s**2, h * s, w * s).clone()  # no view of y
 
 
 def pixel_shuffle_epilogue(

@@ -272,6 +272,14 @@ def test_empty(typical: Any, backend: Any, tools: Any, case_type: Any, empty: st
         assert gradient.shape == tensors[i].shape and gradient.isfinite().all()
 
 
+def test_a_result_of_nothing_is_no_view_of_an_input(typical: Any, backend: Any, tools: Any, case_type: Any) -> None:
+    """A view of a leaf asks for a gradient, under ``no_grad`` too."""
+    case = case_type(typical.op, {**typical.sizes, "B": 0}, (), typical.options)
+    with torch.no_grad():
+        result = case.call(tools.leaves(case.make(torch.float32, backend.device)), backend=backend.backend)
+    assert not result.requires_grad
+
+
 def test_strides_past_2_to_the_31(backend: Any) -> None:
     """Planes more than 2**31 elements apart, in memory of which only those few pages are ever touched."""
     far = 2**31 + 5
