@@ -145,7 +145,7 @@ def check_apart(out: Tensor, names: Sequence[str], tensors: Sequence[Tensor | No
     """``out`` lies in memory that none of the tensors has, and none of them wants a gradient."""
     grad = torch.is_grad_enabled()
     located = not torch.compiler.is_compiling() and has_memory(out)
-    begin, end = (out.data_ptr(), out.data_ptr() + out.nbytes) if located else (0, 0)
+    begin, end = (out.data_ptr(), _end(out)) if located else (0, 0)
     for name, tensor in zip(names, tensors):  # noqa: B905  (strict costs a tenth of the check)
         if tensor is None:
             continue

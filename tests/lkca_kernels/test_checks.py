@@ -163,6 +163,14 @@ def test_out_spares_the_tensors_of_the_convolution_too() -> None:
         assert torch.equal(room, torch.ones(400))
     with pytest.raises(ValueError, match="out: given while weight_down requires a gradient"):
         k.lowrank_upsample(X, down.requires_grad_(), W, upscale_factor=2, out=out)
+    with pytest.raises(ValueError, match="out: expected a tensor that is dense"):  # one number, which is not in x
+        k.lowrank_upsample(
+            room[9:129].view(2, 3, 4, 5),
+            bias_down.view(3, 1, 1, 1).expand(3, 3, 1, 1),
+            W,
+            upscale_factor=2,
+            out=room[:1].expand(2, 2, 8, 10),
+        )
     with pytest.raises(TypeError, match="out: expected a tensor, got list"):
         k.lowrank_upsample(X, down, W, upscale_factor=2, out=[])  # type: ignore[arg-type]
 
