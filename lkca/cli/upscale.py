@@ -155,8 +155,9 @@ def upscale_command(
         command=command_line(),
     )
     ranks = Ranks.from_environment()
-    name = "bicubic" if bicubic else f"model {model or GENERAL}"
-    loaded = None if bicubic else find_model(model or GENERAL, scale)
+    chosen = GENERAL if model is None else model
+    name = "bicubic" if bicubic else f"model {chosen}"
+    loaded = None if bicubic else find_model(chosen, scale)
 
     def open_scene(scene: str) -> Cube:
         cube = open_cube(scene, **reading(variable, shape, axes, nodata))
@@ -176,9 +177,11 @@ def upscale_command(
         if many:
             raise InputError("--report shows one scene; leave it out, or give one input")
         check_report(report, overwrite=overwrite, inputs=[*scenes, str(output)])
+    if preview is not None and many:
+        raise InputError("--preview draws one scene; leave it out, or give one input")
     with _stoppable():
         if dry_run:
-            _plan(scenes, output, loaded, options, ranks, open_scene, many=many)
+            _plan(scenes, output, loaded, options, ranks, open_scene, report, many=many)
         elif many:
             _upscale_many(scenes, output, loaded, options, ranks, open_scene, name)
         else:
@@ -192,6 +195,7 @@ def _plan(
     options: SceneOptions,
     ranks: Ranks,
     open_scene: Callable[[str], Cube],
+    page: Path | None,
     *,
     many: bool,
 ) -> None:
@@ -204,6 +208,8 @@ def _plan(
         for scene, target in zip(scenes, targets, strict=True):
             try:
                 with open_scene(scene) as cube:
+                    if page is not None:
+                        _check_shown(cube, options)
                     _print_plan(scene, target, plan_scene(cube, folder / target.name, model, options, ranks=ranks))
             except LkcaError as error:
                 if not many:
@@ -227,7 +233,7 @@ def _upscale_one(
     from lkca.inference.scene import upscale_scene
 
     with open_scene(scene) as cube, row_progress(f"upscaling {scene}") as progress:
-        if page is not None and options.roi is not None:
+        if page is not None:
             _check_shown(cube, options)
         report = upscale_scene(cube, output, model, options, ranks=ranks, progress=progress)
         if ranks.rank == 0:
@@ -242,6 +248,8 @@ def _check_shown(cube: Cube, options: SceneOptions) -> None:
     """Refuses now what would be refused after all the work: a report of a part without any sample."""
     from lkca.inference.windows import parse_roi
 
+    if options.roi is None:
+        return
     part = cube.region(parse_roi(options.roi, cube))
     if not (part.good_bands & ~part.empty_bands()).any():
         raise InputError(
@@ -277,8 +285,6 @@ def _upscale_many(
 ) -> None:
     from lkca.inference.batch import upscale_scenes
 
-    if options.preview is not None:
-        raise InputError("--preview draws one scene; leave it out, or give one input")
     failed: list[str] = []
     finished = 0
 

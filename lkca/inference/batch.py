@@ -31,11 +31,14 @@ def find_scenes(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
     A folder's cubes are its ENVI headers and the files whose suffix is a cube's; subfolders are not searched. A TIFF's
     header goes with its TIFF. Left out, and named in the remarks, are files that only go with a spectral image there
     (quick looks, quality, geometry), ENVI's classifications and spectral libraries, and formats that mostly hold no
-    cube (``OTHER_SUFFIXES``), which have to be named. Raises InputError for a folder without any cube.
+    cube (``OTHER_SUFFIXES``), which have to be named. Raises InputError for a folder without any cube, and for an
+    empty name.
     """
     scenes: list[str] = []
     remarks: list[str] = []
     for text in inputs:
+        if not text:  # of a shell variable that is not set; Path takes it for the current folder
+            raise InputError("the name of an input is empty; name a cube, or a folder of cubes")
         folder = Path(text)
         if not folder.is_dir():
             scenes.append(text)

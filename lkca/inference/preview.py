@@ -11,7 +11,7 @@ import numpy as np
 from lkca.data import Cube, CubeMeta, Window
 from lkca.data.codec import to_physical
 from lkca.data.thinned import Thinned
-from lkca.output import check_picture, save_figure
+from lkca.output import save_figure
 from lkca.visual import Composite
 
 __all__ = ["Preview"]
@@ -21,13 +21,9 @@ _DPI = 100
 
 
 class Preview:
-    """Every k-th pixel of three bands of a result of ``shape`` (rows, cols, bands), stored as ``meta`` says.
-
-    Raises InputError for a name that is no picture's.
-    """
+    """Every k-th pixel of three bands of a result of ``shape`` (rows, cols, bands), stored as ``meta`` says."""
 
     def __init__(self, path: Path, shape: tuple[int, int, int], meta: CubeMeta, cube: Cube) -> None:
-        check_picture(path)
         self.path = path
         middle = Window.centre(cube.rows, cube.cols, _SAMPLE, _SAMPLE)
         self._colours = Composite.of(cube.read(middle), meta.wavelengths, cube.good_bands)

@@ -26,7 +26,7 @@ from lkca.inference.windows import parse_roi
 from lkca.models.directory import LoadedModel
 from lkca.models.prior import Prior
 from lkca.models.shipped import GENERAL
-from lkca.output import check_output
+from lkca.output import check_output, check_picture
 
 __all__ = ["Model", "SceneOptions", "Task", "asked_scale", "fingerprint", "input_checksum", "model_name"]
 
@@ -130,6 +130,7 @@ class Task:
     def writer(self, output: Path, options: SceneOptions, *, overwrite: bool) -> CubeWriter:
         """Raises InputError for an output that cannot be, OutputError where there is no room for it."""
         if options.preview is not None:
+            check_picture(options.preview)
             check_output(options.preview, overwrite=overwrite, inputs=self.cube.files)
         return create_writer(
             output,

@@ -136,6 +136,8 @@ def find_model(model: str | os.PathLike[str], scale: int | None = None) -> Loade
     :func:`lkca.models.directory.load_model` does.
     """
     name = os.fspath(model)
+    if not name:
+        raise InputError(f"the name of the model is empty; give a model directory, or one of {', '.join(SHIPPED)}")
     if name in SHIPPED and not _holds_model(Path(name)):
         return SHIPPED[name].load(scale)
     if os.path.lexists(name):

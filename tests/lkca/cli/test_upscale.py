@@ -99,7 +99,32 @@ def test_refused(
     says: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    refuses("upscale", "-i", scene_file, "-o", "o.tif", "-s", 2, "--bicubic", *arguments, says=(says,))
+    command = ("upscale", "-i", scene_file, "-o", "o.tif", "-s", 2, "--bicubic", *arguments)
+    refuses(*command, says=(says,))
+    refuses(*command, "--dry-run", says=(says,))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_refuses_what_else_the_run_would(refuses: Refuses, tmp_path: Path) -> None:
+    stored = np.ones((16, 12, 4), dtype=np.float32)
+    stored[:8] = np.nan
+    for name in ("a.npy", "b.npy"):
+        np.save(tmp_path / name, stored)
+    one, other = ("upscale", "-s", 2, "--bicubic", "-i", tmp_path / "a.npy"), ("-i", tmp_path / "b.npy")
+    many = (*one, *other, "-o", tmp_path / "o", "--preview", tmp_path / "p.png")
+    empty = (*one, "-o", tmp_path / "o.tif", "--roi", "0:8,:", "--report", tmp_path / "r.html")
+    for more in ((), ("--dry-run",)):
+        refuses(*many, *more, says=("--preview draws one scene", "give one input"))
+        refuses(*empty, *more, says=("the region 0:8,:", "leave it out, or give another region"))
+    assert {entry.name for entry in tmp_path.iterdir()} == {"a.npy", "b.npy"}
+
+
+def test_an_empty_name_is_none(refuses: Refuses, scene_file: Path, tmp_path: Path) -> None:
+    """As of a shell variable that is not set: the input's meant the current folder, the model's the general one."""
+    command = ("upscale", "-s", 2, "-o", tmp_path / "o.tif")
+    refuses(*command, "-i", "", says=("the name of an input is empty", "name a cube"))
+    refuses(*command, "-i", scene_file, "-m", "", says=("the name of the model is empty", "a model directory"))
+    refuses("evaluate", scene_file, "-m", "", says=("the name of the model is empty", "a model directory"))
     assert not list(tmp_path.iterdir())
 
 
