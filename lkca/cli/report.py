@@ -115,6 +115,14 @@ def report_command(
     else:
         if not files and model is None:
             raise InputError("give a model with -m, cubes to evaluate it on, or a finished --prediction")
+        alone = {
+            "--region": region, "--peak": peak, "--degradation": degradation, "--sigma": sigma, "--variable": variable,
+            "--shape": shape, "--axes": axes, "--nodata": nodata, "--force": force or None,
+        }  # fmt: skip
+        if not files and (idle := [option for option, value in alone.items() if value is not None]):
+            raise InputError(
+                f"{idle[0]} has no effect on a model alone; name the cubes to evaluate it on, or leave it out"
+            )
         where = resolve_device(device)
         loaded = None if model is None else find_model(model, scale)
         results: Iterable[Evaluation] = ()

@@ -95,6 +95,11 @@ def test_refusals(refuses: Refuses, model_dir: Path, scene_file: Path, tmp_path:
     refuses("report", "--prediction", scene_file, "--reference", scene_file, "-o", out, says=("-s",))
     pair = ("--prediction", scene_file, "--input", scene_file)
     refuses("report", *pair, "-m", model_dir, "-o", out, says=("without files",))
+    for option in (
+        ("--region", "0:8,:"), ("--peak", "1"), ("--degradation", "area"), ("--sigma", "1"), ("--nodata", "0"),
+        ("--variable", "x"), ("--shape", "3x3"), ("--axes", "rcb"), ("--force",),
+    ):  # fmt: skip
+        refuses("report", "-m", model_dir, "-o", out, *option, says=(option[0], "name the cubes"))
     refuses("report", *pair, "--region", "0:4,:", "-o", out, says=("--region",))
     refuses("report", *pair, "-o", out, says=("scene.tif", "144 × 80"))
     refuses(
