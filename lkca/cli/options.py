@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from lkca.choices import DegradationMethod
+from lkca.choices import WIDEST_SIGMA, DegradationMethod
 from lkca.errors import InputError
 from lkca.output import check_output
 
@@ -134,7 +134,7 @@ Sigma = Annotated[
     typer.Option(
         "--sigma",
         min=0.01,
-        max=100,
+        max=WIDEST_SIGMA,
         help="Of the Gaussian blur: its standard deviation in fine pixels.",
         show_default="a typical sensor's",
     ),

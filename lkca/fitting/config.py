@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from lkca.choices import WIDEST_SIGMA
 from lkca.config import StrictModel, record_of
 from lkca.data.degradation import DegradationMethod
 from lkca.losses import WeightedLoss
@@ -43,6 +44,7 @@ class FitConfig(StrictModel):
     sigma: float | None = Field(
         default=None,
         gt=0,
+        le=WIDEST_SIGMA,
         description="Of the Gaussian, in fine pixels: s times the FWHM in pixels of the scene / 2.355. Null: a typical "
         "sensor's.",
     )

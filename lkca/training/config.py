@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
+from lkca.choices import WIDEST_SIGMA
 from lkca.config import StrictModel, read_yaml, record_of, validated
 from lkca.data.degradation import Degradation, DegradationMethod
 from lkca.errors import InputError
@@ -90,7 +91,7 @@ class TrainConfig(StrictModel):
     model: NetworkConfig = Field(default_factory=NetworkConfig, description="A preset, and what is changed in it.")
     loss: dict[str, float] = Field(default_factory=lambda: dict(DEFAULT_LOSS), description=LOSS_HELP)
     degradation: DegradationMethod = Field(default="bicubic", description="How sharp patches are made coarse.")
-    sigma: float | None = Field(default=None, gt=0, description="Of the Gaussian, in fine pixels.")
+    sigma: float | None = Field(default=None, gt=0, le=WIDEST_SIGMA, description="Of the Gaussian, in fine pixels.")
     steps: int = Field(default=20_000, ge=1, le=_ANY, description="Optimiser steps.")
     batch: int = Field(default=16, ge=1, le=65_536, description="Patches per step, over all processes.")
     accumulate: int = Field(default=1, ge=1, le=4096, description="Parts in which a step's patches pass the network.")

@@ -68,6 +68,14 @@ def test_no_mixed_precision_can_be_written_without_quotes(tmp_path: Path, text: 
         read_train_config(file, ["amp=yes"])
 
 
+def test_a_far_wider_gaussian_than_the_commands_take_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("scale: 4\ndata: {dataset: own.h5}\ndegradation: gaussian\nsigma: 100\n")
+    assert read_train_config(file).sigma == 100
+    with pytest.raises(InputError, match="'sigma' is 101; it should be less than or equal to 100"):
+        read_train_config(file, ["sigma=101"])
+
+
 def test_commands(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
