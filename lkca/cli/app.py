@@ -38,6 +38,7 @@ from lkca.errors import LkcaError
 
 __all__ = ["app"]
 
+_BAD_PATHS = (errno.ENAMETOOLONG, errno.EACCES)  # also of a question whether something is there
 _NO_MEMORY = ("can't allocate memory", "out of memory")  # torch's allocators raise plain RuntimeErrors
 
 
@@ -61,6 +62,11 @@ def _told() -> Iterator[None]:
             raise typer.Exit(2) from error
         if os.environ.get("LKCA_DEBUG") == "1":
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in _BAD_PATHS and error.filename is not None:
+            complain(
+                f"{os.fsdecode(error.filename)}: {(error.strerror or '').lower()}; check the path, or choose another"
+            )
+            raise typer.Exit(2) from error
         if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
             complain("not enough memory; use a smaller scene or a part of it, or close other programs")
         elif isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of what the library writes: OutputError

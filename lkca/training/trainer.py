@@ -22,10 +22,10 @@ import yaml
 from torch import Tensor
 
 from lkca.config import read_yaml
-from lkca.errors import InputError, LkcaError
+from lkca.errors import InputError, LkcaError, OutputError
 from lkca.models.config import ModelConfig, TrainingRecord, utc_now
 from lkca.models.directory import describe_architecture, load_model, package_versions, recover_model, save_model
-from lkca.output import alone_in, check_folder, check_utf8, written_aside
+from lkca.output import alone_in, check_folder, check_name, written_aside
 from lkca.training.checkpoint import Progressed, latest_checkpoint, load_checkpoint, save_checkpoint
 from lkca.training.config import FREE, TrainConfig
 from lkca.training.data import TrainingSet
@@ -62,7 +62,7 @@ class TrainResult:
 def check_run(run: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
     """Raise InputError unless ``run`` can be begun (new, or ``overwrite``) or gone on with (``resume``, same keys)."""
     own = {_CONFIG, _BEST, _LAST, _CHECKPOINTS, _TENSORBOARD}
-    check_utf8(run)
+    check_name(run)
     if run.exists() and not run.is_dir():
         raise InputError(f"{run}: is a file; name a folder for the run")
     check_folder(run / _CONFIG if run.exists() else run)
@@ -116,7 +116,10 @@ def train(
     with cpu_by_default():
         learner = Learner(config)
         if learner.first:
-            run.mkdir(exist_ok=True)
+            try:
+                run.mkdir(exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"{run}: cannot be made ({error.strerror}); choose another folder") from error
         with alone_in(run) if learner.first else contextlib.nullcontext():
             progressed = _begin(learner, run, resume=resume)
             return _Run(learner, run, progressed, callback, command).result()

@@ -152,6 +152,8 @@ def write_dataset(
                 yield DatasetWriter(file, path, progress)
             temporary.replace(path)
         except OSError as error:
+            if error.filename not in (None, str(temporary)):  # of what is read
+                raise
             raise write_error(path, error) from error
     finally:
         with contextlib.suppress(OSError):

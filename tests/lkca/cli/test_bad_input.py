@@ -314,6 +314,7 @@ def test_a_training_of_one_process_refuses_several(
         ("recipe: {teacher_share: -1.0}", "recipe.teacher_share"),
         ("recipe: {teacher_lr: 1.0e+9}", "recipe.teacher_lr"),
         ("sigma: 2.0", "gaussian"),
+        ("sigma: 101\ndegradation: gaussian", "'sigma' is 101; it should be less than or equal to 100"),
         ("- a list", "expected 'key: value' lines"),
         ("a: [", "not plain YAML at line"),
         ("!!python/object/apply:os.mkdir [exploded]", "not plain YAML"),
@@ -325,6 +326,25 @@ def test_bad_configurations(refuses: Refuses, text: str, words: str) -> None:
     Path("fit.yaml").write_text(text)
     refuses("fit", "c.npy", "-s", "2", "-o", "m", "--config", "fit.yaml", says=(words,))
     assert names() == {"c.npy", "fit.yaml"}
+
+
+def test_names_that_are_too_long(refuses: Refuses, model_dir: Path, scene_file: Path) -> None:
+    """Whether something is there cannot even be asked of them, nor of what lies in a folder that may not be entered."""
+    long = "n" * 300
+    for command in (
+        ("upscale", "-i", f"{long}.tif", "-o", "x.tif", "-s", "2"),
+        ("upscale", "-i", scene_file, "-i", "y.tif", "-o", long, "-s", "2"),
+        ("inspect", f"{long}.h5::/x"),
+        ("fit", scene_file, "-s", "2", "-o", long),
+        ("fit", scene_file, "-s", "2", "-o", "m", "--init", long),
+        ("factorize", model_dir, "-o", long, "--rank", "2", "--calibration", scene_file),
+        ("distill", "--teacher", model_dir, "-o", long, "--rank", "2", "--data", scene_file),
+        ("models", "cave31", "-s", "2", "-o", long),
+        ("demo", "-o", long),
+        ("prepare", "cave", "--root", long, "-o", "x.h5"),
+    ):
+        refuses(*command, says=(long, "too long"))
+    assert not names()
 
 
 def test_missing_configuration(refuses: Refuses) -> None:

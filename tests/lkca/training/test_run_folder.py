@@ -192,6 +192,15 @@ def test_a_full_disk_leaves_no_half_of_a_state(
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
+def test_a_folder_that_cannot_be_made(dataset: Path, tmp_path: Path) -> None:
+    """Both ended as unexpected failures."""
+    with pytest.raises(InputError, match="too long a name; give the output a shorter one"):
+        run(tmp_path / ("n" * 300), settings(dataset))
+    if Path("/proc").is_dir():  # where root may write, but nobody can
+        with pytest.raises(OutputError, match=r"/proc/run: cannot be made .*; choose"):
+            run(Path("/proc/run"), settings(dataset))
+
+
 def test_what_a_kill_left_half_written_is_cleared_away(
     dataset: Path, tmp_path: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
