@@ -181,7 +181,8 @@ def upscale_command(
         raise InputError("--preview draws one scene; leave it out, or give one input")
     with _stoppable():
         if dry_run:
-            _plan(scenes, output, loaded, options, ranks, open_scene, report, many=many)
+            if ranks.rank == 0:  # it prints the plan of all
+                _plan(scenes, output, loaded, options, ranks, open_scene, report, many=many)
         elif many:
             _upscale_many(scenes, output, loaded, options, ranks, open_scene, name)
         else:

@@ -276,8 +276,11 @@ class CubeWriter:
         encoder, dtype = self._encoder, self.meta.stored_dtype
         remarks = list(self._backend.remarks)
         if encoder.clipped:
-            remarks.append(f"{self.path}: {encoder.clipped} samples were beyond the range of {dtype} and were clipped")
-        if encoder.high - encoder.low < _FEW_LEVELS and encoder.high >= encoder.low:
+            remarks.append(
+                f"{self.path}: {encoder.clipped} samples were beyond the range of {dtype} and were clipped; a wider "
+                "integer or a float dtype keeps them"
+            )
+        elif encoder.high - encoder.low < _FEW_LEVELS and encoder.high >= encoder.low:
             remarks.append(
                 f"{self.path}: the samples fill only {int(encoder.high - encoder.low) + 1} levels of {dtype}; "
                 "write a float dtype, or give the metadata a smaller scale factor"

@@ -116,10 +116,21 @@ def test_clipped_samples_are_counted_and_told(tmp_path: Path) -> None:
         codes = exact.read().astype(np.float64) * 400
         found = clipped.read().astype(np.float64) * 400
     beyond = int(np.count_nonzero(np.rint(codes) > 255))
-    match = re.search(r"bytes\.tif: (\d+) samples were beyond the range of uint8 and were clipped", told)
+    words = (
+        r"bytes\.tif: (\d+) samples were beyond the range of uint8 and were clipped; a wider integer or a float dtype"
+    )
+    match = re.search(words, told)
     assert match and int(match[1]) == beyond > 0
     assert np.nanmax(np.abs(found - np.clip(codes, 1, 255))) < 0.5001  # to the nearest code
     assert np.array_equal(np.isnan(found), np.isnan(codes))
+
+
+def test_samples_that_were_clipped_to_few_levels_need_no_smaller_scale_factor(tmp_path: Path) -> None:
+    """It would clip more of them."""
+    stored = np.full((ROWS, COLS, BANDS), 1000, dtype=np.int16)
+    np.save(tmp_path / "x.npy", stored)
+    told = upscale(tmp_path / "x.npy", tmp_path / "x.tif", None, "--dtype", "uint8")
+    assert "were clipped; " in told and "scale factor" not in told
 
 
 @pytest.mark.parametrize("dtype", ["int16", "uint8"])

@@ -39,6 +39,17 @@ def test_dry_run(cli: Cli, scene_file: Path, model_dir: Path, tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
+def test_one_of_several_processes_prints_the_plan(
+    cli: Cli, scene_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("upscale", "-i", scene_file, "-o", tmp_path / "o.tif", "-s", 2, "--bicubic", "--dry-run")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, plans in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        result = cli(*command)
+        assert result.exit_code == 0 and result.stdout.count("tiles") == plans, result.output
+
+
 def test_region_and_preview(cli: Cli, scene_file: Path, model_dir: Path, tmp_path: Path) -> None:
     whole, part, picture = tmp_path / "whole.tif", tmp_path / "part.tif", tmp_path / "p.png"
     assert cli("upscale", "-i", scene_file, "-o", whole, "-m", model_dir).exit_code == 0
