@@ -145,6 +145,7 @@ def evaluate_model(
         for name, upscaler in upscalers.items():
             watched = [partial(view.add, name) for view in shown]
             scores[name] = _restored(truth, low, upscaler, tiles[name], value, scored, floored, watched)
+    notes += _without_mssim(scores["bicubic"], cube.source)
     return Evaluation(
         cube.source, window, scale, value, scored, cube.meta.wavelengths, degradation, scores, tuple(notes), inner,
         overall, model=None if chosen is None else chosen.name, peak_given=peak is not None,
@@ -187,6 +188,7 @@ def evaluate_prediction(
     for strip in strips:
         accumulator.update(truth.read(strip), guess.read(strip))
     metrics = _scores(accumulator, prediction.source)
+    notes += _without_mssim(metrics, prediction.source)
     if metrics.rmse == 0:
         notes.append(f"{prediction.source} equals {reference.source} in every sample; is it the right file?")
     if metrics.missing:
@@ -218,7 +220,10 @@ def _peak(blocks: Iterable[np.ndarray], good: np.ndarray, source: str, given: fl
         )
     peak = float(top[scored].max()) if given is None else given
     if peak <= 0:
-        raise InputError(f"{source}: the largest valid sample is {peak:g}; metrics need positive values")
+        raise InputError(
+            f"{source}: the largest valid sample is {peak:g}; metrics need a positive one: give another region, or the "
+            "value that stands for 1 (--peak)"
+        )
     return peak, scored
 
 
@@ -286,3 +291,10 @@ def _scores(accumulator: MetricAccumulator, source: str) -> Metrics:
         return accumulator.compute()
     except ValueError as error:
         raise InputError(f"{source}: cannot be scored ({error})") from error
+
+
+def _without_mssim(metrics: Metrics, source: str) -> list[str]:
+    """A remark on the only score that may be NaN."""
+    if not math.isnan(metrics.mssim):
+        return []
+    return [f"{source}: there is no MSSIM: no {SSIM_WINDOW} × {SSIM_WINDOW} pixels without a missing sample"]

@@ -173,8 +173,9 @@ class Cube:
     def check_usable(self) -> None:
         """Raise InputError where the scene holds no valid sample in any good band."""
         if not (self.good_bands & ~self.empty_bands()).any():
+            nodata = "" if self.meta.nodata is None else f"nodata ({self.meta.nodata:g}), "
             raise InputError(
-                f"{self.source}: holds no valid sample: every band is marked bad, or is nodata ({self.meta.nodata}), "
+                f"{self.source}: holds no valid sample: every band is marked bad, or is {nodata}"
                 "NaN, infinite or beyond its valid_range; check these and the bad-band list"
             )
 

@@ -158,8 +158,18 @@ def test_what_cannot_be_scored_is_told_or_left_out(holed_scene: np.ndarray) -> N
     with pytest.raises(InputError, match="truth: the region has no valid sample in any good band"):
         evaluate_model(Cube.from_array(truth, CubeMeta(good_bands=np.arange(5) == 1), "truth"), None, 2, region=":20,:")
     dark = Cube.from_array(np.zeros_like(truth), source="dark")
-    with pytest.raises(InputError, match="dark: the largest valid sample is 0; metrics need positive values"):
+    with pytest.raises(
+        InputError, match=r"dark: the largest valid sample is 0; .* another region, or the value .*--peak"
+    ):
         evaluate_prediction(dark, cube, 2)
+
+
+def test_scores_without_mssim_say_why() -> None:
+    """The table has a nan, which nothing explained."""
+    values = np.random.default_rng(0).random((3, 6, 8), dtype=np.float32)
+    cube, words = Cube.from_array(values, source="truth"), "there is no MSSIM: no 7 × 7 pixels without a missing sample"
+    assert evaluate_model(cube, None, 2).notes == (f"truth: {words}",)
+    assert evaluate_prediction(cube, Cube.from_array(0.9 * values, source="x"), 2).notes == (f"x: {words}",)
 
 
 def test_a_prediction_may_lack_the_edge_that_is_no_whole_coarse_pixel(holed_scene: np.ndarray) -> None:
