@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -48,38 +49,60 @@ def meta_from_json(text: str, source: str) -> tuple[CubeMeta, str | None]:
         entries = json.loads(text)
         if not isinstance(entries, dict):
             raise ValueError("not an object")
-        names = entries.get("band_names")
-        transform = entries.get("transform")
-        meta = CubeMeta(
-            nodata=None if entries.get("nodata") is None else float(entries["nodata"]),
-            scale_factor=_number(entries.get("scale_factor", 1.0)),
-            offset=_number(entries.get("offset", 0.0)),
-            band_names=None if names is None else tuple(str(name) for name in names),
-            crs=_wkt(entries.get("crs")),
-            transform=None if transform is None else Affine(*(float(value) for value in transform)),
-            gcps=tuple(GroundControlPoint(**point) for point in entries.get("gcps", [])),
-            gcps_crs=_wkt(entries.get("gcps_crs")),
-            rpc=None if entries.get("rpc") is None else RPC.from_gdal(entries["rpc"]),
-            tags={key: _text(value) for key, value in entries.items() if key not in _OWN_KEYS | _OF_THE_ARRAY},
-        )
-        axes = "".join(word.strip()[:1] for word in str(entries.get("axes", "")).lower().split(","))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except ValueError as error:
         raise InputError(f"{source}: its JSON metadata cannot be read ({error}); correct or remove them") from error
+
+    def entry(key: str, parse: Callable[[Any], Any], expected: str, absent: Any = None) -> Any:
+        value = entries.get(key)
+        if value is None:
+            return absent
+        try:
+            return parse(value)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            shown = repr(value) if len(repr(value)) <= _SHOWN else repr(value)[:_SHOWN] + "..."
+            raise InputError(
+                f"{source}: its JSON metadata have the {key} {shown}; expected {expected}: correct or remove it"
+            ) from error
+
+    numbers = "a number, or a list of one for each band"
+    meta = CubeMeta(
+        nodata=entry("nodata", float, "a number"),
+        scale_factor=entry("scale_factor", _number, numbers, absent=1.0),
+        offset=entry("offset", _number, numbers, absent=0.0),
+        band_names=entry("band_names", lambda names: tuple(map(str, names)), "a list of names"),
+        crs=entry("crs", _wkt, "WKT or EPSG:n"),
+        transform=entry("transform", _transform, "six finite numbers, a to f"),
+        gcps=entry("gcps", _points, "a list of points with row, col, x and y", absent=()),
+        gcps_crs=entry("gcps_crs", _wkt, "WKT or EPSG:n"),
+        rpc=entry("rpc", RPC.from_gdal, "coefficients as GDAL names them"),
+        tags={key: _text(value) for key, value in entries.items() if key not in _OWN_KEYS | _OF_THE_ARRAY},
+    )
+    axes = "".join(word.strip()[:1] for word in str(entries.get("axes", "")).lower().split(","))
     return meta, axes if sorted(axes) == ["b", "c", "r"] else None
 
 
+_SHOWN = 60  # letters of a value
 _OWN_KEYS = {"axes", "scale_factor", "offset", "nodata", "band_names", "crs", "transform", "gcps", "gcps_crs", "rpc"}
 _OF_THE_ARRAY = {"shape", "dtype"}  # the array tells; as tags they would be untrue of a result of another size
 
 
-def _wkt(value: Any) -> str | None:
+def _wkt(value: Any) -> str:
     """WKT of a CRS given as WKT or as EPSG:n; ValueError where PROJ does not know it."""
-    if value is None:
-        return None
     try:
         return str(CRS.from_string(value).to_wkt())
-    except (CRSError, AttributeError) as error:
-        raise ValueError(f"crs is {str(value)[:40]!r}, neither WKT nor EPSG:n") from error
+    except CRSError as error:
+        raise ValueError from error
+
+
+def _transform(numbers: Any) -> Affine:
+    transform = Affine(*(float(number) for number in numbers))
+    if not all(map(math.isfinite, transform)):
+        raise ValueError
+    return transform
+
+
+def _points(points: Any) -> tuple[GroundControlPoint, ...]:
+    return tuple(GroundControlPoint(**point) for point in points)
 
 
 def _number(value: Any) -> float | np.ndarray:

@@ -41,6 +41,7 @@ from lkca.data.readers.variables import (
     WAVELENGTH_NAMES,
     choose_cube,
     choose_layout,
+    left_out,
     spectral_lists,
 )
 from lkca.errors import InputError
@@ -111,7 +112,8 @@ def _cube(
     spectral = _Spectral.of(name, datasets, prisma)
     windows, order, warning = _windows(dataset, named, axes, pixels, spectral.counts)
     bands = windows.shape[2]
-    wavelengths, fwhm, good, unread = spectral.lists(dataset, order, bands, named)
+    vectors, units, fwhm_units = spectral.lists(dataset, order, bands)
+    wavelengths, fwhm, good = spectral_lists(vectors, bands, units, fwhm_units)
     stored = StoredSamples.of(dataset, windows)
     if prisma is None:
         scale, offset = _radiometry(dataset, bands, named)
@@ -120,9 +122,8 @@ def _cube(
     else:
         scale, offset, nodata = prisma.scale, prisma.offset, prisma.nodata
         transform, crs, remarks = prisma.place(*windows.shape[:2], named)
-    remarks = [*remarks, *unread]
     if transform is None:
-        remarks += _placed_one_by_one(datasets, windows.shape[:2], named)
+        remarks = [*remarks, *_placed_one_by_one(datasets, windows.shape[:2], named)]
     meta = CubeMeta(
         wavelengths=wavelengths,
         fwhm=fwhm,
@@ -135,6 +136,7 @@ def _cube(
         stored_dtype=stored.dtype,
         tags=_tags(h5, dataset),
     )
+    remarks = [*remarks, *left_out(vectors, meta, bands, named, units)]
     netcdf = file.suffix.lower() in (".nc", ".nc4") or "_NCProperties" in h5.attrs
     cube = Cube(
         named, windows.shape, meta, stored, format="NetCDF4" if netcdf else "HDF5", files=(file,),
@@ -190,14 +192,13 @@ class _Spectral:
     def counts(self) -> set[int]:
         """How many bands the wavelength lists tell of."""
         found = {values.size for key, values in (*self.beside.items(), *self.own.items()) if key in WAVELENGTH_NAMES}
-        return (
-            found - {1} if len(found) > 1 else found
-        )  # a single number, which the netCDF library stores as a list too
+        # A single number the netCDF library stores as a list too.
+        return found - {1} if len(found) > 1 else found
 
     def lists(
-        self, dataset: h5py.Dataset, order: str, bands: int, named: str
-    ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, list[str]]:
-        """Wavelengths and fwhm in nm, good bands, and a warning where there are wavelengths that cannot be in nm.
+        self, dataset: h5py.Dataset, order: str, bands: int
+    ) -> tuple[dict[str, np.ndarray], str | None, str | None]:
+        """Those that count by name, and the units of the wavelengths and of the fwhm among them.
 
         Own lists, which have no units, go first; last comes the coordinate of the band axis.
         """
@@ -211,9 +212,7 @@ class _Spectral:
             units = None
         if not own.keys().isdisjoint(FWHM_NAMES):
             fwhm_units = None
-        wavelengths, fwhm, good = spectral_lists(found | own, bands, units, fwhm_units)
-        unread = [f"{named}: its wavelengths (units: {units}) are none that can be in nm; they are left out"]
-        return wavelengths, fwhm, good, unread * (wavelengths is None and bands in self.counts)
+        return found | own, units, fwhm_units
 
 
 def _companions(name: str, datasets: dict[str, h5py.Dataset]) -> tuple[dict[str, np.ndarray], dict[str, str | None]]:

@@ -22,6 +22,7 @@ from lkca.data.readers.variables import (
     choose_cube,
     choose_layout,
     find_pixels,
+    left_out,
     own_axes,
     spectral_lists,
     with_bands,
@@ -148,12 +149,14 @@ def _cube(
         windows = ArrayWindows(np.ascontiguousarray(array).reshape(layout) if len(dims) == 2 else array, order)
     else:
         windows = ChunkWindows(array, order[::-1])
-    wavelengths, fwhm, good = spectral_lists(with_bands(small), windows.shape[2])
+    vectors = with_bands(small)
+    wavelengths, fwhm, good = spectral_lists(vectors, windows.shape[2])
     meta = meta.replace(wavelengths=wavelengths, fwhm=fwhm, good_bands=good, stored_dtype=np.dtype(array.dtype))
+    remarks = left_out(vectors, meta, windows.shape[2], named)
     return Cube(
         named, windows.shape, meta, windows,
         format="MATLAB" if h5 is None else "MATLAB v7.3", files=(file,),
-        warnings=[warning] if warning else [], close=None if h5 is None else h5.close,
+        warnings=[*remarks, warning] if warning else remarks, close=None if h5 is None else h5.close,
         allow=windows.allow, describes_itself=axes is not None,
     )  # fmt: skip
 

@@ -23,6 +23,7 @@ from lkca.data.readers.variables import (
     WAVELENGTH_NAMES,
     choose_cube,
     choose_layout,
+    left_out,
     own_axes,
     spectral_lists,
 )
@@ -99,9 +100,10 @@ def _cube(
     windows = ArrayWindows(array.reshape(layout), order)
     wavelengths, fwhm, good = spectral_lists(vectors, windows.shape[2])
     meta = meta.replace(wavelengths=wavelengths, fwhm=fwhm, good_bands=good, stored_dtype=array.dtype)
+    remarks = left_out(vectors, meta, windows.shape[2], source)
     return Cube(
-        source, windows.shape, meta, windows, format=kind, files=(file,), warnings=[warning] if warning else [],
-        describes_itself=axes is not None,
+        source, windows.shape, meta, windows, format=kind, files=(file,),
+        warnings=[*remarks, warning] if warning else remarks, describes_itself=axes is not None,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from lkca.data.meta import CubeMeta
 from lkca.data.readers.arrays import check_axes, guess_axes, unfold_axes
 from lkca.data.spectral import good_band_mask, to_nanometers
 from lkca.errors import InputError
@@ -20,6 +21,7 @@ __all__ = [
     "choose_cube",
     "choose_layout",
     "find_pixels",
+    "left_out",
     "own_axes",
     "spectral_lists",
     "with_bands",
@@ -204,6 +206,24 @@ def spectral_lists(
     if wavelengths is not None:
         wavelengths, fwhm = to_nanometers(wavelengths, fwhm, units, fwhm_units)
     return wavelengths, fwhm, None if good is None else good_band_mask(good)
+
+
+def left_out(
+    vectors: Mapping[str, np.ndarray], meta: CubeMeta, bands: int, source: str, units: str | None = None
+) -> list[str]:
+    """Remarks on the spectral lists among named vectors of which :func:`spectral_lists` took none into ``meta``."""
+    sizes = {name.lower(): np.size(value) for name, value in vectors.items() if np.size(value) > 1}
+    remarks = []
+    for names, found in ((WAVELENGTH_NAMES, meta.wavelengths), (FWHM_NAMES, meta.fwhm), (GOOD_NAMES, meta.good_bands)):
+        listed = [name for name in names if name in sizes]
+        if found is not None or not listed:
+            continue
+        if all(sizes[name] != bands for name in listed):
+            remarks.append(f"{source}: {listed[0]} lists {sizes[listed[0]]} values for {bands} bands and is left out")
+        elif names is WAVELENGTH_NAMES:
+            unit = f" (units: {units})" if units else ""
+            remarks.append(f"{source}: its wavelengths{unit} are none that can be in nm; they are left out")
+    return remarks
 
 
 def with_bands(vectors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

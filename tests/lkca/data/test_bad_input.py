@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -275,12 +276,35 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
         open_cube(file)
 
 
-def test_bad_json_metadata(tmp_path: Path) -> None:
-    wrong = ("{broken", "[1]", '{"nodata": "x"}', '{"transform": [1, 2]}', '{"scale_factor": 0}', '{"crs": "Mars"}',
-             '{"crs": 4326}', '{"scale_factor": [[2.0]]}')  # fmt: skip
-    for text in wrong:
-        np.savez(tmp_path / "x.npz", cube=CUBE, meta=np.array(text))
-        refused(tmp_path / "x.npz", "JSON metadata|scale factor")
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{broken", "its JSON metadata cannot be read"),
+        ("[1]", "not an object"),
+        ('{"nodata": "x"}', "nodata 'x'; expected a number"),
+        ('{"nodata": [1, 2]}', r"nodata \[1, 2\]; expected a number"),
+        ('{"transform": [1, 2]}', r"transform \[1, 2\]; expected six finite numbers"),
+        ('{"transform": [NaN, 0, 0, 0, 1, 0]}', "expected six finite numbers"),
+        ('{"scale_factor": 0}', "the scale factor is 0"),
+        ('{"scale_factor": "x"}', "scale_factor 'x'; expected a number, or a list of one for each band"),
+        ('{"scale_factor": [[2.0]]}', "scale factor"),
+        ('{"crs": "Mars"}', "crs 'Mars'; expected WKT or EPSG:n"),
+        ('{"crs": 4326}', "crs 4326; expected WKT or EPSG:n"),
+        ('{"gcps": [[1, 2]]}', r"gcps \[\[1, 2\]\]; expected a list of points with row, col, x and y"),
+        ('{"rpc": {"a": 1}}', "rpc {'a': 1}; expected coefficients as GDAL names them"),
+        ('{"band_names": 5}', "band_names 5; expected a list of names"),
+    ],
+)
+def test_bad_json_metadata(tmp_path: Path, text: str, words: str) -> None:
+    np.savez(tmp_path / "x.npz", cube=CUBE, meta=np.array(text))
+    refused(tmp_path / "x.npz", words)
+
+
+def test_json_metadata_may_be_null(tmp_path: Path) -> None:
+    keys = ("nodata", "transform", "scale_factor", "offset", "crs", "gcps", "gcps_crs", "rpc", "band_names")
+    np.savez(tmp_path / "x.npz", cube=CUBE, meta=np.array(json.dumps(dict.fromkeys(keys))))
+    with open_cube(tmp_path / "x.npz") as cube:
+        assert cube.meta.scale_factor == 1 and cube.meta.offset == 0 and cube.meta.tags == {}
 
 
 def test_complex_raster(tmp_path: Path) -> None:

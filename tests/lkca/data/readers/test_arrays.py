@@ -137,3 +137,37 @@ def test_axes_of_length_1_beside_three_others(tmp_path: Path) -> None:
         with open_cube(tmp_path / "x.npy") as cube, open_cube(tmp_path / "x.npz") as named:
             assert np.array_equal(cube.read(), CUBE) and np.array_equal(named.read(), CUBE)
             assert named.meta.wavelengths is not None
+
+
+def _write(file: Path, **arrays: np.ndarray) -> None:
+    if file.name == "v73.mat":
+        write_v73(file, arrays)
+    elif file.suffix == ".mat":
+        scipy.io.savemat(file, arrays)
+    elif file.suffix == ".npz":
+        np.savez(file, **arrays)
+    else:
+        with h5py.File(file, "w") as h5:
+            h5.update(arrays)
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.mat", "v73.mat", "x.h5"])
+def test_lists_of_another_number_of_bands_are_told(tmp_path: Path, name: str) -> None:
+    """As of a cube whose water bands were taken out; they went unseen."""
+    _write(tmp_path / name, cube=RCB, wavelength=np.arange(400.0, 470, 10), fwhm=np.ones(7), bbl=np.ones(6, dtype="u1"))
+    with open_cube(tmp_path / name, axes="rcb") as cube:
+        meta, told = cube.meta, cube.warnings
+    assert meta.wavelengths is None and meta.fwhm is None and meta.good_bands is None
+    for what, count in (("wavelength", 7), ("fwhm", 7), ("bbl", 6)):
+        assert any(f"{what} lists {count} values for 5 bands and is left out" in note for note in told), told
+    _write(tmp_path / name, cube=RCB, wavelength=NM, wl=np.ones(7), fwhm=np.array(10.0))
+    with open_cube(tmp_path / name, axes="rcb") as cube:
+        assert cube.meta.wavelengths is not None and cube.warnings == ()  # of another array, and of all bands
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.mat", "v73.mat", "x.h5"])
+def test_wavelengths_that_are_none_are_told(tmp_path: Path, name: str) -> None:
+    _write(tmp_path / name, cube=RCB, wavelength=np.full(5, np.nan))
+    with open_cube(tmp_path / name, axes="rcb") as cube:
+        assert cube.meta.wavelengths is None
+        assert ["its wavelengths" in note and "left out" in note for note in cube.warnings] == [True]
