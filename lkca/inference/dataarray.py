@@ -19,7 +19,6 @@ from lkca.data.control import moved_gcps
 from lkca.data.readers.variables import DIMENSION_NAMES, FWHM_NAMES, WAVELENGTH_NAMES, spectral_lists
 from lkca.data.spectral import described_wavelengths, to_nanometers
 from lkca.errors import InputError
-from lkca.inference.task import SceneOptions
 
 __all__ = ["as_cube", "like_source"]
 
@@ -64,13 +63,11 @@ def as_cube(source: Any) -> Cube:
     return Cube.from_array(values, meta, source=_title(source))
 
 
-def like_source(result: np.ndarray, source: Any, options: SceneOptions) -> Any:
+def like_source(result: np.ndarray, source: Any) -> Any:
     """The result (bands, rows, cols) as a DataArray: dimensions in the source's order, its name, attributes, and
     coordinates; those along rows and columns at the finer pixels' centres."""
     import xarray
 
-    if options.roi is not None:
-        raise InputError("a DataArray is upscaled as it is; select the part first, with .isel or .sel")
     dims = _dims(_without_single(source))
     scale = result.shape[1] // source.sizes[dims[1]]
     coords = {}

@@ -100,9 +100,10 @@ def upscale(
     if hasattr(source, "dims") and hasattr(source, "coords"):
         from lkca.inference.dataarray import as_cube, like_source
 
-        cube = as_cube(source)
-        result = _upscale_cube(cube, loaded, output, settings)
-        return like_source(result, source, settings) if isinstance(result, np.ndarray) else result
+        if output is None and settings.roi is not None:
+            raise InputError("a DataArray is upscaled as it is; select the part first, with .isel or .sel")
+        result = _upscale_cube(as_cube(source), loaded, output, settings)
+        return like_source(result, source) if isinstance(result, np.ndarray) else result
     raise InputError(
         f"a {type(source).__name__} cannot be upscaled; give a file, a Cube, a numpy array, a tensor or an "
         "xarray.DataArray"

@@ -318,6 +318,14 @@ def test_options_that_cannot_be(options: dict[str, Any], words: str) -> None:
         lkca.upscale(np.ones((2, 5, 4), dtype=np.float32), "bicubic", **options)
 
 
+def test_a_part_of_a_dataarray_is_refused_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    xarray = pytest.importorskip("xarray")
+    source = xarray.DataArray(np.ones((3, 5, 4), dtype=np.float32), dims=("band", "y", "x"))
+    monkeypatch.setattr("lkca.inference.kinds.Task", None)
+    with pytest.raises(InputError, match="select the part first"):
+        lkca.upscale(source, "bicubic", scale=2, roi="0:2,:")
+
+
 def test_numbers_of_numpy_are_plain_ones_in_a_journal() -> None:
     options = SceneOptions(scale=np.int64(2), tile=np.int32(8))  # type: ignore[arg-type]
     assert json.dumps([options.scale, options.tile]) == "[2, 8]"
