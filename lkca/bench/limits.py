@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 
 __all__ = ["least_seconds", "probes", "rate_text"]
 
-_SIDE = 2048
+_SIDE, _SMALL = 2048, 256  # of the matrices
+_LONGEST = 2.0  # seconds of a product
 
 
 def probes(
@@ -21,10 +23,10 @@ def probes(
 
     Memory is filled warm (there already), fresh (as PyTorch allocates) and fresh on huge pages, where Linux has them.
     """
-    product: dict[str, float] = {"flops": 2 * _SIDE**3}
     for dtype in dtypes:
-        a, b = torch.randn(_SIDE, _SIDE).to(dtype), torch.randn(_SIDE, _SIDE).to(dtype)
-        yield f"matmul {dtype}", partial(torch.matmul, a, b), product
+        side = _side(dtype)
+        a, b = torch.randn(side, side).to(dtype), torch.randn(side, side).to(dtype)
+        yield f"matmul {dtype}", partial(torch.matmul, a, b), {"flops": 2 * side**3}
     for size in megabytes:
         count = max(1, int(size * 250_000))
         warm = torch.zeros(count)
@@ -33,6 +35,17 @@ def probes(
         yield f"write fresh {size:g} MB", partial(torch.full, (count,), 1.0), facts
         if hasattr(mmap, "MADV_HUGEPAGE"):
             yield f"write fresh huge {size:g} MB", partial(_fill_huge, count), facts
+
+
+def _side(dtype: torch.dtype) -> int:
+    """Of the matrices: small ones where the product of large ones would take too long, as of float16 on processors that
+    do not compute in it."""
+    small, seconds = torch.randn(_SMALL, _SMALL).to(dtype), []
+    for _ in range(3):
+        start = time.perf_counter()
+        torch.matmul(small, small)
+        seconds.append(time.perf_counter() - start)
+    return _SIDE if min(seconds) * (_SIDE / _SMALL) ** 3 < _LONGEST else _SMALL
 
 
 def _fill_huge(count: int) -> torch.Tensor:
@@ -46,9 +59,12 @@ def least_seconds(facts: dict[str, Any], limits: dict[str, dict[str, Any]]) -> f
 
     facts: flops, bytes, dtype (as text), fresh (whether the output is newly allocated: then the faster of the two ways
     to fill fresh memory counts). limits: median seconds, and flops or bytes, by the names of :func:`probes`; of the
-    fills, that of the nearest size is taken. None where the case or the limits do not tell.
+    fills, that of the nearest size is taken; for 16-bit floats, the faster of their product and float32's. None where
+    the case or the limits do not tell.
     """
-    matmul = limits.get(f"matmul {facts.get('dtype')}")
+    half = facts.get("dtype") in ("torch.float16", "torch.bfloat16")  # which may be computed in float32
+    names = (f"matmul {facts.get('dtype')}", *(["matmul torch.float32"] if half else []))
+    products = [limits[name] for name in names if name in limits]
     prefixes = ("write fresh", "write fresh huge") if facts.get("fresh") else ("write warm",)
     rates = []
     for prefix in prefixes:
@@ -56,9 +72,10 @@ def least_seconds(facts: dict[str, Any], limits: dict[str, dict[str, Any]]) -> f
         if fills and "bytes" in facts:
             nearest = min(fills, key=lambda v: abs(v["bytes"] - facts["bytes"]))
             rates.append(nearest["bytes"] / nearest["median"])
-    if matmul is None or not rates:
+    if not products or not rates:
         return None
-    least: float = max(facts["flops"] * matmul["median"] / matmul["flops"], facts["bytes"] / max(rates))
+    product = min(found["median"] / found["flops"] for found in products)
+    least: float = max(facts["flops"] * product, facts["bytes"] / max(rates))
     return least
 
 

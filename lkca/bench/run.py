@@ -71,7 +71,8 @@ class CaseResult:
 def measure_limits(dtype: torch.dtype, nbytes: int) -> dict[str, dict[str, Any]]:
     """The probes of :func:`lkca.bench.probes` for outputs of ``nbytes``: median seconds of 5 calls, after 2."""
     found = {}
-    for name, call, facts in probes([dtype], [max(0.1, round(nbytes / 1e6, 1))]):
+    dtypes = dict.fromkeys([dtype, torch.float32])  # in which 16-bit floats may be computed
+    for name, call, facts in probes(dtypes, [max(0.1, round(nbytes / 1e6, 1))]):
         times = [_timed(call) for _ in range(7)]
         found[name] = {**facts, "median": statistics.median(times[2:])}
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 import lkca_kernels
-from lkca.bench import Clock, least_seconds, measure_limits, model_case, operator_case, preset_network, run_case
+from lkca.bench import Clock, least_seconds, measure_limits, model_case, operator_case, preset_network, probes, run_case
 from lkca.cli.app import app
 from lkca.errors import LkcaError
 from lkca.models.directory import save_model
@@ -94,6 +95,10 @@ def test_multiplications_and_limit() -> None:
     assert least_seconds(facts, limits) == 3.0
     assert least_seconds({**facts, "flops": 10.0}, limits) == 2.0  # huge pages are the faster of the two
     assert least_seconds({**facts, "flops": 10.0, "fresh": False}, limits) == 1.6
+    half = {**facts, "dtype": "torch.float16"}  # of which a kernel may be computed in float32
+    slow = {"matmul torch.float16": {"median": 100.0, "flops": 1.0}}
+    assert least_seconds(half, limits | slow) == 3.0 == least_seconds(half, limits)
+    assert least_seconds({**facts, "dtype": "torch.float64"}, limits) is None
     assert least_seconds(facts, {}) is None
 
 
@@ -160,3 +165,19 @@ def test_a_run_of_scenes_alone_has_no_table_of_operators() -> None:
     operators = [benchmark("forward", "lkca", 1e-3), benchmark("forward", "eager", 2e-3)]
     printed = table({"machine_info": {"cpu": {}}, "benchmarks": operators})
     assert "| forward | 1.00 | 2.0 (2.0×) |" in printed and "scene" not in printed
+
+
+def test_a_matrix_product_that_would_take_minutes_is_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of float16 on most processors: lkca bench --dtype float16 took a minute for the limits alone."""
+    product = torch.matmul
+
+    def slow(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.02)
+        return product(a, b)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "matmul", slow)
+        (name, call, facts), *_ = probes([torch.float16], [])
+        assert name == "matmul torch.float16" and facts == {"flops": 2 * 256**3} and call().shape == (256, 256)
+        patch.setattr(torch, "matmul", lambda a, b: a)
+        assert next(probes([torch.float32], []))[2] == {"flops": 2 * 2048**3}
