@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import rasterio
 from rasterio.errors import RasterioError
 
 from lkca.data.cube import Cube
@@ -46,7 +47,8 @@ def open_cube(
     source = str(file) if variable is None else f"{file}::{variable}"
     _check_file(file)
     try:
-        cube = _open(file, source, variable, shape, axes)
+        with rasterio.Env():  # where PROJ fails it writes to the terminal otherwise
+            cube = _open(file, source, variable, shape, axes)
     except LkcaError:
         raise
     except MemoryError as error:  # a damaged or hostile file may ask for anything

@@ -307,6 +307,23 @@ def test_json_metadata_may_be_null(tmp_path: Path) -> None:
         assert cube.meta.scale_factor == 1 and cube.meta.offset == 0 and cube.meta.tags == {}
 
 
+def test_nothing_but_ours_is_said_of_a_crs_that_cannot_be_read(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """PROJ writes to the terminal where nothing catches it: ERROR 1: missing [."""
+    np.savez(tmp_path / "x.npz", cube=CUBE, meta=np.array('{"crs": "EPSG:99999"}'))
+    refused(tmp_path / "x.npz", "crs 'EPSG:99999'; expected WKT or EPSG:n")
+    CUBE.astype("<f4").tofile(tmp_path / "y.img")
+    bands, rows, cols = CUBE.shape
+    (tmp_path / "y.hdr").write_text(
+        f"ENVI\nsamples = {cols}\nlines = {rows}\nbands = {bands}\ndata type = 4\ninterleave = bsq\n"
+        "map info = {Own, 1, 1, 0, 0, 1, 1}\ncoordinate system string = {garbage}\n"
+    )
+    with open_cube(tmp_path / "y.hdr") as cube:
+        assert cube.meta.crs is None and any("coordinate system string cannot be read" in w for w in cube.warnings)
+    assert capfd.readouterr().err == ""
+
+
 def test_complex_raster(tmp_path: Path) -> None:
     with rasterio.open(tmp_path / "x.tif", "w", driver="GTiff", height=3, width=3, count=1, dtype="complex64",
                        transform=rasterio.Affine.scale(2)):  # fmt: skip
