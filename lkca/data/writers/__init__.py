@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import rasterio
 from numpy.typing import DTypeLike
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
 from lkca.data.codec import nodata_code
 from lkca.data.meta import CubeMeta
@@ -67,6 +70,7 @@ def create_writer(
     if min(shape) < 1:
         raise InputError(f"{path}: a cube of {shape[0]} rows x {shape[1]} columns x {shape[2]} bands cannot be written")
     meta.check(shape[2], str(path))
+    _check_crs(meta, path)
     meta = output_meta(meta, dtype, str(path))
     backend: Backend
     try:
@@ -117,6 +121,17 @@ def write_cube(
             writer.write(window, array[(slice(None), *window.slices)])
     assert writer.report is not None
     return writer.report
+
+
+def _check_crs(meta: CubeMeta, path: Path) -> None:
+    for key, crs in (("crs", meta.crs), ("gcps_crs", meta.gcps_crs)):
+        if crs is None:
+            continue
+        try:
+            with rasterio.Env():  # where PROJ fails it writes to the terminal otherwise
+                CRS.from_wkt(crs)
+        except CRSError as error:
+            raise InputError(f"{path}: the {key} is {crs[:40]!r}; expected WKT: correct it, or leave it out") from error
 
 
 def output_meta(meta: CubeMeta, dtype: DTypeLike | None, source: str = "output") -> CubeMeta:

@@ -404,3 +404,12 @@ def test_the_size_that_a_source_states_of_its_array_is_not_carried_to_another(tm
     np.savez(tmp_path / "a.npz", cube=np.ones((4, 5, 3), np.uint16), meta=stated)
     with open_cube(tmp_path / "a.npz") as cube:
         assert cube.meta.tags == {"sensor": "camera"}
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".img", ".npz", ".mat"])
+@pytest.mark.parametrize("key", ["crs", "gcps_crs"])
+def test_a_crs_that_is_none_is_refused_by_every_format(tmp_path: Path, suffix: str, key: str) -> None:
+    """GeoTIFF and ENVI passed rasterio's error on; what the others wrote could not be read."""
+    with pytest.raises(InputError, match=f"the {key} is 'Mars'; expected WKT"):
+        write_cube(tmp_path / f"x{suffix}", np.ones((2, 4, 5), dtype=np.float32), CubeMeta(**{key: "Mars"}))
+    assert not list(tmp_path.iterdir())
