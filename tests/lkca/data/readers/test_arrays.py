@@ -171,3 +171,11 @@ def test_wavelengths_that_are_none_are_told(tmp_path: Path, name: str) -> None:
     with open_cube(tmp_path / name, axes="rcb") as cube:
         assert cube.meta.wavelengths is None
         assert ["its wavelengths" in note and "left out" in note for note in cube.warnings] == [True]
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.mat", "v73.mat", "x.h5"])
+def test_a_picture_size_that_fits_no_array_is_told(tmp_path: Path, name: str) -> None:
+    """The message asked for the --shape that was given."""
+    _write(tmp_path / name, spectra=RCB.reshape(-1, 5))
+    with pytest.raises(InputError, match=r"spectra .*, of which none has a side of 12 x 8 pixels"):
+        open_cube(tmp_path / name, shape=(12, 8))
