@@ -105,8 +105,16 @@ def test_strips_of_a_large_scene_stay_small(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_chunks_of_bands_do_not_matter(pair: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = evaluate(*pair, scale=4)
-    monkeypatch.setattr("lkca.metrics._CHUNK", 2 * 33 * 21)
-    close(evaluate(*pair, scale=4), whole, 1e-12)
+    for samples in (2 * 33 * 21, 1):  # two bands at a time; fewer than one band has
+        monkeypatch.setattr("lkca.metrics._CHUNK", samples)
+        close(evaluate(*pair, scale=4), whole, 1e-12)
+
+
+def test_units_do_not_matter(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    reference, prediction = (x.astype(np.float64) for x in pair)
+    plain, tiny = evaluate(*pair, scale=4), evaluate(reference * 1e-12, prediction * 1e-12, scale=4)
+    assert tiny.peak == pytest.approx(plain.peak * 1e-12)
+    close(tiny, plain)
 
 
 def test_a_mask_may_be_masked_itself(pair: tuple[np.ndarray, np.ndarray]) -> None:
@@ -185,7 +193,18 @@ def test_identical_images_have_finite_numbers(pair: tuple[np.ndarray, np.ndarray
     assert got.mpsnr == PSNR_LIMIT == 100
     assert got.mssim == pytest.approx(1) and got.cc == pytest.approx(1)
     assert got.sam == pytest.approx(0, abs=2e-6) and got.rmse == 0 and got.ergas == 0
-    assert json.loads(json.dumps(got.as_dict(per_band=True), allow_nan=False))["protocol"] == PROTOCOL
+    brighter = evaluate(pair[0], pair[0] * np.float32(1.7), scale=4)  # rounding takes some cosines beyond 1
+    assert brighter.sam == pytest.approx(0, abs=1e-4) and brighter.cc == pytest.approx(1)
+
+
+def test_the_numbers_go_to_json(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    got = evaluate(*pair, scale=4)
+    said = json.loads(json.dumps(got.as_dict(per_band=True), allow_nan=False))
+    assert said.pop("psnr_per_band") == list(got.psnr_per_band) and len(got.psnr_per_band) == got.bands == 5
+    assert said == got.as_dict() and said["protocol"] == PROTOCOL
+    assert {name: said[name] for name in (*FIELDS, "peak", "pixels")} == {
+        name: getattr(got, name) for name in (*FIELDS, "peak", "pixels")
+    }
 
 
 def test_zero_pixels_have_no_angle_in_the_reference_and_90_degrees_in_the_prediction() -> None:
@@ -195,7 +214,8 @@ def test_zero_pixels_have_no_angle_in_the_reference_and_90_degrees_in_the_predic
     assert evaluate(reference, prediction, scale=4).sam == pytest.approx(0, abs=2e-6)
     prediction[:, 1, 1] = 0
     assert evaluate(reference, prediction, scale=4).sam == pytest.approx(90 / 63, abs=2e-6)
-    assert evaluate(np.zeros((3, 8, 8)), prediction, scale=4, peak=1.0).sam == 0
+    dark = evaluate(np.zeros((3, 8, 8)), prediction, scale=4, peak=1.0)
+    assert dark.sam == dark.ergas == 0
 
 
 def test_constant_bands_have_no_correlation_and_zero_bands_no_ergas(pair: tuple[np.ndarray, np.ndarray]) -> None:
@@ -208,6 +228,7 @@ def test_constant_bands_have_no_correlation_and_zero_bands_no_ergas(pair: tuple[
     constant = np.full((2, 9, 7), 0.1)  # whose mean over 63 pixels is rounded
     assert evaluate(constant, constant, scale=4).cc == 1
     assert evaluate(constant, constant * 1.5, scale=4).cc == 0
+    assert evaluate(constant, np.stack((constant[0], constant[1] * 1.5)), scale=4).cc == 0
     flat = pair[1].copy()
     flat[4] = 0.3  # explains nothing of its band, which counts
     assert evaluate(pair[0], flat, scale=4).cc == pytest.approx(0.8 * evaluate(pair[0][:4], pair[1][:4], scale=4).cc)
@@ -248,8 +269,12 @@ def test_half_precision_tensors_and_integers_are_fine(pair: tuple[np.ndarray, np
     ("change", "words"),
     [
         ({"prediction": np.ones((5, 33, 20))}, "must both be"),
+        ({"reference": np.ones((33, 21))}, r"expected a reference of shape \(bands, rows, cols\)"),
         ({"scale": 0}, "scale must be a positive integer"),
+        ({"scale": 2.0}, "scale must be a positive integer"),
+        ({"scale": True}, "scale must be a positive integer"),
         ({"peak": 0.0}, "peak must be a positive number"),
+        ({"peak": math.inf}, "peak must be a positive number"),
         ({"peak": float("nan")}, "peak must be a positive number"),
         ({"mask": np.ones((33, 20), dtype=bool)}, "mask must be a bool array"),
         ({"mask": np.ones((33, 21))}, "mask must be a bool array"),
@@ -266,11 +291,14 @@ def test_bad_arguments_are_told(pair: tuple[np.ndarray, np.ndarray], change: dic
         evaluate(arguments.pop("reference"), arguments.pop("prediction"), **arguments)
 
 
-def test_strips_of_another_width_are_refused() -> None:
+def test_strips_of_another_scene_are_refused() -> None:
     strips = MetricAccumulator(1, 4, 1.0)
     strips.update(np.ones((1, 3, 8)), np.ones((1, 3, 8)))
     with pytest.raises(ValueError, match="8 columns, found 9"):
         strips.update(np.ones((1, 3, 9)), np.ones((1, 3, 9)))
+    for shape in ((2, 3, 8), (1, 24)):
+        with pytest.raises(ValueError, match="1 bands, rows, cols"):
+            strips.update(np.ones(shape), np.ones(shape))
 
 
 @pytest.mark.parametrize("size", [1, 5, 8, 40])

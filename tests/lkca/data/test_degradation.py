@@ -178,6 +178,7 @@ def test_the_description_survives_json(method: str) -> None:
         (lambda x: degrade(x, 3), "multiples of scale=3, found 6 x 8"),
         (lambda x: degrade(x[:, :0], 2), "with pixels"),
         (lambda x: Degradation(scale="2").apply(x), "valid integer"),  # type: ignore[arg-type]
+        (lambda x: Degradation(method="gaussian", scale="2").apply(x), "valid integer"),  # type: ignore[arg-type]
         (lambda x: degrade(x, 2, sigma=1.0), "sigma belongs to method 'gaussian'"),
         (lambda x: degrade(x, 2, "gaussian", sigma=-1.0), "greater than 0"),
         (lambda x: degrade(x, 2, "gaussian", sigma=math.inf), "finite"),
@@ -185,6 +186,8 @@ def test_the_description_survives_json(method: str) -> None:
         (lambda x: degrade(x.numpy(), 2), "floating tensor .*, found a ndarray; torch.from_numpy"),  # type: ignore[arg-type]
         (lambda x: Degradation(scale=2).apply("scene.tif"), "found a str;"),  # type: ignore[arg-type]
         (lambda x: crop_to_multiple(x, 7), "hold no 7 x 7 block"),
+        (lambda x: crop_to_multiple(x.mT, 7), "hold no 7 x 7 block"),
+        (lambda x: crop_to_multiple(x, 0), "scale must be an integer of at least 2"),
     ],
 )
 def test_bad_arguments_are_told(call: Callable[[torch.Tensor], torch.Tensor], words: str) -> None:
