@@ -30,7 +30,7 @@ def test_parse_means_what_python_slices_mean(text: str, expected: Window) -> Non
 
 
 @pytest.mark.parametrize(
-    "text", ["0:10", "0:10,0:10,0:10", "a:b,:", "0:10:2,:", "5:5,:", "8:3,:", "0:81,:", "-90:,:", "3,4"]
+    "text", ["0:10", "0:10,0:10,0:10", "a:b,:", "0:10:2,:", "5:5,:", "0:0,:", "8:3,:", "0:81,:", "-90:,:", "3,4"]
 )
 def test_parse_refuses_with_a_sentence(text: str) -> None:
     with pytest.raises(InputError, match="region"):
@@ -38,14 +38,15 @@ def test_parse_refuses_with_a_sentence(text: str) -> None:
 
 
 def test_parse_without_a_shape_needs_both_ends() -> None:
-    assert Window.parse("0:68,2:100") == Window(0, 2, 68, 98)
+    assert Window.parse("0:68,2:100") == Window.parse(":68,2:100") == Window(0, 2, 68, 98)
     for text in ("0:68,:", "0:68,2:-1", "-3:68,2:4"):
         with pytest.raises(InputError, match="open or negative"):
             Window.parse(text)
 
 
 def test_check_names_the_scene() -> None:
-    Window(0, 0, 4, 5).check(4, 5, "x.tif")
+    for inside in (Window(0, 0, 4, 5), Window(3, 4, 1, 1)):
+        inside.check(4, 5, "x.tif")
     for window in (Window(1, 0, 4, 5), Window(0, 1, 4, 5), Window(-1, 0, 2, 2), Window(0, -1, 2, 2)):
         with pytest.raises(InputError, match=r"x\.tif.*4 rows x 5 columns"):
             window.check(4, 5, "x.tif")
@@ -64,12 +65,14 @@ def test_overlap_and_coarse() -> None:
     assert Window(2, 3, 10, 4).overlap(Window(5, 0, 20, 5)) == Window(5, 3, 7, 2)
     apart = Window(0, 0, 2, 9).overlap(Window(4, 1, 3, 2))
     assert apart.height == 0 and apart.width == 2
+    beside = Window(0, 0, 9, 2).overlap(Window(1, 4, 2, 3))
+    assert beside.height == 2 and beside.width == 0
     assert Window(8, 4, 12, 16).coarse(4) == Window(2, 1, 3, 4)
 
 
 def test_centre() -> None:
     assert Window.centre(80, 91, 8, 256) == Window(36, 0, 8, 91)
-    assert Window.centre(5, 6, 2, 3) == Window(1, 1, 2, 3)
+    assert Window.centre(5, 8, 2, 3) == Window(1, 2, 2, 3)
 
 
 def test_strips_and_pieces_cover_the_scene() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -28,12 +29,13 @@ from lkca.inference.plan import (
     TilePlan,
     copied_rows,
     plan_tiles,
+    size_text,
     tile_bytes,
 )
 from lkca.inference.ranks import Ranks
 from lkca.inference.stream import stream
 from lkca.inference.task import Task
-from lkca.inference.windows import parse_roi
+from lkca.inference.windows import parse_roi, whole_pixels
 from lkca.models.directory import LoadedModel
 
 KINDS = ("full rank", "low rank", "shared body", "components", "no attention", "bicubic")
@@ -121,6 +123,8 @@ def test_regions_in_map_coordinates() -> None:
     assert parse_roi("500060,4999700,500150,4999940", cube) == Window(2, 2, 8, 3)
     assert parse_roi("500081,4999729,500121,4999921", cube) == Window(2, 2, 8, 3)  # every pixel that is touched
     assert parse_roi("0,0,500030,1e7", cube) == Window(0, 0, 40, 1)  # as far as there are any
+    assert parse_roi("500075,4999855,500075,4999855", cube) == Window(4, 2, 1, 1)  # a point
+    assert parse_roi("30:,45:", cube) == Window(30, 45, 10, 5) and parse_roi(None, cube) == Window(0, 0, 40, 50)
     fine = Cube.from_array(np.zeros((2, 40, 50)), CubeMeta(transform=Affine(0.3, 0, 10, 0, -0.3, 50)))
     assert parse_roi("16.9,0,18.1,50", fine) == Window(0, 23, 40, 4)  # columns 22.9999… to 27.0000… in binary
     turned = Cube.from_array(np.zeros((2, 40, 50)), CubeMeta(transform=north_up @ Affine.rotation(90)))
@@ -132,6 +136,7 @@ def test_regions_in_map_coordinates() -> None:
         ("0,0,10,10", "outside the scene"),
         ("501500,4999700,502000,4999940", "outside the scene"),  # beside its last column
         ("500060,5000030,500150,5000060", "outside the scene"),
+        ("500060,5000001,500150,5000029", "outside the scene"),  # within a pixel of its first row
         ("500150,0,500060,1e7", "exchanged"),
         ("500060,1e7,500150,0", "exchanged"),
         ("1,2,3", "not understood"),
@@ -144,6 +149,16 @@ def test_regions_in_map_coordinates() -> None:
     for transform in (None, no_height, far, Affine(30, 0, np.nan, 0, -30, 0)):
         with pytest.raises(InputError, match="no geotransform"):
             parse_roi("0,0,1,1", Cube.from_array(np.zeros((2, 4, 4)), CubeMeta(transform=transform)))
+
+
+def test_regions_of_whole_coarse_pixels() -> None:
+    cube = Cube.from_array(np.zeros((1, 41, 50), np.float32))
+    whole, remarks = whole_pixels(cube, None, 4)
+    assert whole == Window(0, 0, 40, 48) and "cut from 0:41,0:50 to 0:40,0:48" in remarks[0]
+    assert whole_pixels(cube, "1:9,2:14", 4, least=2) == (Window(1, 2, 8, 12), [])
+    for region in ("0:11,0:12", "0:12,0:11"):
+        with pytest.raises(InputError, match="at least 12 × 12"):
+            whole_pixels(cube, region, 4, least=3)
 
 
 def upscaler(bands: int = 100, scale: int = 4) -> Upscaler:
@@ -166,7 +181,9 @@ def covered(plan: TilePlan) -> np.ndarray:
 def test_tiles_cover_the_scene_once(scale: int, copied: bool) -> None:
     for megabytes in (700, 1500, 6000):
         plan = plan_tiles(Window(7, 5, 613, 1000), upscaler(scale=scale), budget(megabytes), copied=copied)
-        assert (covered(plan) == 1).all()
+        assert (covered(plan) == 1).all() and plan.tiles()[0] == Window(7, 5, plan.rows, plan.cols)
+        for length, side in ((613, plan.rows), (1000, plan.cols)):  # all of about one size
+            assert side == math.ceil(length / math.ceil(length / side))
         assert plan.memory <= plan.budget == megabytes << 20
     small = plan_tiles(Window(0, 0, 40, 30), upscaler(scale=scale), budget(700), copied=copied, tile=2000)
     assert (small.rows, small.cols) == (40, 30)
@@ -187,6 +204,8 @@ def test_tiles_are_as_wide_as_the_scene_unless_halos_cost_too_much() -> None:
         return plan.rows, plan.cols
 
     assert size(1000, 18, 20_000) == (334, 1000)
+    low = plan_tiles(Window(0, 0, 16, 30_000), upscaler(), budget(20_000))  # of which 16 rows are more than 2 GiB
+    assert low.rows == 16 and 4 * 16 * low.cols * 4**2 * 100 <= 2 << 30
     assert size(4000, 2, 20_000)[1] < 4000  # of bicubic: rows enough for its halo, but not for a raster's blocks
     for width, halo, megabytes in ((1000, 18, 1000), (2200, 60, 20_000)):  # a wide tile would be half margin
         rows, cols = size(width, halo, megabytes)
@@ -243,7 +262,9 @@ def test_a_budget_that_is_too_small() -> None:
 
 def test_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert MemoryBudget.of("2G").total == 2 << 30 and MemoryBudget.of("1.5 GiB").total == 3 << 29
+    assert [MemoryBudget.of(text).total for text in ("7", "7kB", "7m", "7T")] == [7, 7 << 10, 7 << 20, 7 << 40]
     assert MemoryBudget.of("800M").total == 800 << 20 and "--memory" in MemoryBudget.of("800M").remedy
+    assert (size_text(12 << 20), size_text(3 << 29)) == ("12 MiB", "1.50 GiB")
     monkeypatch.setattr("lkca.inference.plan.available_memory", lambda: 8 << 30)
     own, shared = MemoryBudget.of(None), MemoryBudget.of("half", 4)
     assert own.held > 0 and (own.total - own.held, shared.total - shared.held) == (4 << 30, 1 << 30)
