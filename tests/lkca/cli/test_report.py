@@ -83,7 +83,8 @@ def test_reports_of_the_other_commands(cli: Cli, model_dir: Path, scene_file: Pa
     assert done.exit_code == 0, done.output
     page = fitted.read_text(encoding="utf-8")
     assert page.count("no test") == page.count("this scene") == 1 and "Training loss" in page
-    assert all(f"<td>{number}</td>" in page for number in cells(done.stdout))
+    scores = cells(done.stdout)
+    assert scores and all(f"<td>{number}</td>" in page for number in scores)
 
 
 def test_refusals(refuses: Refuses, model_dir: Path, scene_file: Path, tmp_path: Path) -> None:
