@@ -58,7 +58,7 @@ def test_sam_is_the_metric_in_other_units() -> None:
 
 
 def test_squared_error_in_units_of_each_band() -> None:
-    x, y = pixel(1, 2, 3), pixel(0, 0, 0)
+    x, y = pixel(2, 4, 6), pixel(1, 2, 3)
     assert float(l2_loss(x, y)) == pytest.approx(14 / 3)
     unit = torch.tensor([1.0, 4.0, 2.0])
     assert float(l2_loss(x, y, unit=unit)) == pytest.approx((1 + 1 / 4 + 9 / 4) / 3)
@@ -227,8 +227,9 @@ def test_low_precision_is_computed_in_float32(name: str) -> None:
 
 
 def test_bad_arguments_are_told() -> None:
-    with pytest.raises(ValueError, match=r"must both be \(B, C, H, W\)"):
-        l1_loss(rand(1, 2, 3, 3), rand(1, 2, 3, 4))
+    for x, y in ((rand(1, 2, 3, 3), rand(1, 2, 3, 4)), (rand(2, 3, 3), rand(2, 3, 3))):
+        with pytest.raises(ValueError, match=r"must both be \(B, C, H, W\)"):
+            l1_loss(x, y)
     with pytest.raises(ValueError, match="at least 2 bands"):
         gradient_loss(rand(1, 1, 3, 3), rand(1, 1, 3, 3))
     with pytest.raises(ValueError, match="gradient_weight must be"):
