@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lkca.data import Window
@@ -25,6 +25,7 @@ def layouts(draw: st.DrawFn) -> Layout:
     return Pyramid(shape, DTYPE, draw(st.integers(0, 5000)), (16, draw(st.sampled_from([16, 32]))))
 
 
+@settings(deadline=None)
 @given(layout=layouts(), height=st.integers(1, 40), width=st.integers(1, 40), seed=st.integers(0, 99))
 def test_windows_find_their_place(
     tmp_path_factory: pytest.TempPathFactory, layout: Layout, height: int, width: int, seed: int
