@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from lkca.data import Window
 from lkca.data.window import pieces
+from lkca.data.writers import blocks
 from lkca.data.writers.layout import Layout, Planes, Pyramid
 from lkca.data.writers.tiff import Entry, head, read_directory
 
@@ -51,6 +54,20 @@ def test_windows_find_their_place(
             layout.read(file, window, slice(len(cube) - 1, None)), cube[(slice(len(cube) - 1, None), *window.slices)]
         )
     assert Layout.of(layout.shape, DTYPE, layout.place) == layout
+
+
+def test_a_call_that_writes_less_than_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of more than 2 GiB does; and as it is done where there is no pwrite."""
+
+    def few(file: int, samples: Any, start: int) -> int:
+        return blocks._seek_and_write(file, memoryview(samples).cast("B")[:40], start)
+
+    samples = np.arange(99, dtype=DTYPE).reshape(9, 11)
+    monkeypatch.setattr(blocks, "_put", few)
+    file = os.open(tmp_path / "x", os.O_WRONLY | os.O_CREAT)
+    blocks.write_at(file, samples, 7)
+    os.close(file)
+    assert (tmp_path / "x").read_bytes() == bytes(7) + samples.tobytes()
 
 
 def test_levels_follow_each_other() -> None:

@@ -258,6 +258,8 @@ def test_closing_twice_and_writing_afterwards(tmp_path: Path) -> None:
     assert writer.close() is writer.close() is writer.report
     with pytest.raises(OutputError, match="closed"):
         writer.write(Window.full(ROWS, COLS), PHYSICAL)
+    with pytest.raises(OutputError, match="closed"):
+        writer.adopt(tmp_path / "samples")
     writer.abort()
     assert (tmp_path / "x.tif").exists()
 
