@@ -50,6 +50,8 @@ def test_missing_blocks_come_back(scale: int) -> None:
     missing = np.zeros((2, 3, 4), dtype=bool)
     missing[0, 1, 2] = missing[1, 0, 0] = missing[1, 2, 3] = True
     fine = np.zeros((2, 3 * scale, 4 * scale), dtype=np.float32)
+    restore_missing(fine, None, scale)
+    assert not fine.any()
     restore_missing(fine, missing, scale)
     expected = missing.repeat(scale, 1).repeat(scale, 2)
     assert np.array_equal(np.isnan(fine), expected) and np.array_equal(finer_mask(missing, scale), expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +35,7 @@ from lkca.inference.plan import (
 )
 from lkca.inference.ranks import Ranks
 from lkca.inference.stream import stream
+from lkca.inference.strips import Piece
 from lkca.inference.task import Task
 from lkca.inference.windows import parse_roi, whole_pixels
 from lkca.models.directory import LoadedModel
@@ -315,6 +317,21 @@ def test_a_run_that_goes_on_may_begin_with_a_smaller_tile(holed_scene: np.ndarra
     one, tiles = Upscaler(None, 2, np.ones(5, dtype=bool)), [Window(52, 39, 9, 13), Window(0, 0, 26, 53)]
     stream(Cube.from_array(holed_scene), one, tiles, lambda _, piece: shapes.append(piece.samples.shape))
     assert shapes == [(5, 18, 26), (5, 52, 106)]
+    stream(Cube.from_array(holed_scene), one, [], lambda *_: pytest.fail("a process may have no tiles at all"))
+
+
+def test_a_slow_disk_gets_the_samples_that_are_its_own(holed_scene: np.ndarray) -> None:
+    """Two buffers serve all tiles; none may be filled again while it is being stored."""
+    cube, one = Cube.from_array(holed_scene), Upscaler(None, 2, np.ones(5, dtype=bool))
+    plan, found = plan_tiles(Window.full(61, 53), one, budget(2000), tile=13), np.zeros((5, 122, 106), np.float32)
+
+    def slow(number: int, piece: Piece) -> None:
+        time.sleep(0.01)
+        rows, cols = plan.fine(plan.tiles()[number]).slices
+        found[piece.bands, rows, cols][:, piece.rows] = piece.samples
+
+    stream(cube, one, plan.tiles(), slow)
+    assert difference(found, lkca.upscale(cube, "bicubic", scale=2)) < 1e-5
 
 
 def test_what_a_format_holds_in_memory_counts(tmp_path: Path) -> None:
@@ -354,7 +371,9 @@ def test_filling_does_not_depend_on_what_is_far() -> None:
 
 def test_spectra_are_interpolated() -> None:
     nan = np.nan
-    spectra = np.array([[nan, 1, nan, nan, 4], [nan, 2, nan, nan, nan], [nan] * 5, [1, 2, 3, 4, 5]], dtype=np.float32)
+    spectra = np.array(
+        [[nan, 1, nan, nan, 4], [nan, 2, nan, nan, nan], [nan] * 5, [1, nan, nan, 4, 5]], dtype=np.float32
+    )
     cube = np.ascontiguousarray(spectra.T[:, None])
     fill_spectra(cube)
     assert cube[:, 0].T.tolist() == [[1, 1, 2, 3, 4], [2] * 5, [0] * 5, [1, 2, 3, 4, 5]]
