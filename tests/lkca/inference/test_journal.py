@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from lkca.data import Window, open_cube
+from lkca.data.window import pieces
 from lkca.data.writers.layout import Layout
+from lkca.errors import InputError
 from lkca.inference import SceneOptions
-from lkca.inference.journal import Journal, differences
+from lkca.inference.journal import Journal, Record, differences, part_folder
 from lkca.inference.samples import Samples
 from lkca.inference.task import fingerprint
 from lkca.models.config import Normalisation
@@ -81,6 +83,33 @@ def test_equal_pieces_do_not_cancel_each_other(tmp_path: Path, place: dict[str, 
     samples.write(Window(5, 23, 1, 1), 1, np.zeros((1, 1, 1), dtype=np.int16))
     assert samples.checksum(tile, 4) != written[0] ^ written[1] ^ written[2] ^ written[3]
     samples.close()
+
+
+def test_a_record_comes_back_with_the_tiles_that_are_not_there(tmp_path: Path) -> None:
+    journal, tiles = Journal(tmp_path / "o.tif"), list(pieces(Window.full(6, 10), 3, 5))
+    journal.make()
+    samples = Samples(journal.samples, Layout.of((1, 6, 10), np.dtype(np.int16), {}))
+
+    def begin() -> Record:
+        record = journal.begin({"scale": 2}, (3, 5), tiles, samples, 2)
+        assert journal.read() == record and not journal.taken_over(record.run)
+        return record
+
+    first = begin()
+    assert (first.tile, first.tiles, first.todo) == ((3, 5), 4, [0, 1, 2, 3])
+    journal.save(1, samples.write(tiles[1], 0, np.ones((1, 3, 5), np.int16)), 3, {"missing": 2})
+    second = begin()
+    assert second.todo == [0, 2, 3] and journal.taken_over(first.run) and journal.counts(1) == {"missing": 2}
+    samples.write(tiles[1], 0, np.zeros((1, 3, 5), np.int16))  # no more what was said to be written
+    third = begin()
+    assert third.todo == [0, 1, 2, 3] and not journal.has(1) and journal.finished() == 0
+    samples.close()
+    (journal.folder / "plan.json").write_text("{")
+    assert not journal.taken_over(third.run)  # perhaps of this run, which nobody can tell
+    journal.remove()
+    assert journal.taken_over(third.run) and not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match="is a directory"):
+        part_folder(tmp_path)
 
 
 def test_what_killed_runs_left_of_folders_goes_with_the_next(tmp_path: Path) -> None:
