@@ -264,6 +264,13 @@ def test_closing_twice_and_writing_afterwards(tmp_path: Path) -> None:
     assert (tmp_path / "x.tif").exists()
 
 
+def test_a_cube_of_several_strips(tmp_path: Path) -> None:
+    """Four million samples each, which no other cube here has."""
+    cube = np.arange(2 * 2000 * 1100, dtype=np.float32).reshape(2, 2000, 1100)
+    write_cube(tmp_path / "x.img", cube, CubeMeta())
+    assert np.array_equal(np.fromfile(tmp_path / "x.img", np.float32).reshape(cube.shape), cube)
+
+
 def test_wrong_block_shape(tmp_path: Path) -> None:
     with create_writer(tmp_path / "x.tif", (ROWS, COLS, BANDS), META) as writer:
         with pytest.raises(ValueError, match="expected samples of shape"):
@@ -278,6 +285,9 @@ def test_dtype_choices() -> None:
     assert (as_float.scale_factor, as_float.stored_dtype) == (1.0, np.float32) and np.isnan(as_float.nodata)
     kept = output_meta(META, None)
     assert (kept.scale_factor, kept.nodata, kept.stored_dtype) == (1e-4, -32768, np.int16)
+    assert output_meta(CubeMeta(stored_dtype=np.dtype("i2")), "float32").nodata is None
+    assert output_meta(CubeMeta(stored_dtype=np.dtype("f8"), nodata=-9999.0), None).nodata == -9999
+    assert np.isnan(output_meta(CubeMeta(stored_dtype=np.dtype("f8"), nodata=-1e300), None).nodata)
     unsigned = output_meta(META, "uint16")
     assert (unsigned.nodata, unsigned.scale_factor) == (65535, 1e-4)
     assert output_meta(CubeMeta(), None).stored_dtype == np.float32
