@@ -80,8 +80,9 @@ def test_counts_of_parts_add_up() -> None:
 
 def test_halves_round_to_even() -> None:
     """IEEE 754's rule: no drift where many samples fall in the middle."""
-    stored = Encoder(CubeMeta(stored_dtype=np.dtype("i2"))).encode(np.array([[[-1.5, -0.5, 0.5, 1.5, 2.5, 3.5]]]))
-    assert stored[0, 0].tolist() == [-2, 0, 0, 2, 2, 4]
+    encoder = Encoder(CubeMeta(stored_dtype=np.dtype("i2")))
+    stored = encoder.encode(np.array([[[-1.5, -0.5, 0.5, 1.5, 2.5, 3.5]]]))
+    assert stored[0, 0].tolist() == [-2, 0, 0, 2, 2, 4] and (encoder.low, encoder.high) == (-2, 4)
 
 
 @pytest.mark.parametrize("nodata", [0.0, -9999.0])
@@ -139,10 +140,10 @@ def test_float32_samples_are_stored_as_float64_ones_are(dtype: str, nodata: floa
     values[0] += 60  # plain in every dtype but i1
     values[3, 7, 7] = 3e38
     if dtype == "f4" or nodata_code(np.dtype(dtype), nodata) is not None:
-        values[2, 3, 4] = np.nan
+        values[2, 3, 4], values[3, 5, 6] = np.nan, np.inf
     counts = []
     for samples in (values, values.astype(np.float64)):
-        encoder = Encoder(meta if dtype != "f4" else meta.replace(scale_factor=1.0))
+        encoder = Encoder(meta)
         counts.append((encoder.encode(samples), encoder.counts()))
     assert np.array_equal(counts[0][0], counts[1][0], equal_nan=dtype == "f4")
     assert counts[0][1] == counts[1][1]
@@ -204,6 +205,12 @@ def test_some_bands_of_many() -> None:
     meta = CubeMeta(stored_dtype=np.dtype("i2"), scale_factor=np.array([1.0, 0.5, 0.25]))
     values = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
     assert np.array_equal(Encoder(meta).encode(values[1:], slice(1, 3)), Encoder(meta).encode(values)[1:])
+
+
+@pytest.mark.parametrize(("dtype", "field", "values"), [("i2", "offset", [0, 0.5]), ("f4", "scale_factor", [1, 0.5])])
+def test_bands_of_which_one_is_no_product(dtype: str, field: str, values: list[float]) -> None:
+    meta = CubeMeta(stored_dtype=np.dtype(dtype)).replace(**{field: np.array(values)})
+    assert Encoder(meta).gains(slice(0, 2)) is None
 
 
 def test_samples_of_another_byte_order_are_no_products() -> None:

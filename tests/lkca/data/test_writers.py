@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,12 @@ def test_containers_hold_what_they_say(tmp_path: Path) -> None:
     with np.load(tmp_path / "x.npz", allow_pickle=False) as archive:
         assert np.array_equal(archive["cube"], STORED.transpose(1, 2, 0))
         assert np.array_equal(archive["wavelengths_nm"], META.wavelengths)
+    write_cube(tmp_path / "plain.npz", PHYSICAL, CubeMeta(), compress="none")
+    with np.load(tmp_path / "plain.npz", allow_pickle=False) as archive:
+        assert archive["wavelengths_nm"].size == 0 and "fwhm_nm" not in archive
+    for name, method in (("x.npz", zipfile.ZIP_DEFLATED), ("plain.npz", zipfile.ZIP_STORED)):
+        with zipfile.ZipFile(tmp_path / name) as packed:
+            assert {entry.compress_type for entry in packed.infolist()} == {method}
     write_cube(tmp_path / "x.mat", PHYSICAL, META)
     variables = scipy.io.loadmat(tmp_path / "x.mat")
     assert np.array_equal(variables["cube"], STORED.transpose(1, 2, 0))
