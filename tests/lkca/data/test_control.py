@@ -173,9 +173,11 @@ def test_gcps_without_a_crs_survive_a_geotiff(tmp_path: Path) -> None:
 
 
 def test_rpc_of_a_larger_image(tmp_path: Path) -> None:
-    """ENVI notes where a tile starts in the image that its RPC describes."""
-    tile = parse_rpc_info(rpc_info_text(rpc()).rpartition("0, 0, 1")[0] + "5, 7, 1", "x.hdr")
+    """ENVI notes where a tile starts in the image that its RPC describes; without that it is the whole one."""
+    numbers = rpc_info_text(rpc()).rpartition(", 0, 0, 1")[0]
+    tile, whole = (parse_rpc_info(numbers + end, "x.hdr") for end in (", 5, 7, 1", ""))
     assert tile is not None and (tile.line_off, tile.samp_off) == (11.5 - 5, 9.25 - 7)
+    assert whole is not None and (whole.line_off, whole.samp_off) == (11.5, 9.25)
 
 
 @pytest.mark.parametrize("text", ["1, 1, 52.4", "1, 1, 52.4, x", "1, 1, nan, 13"])
@@ -184,7 +186,7 @@ def test_bad_geo_points(text: str) -> None:
         parse_geo_points(text, "x.hdr")
 
 
-@pytest.mark.parametrize("text", ["1, 2, 3", "x" + ", 0" * 92])
+@pytest.mark.parametrize("text", ["1, 2, 3", "1" + ", 0" * 88, "x" + ", 0" * 92])
 def test_bad_rpc_info(text: str) -> None:
     with pytest.raises(InputError, match=r"x\.hdr: rpc info"):
         parse_rpc_info(text, "x.hdr")

@@ -8,7 +8,7 @@ import pytest
 from affine import Affine
 
 from lkca.data import Cube, CubeMeta, Window, open_cube, write_cube
-from lkca.data.spectral import to_nanometers
+from lkca.data.spectral import described_wavelengths, to_nanometers
 from lkca.errors import InputError
 
 
@@ -105,6 +105,8 @@ def test_lists_of_wrong_length_and_impossible_numbers() -> None:
     for name, value in (("scale_factor", 0.0), ("scale_factor", np.inf), ("offset", np.nan)):
         with pytest.raises(InputError, match=f"the {name.replace('_', ' ')} is {value}"):
             Cube.from_array(scene(), CubeMeta(**{name: value}))
+        with pytest.raises(InputError, match=f"the {name.replace('_', ' ')} is "):  # of one band
+            Cube.from_array(scene(), CubeMeta(**{name: np.array([1, 1, value, 1, 1])}))
 
 
 def test_memory_is_asked_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,6 +159,9 @@ def test_summary_is_json() -> None:
         ([0.4, 2.5], "Nanometers", [400, 2500]),
         ([400, 2500], "Micrometers", [400, 2500]),
         ([7.5, 12.0], "um", [7500, 12000]),
+        ([7.5, 120.0], "um", [7500, 120000]),
+        ([100, 2500], "um", [100, 2500]),
+        ([90, 400], "nm", [90, 400]),
         ([25000.0, 4000.0], "Wavenumber", [400, 2500]),
         ([749481.145, 119916.9832], "GHz", [400, 2500]),
         ([749481145.0, 119916983.2], "MHz", [400, 2500]),
@@ -184,6 +189,13 @@ def test_wavelength_units(values: list[float], units: str | None, expected: list
     assert found is None if expected is None else np.allclose(found, expected)
     if expected is not None:
         assert np.allclose(to_nanometers(np.array(values), np.array(values) / 100, units)[1], np.array(expected) / 100)
+
+
+def test_wavelengths_in_the_names_of_bands() -> None:
+    found, unit = described_wavelengths(["1 (418.2 nm)", "2: 424.5 +/- 4.8 nm"])
+    assert found is not None and found.tolist() == [418.2, 424.5] and unit == "nm"
+    for names in (["1 (418.2 nm)", None], ["1 (418.2 nm)", "2"], ["1 (418.2 nm)", "2 (0.6 um)"], []):
+        assert described_wavelengths(names) == (None, None)
 
 
 @pytest.mark.parametrize(
