@@ -226,16 +226,17 @@ def test_a_new_tiff_is_not_read_by_the_header_of_an_old_one(tmp_path: Path, head
         assert np.array_equal(cube.read(), CUBE)
 
 
-def test_the_own_words_of_a_tiff_go_before_its_envi_header(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("scale", "offset"), [(0.5, 0.0), (1.0, 3.0)])
+def test_the_own_words_of_a_tiff_go_before_its_envi_header(tmp_path: Path, scale: float, offset: float) -> None:
     with write_tiff(tmp_path / "x.tif", CUBE, nodata=9) as dataset:
         dataset.write(CUBE)
-        dataset.scales = (0.5,) * 5
+        dataset.scales, dataset.offsets = (scale,) * 5, (offset,) * 5
         for band in range(5):
             dataset.update_tags(band + 1, wavelength=str(900 + band), bbl="1")
     (tmp_path / "x.hdr").write_text(TIFF_HEADER)
     with open_cube(tmp_path / "x.tif") as cube:
         assert cube.meta.wavelengths[0] == 900 and cube.meta.fwhm is None and cube.good_bands.all()
-        assert (cube.meta.nodata, cube.meta.scale_factor) == (9, 0.5)
+        assert (cube.meta.nodata, cube.meta.scale_factor, cube.meta.offset) == (9, scale, offset)
 
 
 @pytest.mark.parametrize(
