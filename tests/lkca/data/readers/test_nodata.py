@@ -60,6 +60,12 @@ def test_nodata_said_goes_before_the_files_own(tmp_path: Path) -> None:
         assert np.array_equal(np.isnan(cube.read()), CUBE[0, 0, 0] == CUBE)
     with open_cube(file, nodata=-9999) as cube:
         assert "no sample of uint16 can be the nodata value -9999" in cube.warnings[0]
+        assert cube.meta.nodata == -9999 and np.isfinite(cube.read()).all()
+    with rasterio.open(file, "r+") as f:
+        f.nodata = None
+        f.write_mask(np.arange(12 * 9).reshape(12, 9) > 0)
+    with open_cube(file, nodata=-9999) as cube:  # a mask stays
+        assert np.isnan(cube.meta.nodata) and np.isnan(cube.read()).sum() == 5
     np.save(tmp_path / "classes.npy", np.arange(12 * 9).reshape(12, 9, 1) % 3)
     with open_cube(tmp_path / "classes.npy", axes="rcb") as cube:
         assert not any("far from all others" in words for words in cube.warnings)
