@@ -42,6 +42,26 @@ def test_an_unnamed_nodata_value(tmp_path: Path, dtype: type, fill: int) -> None
         assert np.isnan(cube.read()[:, 3:5, 2:6]).all() and np.isfinite(cube.read()).sum() == (12 * 9 - 8) * 5
 
 
+@pytest.mark.parametrize(
+    ("shape", "rows", "cols", "share"),
+    [
+        ((100, 140), slice(0, 32), slice(108, None), 11),
+        ((100, 140), slice(68, None), slice(0, 32), 11),
+        ((100, 140), slice(34, 66), slice(54, 86), 11),
+        ((100, 20), slice(68, None), slice(None), 33),
+        ((20, 100), slice(None), slice(68, None), 33),
+    ],
+)
+def test_of_a_large_scene_the_corners_the_edges_and_the_middle_are_looked_at(
+    tmp_path: Path, shape: tuple[int, int], rows: slice, cols: slice, share: int
+) -> None:
+    stored = np.random.default_rng(0).integers(100, 200, (*shape, 5), dtype=np.int16)
+    stored[rows, cols] = -9999
+    np.save(tmp_path / "x.npy", stored)
+    with open_cube(tmp_path / "x.npy") as cube:
+        assert any(f"{share}% of the pixels looked at hold -9999" in words for words in cube.warnings), cube.warnings
+
+
 def test_a_nodata_value_that_is_named_ends_the_search(tmp_path: Path) -> None:
     """It may be the number that the netCDF library leaves in samples that nobody wrote."""
     with write_tiff(tmp_path / "x.tif", CUBE.astype(np.uint16), nodata=65535) as dataset:
