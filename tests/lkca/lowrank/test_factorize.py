@@ -59,18 +59,20 @@ def test_energy_chooses_the_smallest_rank() -> None:
     assert rank_for_energy(torch.tensor([3.0, 1.0, 1.0]).double().sqrt(), 0.6) == 1  # in binary just less
     assert rank_for_energy(torch.zeros(3), 0.9) == 1 and energy_curve(torch.zeros(3)).tolist() == [1, 1, 1]
     for call in (energy_curve, stable_rank, lambda none: rank_for_energy(none, 0.9)):
-        with pytest.raises(ValueError, match="values: expected singular values"):
-            call(torch.empty(0))
+        for values in (torch.empty(0), torch.ones(2, 2)):
+            with pytest.raises(ValueError, match="values: expected singular values"):
+                call(values)
     with pytest.raises(ValueError, match="energy"):
-        rank_for_energy(values, 0.0)
+        rank_for_energy(torch.ones(3), 0.0)
 
 
 def test_the_rank_that_pays() -> None:
-    for rows, columns in ((12, 9), (5, 1), (64, 576), (4, 4)):
+    for rows, columns in ((12, 9), (5, 1), (64, 576), (4, 4), (2, 3)):
         rank = break_even_rank(rows, columns)
         assert rank * (rows + columns) < rows * columns <= (rank + 1) * (rows + columns)
-    with pytest.raises(ValueError, match="rows, columns: expected at least 1"):
-        break_even_rank(0, 3)
+    for rows, columns in ((0, 3), (3, 0)):
+        with pytest.raises(ValueError, match="rows, columns: expected at least 1"):
+            break_even_rank(rows, columns)
 
 
 def test_refusals() -> None:

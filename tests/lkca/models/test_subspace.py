@@ -28,4 +28,13 @@ def test_no_more_components_than_have_variance_and_one_at_least() -> None:
     torch.manual_seed(0)
     detail, mean = torch.randn(6, 2) @ (torch.randn(2, 500) * torch.tensor([[1.0], [0.01]])), torch.rand(6)
     assert SpectralSubspace.of(detail, mean, 5).synthesis.shape == (6, 2)
+    assert SpectralSubspace.of(detail, mean, 1).synthesis.shape == (6, 1)
     assert SpectralSubspace.of(torch.zeros(6, 500), mean, 5).synthesis.shape == (6, 1)
+
+
+def test_rounding_is_measured_against_the_size_of_a_bands_values() -> None:
+    """1e-4 is detail beside values of 1, and nothing beside those of -1000."""
+    torch.manual_seed(0)
+    detail = 1e-4 * torch.randn(2, 500)
+    space = SpectralSubspace.of(detail, torch.tensor([1.0, -1000.0]), 2)
+    assert space.analysis.shape == (1, 2) and space.analysis[0, 0] != 0 and space.analysis[0, 1] == 0

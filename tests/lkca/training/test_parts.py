@@ -18,7 +18,16 @@ from lkca.training.loop import Schedule, train_loop
 from lkca.training.optimise import Average, adamw, rate_factor
 from lkca.training.patches import PatchDataset, PatchSampler, Scene, SourceScene, dihedral, fill_invalid, undo_dihedral
 from lkca.training.progress import Budget, Progress
-from lkca.training.validation import Restored, held_rows, hold_out, mean_scores, measure, psnr_gain, restore
+from lkca.training.validation import (
+    Restored,
+    held_rows,
+    hold_out,
+    mean_scores,
+    measure,
+    psnr_gain,
+    restore,
+    split_text,
+)
 
 
 def test_the_eight_symmetries_differ_and_are_undone() -> None:
@@ -329,6 +338,14 @@ def test_a_constant_band_has_no_gain() -> None:
     exact = torch.stack([sharp[0] + 0.05, sharp[0]])  # the second band is restored without any error
     twice = sharp[:1].expand(2, 8, 8)
     assert psnr_gain(Restored(twice, valid, twice + 0.1, exact)) == pytest.approx(20 * math.log10(2), abs=1e-4)
+    exact[:, ::2] = sharp[0, ::2] + 0.1  # half of the pixels as bicubic has them
+    exact[:, 1::2] = sharp[0, 1::2]
+    assert psnr_gain(Restored(twice, valid, twice + 0.1, exact)) == pytest.approx(10 * math.log10(2), abs=1e-4)
+
+
+def test_where_a_model_is_measured_is_said() -> None:
+    assert split_text(0.2, 4, 1, 3) == "last 20% of the rows, at least 4 coarse ones, of 1 of 3 scenes"
+    assert split_text(0.2, 4, 0, 3) == "training pixels (none could be held out)"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
