@@ -144,7 +144,11 @@ def test_bad_bands_and_missing_samples_stay_out(coarse: np.ndarray, prior: Prior
     for name, tensor in one.net.state_dict().items():
         assert torch.equal(tensor, two.net.state_dict()[name]), name
     whole = adapt(Cube.from_array(coarse, meta), prior, 2).config.normalisation.peak
+    assert whole == pytest.approx(np.quantile(np.abs(coarse[good]), 0.999, axis=(1, 2)).max())
     assert 0.5 * whole < one.config.normalisation.peak <= whole
+    said = one.config.training
+    assert said.data[0].region == "0:32,0:28" and (said.data[0].rows, said.data[0].cols) == (32, 28)
+    assert (said.details["windows"], said.details["pixels"]) == (1, 32 * 28 - 5 * 6)
 
 
 def test_only_a_sample_of_a_large_scene_is_read(prior: Prior) -> None:
