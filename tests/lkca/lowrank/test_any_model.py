@@ -181,13 +181,14 @@ def test_a_layer_leaves_the_next_its_share_of_the_drop() -> None:
 
     ranks, drop, trials = search(light, heavy)
     assert (ranks, drop) == ([4, 4], 0.5) and set(trials[0][0]) == {"heavy"}
-    assert search(square)[0] == [None]  # whose rank 2 costs as much as the whole kernel
+    assert search(square)[:2] == ([None], 0)  # whose rank 2 costs as much as the whole kernel
 
 
 def test_a_budget_goes_where_a_weight_holds_most_energy() -> None:
     light, heavy = Layer("light", nn.Conv2d(2, 8, 1), 2), Layer("heavy", small()[2][0], 2)  # 10, 104 weights a rank
     values = torch.tensor([2.0, 1.0]), torch.cat([torch.ones(2), torch.zeros(30)])
     assert for_budget([light, heavy], values, 10 + 104 + 104) == [2, 1]
+    assert for_budget([light, heavy], values, 10 + 104) == [1, 1]
 
 
 def test_psnr_is_the_mean_over_channels() -> None:

@@ -46,6 +46,13 @@ def test_full_rank_is_exact_and_truncation_is_the_best_of_its_rank(shared: bool)
     assert result.layers[0].energy == pytest.approx(float(energy_curve(values)[1]))
 
 
+def test_a_budget_of_a_kernel_of_groups() -> None:
+    """Each of its 4 groups has a component more, 54 + 64 weights, or none has."""
+    net = trained(shared=True)
+    ranks = [factorize_reported(net, budget=budget).layers[0].rank for budget in (235, 236, 10_000)]
+    assert ranks == [4, 8, 16]
+
+
 def test_a_lifted_network_is_factorised_too() -> None:
     net = lift(trained(), torch.rand(6).double(), torch.randn(4, 6).double(), torch.randn(6, 4).double())
     x = torch.rand(1, 6, 5, 4).double()
