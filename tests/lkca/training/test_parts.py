@@ -79,10 +79,14 @@ def test_sampler_draws_pairs_of_any_phase_from_scenes_of_any_size() -> None:
         assert sharp.shape == (8, 1, 4, 4)  # as wide as the smaller scene allows
         origins.add(tuple((sharp.flatten(1).mean(1) > 5).tolist()))
     assert any(0 < sum(of_small) < 8 for of_small in origins)
-    with pytest.raises(ValueError, match="no scene"):
-        PatchSampler(
-            [Scene(small.image, ~small.valid)], 2, degradation.apply, patch=6, batch=1, generator=torch.Generator()
-        )
+    one, two = (
+        PatchSampler([big, small], 2, degradation.apply, patch=6, batch=8, generator=seeded, mixed=True).draw()[1]
+        for seeded in (torch.Generator().manual_seed(0), torch.Generator().manual_seed(0))
+    )
+    assert torch.equal(one, two)  # the seed decides which scenes, too
+    for none in (Scene(small.image, ~small.valid), Scene(small.image[:, :1], small.valid[:1])):
+        with pytest.raises(ValueError, match="no scene"):
+            PatchSampler([none], 2, degradation.apply, patch=6, batch=1, generator=torch.Generator())
 
 
 def test_patches_lie_anywhere_in_any_orientation_and_so_do_their_masks() -> None:
