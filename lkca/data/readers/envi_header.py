@@ -156,7 +156,10 @@ def parse_meta(fields: dict[str, str], layout: EnviLayout, source: str) -> tuple
         wavelengths, fwhm = to_nanometers(wavelengths, fwhm, units)
         if wavelengths is None and (units or "").lower() != "index":
             warnings.append(f"{source}: the wavelengths (units: {units}) are none that can be in nm; they are left out")
-    names = _band_names(fields, bands)
+    names = _band_names(fields)
+    if names is not None and len(names) != bands:
+        warnings.append(f"{source}: band names lists {len(names)} names for {bands} bands and is left out")
+        names = None
     if wavelengths is None and names is not None:
         centres, unit = described_wavelengths(names)
         if centres is not None:
@@ -212,9 +215,9 @@ def _nodata(fields: dict[str, str], source: str) -> float | None:
     return _number(text, "data ignore value", source) if text else None
 
 
-def _band_names(fields: dict[str, str], bands: int) -> tuple[str, ...] | None:
-    names = [" ".join(name.split()) for name in fields.get("band names", "").split(",")]
-    return tuple(names) if len(names) == bands and any(names) else None
+def _band_names(fields: dict[str, str]) -> tuple[str, ...] | None:
+    names = tuple(" ".join(name.split()) for name in fields.get("band names", "").split(","))
+    return names if any(names) else None
 
 
 def _number(text: str, key: str, source: str) -> float:

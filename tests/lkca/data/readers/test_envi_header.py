@@ -446,4 +446,9 @@ def test_wavelengths_in_band_names() -> None:
     assert parse(MINIMAL + "band names = {ndvi, 600 nm}\n")[1].wavelengths is None
     _, meta, _ = parse(MINIMAL + names + "wavelength = {1, 2}\nwavelength units = Index\n")
     np.testing.assert_allclose(meta.wavelengths, [500, 610])
-    assert parse(MINIMAL + "band names = {of all bands}\n")[1].band_names is None
+
+def test_band_names_of_another_number_are_told() -> None:
+    _, meta, warnings = parse(MINIMAL + "band names = {red, near, infrared}\n")
+    assert meta.band_names is None
+    assert warnings == ["x.hdr: band names lists 3 names for 2 bands and is left out"]
+    assert parse(MINIMAL + "band names = {}\n")[2] == []
