@@ -39,13 +39,16 @@ def train_prior(root: Path, out: Path, *, minutes: float, seed: int, lr: float, 
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    pool, weight_list, names = images(root)
+    pool, weight_list, scenes = images(root)
+    before: list[dict[str, int]] = []  # the runs that this one goes on from, oldest first
     weights = torch.tensor(weight_list)
     if start_from is None:
         nets = {s: LKCANet(LKCANetConfig(bands=1, scale=s, shared=True, **ARCHITECTURE)) for s in SCALES}
     else:
         earlier = load_prior(str(start_from))
         nets = {s: earlier.network(s) for s in SCALES}
+        scenes = list(dict.fromkeys((*earlier.origin["scenes"], *scenes)))
+        before = [*earlier.origin["before"], {key: earlier.origin[key] for key in ("steps", "seed")}]
     one = nets[max(SCALES, key=lambda s: SCALES[s])]
     for net in nets.values():
         net.head, net.body = one.head, one.body
@@ -66,10 +69,10 @@ def train_prior(root: Path, out: Path, *, minutes: float, seed: int, lr: float, 
                 state[f"tail.{s}"] = net.upsample.conv.weight.detach().contiguous().clone()
             about = {
                 "architecture": ARCHITECTURE,
-                "scenes": names,
+                "scenes": scenes,
                 "steps": steps,
                 "seed": seed,
-                "started_from": None if start_from is None else dict(earlier.origin),
+                "before": before,
                 "degradation": "bicubic",
             }
             safetensors.torch.save_file(state, out, metadata={"prior": json.dumps(about)})

@@ -198,7 +198,8 @@ def test_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         study.train_prior(tmp_path, tmp_path / name, minutes=0.01, seed=0, lr=1e-3, start_from=start)
     first, second = (load_prior(str(tmp_path / name)) for name in ("first", "second"))
     assert first.scales == (2, 3, 4, 8) and first.origin["scenes"] == ["one", "two", "skimage.data.camera"]
-    assert second.origin["steps"] and second.origin["started_from"] == first.origin
+    assert second.origin["steps"] and second.origin["scenes"] == first.origin["scenes"]
+    assert second.origin["before"] == [{"steps": first.origin["steps"], "seed": first.origin["seed"]}]
     assert not torch.equal(first.state["tail.4"], second.state["tail.4"])
 
 
