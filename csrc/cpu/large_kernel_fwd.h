@@ -109,6 +109,8 @@ template <typename T>
 inline void pointwise_row(const LargeKernel& a, const LargeKernelRoom<T>& room, int64_t columns) {
   for (int64_t p = 0; p < columns; p += kTile) {
     product(room.mixed + p * a.lanes, a.lanes, kTile, room.w1, a.channels, a.fields, room.hidden, relu);
+    if (Pairs<T>::value && a.hidden % 2)  // what makes the last one a pair: of an infinite sum it is NaN, not 0
+      for (int64_t t = 0; t < kTile; ++t) memset(room.hidden + t * a.fields + a.hidden, 0, sizeof *room.hidden);
     product(room.hidden, a.fields, kTile, room.w2, a.hidden, a.lanes, room.pixels + p * a.lanes);
   }
 }

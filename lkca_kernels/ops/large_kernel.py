@@ -49,7 +49,8 @@ def large_kernel_branch(
 
     Returns:
         (B, C, H, W), channels_last where ``x`` is, else contiguous. 16-bit tensors are computed in float32 and rounded
-        once. Differentiable in every tensor; twice too, then through the reference.
+        once; a CPU with dot products of bfloat16 rounds the maps between the layers too, as PyTorch's layers do.
+        Differentiable in every tensor; twice too, then through the reference.
 
     Raises:
         TypeError, ValueError: an argument that does not fit, named. BackendError (a ValueError): the backend asked for

@@ -123,17 +123,21 @@ def test_each_gradient_alone(typical: Any, backend: Any, tools: Any) -> None:
         torch.testing.assert_close(found, gradient, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_not_finite_reaches_what_it_reaches_in_the_reference(typical: Any, backend: Any, value: float) -> None:
+def test_what_is_not_finite_reaches_what_it_reaches_in_the_reference(
+    typical: Any, backend: Any, value: float, dtype: torch.dtype
+) -> None:
     """One sample at a time of each tensor: neither lost nor spread to results that do not depend on it.
 
     The bicubic skip of a GPU's kernels takes five samples where the four of the definition and a zero suffice.
     """
+    backend.needs(dtype)
     further = 0 if backend.backend in ("reference", "cpu") else typical.sizes.get("s", 0)
-    for i, given_ in enumerate(typical.make(torch.float32, backend.device)):
+    for i, given_ in enumerate(typical.make(dtype, backend.device)):
         if given_ is None:
             continue
-        tensors = typical.make(torch.float32, backend.device)
+        tensors = typical.make(dtype, backend.device)
         tensors[i].view(-1)[tensors[i].numel() // 2] = value
         found, expected = typical.call(tensors, backend=backend.backend), typical.call(tensors, backend="reference")
         assert math.isinf(value) or expected.isnan().any(), typical.names[i]
