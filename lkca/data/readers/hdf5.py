@@ -44,6 +44,7 @@ from lkca.data.readers.variables import (
     left_out,
     spectral_lists,
 )
+from lkca.data.spectral import to_nanometers
 from lkca.errors import InputError
 
 __all__ = ["open_hdf5"]
@@ -245,7 +246,7 @@ def _own_lists(cube: h5py.Dataset) -> dict[str, np.ndarray]:
 
 
 def _band_coordinate(dataset: h5py.Dataset, order: str) -> tuple[np.ndarray, str] | None:
-    """The coordinate variable of the band axis and its units, where it has units: CF leaves its name free."""
+    """The coordinate variable of the band axis and its units, where it has a wavelength's: CF leaves its name free."""
     axis = order.index("b")
     scale = _scale(dataset, axis) if dataset.ndim > 2 else None
     if scale is None:
@@ -253,7 +254,8 @@ def _band_coordinate(dataset: h5py.Dataset, order: str) -> tuple[np.ndarray, str
     units = _text_attr(scale, "units")
     if not units or not is_small(scale) or scale.shape != (dataset.shape[axis],) or scale.dtype.kind not in "iuf":
         return None
-    return scale[()], units
+    values = scale[()]
+    return None if to_nanometers(values, None, units)[0] is None else (values, units)  # a time, say, or numbers
 
 
 def _scale(dataset: h5py.Dataset, axis: int) -> h5py.Dataset | None:
