@@ -173,9 +173,10 @@ class Cube:
     def check_usable(self) -> None:
         """Raise InputError where the scene holds no valid sample in any good band."""
         if not (self.good_bands & ~self.empty_bands()).any():
-            nodata = "" if self.meta.nodata is None else f"nodata ({self.meta.nodata:g}), "
+            nodata = self.meta.nodata
+            value = "" if nodata is None or math.isnan(nodata) else f"nodata ({nodata:g}), "
             raise InputError(
-                f"{self.source}: holds no valid sample: every band is marked bad, or is {nodata}"
+                f"{self.source}: holds no valid sample: every band is marked bad, or is {value}"
                 "NaN, infinite or beyond its valid_range; check these and the bad-band list"
             )
 

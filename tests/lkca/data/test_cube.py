@@ -72,10 +72,14 @@ def test_a_band_with_one_valid_sample_far_from_the_middle_is_not_empty() -> None
     assert Cube.from_array(array).empty_bands().tolist() == [False, False, True]
 
 
-def test_check_usable_says_what_is_wrong() -> None:
-    cube = Cube.from_array(np.full((1, 6, 7), np.nan, dtype=np.float32), source="x.npz")
-    with pytest.raises(InputError, match=r"x\.npz: holds no valid sample"):
+@pytest.mark.parametrize(("nodata", "words"), [(None, "is NaN"), (np.nan, "is NaN"), (-9.0, r"is nodata \(-9\), NaN")])
+def test_check_usable_says_what_is_wrong(nodata: float | None, words: str) -> None:
+    cube = Cube.from_array(np.full((1, 6, 7), np.nan, dtype=np.float32), CubeMeta(nodata=nodata), source="x.npz")
+    with pytest.raises(InputError, match=rf"x\.npz: holds no valid sample: every band is marked bad, or {words}, inf"):
         cube.check_usable()
+
+
+def test_a_part_without_a_valid_sample_is_not_usable() -> None:
     array = scene()
     array[:, :5] = np.nan
     with pytest.raises(InputError, match="holds no valid sample"):
