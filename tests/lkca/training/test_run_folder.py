@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import errno
 import itertools
 import os
 import shutil
@@ -192,13 +193,17 @@ def test_a_full_disk_leaves_no_half_of_a_state(
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
-def test_a_folder_that_cannot_be_made(dataset: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ended as unexpected failures."""
+
+    def full(self: Path, **_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
     with pytest.raises(InputError, match="too long a name; give the output a shorter one"):
         run(tmp_path / ("n" * 300), settings(dataset))
-    if Path("/proc").is_dir():  # where root may write, but nobody can
-        with pytest.raises(OutputError, match=r"/proc/run: cannot be made .*; choose"):
-            run(Path("/proc/run"), settings(dataset))
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(OutputError, match=r"run: cannot be made \(No space left on device\); choose another folder"):
+        run(tmp_path / "run", settings(dataset))
 
 
 def test_what_a_kill_left_half_written_is_cleared_away(
