@@ -13,4 +13,4 @@ Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]  # of a network's body, l
 Protocol: TypeAlias = Literal["chikusei", "houston2018", "pavia", "cave"]  # lkca.data.protocols
 
 WIDEST_SIGMA = 100.0
-"""Of a Gaussian blur, in fine pixels: of a far wider one each pixel is filtered by itself, which takes hours."""
+"""The widest Gaussian blur that commands and configurations take, in fine pixels; far wider ones take hours."""

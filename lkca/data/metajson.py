@@ -58,7 +58,7 @@ def meta_from_json(text: str, source: str) -> tuple[CubeMeta, str | None]:
             return absent
         try:
             return parse(value)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             shown = repr(value) if len(repr(value)) <= _SHOWN else repr(value)[:_SHOWN] + "..."
             raise InputError(
                 f"{source}: its JSON metadata have the {key} {shown}; expected {expected}: correct or remove it"
@@ -102,7 +102,10 @@ def _transform(numbers: Any) -> Affine:
 
 
 def _points(points: Any) -> tuple[GroundControlPoint, ...]:
-    return tuple(GroundControlPoint(**point) for point in points)
+    found = tuple(GroundControlPoint(**point) for point in points)
+    if not all(math.isfinite(number) for p in found for number in (p.row, p.col, p.x, p.y, p.z or 0)):
+        raise ValueError
+    return found
 
 
 def _number(value: Any) -> float | np.ndarray:
