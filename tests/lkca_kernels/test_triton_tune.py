@@ -72,6 +72,7 @@ def test_default_unless_asked(card: Card, monkeypatch, value: str | None) -> Non
 def test_an_unknown_value_is_refused(card: Card, monkeypatch, value: str) -> None:
     """Where the backend is chosen already, so that `lkca doctor` says it."""
     monkeypatch.setenv("LKCA_TRITON_TUNE", value)
+    monkeypatch.setattr("lkca_kernels.triton.support.interpreted", lambda: True)  # where there is no card either
     for call in (card.choose, lambda: backend.can_run("channel_gate", DEVICE, torch.float32, 1)):
         with pytest.raises(BackendError, match=f"LKCA_TRITON_TUNE={value}: expected 1 or 0"):
             call()
