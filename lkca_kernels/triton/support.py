@@ -10,9 +10,8 @@ import torch
 
 from lkca_kernels.backends import ONLY_ON_CPUS, BackendError
 
-__all__ = ["DTYPES", "TUNE_VARIABLE", "can_run", "interpreted", "tuning_asked_for", "unavailable"]
+__all__ = ["DTYPES", "can_run", "interpreted", "tuning_asked_for", "unavailable"]
 
-TUNE_VARIABLE = "LKCA_TRITON_TUNE"
 _MINIMUM = (3, 6)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -24,9 +23,9 @@ def interpreted() -> bool:
 
 def tuning_asked_for() -> bool:
     """Whether ``LKCA_TRITON_TUNE`` is 1; BackendError where it is neither that nor 0, empty or unset."""
-    value = os.environ.get(TUNE_VARIABLE) or "0"
+    value = os.environ.get("LKCA_TRITON_TUNE") or "0"
     if value not in ("0", "1"):
-        raise BackendError(f"{TUNE_VARIABLE}={value}: expected 1 or 0")
+        raise BackendError(f"LKCA_TRITON_TUNE={value}: expected 1 or 0")
     return value == "1"
 
 
