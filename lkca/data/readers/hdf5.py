@@ -94,7 +94,7 @@ def _datasets(h5: h5py.File) -> dict[str, h5py.Dataset]:
 def _band_counts(datasets: dict[str, h5py.Dataset], cubes: list[str]) -> set[int]:
     """How many bands the wavelength lists tell of, those among the attributes of what may be a cube included."""
     lists = [dataset for path, dataset in datasets.items() if path.rpartition("/")[2].lower() in WAVELENGTH_NAMES]
-    own = [values for name in cubes for key, values in _own_lists(datasets[name]).items() if key in WAVELENGTH_NAMES]
+    own = [values for name in cubes for key, values in _fitting(datasets[name]).items() if key in WAVELENGTH_NAMES]
     return {int(values.size) for values in (*lists, *own) if values.size and values.size > 1}
 
 
@@ -187,7 +187,7 @@ class _Spectral:
         units, fwhm_units = (
             next((listed[key] for key in names if key in beside), None) for names in (WAVELENGTH_NAMES, FWHM_NAMES)
         )
-        return cls(beside, _own_lists(datasets[name]), units, fwhm_units)
+        return cls(beside, _fitting(datasets[name]), units, fwhm_units)
 
     @property
     def counts(self) -> set[int]:
@@ -213,7 +213,7 @@ class _Spectral:
             units = None
         if not own.keys().isdisjoint(FWHM_NAMES):
             fwhm_units = None
-        return found | own, units, fwhm_units
+        return _own_lists(dataset) | found | own, units, fwhm_units  # the first: those of another length are told
 
 
 def _companions(name: str, datasets: dict[str, h5py.Dataset]) -> tuple[dict[str, np.ndarray], dict[str, str | None]]:
@@ -236,13 +236,14 @@ def _companions(name: str, datasets: dict[str, h5py.Dataset]) -> tuple[dict[str,
 
 
 def _own_lists(cube: h5py.Dataset) -> dict[str, np.ndarray]:
-    """The spectral vectors among the cube's attributes, as long as one of its axes."""
+    """The spectral vectors among the cube's attributes."""
     lists = {name.lower(): np.asarray(cube.attrs[name]) for name in cube.attrs if name.lower() in _SPECTRAL_NAMES}
-    return {
-        key: values
-        for key, values in lists.items()
-        if values.ndim == 1 and values.size in cube.shape and values.dtype.kind in "biuf"
-    }
+    return {key: values for key, values in lists.items() if values.ndim == 1 and values.dtype.kind in "biuf"}
+
+
+def _fitting(cube: h5py.Dataset) -> dict[str, np.ndarray]:
+    """Those of them that are as long as one of the cube's axes."""
+    return {key: values for key, values in _own_lists(cube).items() if values.size in cube.shape}
 
 
 def _band_coordinate(dataset: h5py.Dataset, order: str) -> tuple[np.ndarray, str] | None:

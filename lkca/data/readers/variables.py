@@ -102,7 +102,7 @@ def choose_cube(
         raise InputError(f"{source}: holds several arrays that may be the cube ({choices}); name one: FILE::NAME")
     if any(len(shape) > 3 for shape in arrays.values()):
         raise InputError(f"{source}: holds no 3-D numeric array; its arrays are: {listing}; {_THREE_AXES}")
-    if pixels is not None:
+    if pixels is not None and arrays:
         listing += f", of which none has a side of {pixels[0]} x {pixels[1]} pixels"
     raise InputError(
         f"{source}: holds no 3-D numeric array; its arrays are: {listing}; name a 2-D bands x pixels array with "

@@ -203,6 +203,22 @@ def test_netcdf_band_coordinate(tmp_path: Path, units: str | None) -> None:
             assert opened.meta.wavelengths is None and opened.warnings == ()
 
 
+@pytest.mark.parametrize("count", [7, 12])
+def test_a_list_of_another_length_among_the_cubes_attributes_is_told(tmp_path: Path, count: int) -> None:
+    """Also where it is as long as another axis."""
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["cube"] = CUBE
+        file["cube"].attrs["wavelength"] = np.linspace(400, 700, count)
+    with open_cube(tmp_path / "x.h5", axes="brc") as opened:
+        assert opened.meta.wavelengths is None
+        assert [f"wavelength lists {count} values for 5 bands" in note for note in opened.warnings] == [True]
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        file["wl"] = NM
+    with open_cube(tmp_path / "x.h5", axes="brc") as opened:
+        np.testing.assert_allclose(opened.meta.wavelengths, NM)
+        assert opened.warnings == ()
+
+
 @pytest.mark.parametrize(
     ("shape", "names"),
     [
