@@ -61,6 +61,8 @@ def open_raster(file: Path, source: str) -> Cube:
         reader = _RasterWindows(dataset)
         if reader.alpha is not None:
             warnings.append(f"{source}: its last band, {reader.alpha}, is alpha, and read as a mask")
+        if ColorInterp.palette in dataset.colorinterp:
+            warnings.append(f"{source}: its samples number the colours of a palette, and are read as measurements")
         shape = (dataset.height, dataset.width, len(reader.indexes))
         meta, beside, remarks = _told_beside(_meta(dataset, reader), file, shape, source)
         return Cube(

@@ -447,6 +447,7 @@ def test_wavelengths_in_band_names() -> None:
     _, meta, _ = parse(MINIMAL + names + "wavelength = {1, 2}\nwavelength units = Index\n")
     np.testing.assert_allclose(meta.wavelengths, [500, 610])
 
+
 def test_band_names_of_another_number_are_told() -> None:
     _, meta, warnings = parse(MINIMAL + "band names = {red, near, infrared}\n")
     assert meta.band_names is None

@@ -273,6 +273,17 @@ def test_what_the_envi_header_of_a_tiff_cannot_tell_is_said(tmp_path: Path, own:
         assert own or ("units: Furlongs" in told and "No Such Projection" in told)
 
 
+def test_a_palette_is_told(tmp_path: Path) -> None:
+    """A map of classes, mostly."""
+    path = tmp_path / "classes.tif"
+    profile = {"height": 4, "width": 5, "count": 1, "dtype": "uint8", "transform": Affine.scale(2)}
+    with rasterio.open(path, "w", driver="GTiff", **profile) as dataset:
+        dataset.write(np.arange(20, dtype=np.uint8).reshape(1, 4, 5))
+        dataset.write_colormap(1, {0: (0, 0, 0), 1: (255, 0, 0)})
+    with open_cube(path) as cube:
+        assert ["palette" in warning for warning in cube.warnings] == [True]
+
+
 @pytest.mark.parametrize("dtype", ["int16", "int32", "uint16", "float32"])
 def test_an_alpha_band_is_a_mask(tmp_path: Path, dtype: str) -> None:
     """As gdalwarp -dstalpha leaves it, whose fill value is 0; of four bands the last may be a spectral one."""
