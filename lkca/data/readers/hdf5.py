@@ -94,8 +94,8 @@ def _datasets(h5: h5py.File) -> dict[str, h5py.Dataset]:
 def _band_counts(datasets: dict[str, h5py.Dataset], cubes: list[str]) -> set[int]:
     """How many bands the wavelength lists tell of, those among the attributes of what may be a cube included."""
     lists = [dataset for path, dataset in datasets.items() if path.rpartition("/")[2].lower() in WAVELENGTH_NAMES]
-    own = [values for name in cubes for key, values in _fitting(datasets[name]).items() if key in WAVELENGTH_NAMES]
-    return {int(values.size) for values in (*lists, *own) if values.size and values.size > 1}
+    own = [_wavelength_counts(_own_lists(datasets[name]), datasets[name].shape) for name in cubes]
+    return {int(size) for size in {dataset.size for dataset in lists}.union(*own) if size and size > 1}
 
 
 def _cube(
@@ -171,28 +171,31 @@ def _windows(
 class _Spectral:
     """What may be a cube's spectral lists, by lower-case name: beside it in the file, and (own) among its attributes.
 
-    units, fwhm_units: of the wavelengths and the fwhm beside it.
+    sides: of the cube, in samples. units, fwhm_units: of the wavelengths and the fwhm beside it.
     """
 
     beside: dict[str, np.ndarray]
     own: dict[str, np.ndarray]
+    sides: tuple[int, ...]
     units: str | None
     fwhm_units: str | None
 
     @classmethod
     def of(cls, name: str, datasets: dict[str, h5py.Dataset], prisma: Prisma | None) -> _Spectral:
+        sides = datasets[name].shape
         if prisma is not None:
-            return cls({"wavelength": prisma.wavelengths, "fwhm": prisma.fwhm}, {}, "nm", "nm")
+            return cls({"wavelength": prisma.wavelengths, "fwhm": prisma.fwhm}, {}, sides, "nm", "nm")
         beside, listed = _companions(name, datasets)
         units, fwhm_units = (
             next((listed[key] for key in names if key in beside), None) for names in (WAVELENGTH_NAMES, FWHM_NAMES)
         )
-        return cls(beside, _fitting(datasets[name]), units, fwhm_units)
+        return cls(beside, _own_lists(datasets[name]), sides, units, fwhm_units)
 
     @property
     def counts(self) -> set[int]:
         """How many bands the wavelength lists tell of."""
-        found = {values.size for key, values in (*self.beside.items(), *self.own.items()) if key in WAVELENGTH_NAMES}
+        beside = {values.size for key, values in self.beside.items() if key in WAVELENGTH_NAMES}
+        found = beside | _wavelength_counts(self.own, self.sides)
         # A single number the netCDF library stores as a list too.
         return found - {1} if len(found) > 1 else found
 
@@ -213,7 +216,7 @@ class _Spectral:
             units = None
         if not own.keys().isdisjoint(FWHM_NAMES):
             fwhm_units = None
-        return _own_lists(dataset) | found | own, units, fwhm_units  # the first: those of another length are told
+        return self.own | found | own, units, fwhm_units  # the first: those of another length are told
 
 
 def _companions(name: str, datasets: dict[str, h5py.Dataset]) -> tuple[dict[str, np.ndarray], dict[str, str | None]]:
@@ -241,9 +244,9 @@ def _own_lists(cube: h5py.Dataset) -> dict[str, np.ndarray]:
     return {key: values for key, values in lists.items() if values.ndim == 1 and values.dtype.kind in "biuf"}
 
 
-def _fitting(cube: h5py.Dataset) -> dict[str, np.ndarray]:
-    """Those of them that are as long as one of the cube's axes."""
-    return {key: values for key, values in _own_lists(cube).items() if values.size in cube.shape}
+def _wavelength_counts(own: dict[str, np.ndarray], sides: tuple[int, ...]) -> set[int]:
+    """Lengths of the wavelength lists among a cube's own that are as long as one of its sides."""
+    return {values.size for key, values in own.items() if key in WAVELENGTH_NAMES and values.size in sides}
 
 
 def _band_coordinate(dataset: h5py.Dataset, order: str) -> tuple[np.ndarray, str] | None:
