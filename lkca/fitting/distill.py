@@ -34,7 +34,7 @@ from lkca.training.optimise import DivergedError, unchanged
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget, Progress, ProgressCallback
 from lkca.training.start import Lost
-from lkca.training.validation import LEAST_HELD, hold_out, measure, psnr_gain, restore, split_text, validation_record
+from lkca.training.validation import LEAST_HELD, hold_out, mean_gain, measure, restore, split_text, validation_record
 
 __all__ = ["DistilledModel", "distill_directory"]
 
@@ -85,19 +85,12 @@ def distill_directory(
     start = copy.deepcopy(student)
     degradation = teacher.config.degradation
     restored = partial(restore, degradation=degradation, device=device)
-
-    def gain() -> float:
-        """By which the student is chosen, dB: the mean over what is held out."""
-        gains = [psnr_gain(restored(student, scene)) for scene in data.held]
-        return sum(gains) / len(gains)
-
+    score = (lambda: mean_gain(student, data.held, restored)) if data.held else None
     criterion = _criterion(data.train, degradation, config).to(device)
     budget = Budget(None if config.minutes is None else 60 * config.minutes, config.max_steps)
     failure = ""
     try:
-        done = _train(
-            mentor, student, data.train, criterion, degradation, config, budget, gain if data.held else None, callback
-        )
+        done = _train(mentor, student, data.train, criterion, degradation, config, budget, score, callback)
     except DivergedError as error:  # the best until then is in place
         if unchanged(student, start.state_dict()):
             raise

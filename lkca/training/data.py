@@ -113,7 +113,7 @@ def _scorable(scenes: list[SourceScene]) -> tuple[list[SourceScene], list[str]]:
     """The validation scenes that hold a pixel valid in every band, and remarks on the others."""
     held, notes = [], []
     for scene in scenes:
-        if scene.whole().valid.any():
+        if np.isfinite(scene.read(Window.full(*scene.shape[1:]))).all(axis=0).any():
             held.append(scene)
         else:
             notes.append(f"{scene.name}: no held-out pixel is valid in every band, so it does not validate")

@@ -29,7 +29,7 @@ from lkca.training.loop import LoopResult, Schedule, train_loop
 from lkca.training.optimise import DivergedError, cpu_by_default, unchanged
 from lkca.training.patches import PatchSampler, Scene, fill_invalid
 from lkca.training.progress import Budget, Progress, ProgressCallback
-from lkca.training.validation import LEAST_HELD, Restored, hold_out, measure, psnr_gain, split_text
+from lkca.training.validation import LEAST_HELD, Restored, hold_out, mean_gain, measure, split_text
 from lkca_kernels import bicubic_upsample
 
 __all__ = ["FitResult", "Recipe", "fit"]
@@ -246,14 +246,9 @@ class _Run:
         detail = net.residual(_fold(self.subspace.encode(degraded)[None].to(self.device)))[:, 0]
         return Restored(cube.image, cube.valid, base, base + self.subspace.decode_detail(detail.cpu()))
 
-    def score(self, net: LKCANet) -> float:
-        """Mean over held-out cubes and bands of the PSNR gain over bicubic, dB."""
-        gains = [psnr_gain(self.restored(net, cube)) for cube in self.test_cubes]
-        return sum(gains) / len(gains)
-
     def learn(self, net: LKCANet, loss_of: Callable[[float], Tensor], end: float, lr: float) -> LoopResult:
         schedule = Schedule(self.budget.fraction, end, lr, self.recipe.weight_decay)
-        score = (lambda: self.score(net)) if self.test_cubes else None
+        score = (lambda: mean_gain(net, self.test_cubes, self.restored)) if self.test_cubes else None
         start = copy.deepcopy(net.state_dict())
         try:
             return train_loop(net, loss_of, schedule, self.budget, score=score, report=self.report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,9 +22,11 @@ __all__ = [
     "MIN_COARSE_PIXELS",
     "RULES",
     "SCORES",
+    "Restore",
     "Restored",
     "held_rows",
     "hold_out",
+    "mean_gain",
     "mean_scores",
     "measure",
     "psnr_gain",
@@ -51,6 +54,10 @@ class Restored:
     valid: Tensor
     bicubic: Tensor
     ours: Tensor
+
+
+Restore: TypeAlias = Callable[[LKCANet, Scene], Restored]
+"""How a network's scenes are degraded and restored: :func:`restore`, say."""
 
 
 def held_rows(rows: int, share: float, *, least: int, kept: int) -> int:
@@ -104,6 +111,11 @@ def psnr_gain(scene: Restored) -> float:
     return float(10 * torch.log10(before[alive] / after[alive]).mean()) if alive.any() else 0.0
 
 
+def mean_gain(net: LKCANet, scenes: Sequence[Scene], restored: Restore) -> float:
+    """Mean over scenes of :func:`psnr_gain`, dB: what a network is chosen by."""
+    return sum(psnr_gain(restored(net, scene)) for scene in scenes) / len(scenes)
+
+
 def mean_scores(measured: Sequence[Metrics]) -> dict[str, float]:
     """{"mpsnr" dB, "sam" degrees, "rmse", "ergas"}: means over scenes."""
     means = dict.fromkeys(SCORES, 0.0)
@@ -114,9 +126,9 @@ def mean_scores(measured: Sequence[Metrics]) -> dict[str, float]:
 
 
 def measure(
-    nets: Mapping[str, LKCANet], scenes: Iterable[Scene], restored: Callable[[LKCANet, Scene], Restored], scale: int
+    nets: Mapping[str, LKCANet], scenes: Iterable[Scene], restored: Restore, scale: int
 ) -> dict[str, dict[str, float]]:
-    """:func:`mean_scores` for peak 1 of "bicubic" and of each network, by its name; restored: :func:`restore`, say."""
+    """:func:`mean_scores` for peak 1 of "bicubic" and of each network, by its name."""
     measured: dict[str, list[Metrics]] = {name: [] for name in ("bicubic", *nets)}
 
     def score(name: str, done: Restored, image: Tensor) -> None:
