@@ -13,6 +13,7 @@ from lkca_kernels.reference.bicubic import check_convention
 
 _ROWS = torch.contiguous_format
 _DENSE = torch.strided
+_MOST = 2**20 - 1  # of a scale factor, and of a window's side
 
 
 def check_kinds(names: Sequence[str], tensors: Sequence[object]) -> None:
@@ -45,20 +46,20 @@ def check_shape(name: str, tensor: Tensor, meaning: str, expected: tuple[int, ..
 
 
 def checked_factor(upscale_factor: object) -> int:
-    """The scale factor, an integer of at least 2, below 2**20; Python's where NumPy's was given."""
+    """The scale factor, an integer of at least 2, at most 2**20 - 1; Python's where NumPy's was given."""
     factor = integer("upscale_factor", upscale_factor)
     if factor < 2:
         raise ValueError(f"upscale_factor: expected at least 2, got {factor}")
-    if factor >= 2**20:
-        raise ValueError(f"upscale_factor: expected at most {2**20 - 1}, got {factor}")
+    if factor > _MOST:
+        raise ValueError(f"upscale_factor: expected at most {_MOST}, got {factor}")
     return factor
 
 
 def checked_window(window: object) -> int:
-    """The side of a window, an odd integer of at least 1, below 2**20; Python's where NumPy's was given."""
+    """The side of a window, an odd integer of at least 1, at most 2**20 - 1; Python's where NumPy's was given."""
     side = integer("window", window)
-    if side < 1 or side >= 2**20 or side % 2 == 0:
-        raise ValueError(f"window: expected an odd number from 1 to {2**20 - 1}, got {side}")
+    if side < 1 or side > _MOST or side % 2 == 0:
+        raise ValueError(f"window: expected an odd number from 1 to {_MOST}, got {side}")
     return side
 
 
